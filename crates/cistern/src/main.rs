@@ -1,0 +1,2 @@
+//! The `cistern` executable.
+fn main() {}

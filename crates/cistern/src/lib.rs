@@ -1,1 +1,3 @@
 //! Cistern.
+
+pub mod config;

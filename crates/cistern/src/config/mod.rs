@@ -1,0 +1,347 @@
+//! Settings: what they are, where they come from, and the only place that reads the environment.
+//!
+//! Later wins: the defaults here, then one TOML file, then `CISTERN_…` in the environment, then flags. Every
+//! setting is one row of [`settings::SETTINGS`]; names, flags, help and `docs/configuration.md` are made from it.
+
+mod check;
+mod env;
+mod load;
+mod secret;
+pub mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+pub use env::Env;
+pub use load::{Loaded, Origin, Problem, load};
+pub use secret::Secret;
+
+/// Everything that can be set. Plain data: [`load`] has checked it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// The folder that holds everything that is not elsewhere by `database` or `objects`.
+    pub data: PathBuf,
+    /// Where the API and the console listen; port 0 takes any free one.
+    pub listen_api: SocketAddr,
+    /// Where the container registry listens; the same as `listen_api` to share one port by host name.
+    pub listen_registry: SocketAddr,
+    /// `sqlite:FILE` or `postgres://…`; see [`Config::database`].
+    pub database: Option<Secret>,
+    /// Connections kept to the database at most.
+    pub database_max_connections: u32,
+    /// A folder or `s3://bucket/prefix?endpoint=…&region=…`; see [`Config::objects`].
+    pub objects: Option<String>,
+    /// The S3 access key's id.
+    pub objects_access_key: Option<Secret>,
+    /// The S3 access key's secret.
+    pub objects_secret_key: Option<Secret>,
+    /// The addresses that users see, where they are not the listeners'.
+    pub external_url: ExternalUrl,
+    /// The host names that share one port.
+    pub host: Hosts,
+    /// Networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Certificates.
+    pub tls: Tls,
+    /// Allows a listener off loopback without TLS.
+    pub insecure_http: bool,
+    /// Limits on connections and requests.
+    pub http: Http,
+    /// Limits on what users let us download.
+    pub fetch: Fetch,
+    /// Limits on disk images.
+    pub image: Image,
+    /// Limits on uploads.
+    pub upload: Upload,
+    /// How often a token may call.
+    pub rate_limit: RateLimit,
+    /// What happened, and for how long it is kept.
+    pub events: Events,
+    /// Long work.
+    pub jobs: Jobs,
+    /// What is logged.
+    pub log: Log,
+    /// How long a stop may take, in seconds.
+    pub shutdown_seconds: u64,
+}
+
+/// Addresses that users see.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ExternalUrl {
+    /// Of the API and the console.
+    pub api: Option<Url>,
+    /// Of the registry.
+    pub registry: Option<Url>,
+}
+
+/// Host names.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Hosts {
+    /// The API's.
+    pub api: Option<String>,
+    /// The console's.
+    pub console: Option<String>,
+    /// The registry's.
+    pub registry: Option<String>,
+}
+
+/// Certificates.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Tls {
+    /// A PEM file with the certificate and its chain.
+    pub cert: Option<PathBuf>,
+    /// A PEM file with its private key.
+    pub key: Option<PathBuf>,
+    /// Makes and renews a certificate of our own under `data`/tls.
+    pub self_signed: bool,
+}
+
+/// Limits on connections and requests.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Http {
+    /// Open connections a listener takes at most; further ones wait.
+    pub max_connections: usize,
+    /// How long a request's head may take, and a connection may wait for its next request, in seconds.
+    pub header_seconds: u64,
+    /// How long a connection may move no byte in either direction, in seconds.
+    pub idle_seconds: u64,
+    /// Largest head of a request, in bytes.
+    pub max_header_bytes: usize,
+    /// Largest body of a request that is not an upload, in bytes.
+    pub max_body_bytes: usize,
+}
+
+/// Limits on what users let us download.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fetch {
+    /// Networks that may be fetched from although they are private.
+    pub allow: Vec<IpNet>,
+    /// Largest download, in bytes.
+    pub max_bytes: u64,
+    /// How long a download may take in all, in seconds.
+    pub timeout_seconds: u64,
+    /// How many redirects are followed.
+    pub redirects: u32,
+}
+
+/// Limits on disk images.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Image {
+    /// Largest virtual size, in bytes.
+    pub max_virtual_bytes: u64,
+}
+
+/// Limits on uploads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Upload {
+    /// Largest file, in bytes.
+    pub max_bytes: u64,
+    /// How long an upload is kept after its last byte came, in hours.
+    pub expiry_hours: u64,
+}
+
+/// How often a token may call.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// Requests a token may make in any hour.
+    pub per_hour: u32,
+    /// Requests a token may make in any minute.
+    pub per_minute: u32,
+    /// Requests without a valid token that one address may make in any minute.
+    pub anonymous_per_minute: u32,
+}
+
+/// What happened, and for how long it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Events {
+    /// In days.
+    pub retention_days: u32,
+}
+
+/// Long work.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Jobs {
+    /// Jobs that run at once in this process.
+    pub workers: usize,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,cistern::images=debug`.
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where the rows live, from `database`.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// A file; its folder must exist.
+    Sqlite(PathBuf),
+    /// A `postgres://` URL.
+    Postgres(Secret),
+}
+
+/// Where the objects live, from `objects`.
+#[derive(Clone, Debug)]
+pub enum Objects {
+    /// A folder.
+    Folder(PathBuf),
+    /// A bucket of an S3 service.
+    S3(S3),
+}
+
+/// A bucket of an S3 service.
+#[derive(Clone, Debug)]
+pub struct S3 {
+    /// Its name.
+    pub bucket: String,
+    /// What every key begins with; empty, or without a slash at either end.
+    pub prefix: String,
+    /// The service's address; none means Amazon's.
+    pub endpoint: Option<String>,
+    /// The region, where the service wants one.
+    pub region: Option<String>,
+    /// The access key's id.
+    pub access_key: Option<Secret>,
+    /// The access key's secret.
+    pub secret_key: Option<Secret>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("./cistern-data"),
+            listen_api: (Ipv4Addr::LOCALHOST, 8080).into(),
+            listen_registry: (Ipv4Addr::LOCALHOST, 5000).into(),
+            database: None,
+            database_max_connections: 16,
+            objects: None,
+            objects_access_key: None,
+            objects_secret_key: None,
+            external_url: ExternalUrl::default(),
+            host: Hosts::default(),
+            trusted_proxies: Vec::new(),
+            tls: Tls::default(),
+            insecure_http: false,
+            http: Http::default(),
+            fetch: Fetch::default(),
+            image: Image {
+                max_virtual_bytes: 100_000_000_000,
+            },
+            upload: Upload {
+                max_bytes: 100_000_000_000,
+                expiry_hours: 24,
+            },
+            rate_limit: RateLimit {
+                per_hour: 360_000,
+                per_minute: 30_000,
+                anonymous_per_minute: 6_000,
+            },
+            events: Events { retention_days: 90 },
+            jobs: Jobs { workers: 4 },
+            log: Log {
+                level: "info".into(),
+                format: LogFormat::Text,
+            },
+            shutdown_seconds: 10,
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            max_connections: 4096,
+            header_seconds: 30,
+            idle_seconds: 300,
+            max_header_bytes: 64 << 10,
+            max_body_bytes: 1 << 20,
+        }
+    }
+}
+
+impl Default for Fetch {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            max_bytes: 100_000_000_000,
+            timeout_seconds: 6 * 3600,
+            redirects: 5,
+        }
+    }
+}
+
+impl Config {
+    /// The settings for a folder, everything else as by default. For tests and local commands.
+    pub fn for_data(data: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Where the rows live; `DIR/cistern.sqlite` unless set. Cannot fail after [`load`].
+    pub fn database(&self) -> Database {
+        let Some(url) = &self.database else {
+            return Database::Sqlite(self.data.join("cistern.sqlite"));
+        };
+        match url.expose().strip_prefix("sqlite:") {
+            Some(path) => Database::Sqlite(PathBuf::from(path.strip_prefix("//").unwrap_or(path))),
+            None => Database::Postgres(url.clone()),
+        }
+    }
+
+    /// Where the objects live; `DIR/store` unless set. Cannot fail after [`load`].
+    pub fn objects(&self) -> Objects {
+        let Some(text) = &self.objects else {
+            return Objects::Folder(self.data.join("store"));
+        };
+        match check::s3_url(text) {
+            Some(Ok(s3)) => Objects::S3(S3 {
+                access_key: self.objects_access_key.clone(),
+                secret_key: self.objects_secret_key.clone(),
+                ..s3
+            }),
+            _ => Objects::Folder(PathBuf::from(text)),
+        }
+    }
+
+    /// Whether both listeners are one.
+    pub fn one_port(&self) -> bool {
+        self.listen_api == self.listen_registry && self.listen_api.port() != 0
+    }
+
+    /// Whether the listeners speak TLS.
+    pub fn has_tls(&self) -> bool {
+        self.tls.self_signed || self.tls.cert.is_some()
+    }
+
+    /// How long a stop may take.
+    pub fn shutdown_limit(&self) -> Duration {
+        Duration::from_secs(self.shutdown_seconds)
+    }
+
+    /// A file or folder in `data`.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.data.join(name)
+    }
+}

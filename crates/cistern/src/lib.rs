@@ -1,3 +1,8 @@
-//! Cistern.
+//! Cistern: DigitalOcean's *Containers & Images* family, self-hosted.
+//!
+//! The library holds everything; the executable only calls `main`. ARCHITECTURE.md is the map.
 
-pub mod config;
+mod app;
+mod config;
+mod platform;
+mod routes;

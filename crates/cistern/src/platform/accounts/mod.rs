@@ -1,0 +1,10 @@
+//! Accounts: teams, users with their roles, API tokens and sign-ins.
+//!
+//! Everything a user owns belongs to a team. A user is a member of teams with one role in each; an operator may also
+//! run the installation. A token acts for one user in one team, never with more rights than that user has now.
+
+pub mod model;
+pub mod rows;
+pub mod service;
+
+pub use model::{Caller, Role, Scopes};

@@ -1,0 +1,5 @@
+//! The shared parts of the `/v2` interface: extractors, error bodies, lists.
+
+pub mod error;
+pub mod extract;
+pub mod origin;

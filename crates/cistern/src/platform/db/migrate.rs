@@ -1,0 +1,217 @@
+//! Bringing the schema up to date.
+//!
+//! All pending migrations run in one transaction, so a failed one leaves the database as it was. Before an existing
+//! database is changed it is copied aside. A database that a newer Cistern has migrated is refused.
+
+use std::path::{Path, PathBuf};
+
+use sea_orm::DbErr;
+use sea_orm_migration::{MigrationTrait, MigratorTraitSelf};
+
+use super::super::clock::Clock;
+use super::super::error::{Context, Error, Result};
+use super::{Db, rows};
+
+/// Every migration of every room, oldest first. A migration is never changed once released.
+pub struct Migrator {
+    list: fn() -> Vec<Box<dyn MigrationTrait>>,
+}
+
+impl MigratorTraitSelf for Migrator {
+    fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
+        (self.list)()
+    }
+}
+
+/// Migrates `db`. `copies` is the folder that receives the copy of an existing SQLite database; without it none is
+/// made. Returns where the copy is, if one was made.
+pub async fn run(db: &Db, copies: Option<&Path>) -> Result<Option<PathBuf>> {
+    run_list(db, copies, crate::app::migrations).await
+}
+
+/// Whether every migration has been applied; refuses a newer schema. Changes nothing.
+pub async fn is_current(db: &Db) -> Result<bool> {
+    let migrator = Migrator {
+        list: crate::app::migrations,
+    };
+    let applied = applied(&migrator, db.conn()).await?;
+    refuse_newer(&migrator, &applied)?;
+    Ok(applied.len() == migrator.migrations().len())
+}
+
+async fn run_list(
+    db: &Db,
+    copies: Option<&Path>,
+    list: fn() -> Vec<Box<dyn MigrationTrait>>,
+) -> Result<Option<PathBuf>> {
+    let migrator = Migrator { list };
+    let before = applied(&migrator, db.conn()).await?;
+    refuse_newer(&migrator, &before)?;
+    if before.len() == migrator.migrations().len() {
+        return Ok(None);
+    }
+    let copy = if before.is_empty() {
+        None
+    } else {
+        copy_sqlite(db, copies).await?
+    };
+
+    let tx = db.write().await?;
+    if !db.is_sqlite() {
+        rows::postgres_migration_lock(&*tx)
+            .await
+            .context("could not lock the schema for migration")?;
+        if !before.is_empty() {
+            let name = rows::copy_name(Clock::default().now());
+            rows::postgres_copy_into(&*tx, &format!("cistern_{name}"))
+                .await
+                .context("could not copy the database aside before migrating it")?;
+        }
+    }
+    migrator
+        .up(&*tx, None)
+        .await
+        .context("a migration failed; the database is as it was, the old version still works with it")?;
+    tx.commit().await?;
+    Ok(copy)
+}
+
+async fn applied(migrator: &Migrator, conn: &sea_orm::DatabaseConnection) -> Result<Vec<String>> {
+    let models: Result<_, DbErr> = async {
+        migrator.install(conn).await?;
+        migrator.get_migration_models(conn).await
+    }
+    .await;
+    Ok(models
+        .context("could not read which migrations were applied")?
+        .into_iter()
+        .map(|m| m.version)
+        .collect())
+}
+
+fn refuse_newer(migrator: &Migrator, applied: &[String]) -> Result<()> {
+    let known: Vec<String> = migrator
+        .migrations()
+        .iter()
+        .map(|m| m.name().to_owned())
+        .collect();
+    match applied.iter().find(|name| !known.contains(name)) {
+        Some(name) => Err(Error::Precondition(format!(
+            "this database was migrated by a newer version of Cistern (it has `{name}`, which this version does not \
+             know); run that version, or restore the copy made before the upgrade"
+        ))),
+        None => Ok(()),
+    }
+}
+
+async fn copy_sqlite(db: &Db, copies: Option<&Path>) -> Result<Option<PathBuf>> {
+    let Some(folder) = copies.filter(|_| db.is_sqlite()) else {
+        return Ok(None);
+    };
+    let path = folder.join(format!(
+        "cistern.sqlite.{}",
+        rows::copy_name(Clock::default().now())
+    ));
+    let text = path
+        .to_str()
+        .ok_or_else(|| Error::invalid("the data folder's path must be UTF-8"))?;
+    rows::sqlite_copy_into(db.conn(), text)
+        .await
+        .context("could not copy the database aside before migrating it; is the disk full?")?;
+    Ok(Some(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Db, Place, rows};
+    use super::*;
+    use sea_orm_migration::prelude::*;
+
+    struct Adds;
+    struct Fails;
+
+    impl MigrationName for Adds {
+        fn name(&self) -> &'static str {
+            "t0001_adds"
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl MigrationTrait for Adds {
+        async fn up(&self, m: &SchemaManager) -> Result<(), DbErr> {
+            let table = Table::create()
+                .table("setting")
+                .col(ColumnDef::new("name").text().primary_key())
+                .col(ColumnDef::new("value").text().not_null())
+                .to_owned();
+            m.create_table(table).await
+        }
+    }
+
+    impl MigrationName for Fails {
+        fn name(&self) -> &'static str {
+            "t0002_fails"
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl MigrationTrait for Fails {
+        async fn up(&self, m: &SchemaManager) -> Result<(), DbErr> {
+            m.drop_table(Table::drop().table("setting").to_owned()).await?;
+            Err(DbErr::Custom("planted".into()))
+        }
+    }
+
+    fn first() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(Adds)]
+    }
+
+    fn second() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(Adds), Box::new(Fails)]
+    }
+
+    #[tokio::test]
+    async fn a_failed_migration_leaves_the_database_as_it_was_and_a_copy_beside_it() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let file = dir.path().join("cistern.sqlite");
+        let db = Db::open(&Place::Sqlite(file), 2).await.expect("opens");
+        run_list(&db, Some(dir.path()), first)
+            .await
+            .expect("the first migrates");
+        rows::setting_set(db.conn(), "a", "1").await.expect("writes");
+
+        let error = run_list(&db, Some(dir.path()), second)
+            .await
+            .expect_err("the second fails");
+        assert!(error.chain().contains("planted"), "{}", error.chain());
+        assert_eq!(
+            rows::setting_get(db.conn(), "a").await.expect("reads").as_deref(),
+            Some("1")
+        );
+        run_list(&db, None, first)
+            .await
+            .expect("the old version still opens it");
+
+        let copies = std::fs::read_dir(dir.path()).expect("lists");
+        let copied = copies
+            .filter_map(Result::ok)
+            .any(|f| f.file_name().to_string_lossy().contains("before_migration"));
+        assert!(
+            copied,
+            "an existing database is copied aside before it is migrated"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_newer_schema_is_refused_by_name() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let db = Db::open(&Place::Sqlite(dir.path().join("x.sqlite")), 2)
+            .await
+            .expect("opens");
+        run_list(&db, None, first).await.expect("migrates");
+        let error = run_list(&db, None, Vec::new)
+            .await
+            .expect_err("an empty list is an older version");
+        assert!(error.to_string().contains("t0001_adds"), "{error}");
+    }
+}

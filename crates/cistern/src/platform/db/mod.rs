@@ -1,0 +1,194 @@
+//! The database: SQLite in the data folder by default, PostgreSQL by URL, one code path.
+//!
+//! Reading goes through [`Db::conn`]. Every writing transaction is opened by [`Db::write`]: on SQLite it is
+//! `BEGIN IMMEDIATE`, because a deferred transaction that reads before it writes fails with "database is locked"
+//! when another writer commits in between, however long the busy timeout is. Writers of this process also take
+//! turns, so that they queue fairly instead of polling SQLite's lock.
+
+pub mod migrate;
+pub mod migration;
+pub mod rows;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::{
+    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
+};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::error::{Context, Error, Result};
+
+/// How long a statement waits for SQLite's write lock, which another process (a local command) may hold.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the rows live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file; its folder must exist.
+    Sqlite(PathBuf),
+    /// A `postgres://` URL, with its credentials.
+    Postgres(String),
+}
+
+/// A pool of connections; clones share it.
+#[derive(Clone, Debug)]
+pub struct Db {
+    conn: DatabaseConnection,
+    turn: Option<Arc<Mutex<()>>>,
+}
+
+/// An open writing transaction. Dropped without [`Tx::commit`], it changes nothing.
+pub struct Tx {
+    inner: DatabaseTransaction,
+    _turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Db {
+    /// Connects; for SQLite the file is made when it is not there.
+    pub async fn open(place: &Place, max_connections: u32) -> Result<Self> {
+        let conn = Database::connect(options(place, max_connections))
+            .await
+            .context("could not connect to the database")?;
+        let turn = matches!(place, Place::Sqlite(_)).then(Arc::default);
+        Ok(Self { conn, turn })
+    }
+
+    /// For reading, and for statements that are a transaction of their own.
+    pub fn conn(&self) -> &DatabaseConnection {
+        &self.conn
+    }
+
+    /// Opens a writing transaction.
+    pub async fn write(&self) -> Result<Tx> {
+        let turn = match &self.turn {
+            Some(turn) => Some(Arc::clone(turn).lock_owned().await),
+            None => None,
+        };
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..Default::default()
+        };
+        let inner = self
+            .conn
+            .begin_with_options(options)
+            .await
+            .context("could not open a writing transaction")?;
+        Ok(Tx { inner, _turn: turn })
+    }
+
+    /// Whether this is SQLite; only for what the two really do differently.
+    pub fn is_sqlite(&self) -> bool {
+        self.conn.get_database_backend() == DbBackend::Sqlite
+    }
+
+    /// Answers when the database does.
+    pub async fn ping(&self) -> Result<()> {
+        self.conn.ping().await.context("the database does not answer")
+    }
+}
+
+impl Tx {
+    /// Makes everything done in it durable, or nothing.
+    pub async fn commit(self) -> Result<()> {
+        self.inner
+            .commit()
+            .await
+            .context("could not commit a transaction")
+    }
+}
+
+impl std::ops::Deref for Tx {
+    type Target = DatabaseTransaction;
+
+    fn deref(&self) -> &DatabaseTransaction {
+        &self.inner
+    }
+}
+
+/// Whether `error` says that a unique key exists already.
+pub fn is_duplicate(error: &sea_orm::DbErr) -> bool {
+    matches!(
+        error.sql_err(),
+        Some(sea_orm::SqlErr::UniqueConstraintViolation(_))
+    )
+}
+
+/// [`Error::Conflict`] with `message` where a unique key exists already, a fault of ours otherwise.
+pub fn conflict(error: sea_orm::DbErr, message: impl Into<String>) -> Error {
+    if is_duplicate(&error) {
+        Error::Conflict(message.into())
+    } else {
+        error.into()
+    }
+}
+
+fn options(place: &Place, max_connections: u32) -> ConnectOptions {
+    use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+    let url = match place {
+        Place::Sqlite(path) => format!("sqlite://{}?mode=rwc", path.display()),
+        Place::Postgres(url) => url.clone(),
+    };
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(max_connections)
+        .min_connections(1)
+        .acquire_timeout(Duration::from_secs(30))
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(|o| {
+            // FULL: with NORMAL, a WAL commit can be lost at power loss.
+            o.journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .busy_timeout(BUSY_TIMEOUT)
+                .foreign_keys(true)
+                .pragma("cache_size", "-16384")
+                .pragma("temp_store", "memory")
+        });
+    options
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A migrated database of its own in a temporary folder.
+    pub async fn fresh() -> (Db, tempfile::TempDir) {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let db = Db::open(&Place::Sqlite(dir.path().join("cistern.sqlite")), 8)
+            .await
+            .expect("a new file opens");
+        migrate::run(&db, None).await.expect("a new database migrates");
+        (db, dir)
+    }
+
+    #[tokio::test]
+    async fn read_then_write_transactions_do_not_fail_each_other() {
+        let (db, _dir) = fresh().await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let db = db.clone();
+            tasks.spawn(async move {
+                for _ in 0..10 {
+                    let tx = db.write().await.expect("a turn comes");
+                    let n = rows::setting_get(&*tx, "n")
+                        .await
+                        .expect("reads")
+                        .map_or(0, |n| n.parse().expect("a number"));
+                    rows::setting_set(&*tx, "n", &(n + 1).to_string())
+                        .await
+                        .expect("writes");
+                    tx.commit().await.expect("commits");
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.expect("no task panics");
+        }
+        assert_eq!(
+            rows::setting_get(db.conn(), "n").await.expect("reads").as_deref(),
+            Some("80")
+        );
+    }
+}

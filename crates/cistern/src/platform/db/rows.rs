@@ -1,0 +1,90 @@
+//! The statements about the database itself, and the `setting` table.
+
+use sea_orm::entity::prelude::*;
+use sea_orm::sea_query::OnConflict;
+use sea_orm::{DbBackend, Set, Statement};
+
+use super::super::clock::Time;
+
+/// One value of the installation, such as its node id.
+pub mod setting {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "setting")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub name: String,
+        pub value: String,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// The value of `name`, if it was ever set.
+pub async fn setting_get(conn: &impl ConnectionTrait, name: &str) -> Result<Option<String>, DbErr> {
+    Ok(setting::Entity::find_by_id(name.to_owned())
+        .one(conn)
+        .await?
+        .map(|row| row.value))
+}
+
+/// Sets `name` to `value`.
+pub async fn setting_set(conn: &impl ConnectionTrait, name: &str, value: &str) -> Result<(), DbErr> {
+    let row = setting::ActiveModel {
+        name: Set(name.to_owned()),
+        value: Set(value.to_owned()),
+    };
+    let on_conflict = OnConflict::column(setting::Column::Name)
+        .update_column(setting::Column::Value)
+        .to_owned();
+    setting::Entity::insert(row)
+        .on_conflict(on_conflict)
+        .exec_without_returning(conn)
+        .await?;
+    Ok(())
+}
+
+/// Copies a whole SQLite database, consistently, into a new file.
+pub async fn sqlite_copy_into(conn: &impl ConnectionTrait, path: &str) -> Result<(), DbErr> {
+    let statement = Statement::from_sql_and_values(DbBackend::Sqlite, "VACUUM INTO ?", [path.into()]);
+    conn.execute_raw(statement).await?;
+    Ok(())
+}
+
+/// Copies every table of the current PostgreSQL schema into a new schema.
+pub async fn postgres_copy_into(conn: &impl ConnectionTrait, schema: &str) -> Result<(), DbErr> {
+    let raw = |sql: String| Statement::from_string(DbBackend::Postgres, sql);
+    let list = raw("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()".into());
+    let tables = conn.query_all_raw(list).await?;
+    conn.execute_raw(raw(format!("CREATE SCHEMA \"{schema}\"")))
+        .await?;
+    for table in tables {
+        let name: String = table.try_get("", "tablename")?;
+        conn.execute_raw(raw(format!(
+            "CREATE TABLE \"{schema}\".\"{name}\" AS TABLE \"{name}\""
+        )))
+        .await?;
+    }
+    Ok(())
+}
+
+/// Waits until no other server migrates this PostgreSQL database; released at the end of the transaction.
+pub async fn postgres_migration_lock(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
+    // An arbitrary constant: "cistern" in ASCII.
+    const KEY: i64 = 0x0063_6973_7465_726e;
+    let statement = Statement::from_string(
+        DbBackend::Postgres,
+        format!("SELECT pg_advisory_xact_lock({KEY})"),
+    );
+    conn.execute_raw(statement).await?;
+    Ok(())
+}
+
+/// A name for a copy made at `now`.
+pub fn copy_name(now: Time) -> String {
+    format!("before_migration_{}", now.format("%Y%m%dT%H%M%S"))
+}

@@ -1,0 +1,112 @@
+//! The one error of the service: what a user may hear, kept apart from what only the log may hear.
+//!
+//! `Display` is the sentence for the user. An internal failure shows none of its cause there; the cause is logged
+//! once, at the edge (`platform::api::error`), beside the request id.
+
+use std::error::Error as StdError;
+
+/// Why an operation did not happen. Each kind has one HTTP status; the table is in `platform::api::error`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// 400: the request cannot be understood.
+    #[error("{0}")]
+    BadRequest(String),
+    /// 401: no token, or one that is unknown, expired or revoked.
+    #[error("Unable to authenticate you.")]
+    Unauthenticated,
+    /// 403: a valid token that may not do this.
+    #[error("You do not have permission to perform this action.")]
+    Forbidden,
+    /// 404: there is no such thing, or it is not yours.
+    #[error("The resource you were accessing could not be found.")]
+    NotFound,
+    /// 409: it clashes with something that exists.
+    #[error("{0}")]
+    Conflict(String),
+    /// 412: the thing is not in the state this needs.
+    #[error("{0}")]
+    Precondition(String),
+    /// 413: larger than allowed.
+    #[error("{0}")]
+    TooLarge(String),
+    /// 422: understood, but not acceptable.
+    #[error("{0}")]
+    Invalid(String),
+    /// 429: too many requests; try again after this many seconds.
+    #[error("API rate limit exceeded.")]
+    TooMany {
+        /// Whole seconds until the next request can succeed.
+        retry_after: u64,
+    },
+    /// 503: not now; the sentence says what is being waited for.
+    #[error("{0}")]
+    Unavailable(String),
+    /// 500: a fault of ours.
+    #[error("Something went wrong on our side. The server's log has the details under this request id.")]
+    Internal {
+        /// What was being done, for the log.
+        context: String,
+        /// The cause, for the log.
+        #[source]
+        source: Option<Box<dyn StdError + Send + Sync>>,
+    },
+}
+
+/// The result of a service operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// A fault of ours, with what was being done.
+    pub fn internal(context: impl Into<String>, source: impl StdError + Send + Sync + 'static) -> Self {
+        Self::Internal {
+            context: context.into(),
+            source: Some(Box::new(source)),
+        }
+    }
+
+    /// A fault of ours that has no other error below it.
+    pub fn bug(context: impl Into<String>) -> Self {
+        Self::Internal {
+            context: context.into(),
+            source: None,
+        }
+    }
+
+    /// The refusal of a value, as a sentence.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::Invalid(message.into())
+    }
+
+    /// The whole chain of causes in one line, for the log.
+    pub fn chain(&self) -> String {
+        let mut out = match self {
+            Self::Internal { context, .. } => context.clone(),
+            other => other.to_string(),
+        };
+        let mut next = self.source();
+        while let Some(cause) = next {
+            out.push_str(": ");
+            out.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        out
+    }
+}
+
+impl From<sea_orm::DbErr> for Error {
+    fn from(source: sea_orm::DbErr) -> Self {
+        Self::internal("the database refused a statement", source)
+    }
+}
+
+/// Names what was being done when something below failed.
+pub trait Context<T> {
+    /// Turns the failure into [`Error::Internal`] with `what` as its context.
+    fn context(self, what: &str) -> Result<T>;
+}
+
+impl<T, E: StdError + Send + Sync + 'static> Context<T> for std::result::Result<T, E> {
+    fn context(self, what: &str) -> Result<T> {
+        self.map_err(|source| Error::internal(what, source))
+    }
+}

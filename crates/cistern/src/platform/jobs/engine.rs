@@ -1,0 +1,295 @@
+//! The workers: claim, keep the lease, run, end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::context::{JobContext, Shared, Why};
+use super::model::{Job, JobError, JobKind};
+use super::rows;
+use crate::app::App;
+use crate::platform::error::Result;
+use crate::platform::{actions, random};
+
+/// How long a claim holds without a heartbeat.
+const LEASE: TimeDelta = TimeDelta::seconds(30);
+/// A third of the lease, so that two lost heartbeats do no harm; also how soon a cancel is seen.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often an idle worker looks for work of other processes and for what is due.
+const POLL: Duration = Duration::from_secs(1);
+/// The longest wait before a retry.
+const RETRY_MAX: TimeDelta = TimeDelta::minutes(5);
+
+/// The kinds of job this server can run.
+#[derive(Clone, Default)]
+pub struct Registry {
+    kinds: BTreeMap<&'static str, JobKind>,
+}
+
+impl Registry {
+    /// Adds a kind.
+    #[must_use]
+    pub fn with(mut self, kind: JobKind) -> Self {
+        self.kinds.insert(kind.name, kind);
+        self
+    }
+}
+
+/// The running workers of one server.
+pub struct Engine {
+    workers: JoinSet<()>,
+    stopping: CancellationToken,
+}
+
+/// What each worker knows.
+#[derive(Clone)]
+struct Worker {
+    app: App,
+    kinds: Arc<Registry>,
+    node: String,
+    owner: String,
+    stopping: CancellationToken,
+}
+
+impl Engine {
+    /// Starts `workers` workers as `node`, first taking back what this node held when it was last stopped hard.
+    pub async fn start(app: &App, kinds: Registry, node: &str, workers: usize) -> Result<Self> {
+        let owner = format!("{node}/{}", random::uuid());
+        let taken = rows::job_take_back(app.db.conn(), app.clock.now(), node, &owner).await?;
+        if taken > 0 {
+            tracing::info!(jobs = taken, "jobs cut off by the last stop will go on");
+        }
+        let stopping = CancellationToken::new();
+        let worker = Worker {
+            app: app.clone(),
+            kinds: Arc::new(kinds),
+            node: node.to_owned(),
+            owner,
+            stopping: stopping.clone(),
+        };
+        let mut set = JoinSet::new();
+        for _ in 0..workers {
+            set.spawn(worker.clone().work());
+        }
+        Ok(Self {
+            workers: set,
+            stopping,
+        })
+    }
+
+    /// Stops claiming, asks running jobs to hand themselves back, and waits for them.
+    pub async fn stop(mut self) {
+        self.stopping.cancel();
+        while self.workers.join_next().await.is_some() {}
+    }
+}
+
+impl Worker {
+    async fn work(self) {
+        while !self.stopping.is_cancelled() {
+            match self.claim().await {
+                Ok(Some(row)) => self.run(row).await,
+                Ok(None) => self.idle().await,
+                Err(error) => {
+                    tracing::error!(error = error.chain(), "could not look for jobs");
+                    self.idle().await;
+                }
+            }
+        }
+    }
+
+    async fn idle(&self) {
+        tokio::select! {
+            () = self.app.queue.wait(POLL) => {}
+            () = self.stopping.cancelled() => {}
+        }
+    }
+
+    async fn claim(&self) -> Result<Option<rows::Model>> {
+        let now = self.app.clock.now();
+        let tx = self.app.db.write().await?;
+        let row = rows::job_claim(&*tx, now, &self.node, &self.owner, now + LEASE).await?;
+        tx.commit().await?;
+        Ok(row)
+    }
+
+    async fn run(&self, row: rows::Model) {
+        let job = Job {
+            id: row.id,
+            kind: row.kind,
+            payload: row.payload,
+            state: row.state,
+            team_id: row.team_id,
+            action_id: row.action_id,
+            attempt: row.attempts,
+            max_attempts: row.max_attempts,
+            fence: row.fence,
+        };
+        let result = if row.cancel_requested {
+            Err(JobError::Cancelled)
+        } else if job.attempt > job.max_attempts {
+            Err(JobError::Fail(
+                "the server stopped each time while it worked on this; see its log".into(),
+            ))
+        } else {
+            self.attempt(&job).await
+        };
+        if let Err(error) = self.settle(&job, result).await {
+            // The lease runs out and the job is claimed again.
+            tracing::error!(
+                job_id = job.id,
+                error = error.chain(),
+                "could not write how a job ended"
+            );
+        }
+    }
+
+    async fn attempt(&self, job: &Job) -> Result<(), JobError> {
+        let Some(kind) = self.kinds.kinds.get(job.kind.as_str()) else {
+            return Err(JobError::Fail(format!(
+                "this version of Cistern has no job `{}`",
+                job.kind
+            )));
+        };
+        tracing::info!(
+            job_id = job.id,
+            kind = job.kind,
+            attempt = job.attempt,
+            "job started"
+        );
+        let context = JobContext {
+            app: self.app.clone(),
+            job: job.clone(),
+            stop: CancellationToken::new(),
+            shared: Arc::new(Shared::default()),
+        };
+        let heartbeat = tokio::spawn(heartbeat(context.clone(), self.stopping.clone()));
+        let span = tracing::info_span!("job", job_id = job.id);
+        let task = tokio::spawn(tracing::Instrument::instrument((kind.run)(context), span));
+        let result = match task.await {
+            Ok(result) => result,
+            Err(panic) => {
+                tracing::error!(job_id = job.id, %panic, "job panicked");
+                Err(JobError::Retry(
+                    "something went wrong on our side; the server's log has the details".into(),
+                ))
+            }
+        };
+        heartbeat.abort();
+        result
+    }
+
+    /// Writes how an attempt ended. A success that ended itself in its own transaction is left alone.
+    async fn settle(&self, job: &Job, result: Result<(), JobError>) -> Result<()> {
+        let now = self.app.clock.now();
+        match result {
+            Ok(()) => {
+                let tx = self.app.db.write().await?;
+                if rows::job_end(&*tx, now, job.id, job.fence, rows::DONE, None).await?
+                    && let Some(action) = job.action_id
+                {
+                    actions::action_end_in_tx(&*tx, now, action, None).await?;
+                }
+                tx.commit().await
+            }
+            Err(JobError::Stopped) => {
+                let tx = self.app.db.write().await?;
+                rows::job_hand_back(&*tx, job.id, job.fence, now, None, true).await?;
+                tx.commit().await
+            }
+            Err(JobError::LeaseLost) => {
+                tracing::warn!(job_id = job.id, "lost the lease of a job; another worker has it");
+                Ok(())
+            }
+            Err(JobError::Retry(reason)) if job.attempt < job.max_attempts => {
+                let wait = retry_wait(job.attempt, random::unit());
+                tracing::warn!(
+                    job_id = job.id,
+                    reason,
+                    wait_s = wait.num_seconds(),
+                    "job will be tried again"
+                );
+                let tx = self.app.db.write().await?;
+                rows::job_hand_back(&*tx, job.id, job.fence, now + wait, Some(&reason), false).await?;
+                tx.commit().await
+            }
+            Err(JobError::Retry(reason) | JobError::Fail(reason)) => {
+                self.fail(job, rows::FAILED, &reason).await
+            }
+            Err(JobError::Cancelled) => self.fail(job, rows::CANCELLED, "cancelled").await,
+        }
+    }
+
+    async fn fail(&self, job: &Job, status: &str, reason: &str) -> Result<()> {
+        let now = self.app.clock.now();
+        let tx = self.app.db.write().await?;
+        if !rows::job_end(&*tx, now, job.id, job.fence, status, Some(reason)).await? {
+            return Ok(());
+        }
+        if let Some(action) = job.action_id {
+            actions::action_end_in_tx(&*tx, now, action, Some(reason)).await?;
+        }
+        if let Some(kind) = self.kinds.kinds.get(job.kind.as_str()) {
+            (kind.failed)(&self.app, &tx, job, reason).await?;
+        }
+        tx.commit().await?;
+        tracing::warn!(job_id = job.id, kind = job.kind, status, reason, "job ended");
+        Ok(())
+    }
+}
+
+/// Keeps the lease, writes progress, and tells the job when it has to stop.
+async fn heartbeat(context: JobContext, stopping: CancellationToken) {
+    let stop = |why| {
+        *context.shared.why.lock().expect("never held over a panic") = Some(why);
+        context.stop.cancel();
+    };
+    let mut last_success = context.app.clock.now();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(HEARTBEAT) => {}
+            () = stopping.cancelled() => return stop(Why::Stopping),
+        }
+        let now = context.app.clock.now();
+        let progress = context
+            .shared
+            .progress
+            .lock()
+            .expect("never held over a panic")
+            .take();
+        let (id, fence) = (context.job.id, context.job.fence);
+        match rows::job_heartbeat(context.app.db.conn(), id, fence, now + LEASE, progress).await {
+            Ok(Some(row)) => {
+                last_success = now;
+                if row.cancel_requested {
+                    // The lease is kept while the job winds down.
+                    stop(Why::Cancelled);
+                }
+            }
+            Ok(None) => return stop(Why::LeaseLost),
+            Err(error) => {
+                tracing::warn!(job_id = id, %error, "heartbeat failed");
+                if now - last_success > LEASE {
+                    return stop(Why::LeaseLost);
+                }
+            }
+        }
+    }
+}
+
+/// 1, 2, 4, … seconds up to five minutes, spread by up to a quarter.
+fn retry_wait(attempt: i32, spread: f64) -> TimeDelta {
+    let exponent = u32::try_from(attempt.clamp(1, 16) - 1).unwrap_or(0);
+    let seconds = TimeDelta::seconds(1 << exponent).min(RETRY_MAX);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        reason = "milliseconds of minutes"
+    )]
+    let extra = (seconds.num_milliseconds() as f64 * spread / 4.0) as i64;
+    seconds + TimeDelta::milliseconds(extra)
+}

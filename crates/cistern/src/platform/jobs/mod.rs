@@ -1,0 +1,20 @@
+//! The job engine: long work that survives a crash.
+//!
+//! A job is enqueued in the transaction that changes the state it belongs to. A worker claims it by a lease (owner,
+//! deadline, and a fence number that rises with each claim), keeps the lease by heartbeat, and ends the job in the
+//! transaction of the job's own last change, which first checks that the fence is still its own. So a job that lost
+//! its lease can change nothing, and a job that was cut off by a crash is claimed again when its lease is over.
+//! Steps must be idempotent: a job may run more than once, its end is written exactly once.
+//!
+//! No transaction is open while a job works.
+
+mod context;
+mod engine;
+mod model;
+pub mod rows;
+#[cfg(test)]
+mod tests;
+
+pub use context::JobContext;
+pub use engine::{Engine, Registry};
+pub use model::{Job, JobError, JobKind, NewJob, Queue, job_cancel_in_tx, job_enqueue_in_tx};

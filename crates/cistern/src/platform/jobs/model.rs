@@ -1,0 +1,150 @@
+//! Jobs as data: what is enqueued, what a worker is given, and how one ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use sea_orm::ConnectionTrait;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+
+use super::context::JobContext;
+use super::rows;
+use crate::app::App;
+use crate::platform::clock::Time;
+use crate::platform::db::Tx;
+use crate::platform::error::{Context, Error, Result};
+
+/// A job to be.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// A registered [`JobKind::name`].
+    pub kind: &'static str,
+    /// What the job needs to know; no secrets.
+    pub payload: serde_json::Value,
+    /// The team it works for.
+    pub team_id: Option<i64>,
+    /// The action that shows it.
+    pub action_id: Option<i64>,
+    /// Only this node may run it, because it needs a file there.
+    pub node: Option<String>,
+    /// Higher runs first; 0 is usual, negative for work that can wait.
+    pub priority: i32,
+}
+
+/// A claimed job.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Its id.
+    pub id: i64,
+    /// The registered kind.
+    pub kind: String,
+    /// What it was enqueued with.
+    pub payload: serde_json::Value,
+    /// What an earlier attempt saved.
+    pub state: Option<serde_json::Value>,
+    /// The team it works for.
+    pub team_id: Option<i64>,
+    /// The action that shows it.
+    pub action_id: Option<i64>,
+    /// 1 for the first attempt.
+    pub attempt: i32,
+    /// After this many attempts a failure is final.
+    pub max_attempts: i32,
+    /// Rises with every claim; only the newest claim may change anything.
+    pub fence: i64,
+}
+
+impl Job {
+    /// The payload as the type that its kind defines.
+    pub fn payload<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_value(self.payload.clone()).context("a job's payload is not what its kind expects")
+    }
+}
+
+/// How a job that did not succeed ended.
+#[derive(Debug)]
+pub enum JobError {
+    /// Try again later; final after the last attempt. The sentence is for the user.
+    Retry(String),
+    /// Final. The sentence is for the user.
+    Fail(String),
+    /// A user cancelled it.
+    Cancelled,
+    /// The server is stopping: hand it back without counting an attempt.
+    Stopped,
+    /// Another worker has it now: change nothing.
+    LeaseLost,
+}
+
+impl From<Error> for JobError {
+    /// Faults of ours and passing unavailability are tried again; refusals are final.
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Internal { .. } | Error::Unavailable(_) | Error::TooMany { .. } => {
+                tracing::warn!(error = error.chain(), "job attempt failed");
+                Self::Retry(error.to_string())
+            }
+            refused => Self::Fail(refused.to_string()),
+        }
+    }
+}
+
+impl From<sea_orm::DbErr> for JobError {
+    fn from(error: sea_orm::DbErr) -> Self {
+        Error::from(error).into()
+    }
+}
+
+/// One kind of job.
+#[derive(Clone, Copy)]
+pub struct JobKind {
+    /// `resource.verb`, unique.
+    pub name: &'static str,
+    /// Attempts before a failure is final.
+    pub max_attempts: i32,
+    /// Does the work.
+    pub run: fn(JobContext) -> BoxFuture<'static, Result<(), JobError>>,
+    /// Changes the state the job belongs to, in the transaction that ends it as failed or cancelled.
+    pub failed: for<'a> fn(&'a App, &'a Tx, &'a Job, &'a str) -> BoxFuture<'a, Result<()>>,
+}
+
+/// For kinds whose failure changes nothing but the job itself.
+pub fn failed_nothing<'a>(_: &'a App, _: &'a Tx, _: &'a Job, _: &'a str) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async { Ok(()) })
+}
+
+/// Wakes idle workers of this process. Work of other processes is found by polling.
+#[derive(Clone, Debug, Default)]
+pub struct Queue {
+    wake: Arc<Notify>,
+}
+
+impl Queue {
+    /// Says that a job was committed.
+    pub fn wake(&self) {
+        self.wake.notify_waiters();
+        self.wake.notify_one();
+    }
+
+    /// Waits for [`Queue::wake`], or for `poll` to pass.
+    pub async fn wait(&self, poll: Duration) {
+        let _ = tokio::time::timeout(poll, self.wake.notified()).await;
+    }
+}
+
+/// Enqueues `new` on the transaction of the change it belongs to; call [`Queue::wake`] after the commit.
+pub async fn job_enqueue_in_tx(
+    conn: &impl ConnectionTrait,
+    now: Time,
+    new: NewJob,
+    max_attempts: i32,
+) -> Result<i64> {
+    Ok(rows::job_insert(conn, now, new, max_attempts).await?)
+}
+
+/// Asks a job to stop: one that waits ends at once when a worker next looks, one that runs at its next step.
+/// Returns false where the job is not there or has ended.
+pub async fn job_cancel_in_tx(conn: &impl ConnectionTrait, id: i64) -> Result<bool> {
+    Ok(rows::job_cancel(conn, id).await?)
+}

@@ -1,0 +1,271 @@
+//! The promises of the engine, on a real database: once, fenced, resumed, cancelled, retried.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde_json::json;
+
+use super::model::failed_nothing;
+use super::*;
+use crate::app::App;
+use crate::platform::actions;
+use crate::platform::db::tests::fresh;
+
+static RUNS: AtomicUsize = AtomicUsize::new(0);
+
+fn kind(
+    name: &'static str,
+    run: fn(JobContext) -> futures::future::BoxFuture<'static, Result<(), JobError>>,
+) -> JobKind {
+    JobKind {
+        name,
+        max_attempts: 3,
+        run,
+        failed: failed_nothing,
+    }
+}
+
+async fn app() -> (App, tempfile::TempDir) {
+    let (db, dir) = fresh().await;
+    (App::new(db), dir)
+}
+
+async fn enqueue(app: &App, kind: &'static str) -> (i64, i64) {
+    let now = app.clock.now();
+    let tx = app.db.write().await.expect("opens");
+    let action = actions::NewAction {
+        team_id: 1,
+        kind: "create",
+        resource_type: "image",
+        resource_id: Some(1),
+        region: None,
+    };
+    let action = actions::action_create_in_tx(&*tx, now, &action)
+        .await
+        .expect("inserts")
+        .id;
+    let new = NewJob {
+        kind,
+        payload: json!({}),
+        team_id: Some(1),
+        action_id: Some(action),
+        node: None,
+        priority: 0,
+    };
+    let job = job_enqueue_in_tx(&*tx, now, new, 3).await.expect("inserts");
+    tx.commit().await.expect("commits");
+    app.queue.wake();
+    (job, action)
+}
+
+/// Waits until the job has ended and returns its row and its action's.
+async fn ended(app: &App, (job, action): (i64, i64)) -> (rows::Model, actions::rows::Model) {
+    let wait = async {
+        loop {
+            let row = rows::job_get(app.db.conn(), job)
+                .await
+                .expect("reads")
+                .expect("is there");
+            if row.finished_at.is_some() {
+                return row;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let row = tokio::time::timeout(Duration::from_secs(30), wait)
+        .await
+        .expect("ends in time");
+    let action = actions::rows::action_get(app.db.conn(), 1, action)
+        .await
+        .expect("reads")
+        .expect("is there");
+    (row, action)
+}
+
+#[tokio::test]
+async fn every_job_is_run_once_by_eight_workers() {
+    let (app, _dir) = app().await;
+    let mut ids = Vec::new();
+    for _ in 0..40 {
+        ids.push(enqueue(&app, "test.count").await);
+    }
+    let count = kind("test.count", |_| {
+        Box::pin(async {
+            RUNS.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        })
+    });
+    let engine = Engine::start(&app, Registry::default().with(count), "n1", 8)
+        .await
+        .expect("starts");
+    for id in ids {
+        let (job, action) = ended(&app, id).await;
+        assert_eq!((job.status.as_str(), job.attempts), (rows::DONE, 1));
+        assert_eq!(action.status, actions::COMPLETED);
+        assert!(action.completed_at.is_some());
+    }
+    engine.stop().await;
+    assert_eq!(RUNS.load(Ordering::SeqCst), 40);
+}
+
+#[tokio::test]
+async fn a_refusal_is_final_and_the_action_says_why() {
+    let (app, _dir) = app().await;
+    let refuse = kind("test.refuse", |_| {
+        Box::pin(async { Err(JobError::Fail("the file is not a disk".into())) })
+    });
+    let engine = Engine::start(&app, Registry::default().with(refuse), "n1", 1)
+        .await
+        .expect("starts");
+    let (job, action) = ended(&app, enqueue(&app, "test.refuse").await).await;
+    assert_eq!((job.status.as_str(), job.attempts), (rows::FAILED, 1));
+    assert_eq!(
+        (action.status.as_str(), action.error.as_deref()),
+        (actions::ERRORED, Some("the file is not a disk"))
+    );
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_passing_fault_is_tried_again_from_the_saved_state() {
+    let (app, _dir) = app().await;
+    let twice = kind("test.twice", |context| {
+        Box::pin(async move {
+            if context.job.state.is_some() {
+                return Ok(());
+            }
+            context.save_state(json!({ "reached": 1 })).await?;
+            Err(JobError::Retry("the other side does not answer".into()))
+        })
+    });
+    let engine = Engine::start(&app, Registry::default().with(twice), "n1", 1)
+        .await
+        .expect("starts");
+    let (job, action) = ended(&app, enqueue(&app, "test.twice").await).await;
+    assert_eq!((job.status.as_str(), job.attempts), (rows::DONE, 2));
+    assert_eq!(action.status, actions::COMPLETED);
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancel_stops_a_running_job() {
+    let (app, _dir) = app().await;
+    let waits = kind("test.waits", |context| {
+        Box::pin(async move {
+            context.stop.cancelled().await;
+            context.check()
+        })
+    });
+    let engine = Engine::start(&app, Registry::default().with(waits), "n1", 1)
+        .await
+        .expect("starts");
+    let ids = enqueue(&app, "test.waits").await;
+    assert!(job_cancel_in_tx(app.db.conn(), ids.0).await.expect("updates"));
+    let (job, action) = ended(&app, ids).await;
+    assert_eq!(job.status, rows::CANCELLED);
+    assert_eq!(action.status, actions::ERRORED);
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_hands_the_job_back_without_counting_and_the_next_start_runs_it() {
+    let (app, _dir) = app().await;
+    let waits = kind("test.hand", |context| {
+        Box::pin(async move {
+            context.stop.cancelled().await;
+            context.check()
+        })
+    });
+    let engine = Engine::start(&app, Registry::default().with(waits), "n1", 1)
+        .await
+        .expect("starts");
+    let ids = enqueue(&app, "test.hand").await;
+    while rows::job_get(app.db.conn(), ids.0)
+        .await
+        .expect("reads")
+        .expect("is there")
+        .status
+        != rows::RUNNING
+    {
+        tokio::task::yield_now().await;
+    }
+    engine.stop().await;
+    let row = rows::job_get(app.db.conn(), ids.0)
+        .await
+        .expect("reads")
+        .expect("is there");
+    assert_eq!((row.status.as_str(), row.attempts), (rows::QUEUED, 0));
+
+    let done = kind("test.hand", |_| Box::pin(async { Ok(()) }));
+    let engine = Engine::start(&app, Registry::default().with(done), "n1", 1)
+        .await
+        .expect("starts");
+    assert_eq!(ended(&app, ids).await.0.attempts, 1);
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn who_lost_the_lease_can_change_nothing() {
+    let (app, _dir) = app().await;
+    let (id, _) = enqueue(&app, "test.lease").await;
+    let now = app.clock.now();
+    let claim = |owner: &'static str, at| {
+        rows::job_claim(app.db.conn(), at, "n1", owner, at + TimeDelta::seconds(30))
+    };
+    let first = claim("n1/a", now).await.expect("claims").expect("one waits");
+    assert!(
+        claim("n1/b", now).await.expect("looks").is_none(),
+        "a held job is not claimed twice"
+    );
+
+    let later = now + TimeDelta::seconds(31);
+    let second = claim("n1/b", later)
+        .await
+        .expect("claims")
+        .expect("the lease is over");
+    assert!(second.fence > first.fence);
+    assert!(
+        !rows::job_is_held(app.db.conn(), id, first.fence)
+            .await
+            .expect("reads")
+    );
+    assert!(
+        !rows::job_end(app.db.conn(), later, id, first.fence, rows::DONE, None)
+            .await
+            .expect("updates")
+    );
+    assert!(
+        rows::job_end(app.db.conn(), later, id, second.fence, rows::DONE, None)
+            .await
+            .expect("updates")
+    );
+}
+
+#[tokio::test]
+async fn what_this_node_held_when_it_was_killed_is_taken_back_at_once() {
+    let (app, _dir) = app().await;
+    let (id, _) = enqueue(&app, "test.killed").await;
+    let now = app.clock.now();
+    let lease = now + TimeDelta::seconds(30);
+    rows::job_claim(app.db.conn(), now, "n1", "n1/old", lease)
+        .await
+        .expect("claims")
+        .expect("one waits");
+    assert_eq!(
+        rows::job_take_back(app.db.conn(), now, "n2", "n2/new")
+            .await
+            .expect("updates"),
+        0
+    );
+    assert_eq!(
+        rows::job_take_back(app.db.conn(), now, "n1", "n1/new")
+            .await
+            .expect("updates"),
+        1
+    );
+    let again = rows::job_claim(app.db.conn(), now, "n1", "n1/new", lease)
+        .await
+        .expect("claims");
+    assert_eq!(again.map(|row| row.id), Some(id));
+}

@@ -1,0 +1,13 @@
+//! What every product stands on: the database, accounts and tokens, jobs and actions, events, and the shared
+//! parts of the HTTP interface. Products may use anything here; nothing here knows a product.
+
+pub mod accounts;
+pub mod actions;
+pub mod api;
+pub mod clock;
+pub mod db;
+pub mod error;
+pub mod events;
+pub mod jobs;
+pub mod paging;
+pub mod random;

@@ -1,0 +1,32 @@
+//! The one list of API routes: every room's `api::routes()`, and the OpenAPI document made from the same list.
+
+use axum::Json;
+use axum::routing::get;
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::app::App;
+
+/// The document's head; the paths come from the routes.
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Cistern",
+    description = "DigitalOcean's API v2 for images and what belongs to them, and Cistern's own additions in its style."
+))]
+struct Document;
+
+/// All routes of the API listener below `/v2` and `/v1`, with the document at `/v2/openapi.json`.
+pub fn api() -> axum::Router<App> {
+    let (router, mut document) = collect().split_for_parts();
+    let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    document
+        .components
+        .get_or_insert_default()
+        .add_security_scheme("token", bearer);
+    router.route("/v2/openapi.json", get(|| async move { Json(document) }))
+}
+
+fn collect() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(Document::openapi())
+}

@@ -1,14 +1,19 @@
 //! The running service: what every request and job is given.
 
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sea_orm_migration::MigrationTrait;
 
+use crate::config::{self, Config};
 use crate::platform::accounts::service as accounts;
 use crate::platform::clock::Clock;
-use crate::platform::db::{self, Db};
-use crate::platform::error::Result;
-use crate::platform::jobs::{Queue, Registry};
+use crate::platform::db::{self, Db, Place};
+use crate::platform::error::{Context, Error, Result};
+use crate::platform::jobs::{Engine, Queue, Registry};
+use crate::platform::random;
 
 /// Shared by every request and job; clones are cheap.
 #[derive(Clone)]
@@ -18,6 +23,12 @@ pub struct App {
 
 /// The parts of the service.
 pub struct Inner {
+    /// The settings.
+    pub config: Config,
+    /// The data folder; it exists.
+    pub data: PathBuf,
+    /// This server's name in leases: kept in the data folder, so that two servers on one database differ.
+    pub node: String,
     /// The database.
     pub db: Db,
     /// Where the time comes from.
@@ -35,15 +46,49 @@ impl std::ops::Deref for App {
 }
 
 impl App {
-    /// Puts the parts together.
-    pub fn new(db: Db) -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                db,
-                clock: Clock::default(),
-                queue: Queue::default(),
-            }),
+    /// Opens the installation that `config` describes, making it where there is none: data folder, database, store.
+    /// No job runs until [`App::engine_start`].
+    pub async fn open(config: Config) -> Result<Self> {
+        let data = folder_create(&config.data)?;
+        let place = match config.database() {
+            config::Database::Sqlite(path) => Place::Sqlite(path),
+            config::Database::Postgres(url) => Place::Postgres(url.expose().to_owned()),
+        };
+        let db = Db::open(&place, config.database_max_connections).await?;
+        if let Some(copy) = db::migrate::run(&db, Some(&data)).await? {
+            tracing::info!(copy = %copy.display(), "the database was copied aside before it was migrated");
         }
+        let node = node_name(&data)?;
+        let (clock, queue) = (Clock::default(), Queue::default());
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                data,
+                node,
+                db,
+                clock,
+                queue,
+            }),
+        })
+    }
+
+    /// Opens an installation for a local command: refuses where there is none, and changes nothing of it.
+    pub async fn open_existing(config: Config) -> Result<Self> {
+        if let config::Database::Sqlite(path) = config.database()
+            && !path.exists()
+        {
+            return Err(Error::Precondition(format!(
+                "there is no Cistern at {}; start one with `cistern serve --data {0}`, or name another folder with \
+                 --data",
+                config.data.display()
+            )));
+        }
+        Self::open(config).await
+    }
+
+    /// Starts the workers.
+    pub async fn engine_start(&self) -> Result<Engine> {
+        Engine::start(self, job_kinds(), &self.node, self.config.jobs.workers).await
     }
 
     /// On the very first start makes the first owner, who is also the operator, and their team; later `None`.
@@ -60,4 +105,41 @@ pub fn job_kinds() -> Registry {
 /// Every migration of every room, oldest first.
 pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
     vec![Box::new(db::migration::Platform)]
+}
+
+/// Makes the data folder, readable by its owner only, and returns its absolute path.
+fn folder_create(path: &Path) -> Result<PathBuf> {
+    let what = format!("could not make the data folder {}", path.display());
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .context(&what)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).context(&what)?;
+    path.canonicalize().context(&what)
+}
+
+/// The name this folder's server goes by, drawn at the first start.
+fn node_name(data: &Path) -> Result<String> {
+    let path = data.join("node");
+    if let Ok(name) = fs::read_to_string(&path)
+        && !name.trim().is_empty()
+    {
+        return Ok(name.trim().to_owned());
+    }
+    let name = random::uuid().to_string();
+    fs::write(&path, &name).context("could not write the node's name into the data folder")?;
+    Ok(name)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A service of its own in a temporary folder, without workers.
+    pub async fn app() -> (App, tempfile::TempDir) {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let config = Config::for_data(dir.path().join("data"));
+        (App::open(config).await.expect("a new installation opens"), dir)
+    }
 }

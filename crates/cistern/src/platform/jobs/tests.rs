@@ -9,8 +9,8 @@ use serde_json::json;
 use super::model::failed_nothing;
 use super::*;
 use crate::app::App;
+use crate::app::tests::app;
 use crate::platform::actions;
-use crate::platform::db::tests::fresh;
 
 static RUNS: AtomicUsize = AtomicUsize::new(0);
 
@@ -24,11 +24,6 @@ fn kind(
         run,
         failed: failed_nothing,
     }
-}
-
-async fn app() -> (App, tempfile::TempDir) {
-    let (db, dir) = fresh().await;
-    (App::new(db), dir)
 }
 
 async fn enqueue(app: &App, kind: &'static str) -> (i64, i64) {

@@ -1,0 +1,138 @@
+//! A client of the API that checks what holds for every answer.
+
+use reqwest::{Method, StatusCode, header::HeaderMap};
+use serde_json::Value;
+
+/// Talks to one server with one token.
+#[derive(Clone)]
+pub(crate) struct Api {
+    client: reqwest::Client,
+    /// The server's address.
+    pub(crate) url: String,
+    /// The token, empty for none.
+    pub(crate) token: String,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// The body, where it is JSON.
+    pub(crate) json: Value,
+    /// The body.
+    pub(crate) bytes: bytes::Bytes,
+}
+
+impl Api {
+    pub(crate) fn new(url: &str, token: &str) -> Self {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .expect("a client without a proxy");
+        Self {
+            client,
+            url: url.into(),
+            token: token.into(),
+        }
+    }
+
+    /// The same server with another token.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self {
+            token: token.into(),
+            ..self.clone()
+        }
+    }
+
+    /// A request to be added to.
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.url));
+        if self.token.is_empty() {
+            request
+        } else {
+            request.bearer_auth(&self.token)
+        }
+    }
+
+    /// Sends a request and checks the answer's form.
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Answer {
+        let mut request = self.request(method.clone(), path);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request
+            .send()
+            .await
+            .unwrap_or_else(|e| panic!("{method} {path}: {e}"));
+        let (status, headers) = (response.status(), response.headers().clone());
+        let bytes = response
+            .bytes()
+            .await
+            .unwrap_or_else(|e| panic!("{method} {path}: body: {e}"));
+        let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        let answer = Answer {
+            status,
+            headers,
+            json,
+            bytes,
+        };
+        answer.check(&method, path);
+        answer
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::PUT, path, Some(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, None).await
+    }
+}
+
+impl Answer {
+    /// Fails the test unless the status is this one; returns the JSON.
+    pub(crate) fn expect(self, status: u16) -> Value {
+        assert_eq!(
+            self.status.as_u16(),
+            status,
+            "{}",
+            String::from_utf8_lossy(&self.bytes)
+        );
+        self.json
+    }
+
+    /// What holds for every answer below `/v2`: a request id, rate-limit headers, and the form of errors.
+    fn check(&self, method: &Method, path: &str) {
+        if !path.starts_with("/v2/") {
+            return;
+        }
+        let at = format!("{method} {path} -> {}", self.status);
+        let id = self
+            .headers
+            .get("x-request-id")
+            .unwrap_or_else(|| panic!("{at}: no x-request-id"));
+        if self.status.is_client_error() || self.status.is_server_error() {
+            assert!(
+                self.json["id"].is_string() && self.json["message"].is_string(),
+                "{at}: {:?}",
+                self.bytes
+            );
+            assert_eq!(
+                self.json["request_id"].as_str(),
+                id.to_str().ok(),
+                "{at}: {:?}",
+                self.bytes
+            );
+        }
+        super::super::schema_check(method.as_str(), path, self.status.as_u16(), &self.json, &at);
+    }
+}

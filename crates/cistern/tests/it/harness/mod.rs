@@ -1,0 +1,30 @@
+//! What every black-box test stands on: a server of its own, a client, disks, and a file server to fetch them from.
+
+pub(crate) mod api;
+pub(crate) mod disks;
+pub(crate) mod files;
+pub(crate) mod process;
+pub(crate) mod server;
+pub(crate) mod world;
+
+pub(crate) use server::Server;
+
+/// Polls until `done` gives something, or fails after `seconds` naming what was waited for.
+pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    seconds: u64,
+    mut done: impl FnMut() -> F,
+) -> T {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
+    let mut pace = tokio::time::interval(std::time::Duration::from_millis(20));
+    loop {
+        if let Some(value) = done().await {
+            return value;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "waited {seconds} s in vain for {what}"
+        );
+        pace.tick().await;
+    }
+}

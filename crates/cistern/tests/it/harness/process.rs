@@ -1,0 +1,108 @@
+//! Processes of a test: the executable under test, and servers beside it.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+/// A command; the suite is the one place besides `platform::command` that starts processes.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests drive the executable from outside"
+)]
+pub(crate) fn command(program: &str) -> Command {
+    Command::new(program)
+}
+
+/// The executable under test, without this machine's settings.
+pub(crate) fn cistern() -> Command {
+    let mut command = command(env!("CARGO_BIN_EXE_cistern"));
+    command
+        .env_clear()
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
+        .env("HOME", "/nonexistent");
+    command
+}
+
+/// Where `program` is on this machine: the cache of `tests/clients/install.sh`, then the usual folders.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let cache = variable("CISTERN_TEST_CACHE")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".cache/cistern-tests")))
+        .map(|cache| cache.join("bin"));
+    let usual = [
+        "/usr/local/bin",
+        "/usr/bin",
+        "/usr/sbin",
+        "/bin",
+        "/sbin",
+        "/usr/lib/postgresql/15/bin",
+    ];
+    cache
+        .into_iter()
+        .chain(usual.map(PathBuf::from))
+        .map(|dir| dir.join(program))
+        .find(|path| path.exists())
+}
+
+/// An environment variable of the test run.
+#[expect(clippy::disallowed_methods, reason = "the suite's own settings")]
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Starts a long-running helper that ends when this test process does, however it ends: a shell holds our pipe and
+/// stops the helper when the pipe closes.
+pub(crate) fn spawn_guarded(mut words: Vec<String>, log: &std::path::Path) -> Guarded {
+    let script = "\"$@\" & pid=$!; cat >/dev/null; kill $pid; wait $pid";
+    let log = std::fs::File::create(log).expect("a log file can be made");
+    let mut sh = command("sh");
+    sh.arg("-c").arg(script).arg("sh").args(words.drain(..));
+    sh.stdin(Stdio::piped())
+        .stdout(log.try_clone().expect("clones"))
+        .stderr(log);
+    Guarded {
+        child: sh.spawn().expect("sh starts"),
+    }
+}
+
+/// A helper process; it stops when this is dropped or the test process ends.
+pub(crate) struct Guarded {
+    child: Child,
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs to the end and returns what it said.
+pub(crate) fn run(command: &mut Command) -> Output {
+    command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?} does not start: {e}"))
+}
+
+/// Runs to the end and fails the test, with what it said, unless it succeeds. Returns its standard output.
+pub(crate) fn run_ok(command: &mut Command) -> String {
+    let output = run(command);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+/// A free port on loopback. Another process may take it in between; helpers that cannot use port 0 live with that.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("it is bound").port()
+}

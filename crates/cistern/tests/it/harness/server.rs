@@ -1,0 +1,226 @@
+//! A server under test.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use super::api::Api;
+use super::process::{cistern, run_ok};
+use super::world::{self, Place};
+
+/// How a server is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    place: Place,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+/// A running `cistern serve` with a data folder of its own.
+pub(crate) struct Server {
+    setup: Setup,
+    child: Option<Child>,
+    dir: tempfile::TempDir,
+    /// What it said on standard output until it listened.
+    pub(crate) greeting: String,
+    /// The address of the API listener, such as `http://127.0.0.1:1234`.
+    pub(crate) api_url: String,
+    /// The address of the registry listener.
+    pub(crate) registry_url: String,
+    /// The token of the first start.
+    pub(crate) token: String,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            place: world::place(),
+            args: vec!["--fetch-allow".into(), "127.0.0.0/8".into()],
+            env: Vec::new(),
+        }
+    }
+}
+
+impl Setup {
+    /// The same with one more flag.
+    #[must_use]
+    pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// The same with one more environment variable.
+    #[must_use]
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// `cistern` with this world's database, objects and environment; `words` is the command.
+    pub(crate) fn command(&self, data: &Path, words: &[&str]) -> Command {
+        let mut command = cistern();
+        command.args(words).arg("--data").arg(data);
+        command
+            .envs(self.place.env.iter().cloned())
+            .envs(self.env.iter().cloned());
+        if let Some(url) = &self.place.database {
+            command.env("CISTERN_DATABASE", url);
+        }
+        if let Some(url) = &self.place.objects {
+            command.env("CISTERN_OBJECTS", url);
+        }
+        command
+    }
+
+    /// Starts a server on a new installation.
+    pub(crate) fn start(self) -> Server {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let mut server = Server {
+            setup: self,
+            child: None,
+            dir,
+            greeting: String::new(),
+            api_url: String::new(),
+            registry_url: String::new(),
+            token: String::new(),
+        };
+        server.start_again();
+        server.token = token_in(&server.greeting).expect("a first start prints a token");
+        server
+    }
+}
+
+impl Server {
+    /// A server on a new installation with the usual settings.
+    pub(crate) fn start() -> Self {
+        Setup::default().start()
+    }
+
+    /// Its data folder.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// A local command on this installation.
+    pub(crate) fn local(&self, words: &[&str]) -> Command {
+        self.setup.command(&self.data(), words)
+    }
+
+    /// A remote command against this server.
+    pub(crate) fn remote(&self, words: &[&str]) -> Command {
+        let mut command = cistern();
+        command
+            .args(words)
+            .env("CISTERN_URL", &self.api_url)
+            .env("CISTERN_TOKEN", &self.token);
+        command
+    }
+
+    /// A client with the first token.
+    pub(crate) fn api(&self) -> Api {
+        Api::new(&self.api_url, &self.token)
+    }
+
+    /// A client with a token that `cistern token create` makes with these words.
+    pub(crate) fn api_with(&self, words: &[&str]) -> Api {
+        let all: Vec<&str> = ["token", "create"].iter().chain(words).copied().collect();
+        Api::new(&self.api_url, run_ok(&mut self.local(&all)).trim())
+    }
+
+    /// Starts it (again) on the same installation and waits until both listeners are up.
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .expect("the log opens");
+        let mut command = self.setup.command(&self.data(), &["serve"]);
+        command
+            .args(["--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"])
+            .args(&self.setup.args);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("it starts");
+        let stdout = child.stdout.take().expect("stdout is piped");
+        self.child = Some(child);
+        let mut lines = BufReader::new(stdout).lines();
+        let (mut api, mut registry) = (None, None);
+        self.greeting.clear();
+        while api.is_none() || registry.is_none() {
+            let line = match lines.next() {
+                Some(Ok(line)) => line,
+                other => panic!(
+                    "it stopped before it listened ({other:?}):\n{}\n{}",
+                    self.greeting,
+                    self.log_text()
+                ),
+            };
+            let word = line.split_whitespace().last().map(str::to_owned);
+            if line.starts_with("listening api ") {
+                api = word;
+            } else if line.starts_with("listening registry ") {
+                registry = word;
+            }
+            self.greeting.push_str(&line);
+            self.greeting.push('\n');
+        }
+        (self.api_url, self.registry_url) = (api.expect("seen"), registry.expect("seen"));
+        // Keeps the pipe open and empty.
+        std::thread::spawn(move || lines.for_each(drop));
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it can be killed");
+            child.wait().expect("it ends");
+        }
+    }
+
+    /// SIGTERM, and how it ended.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it can be signalled");
+        child.wait().expect("it ends")
+    }
+
+    /// Where its log goes.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.path().join("server.log")
+    }
+
+    /// Everything it logged so far.
+    pub(crate) fn log_text(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the server\n{}", self.log_text());
+        }
+        self.kill();
+    }
+}
+
+/// The first API token in a text.
+pub(crate) fn token_in(text: &str) -> Option<String> {
+    let start = text.find("dop_v1_")?;
+    Some(
+        text[start..]
+            .chars()
+            .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+            .collect(),
+    )
+}

@@ -1,0 +1,226 @@
+//! The database and the objects that the servers of this run use.
+
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use super::process::{Guarded, command, find, free_port, run_ok, spawn_guarded, variable};
+
+/// What one server is started with beside its data folder.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Place {
+    /// `--database`, if not the default.
+    pub(crate) database: Option<String>,
+    /// `--objects`, if not the default.
+    pub(crate) objects: Option<String>,
+    /// Credentials for the objects.
+    pub(crate) env: Vec<(String, String)>,
+}
+
+/// The name of this run's world.
+pub(crate) fn name() -> String {
+    variable("CISTERN_TEST_WORLD").unwrap_or_else(|| "sqlite+folder".into())
+}
+
+/// A database and a bucket of its own for one server.
+pub(crate) fn place() -> Place {
+    let mut place = Place::default();
+    let name = name();
+    let (database, objects) = name
+        .split_once('+')
+        .unwrap_or_else(|| panic!("`{name}` is not a world"));
+    match database {
+        "sqlite" => {}
+        "postgres" => place.database = Some(postgres().database()),
+        other => panic!("`{other}` is not a database of this suite"),
+    }
+    match objects {
+        "folder" => {}
+        "s3" => {
+            place.objects = Some(s3().bucket());
+            place.env = vec![
+                ("CISTERN_OBJECTS_ACCESS_KEY".into(), S3_KEY.into()),
+                ("CISTERN_OBJECTS_SECRET_KEY".into(), S3_SECRET.into()),
+            ];
+        }
+        other => panic!("`{other}` is not a backend of this suite"),
+    }
+    place
+}
+
+const S3_KEY: &str = "cistern-tests";
+const S3_SECRET: &str = "cistern-tests-secret";
+
+/// A PostgreSQL cluster for the whole run.
+pub(crate) struct Postgres {
+    port: u16,
+    next: std::sync::atomic::AtomicU32,
+    _server: Guarded,
+    _dir: tempfile::TempDir,
+}
+
+/// Starts the cluster at its first use.
+pub(crate) fn postgres() -> &'static Postgres {
+    static CLUSTER: OnceLock<Postgres> = OnceLock::new();
+    CLUSTER.get_or_init(Postgres::start)
+}
+
+impl Postgres {
+    fn start() -> Self {
+        let initdb = find("initdb").expect("PostgreSQL is installed (tests/clients/install.sh apt)");
+        let bin = initdb
+            .parent()
+            .expect("it lies in a folder")
+            .display()
+            .to_string();
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let data = dir.path().join("pg").display().to_string();
+        let port = free_port();
+        run_ok(command("chmod").arg("0777").arg(dir.path()));
+        // PostgreSQL refuses to run as root.
+        run_ok(as_postgres().args([
+            &format!("{bin}/initdb"),
+            "-D",
+            &data,
+            "-A",
+            "trust",
+            "-U",
+            "postgres",
+            "--no-sync",
+        ]));
+        let mut words: Vec<String> = Vec::new();
+        let unprivileged = as_postgres();
+        words.push(unprivileged.get_program().to_string_lossy().into_owned());
+        words.extend(unprivileged.get_args().map(|a| a.to_string_lossy().into_owned()));
+        words.extend([
+            format!("{bin}/postgres"),
+            "-D".into(),
+            data.clone(),
+            "-p".into(),
+            port.to_string(),
+        ]);
+        for setting in [
+            "listen_addresses=127.0.0.1",
+            &format!("unix_socket_directories={data}"),
+            "max_connections=300",
+        ] {
+            words.extend(["-c".into(), setting.to_owned()]);
+        }
+        let server = spawn_guarded(words, &dir.path().join("postgres.log"));
+        let ready = || {
+            command(&format!("{bin}/pg_isready"))
+                .args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()])
+                .status()
+        };
+        wait("PostgreSQL", || ready().is_ok_and(|s| s.success()));
+        Self {
+            port,
+            next: 0.into(),
+            _server: server,
+            _dir: dir,
+        }
+    }
+
+    /// The URL of a new, empty database.
+    pub(crate) fn database(&self) -> String {
+        let n = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("t{n}");
+        let psql = find("psql").expect("psql comes with PostgreSQL");
+        let create = format!("CREATE DATABASE {name}");
+        run_ok(command(&psql.display().to_string()).args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "postgres",
+            "-q",
+            "-c",
+            &create,
+            "postgres",
+        ]));
+        format!("postgres://postgres@127.0.0.1:{}/{name}", self.port)
+    }
+}
+
+/// The words before a command that make it run as an unprivileged user where this is root.
+fn as_postgres() -> std::process::Command {
+    if rustix::process::getuid().is_root() {
+        let mut command = command("setpriv");
+        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]);
+        command
+    } else {
+        command("env")
+    }
+}
+
+/// An S3 server for the whole run.
+pub(crate) struct S3 {
+    port: u16,
+    next: std::sync::atomic::AtomicU32,
+    data: std::path::PathBuf,
+    _server: Guarded,
+    _dir: tempfile::TempDir,
+}
+
+/// Starts the S3 server at its first use.
+pub(crate) fn s3() -> &'static S3 {
+    static SERVER: OnceLock<S3> = OnceLock::new();
+    SERVER.get_or_init(S3::start)
+}
+
+impl S3 {
+    fn start() -> Self {
+        let program = find("versitygw").expect("versitygw is installed (tests/clients/install.sh versitygw)");
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (data, side) = (dir.path().join("data"), dir.path().join("side"));
+        for folder in [&data, &side] {
+            std::fs::create_dir(folder).expect("a folder can be made");
+        }
+        let port = free_port();
+        let text = |path: &Path| path.display().to_string();
+        let words = vec![
+            "env".into(),
+            format!("ROOT_ACCESS_KEY={S3_KEY}"),
+            format!("ROOT_SECRET_KEY={S3_SECRET}"),
+            text(&program),
+            "--port".into(),
+            format!("127.0.0.1:{port}"),
+            "posix".into(),
+            "--sidecar".into(),
+            text(&side),
+            text(&data),
+        ];
+        let server = spawn_guarded(words, &dir.path().join("s3.log"));
+        wait("the S3 server", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        Self {
+            port,
+            next: 0.into(),
+            data,
+            _server: server,
+            _dir: dir,
+        }
+    }
+
+    /// The URL of a new, empty bucket.
+    pub(crate) fn bucket(&self) -> String {
+        let n = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("bucket-{n}");
+        // To this server a folder is a bucket.
+        std::fs::create_dir(self.data.join(&name)).expect("a bucket can be made");
+        format!(
+            "s3://{name}?endpoint=http://127.0.0.1:{}&region=us-east-1",
+            self.port
+        )
+    }
+}
+
+fn wait(what: &str, mut ready: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !ready() {
+        assert!(Instant::now() < deadline, "{what} does not answer");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The long rounds, run before a release: kill -9, all four storage worlds, long fuzzing. Takes hours.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/lib.sh
+
+need_rust
+tests/clients/install.sh
+export CISTERN_REQUIRE_CLIENTS=1
+rounds="${CISTERN_ROUNDS:-300}"
+fuzz_seconds="${CISTERN_FUZZ_SECONDS:-1800}"
+
+for world in sqlite+folder postgres+s3 postgres+folder sqlite+s3; do
+  say "== black-box suite on $world"
+  CISTERN_TEST_WORLD=$world cargo test --locked -p cistern --test it -- --test-threads=4
+done
+for world in sqlite+folder postgres+s3; do
+  say "== $rounds rounds of kill -9 on $world"
+  CISTERN_TEST_WORLD=$world CISTERN_ROUNDS=$rounds cargo test --locked -p cistern --test it kill:: -- --nocapture
+done
+say "== fuzzing, $fuzz_seconds seconds a target"
+crates/fuzz/run.sh "$fuzz_seconds"

@@ -42,6 +42,11 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// Without the permission to fetch from loopback that the others have.
+    pub(crate) fn strict() -> Self {
+        Self { args: Vec::new(), ..Self::default() }
+    }
+
     /// The same with one more flag.
     #[must_use]
     pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {

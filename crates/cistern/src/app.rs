@@ -104,7 +104,10 @@ pub fn job_kinds() -> Registry {
 
 /// Every migration of every room, oldest first.
 pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-    vec![Box::new(db::migration::Platform)]
+    vec![
+        Box::new(db::migration::Platform),
+        Box::new(crate::images::uploads::migration::Uploads),
+    ]
 }
 
 /// Makes the data folder, readable by its owner only, and returns its absolute path.

@@ -4,5 +4,6 @@
 
 mod app;
 mod config;
+mod images;
 mod platform;
 mod routes;

@@ -28,5 +28,5 @@ pub fn api() -> axum::Router<App> {
 }
 
 fn collect() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(Document::openapi())
+    OpenApiRouter::with_openapi(Document::openapi()).merge(crate::images::uploads::api::routes())
 }

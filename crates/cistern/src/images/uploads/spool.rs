@@ -1,0 +1,180 @@
+//! The files of uploads: `DATA/spool/uploads/ID`, written by whoever holds the file's lock.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::model::{Hasher, Refusal};
+use crate::platform::error::{Context, Error, Result};
+
+/// Where this server keeps uploads.
+pub fn folder(data: &Path) -> PathBuf {
+    data.join("spool/uploads")
+}
+
+/// The file of one upload.
+pub fn path(data: &Path, id: &str) -> PathBuf {
+    folder(data).join(id)
+}
+
+/// An upload's file, locked until it is dropped.
+#[derive(Clone, Debug)]
+pub struct Locked {
+    file: Arc<File>,
+}
+
+/// Makes an empty file whose name survives a crash.
+pub async fn create(path: PathBuf) -> Result<()> {
+    blocking(move || {
+        let folder = path.parent().expect("a file in the spool has a folder");
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        File::open(folder)?.sync_all()
+    })
+    .await
+    .map_err(|e| storage(e, "could not make a file for an upload"))
+}
+
+/// Removes a file; one that is gone already is fine.
+pub async fn remove(path: PathBuf) -> Result<()> {
+    blocking(move || match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    })
+    .await
+    .context("could not remove an upload's file")
+}
+
+/// How many bytes the file has; [`Error::NotFound`] where there is none.
+pub async fn length(path: PathBuf) -> Result<u64> {
+    match blocking(move || fs::metadata(path)).await {
+        Ok(meta) => Ok(meta.len()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Error::NotFound),
+        Err(e) => Err(Error::internal("could not look at an upload's file", e)),
+    }
+}
+
+/// Bytes that are free where uploads are kept.
+pub async fn free(data: &Path) -> Result<u64> {
+    let data = data.to_owned();
+    let stat = blocking(move || Ok(rustix::fs::statvfs(&data)?))
+        .await
+        .context("could not ask how much room is left")?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Names in the folder whose files were last written longer than `age` ago.
+pub async fn old_names(data: &Path, age: Duration) -> Result<Vec<String>> {
+    let folder = folder(data);
+    let list = move || {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let written = entry.metadata()?.modified()?;
+            let is_old = written.elapsed().is_ok_and(|passed| passed > age);
+            if let (true, Ok(name)) = (is_old, entry.file_name().into_string()) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    };
+    match blocking(list).await {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other.context("could not list the uploads' folder"),
+    }
+}
+
+impl Locked {
+    /// Opens and locks a file.
+    pub async fn open(path: PathBuf) -> Result<Self, Refusal> {
+        let opened = blocking(move || {
+            let file = OpenOptions::new().read(true).write(true).open(path)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => Ok(None),
+                Err(e) => Err(e.into()),
+                Ok(()) => Ok(Some(file)),
+            }
+        });
+        match opened.await {
+            Ok(Some(file)) => Ok(Self { file: Arc::new(file) }),
+            Ok(None) => Err(Refusal::Locked),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Error::NotFound.into()),
+            Err(e) => Err(Error::internal("could not open an upload's file", e).into()),
+        }
+    }
+
+    /// How many bytes it has.
+    pub fn length(&self) -> Result<u64> {
+        let meta = self
+            .file
+            .metadata()
+            .context("could not look at an upload's file")?;
+        Ok(meta.len())
+    }
+
+    /// Writes `parts` one after the other from `offset` on, and hashes them. Not durable yet.
+    pub async fn write(
+        &self,
+        parts: Vec<Bytes>,
+        offset: u64,
+        hasher: Option<Hasher>,
+    ) -> Result<Option<Hasher>> {
+        let file = Arc::clone(&self.file);
+        blocking(move || {
+            let mut hasher = hasher;
+            let mut at = offset;
+            for part in parts {
+                if let Some(hasher) = &mut hasher {
+                    hasher.update(&part);
+                }
+                file.write_all_at(&part, at)?;
+                at += part.len() as u64;
+            }
+            Ok(hasher)
+        })
+        .await
+        .map_err(|e| storage(e, "could not write an upload"))
+    }
+
+    /// Makes what was written durable; with `length`, cuts off what lies beyond it first.
+    pub async fn sync(&self, length: Option<u64>) -> Result<()> {
+        let file = Arc::clone(&self.file);
+        blocking(move || match length {
+            None => file.sync_data(),
+            Some(length) => {
+                file.set_len(length)?;
+                file.sync_all()
+            }
+        })
+        .await
+        .map_err(|e| storage(e, "could not make an upload durable"))
+    }
+}
+
+/// Runs blocking file work off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
+}
+
+/// A full disk is no fault of ours, and passes.
+fn storage(error: io::Error, what: &str) -> Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Unavailable(
+            "the server has no room left for this upload; what it has so far is kept, go on when there is room".into(),
+        ),
+        _ => Error::internal(what, error),
+    }
+}

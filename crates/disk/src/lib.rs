@@ -1,1 +1,56 @@
-//! Virtual-disk formats.
+//! Virtual-disk formats: what a file is ([`probe`]), which disk it holds ([`info`], [`read`]), how a compressed
+//! one is opened ([`unwrap`]), how the result crosses a pipe ([`record`]) and how a stored disk is written out
+//! again ([`layout`]).
+//!
+//! Everything here runs on bytes that a stranger chose, so the rules of the house are: no I/O of its own, no
+//! unsafe, no panic on any input, checked arithmetic on every number that comes from a file, and memory and time
+//! bounded by [`Limits`]. A backing file, a data file or any other name inside an image is never opened: such
+//! images are refused (CVE-2011-3147, CVE-2014-0134, CVE-2015-5163, CVE-2024-32498, CVE-2024-50386).
+
+mod bytes;
+mod error;
+mod extents;
+mod format;
+mod gpt;
+pub mod layout;
+mod mbr;
+mod probe;
+mod qcow2;
+mod raw;
+pub mod record;
+mod source;
+pub mod unwrap;
+
+use std::io::{self, Read, Seek};
+
+pub use error::{Error, ErrorKind};
+pub use extents::{Content, Extent, MAX_DATA_BYTES};
+pub use format::{Format, Info, Limits, Probe, UnknownName, Wrapper};
+pub use probe::probe;
+use source::Source;
+
+/// Checks the headers of `source` as `format` and says what disk it holds. Nothing of the disk itself is read.
+pub fn info(format: Format, source: &mut (impl Read + Seek), limits: &Limits) -> Result<Info, Error> {
+    let mut source = Source::new(source)?;
+    match format {
+        Format::Raw => raw::info(&mut source, limits),
+        Format::Qcow2 => qcow2::info(&mut source, limits),
+    }
+}
+
+/// Reads the disk in `source`. The sink gets extents in ascending order, without gaps, that cover exactly
+/// `0..virtual_bytes`. Neighbours of one kind come merged; a [`Content::Data`] is at most [`MAX_DATA_BYTES`] long.
+///
+/// Warnings that only reading can find are in the returned [`Info`]; on an error what the sink got is worthless.
+pub fn read(
+    format: Format,
+    source: &mut (impl Read + Seek),
+    limits: &Limits,
+    sink: &mut dyn FnMut(Extent<'_>) -> io::Result<()>,
+) -> Result<Info, Error> {
+    let mut source = Source::new(source)?;
+    match format {
+        Format::Raw => raw::read(&mut source, limits, sink),
+        Format::Qcow2 => qcow2::read(&mut source, limits, sink),
+    }
+}

@@ -15,7 +15,12 @@ use super::{Config, Env, check};
 const SYSTEM_FILE: &str = "/etc/cistern/cistern.toml";
 
 /// Variables with our prefix that are no settings of the server.
-const OTHER_VARS: &[&str] = &["CISTERN_URL", "CISTERN_TOKEN", "CISTERN_CONFIG"];
+const OTHER_VARS: &[&str] = &[
+    "CISTERN_URL",
+    "CISTERN_TOKEN",
+    "CISTERN_CA_FILE",
+    "CISTERN_CONFIG",
+];
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

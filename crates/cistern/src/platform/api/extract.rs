@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::origin::Origin;
+use super::rate_limit::Proof;
 use crate::app::App;
 use crate::platform::accounts::{Caller, service};
 use crate::platform::error::{Error, Result};
@@ -19,7 +20,11 @@ impl FromRequestParts<App> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
         let text = bearer(&parts.headers).ok_or(Error::Unauthenticated)?;
         let who = who(parts);
-        service::authenticate(app, text, who).await
+        let caller = service::authenticate(app, text, who).await?;
+        if let Some(proof) = parts.extensions.get::<Proof>() {
+            proof.given();
+        }
+        Ok(caller)
     }
 }
 

@@ -3,3 +3,4 @@
 pub mod error;
 pub mod extract;
 pub mod origin;
+pub mod rate_limit;

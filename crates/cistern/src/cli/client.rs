@@ -1,0 +1,157 @@
+//! How a command talks to a server: `--url`, `--token`, `--ca-file`, or the variables of the same names.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::Value;
+use url::Url;
+
+use super::{Context, Failure, Outcome};
+use crate::config::Secret;
+
+/// Where a server is that nobody named.
+const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+
+/// Flags of every command that talks to a server.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Remote {
+    /// The server's address [env: CISTERN_URL] [default: http://127.0.0.1:8080]
+    #[arg(long, value_name = "URL")]
+    pub url: Option<Url>,
+    /// An API token [env: CISTERN_TOKEN]
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<Secret>,
+    /// Trust this certificate authority, a PEM file [env: CISTERN_CA_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A connection to a server, signed in.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: Secret,
+}
+
+impl Remote {
+    /// Prepares to talk; nothing is sent yet.
+    pub fn client(&self, context: &Context) -> Outcome<Client> {
+        let base = match (&self.url, context.env.url()) {
+            (Some(url), _) => url.clone(),
+            (None, text) => Url::parse(text.unwrap_or(DEFAULT_URL))
+                .map_err(|e| Failure::Usage(format!("CISTERN_URL is not an address: {e}")))?,
+        };
+        let Some(token) = self.token.clone().or_else(|| context.env.token()) else {
+            return Err(Failure::Usage(
+                "no token; give --token or set CISTERN_TOKEN. On the server's machine `cistern token create --data DIR` \
+                 makes one"
+                    .into(),
+            ));
+        };
+        crate::serve::provider_install();
+        let mut http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(10))
+            .user_agent(user_agent());
+        if let Some(path) = self
+            .ca_file
+            .clone()
+            .or_else(|| context.env.get("CISTERN_CA_FILE").map(PathBuf::from))
+        {
+            let problem =
+                |e: String| Failure::Failed(format!("cannot use `{}` as an authority: {e}", path.display()));
+            let pem = std::fs::read(&path).map_err(|e| problem(e.to_string()))?;
+            let cert = reqwest::Certificate::from_pem(&pem).map_err(|e| problem(e.to_string()))?;
+            http = http.add_root_certificate(cert);
+        }
+        let http = http
+            .build()
+            .map_err(|e| Failure::Failed(format!("could not prepare for HTTP: {}", chain(&e))))?;
+        Ok(Client { http, base, token })
+    }
+}
+
+impl Client {
+    /// A request to a path such as `/v2/images?page=2`, signed in; send it with [`Client::send`].
+    pub fn request(&self, method: Method, path: &str) -> Outcome<RequestBuilder> {
+        let url = self
+            .base
+            .join(path)
+            .map_err(|e| Failure::Failed(format!("`{path}` is not a path: {e}")))?;
+        Ok(self.http.request(method, url).bearer_auth(self.token.expose()))
+    }
+
+    /// Sends it; anything but 2xx becomes the server's sentence.
+    pub async fn send(&self, request: RequestBuilder) -> Outcome<Response> {
+        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(refusal(response).await)
+    }
+
+    /// Sends it and reads the JSON answer; `null` where there is none.
+    pub async fn json(&self, request: RequestBuilder) -> Outcome<Value> {
+        let response = self.send(request).await?;
+        let body = response.bytes().await.map_err(|e| self.unreachable(&e))?;
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&body)
+            .map_err(|_| Failure::Failed(format!("{} did not answer with JSON", self.base)))
+    }
+
+    /// GET.
+    pub async fn get(&self, path: &str) -> Outcome<Value> {
+        self.json(self.request(Method::GET, path)?).await
+    }
+
+    /// POST with a JSON body.
+    pub async fn post(&self, path: &str, body: &Value) -> Outcome<Value> {
+        self.json(self.request(Method::POST, path)?.json(body)).await
+    }
+
+    /// DELETE.
+    pub async fn delete(&self, path: &str) -> Outcome<Value> {
+        self.json(self.request(Method::DELETE, path)?).await
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let hint = if error.is_connect() {
+            "; is the server running, and is --url right?"
+        } else {
+            ""
+        };
+        Failure::Failed(format!("cannot talk to {}: {}{hint}", self.base, chain(error)))
+    }
+}
+
+/// What the server said, with its request id, by which its log can be searched.
+async fn refusal(response: Response) -> Failure {
+    let status = response.status();
+    let body: Value = match response.bytes().await {
+        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+        Err(_) => Value::Null,
+    };
+    let message = body["message"]
+        .as_str()
+        .map_or_else(|| format!("the server answered {status}"), str::to_owned);
+    match body["request_id"].as_str() {
+        Some(id) if status.is_server_error() => Failure::Failed(format!("{message} (request {id})")),
+        _ => Failure::Failed(message),
+    }
+}
+
+/// The innermost cause says what happened; reqwest's own text repeats the URL.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+fn user_agent() -> String {
+    format!("cistern/{}", env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,327 @@
+//! `cistern doctor`: what is missing on this machine, and what to do about it.
+//!
+//! Nothing is changed: the database is not migrated, and a probe that is written to the objects is removed again.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
+use rustix::fs::{statfs, statvfs};
+use rustix::process::{Resource, getrlimit};
+use serde::Serialize;
+
+use super::flags::ServerFlags;
+use super::output::bytes;
+use super::{Context, Failure, Outcome, block_on};
+use crate::config::{Config, Database, Objects};
+use crate::platform::clock::Clock;
+use crate::platform::db::{Db, Place, migrate};
+
+/// Below this much free space it is a warning.
+const ROOM_WARN: u64 = 10 << 30;
+/// Below this much free space nothing useful can be done.
+const ROOM_FAIL: u64 = 1 << 30;
+/// Open files below which many connections may fail.
+const FILES_WARN: u64 = 8192;
+/// 2026-01-01, before which no clock can be right.
+const CLOCK_MIN: i64 = 1_767_225_600;
+/// `f_type` of file systems on which SQLite's locks and memory maps cannot be trusted (statfs(2)).
+const NETWORK_FILE_SYSTEMS: [(i64, &str); 6] = [
+    (0x6969, "NFS"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB"),
+    (0x0102_1997, "9p"),
+    (0x00c3_6400, "Ceph"),
+    (0x6573_5546, "FUSE"),
+];
+
+/// Flags of `doctor`: those of `serve`, whose settings it checks.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  cistern doctor --data /var/lib/cistern\n  cistern doctor --json")]
+pub struct Args {
+    #[command(flatten)]
+    flags: ServerFlags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Warning,
+    Failed,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    state: State,
+    text: String,
+}
+
+/// Looks at everything; exit code 1 where something must be mended.
+pub fn run(args: Args, context: &Context) -> Outcome {
+    let config = args.flags.load(context)?.config;
+    let checks = block_on(async move { Ok(all(&config).await) })?;
+    let failed = checks.iter().filter(|c| c.state == State::Failed).count();
+    let document = serde_json::json!({ "ok": failed == 0, "checks": checks });
+    context.output.document(&document, || text(&checks, context));
+    match failed {
+        0 => Ok(()),
+        1 => Err(Failure::Failed("one check failed; it says what to do".into())),
+        n => Err(Failure::Failed(format!(
+            "{n} checks failed; each says what to do"
+        ))),
+    }
+}
+
+fn text(checks: &[Check], context: &Context) -> String {
+    let lines = checks.iter().map(|check| {
+        let mark = match check.state {
+            State::Ok => context.output.colored(32, "ok     "),
+            State::Warning => context.output.colored(33, "warning"),
+            State::Failed => context.output.colored(31, "FAILED "),
+        };
+        format!("{mark}  {:<12}  {}", check.name, check.text)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+async fn all(config: &Config) -> Vec<Check> {
+    let mut checks = vec![
+        folder(&config.data),
+        file_system(config),
+        room("space", &config.data),
+        database(config).await,
+        objects(config),
+    ];
+    let is_running = is_running(&config.data);
+    checks.push(port("port api", "listen-api", config.listen_api, is_running));
+    if !config.one_port() {
+        checks.push(port(
+            "port registry",
+            "listen-registry",
+            config.listen_registry,
+            is_running,
+        ));
+    }
+    checks.extend([clock(), sandbox(), open_files()]);
+    checks
+}
+
+fn ok(name: &'static str, text: impl Into<String>) -> Check {
+    Check {
+        name,
+        state: State::Ok,
+        text: text.into(),
+    }
+}
+
+fn warning(name: &'static str, text: impl Into<String>) -> Check {
+    Check {
+        name,
+        state: State::Warning,
+        text: text.into(),
+    }
+}
+
+fn failed(name: &'static str, text: impl Into<String>) -> Check {
+    Check {
+        name,
+        state: State::Failed,
+        text: text.into(),
+    }
+}
+
+/// The folder itself, or the nearest one above it that exists.
+fn nearest(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let found = absolute.ancestors().find(|p| p.is_dir());
+    found.unwrap_or(Path::new("/")).to_owned()
+}
+
+/// Whether a file can be written there; it is removed again.
+fn probe(dir: &Path) -> std::io::Result<()> {
+    tempfile::Builder::new()
+        .prefix(".doctor-")
+        .tempfile_in(dir)?
+        .close()
+}
+
+fn folder(data: &Path) -> Check {
+    let shown = data.display();
+    let place = nearest(data);
+    if let Err(error) = probe(&place) {
+        return failed(
+            "data folder",
+            format!(
+                "{} cannot be written ({error}); run as its owner",
+                place.display()
+            ),
+        );
+    }
+    match fs::metadata(data) {
+        Err(_) => ok("data folder", format!("{shown} is not there yet and can be made")),
+        Ok(meta) if meta.permissions().mode().trailing_zeros() < 6 => warning(
+            "data folder",
+            format!("{shown} is open to other users; chmod 700 {shown}"),
+        ),
+        Ok(_) => ok(
+            "data folder",
+            format!("{shown} is writable and closed to other users"),
+        ),
+    }
+}
+
+fn file_system(config: &Config) -> Check {
+    let Database::Sqlite(path) = config.database() else {
+        return ok("file system", "the database is not in a file here");
+    };
+    let place = nearest(&path);
+    let Ok(found) = statfs(&place) else {
+        return warning("file system", format!("{} cannot be looked at", place.display()));
+    };
+    let kind = found.f_type as i64;
+    match NETWORK_FILE_SYSTEMS.iter().find(|(magic, _)| *magic == kind) {
+        Some((_, name @ "FUSE")) => warning(
+            "file system",
+            format!(
+                "{} is on {name}; SQLite is safe only if that is a local disk",
+                place.display()
+            ),
+        ),
+        Some((_, name)) => failed(
+            "file system",
+            format!(
+                "{} is on {name}, where SQLite loses data; put --data on a local disk or use --database postgres://…",
+                place.display()
+            ),
+        ),
+        None => ok(
+            "file system",
+            format!("{} is on a local file system", place.display()),
+        ),
+    }
+}
+
+fn room(name: &'static str, path: &Path) -> Check {
+    let place = nearest(path);
+    let Ok(found) = statvfs(&place) else {
+        return warning(name, format!("{} cannot be looked at", place.display()));
+    };
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let text = format!("{} free at {}", bytes(free), place.display());
+    match free {
+        n if n < ROOM_FAIL => failed(name, format!("{text}; at least {} are needed", bytes(ROOM_FAIL))),
+        n if n < ROOM_WARN => warning(name, format!("{text}; images need room")),
+        _ => ok(name, text),
+    }
+}
+
+async fn database(config: &Config) -> Check {
+    const NAME: &str = "database";
+    let place = match config.database() {
+        Database::Sqlite(path) if !path.exists() => {
+            return ok(
+                NAME,
+                format!("{} is not there yet; the first start makes it", path.display()),
+            );
+        }
+        Database::Sqlite(path) => Place::Sqlite(path),
+        Database::Postgres(url) => Place::Postgres(url.expose().to_owned()),
+    };
+    let db = match Db::open(&place, 1).await {
+        Ok(db) => db,
+        Err(error) => return failed(NAME, format!("it cannot be opened: {}", error.chain())),
+    };
+    match migrate::is_current(&db).await {
+        Ok(true) => ok(NAME, "it answers, and its schema is that of this program"),
+        Ok(false) => ok(
+            NAME,
+            "it answers; the next start copies it aside and brings its schema up to date",
+        ),
+        Err(error) => failed(NAME, error.chain()),
+    }
+}
+
+fn objects(config: &Config) -> Check {
+    const NAME: &str = "objects";
+    match config.objects() {
+        Objects::Folder(path) => {
+            let place = nearest(&path);
+            match probe(&place) {
+                Ok(()) => ok(NAME, format!("{} can be written", place.display())),
+                Err(error) => failed(NAME, format!("{} cannot be written: {error}", place.display())),
+            }
+        }
+        Objects::S3(s3) => warning(NAME, format!("bucket `{}` was not tried", s3.bucket)),
+    }
+}
+
+/// Whether a server holds this folder. Asking takes the lock for a moment, which a starting server would notice, so
+/// it is asked only where there is a lock file.
+fn is_running(data: &Path) -> bool {
+    let Ok(file) = fs::File::open(data.join("cistern.lock")) else {
+        return false;
+    };
+    matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
+}
+
+fn port(name: &'static str, flag: &str, address: SocketAddr, is_running: bool) -> Check {
+    match TcpListener::bind(address) {
+        Ok(_) => ok(name, format!("{address} is free")),
+        Err(_) if is_running => ok(name, format!("{address} is in use, by the server that runs here")),
+        Err(error) => failed(
+            name,
+            format!("{address} cannot be used: {error}; choose another with --{flag}"),
+        ),
+    }
+}
+
+fn clock() -> Check {
+    let now = Clock::default().now();
+    if now.timestamp() < CLOCK_MIN {
+        return failed(
+            "clock",
+            format!("it says {now}, which cannot be; set it, or TLS and expiry will fail"),
+        );
+    }
+    ok("clock", format!("it says {}", crate::platform::clock::wire(now)))
+}
+
+fn sandbox() -> Check {
+    const NAME: &str = "sandbox";
+    let landlock = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::ReadFile)
+        .and_then(Ruleset::create);
+    let seccomp = fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("\nSeccomp:"));
+    match (landlock.is_ok(), seccomp) {
+        (true, true) => ok(
+            NAME,
+            "landlock and seccomp are there for reading foreign disk images",
+        ),
+        (false, true) => warning(
+            NAME,
+            "no landlock in this kernel (5.13 or newer has it); seccomp alone guards",
+        ),
+        (_, false) => failed(
+            NAME,
+            "no seccomp in this kernel; foreign disk images cannot be read safely",
+        ),
+    }
+}
+
+fn open_files() -> Check {
+    let limit = getrlimit(Resource::Nofile);
+    match limit.maximum {
+        Some(max) if max < FILES_WARN => warning(
+            "open files",
+            format!("at most {max}; raise it (LimitNOFILE= or ulimit -Hn) for many connections"),
+        ),
+        Some(max) => ok("open files", format!("up to {max}")),
+        None => ok("open files", "no limit"),
+    }
+}

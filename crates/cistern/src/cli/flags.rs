@@ -1,0 +1,166 @@
+//! Flags made from the table of settings, for `serve` (all) and for local commands (where the data is).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
+
+use super::{Context, Failure, Outcome};
+use crate::config::settings::{Kind, SETTINGS, Setting};
+use crate::config::{self, Config, Loaded};
+
+/// Every setting as a flag, and `--config`.
+#[derive(Clone, Debug, Default)]
+pub struct ServerFlags(Given);
+
+/// `--data`, `--config`, `--database`, `--objects`: where an installation is. For commands that work on it directly.
+#[derive(Clone, Debug, Default)]
+pub struct LocalFlags(Given);
+
+#[derive(Clone, Debug, Default)]
+struct Given {
+    file: Option<PathBuf>,
+    values: BTreeMap<&'static str, String>,
+}
+
+impl ServerFlags {
+    /// The settings with these flags on top.
+    pub fn load(&self, context: &Context) -> Outcome<Loaded> {
+        self.0.load(context)
+    }
+}
+
+impl LocalFlags {
+    /// The settings with these flags on top.
+    pub fn config(&self, context: &Context) -> Outcome<Config> {
+        self.0.load(context).map(|loaded| loaded.config)
+    }
+
+    /// Whether `--data` was given: where a command can be local or remote, that makes it local.
+    pub fn has_data(&self) -> bool {
+        self.0.values.contains_key("data")
+    }
+}
+
+impl Given {
+    fn load(&self, context: &Context) -> Outcome<Loaded> {
+        config::load(&context.env, self.file.as_deref(), &self.values).map_err(|problems| {
+            let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            Failure::Failed(text.join("\n"))
+        })
+    }
+
+    fn update(&mut self, settings: impl Iterator<Item = &'static Setting>, matches: &ArgMatches) {
+        if let Some(file) = matches.get_one::<PathBuf>("config") {
+            self.file = Some(file.clone());
+        }
+        for setting in settings {
+            if let Some(values) = matches.get_many::<String>(setting.key) {
+                let values: Vec<&str> = values.map(String::as_str).collect();
+                self.values.insert(setting.key, values.join(","));
+            }
+        }
+    }
+}
+
+fn all() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().filter(|s| s.flag().is_some())
+}
+
+fn local() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS
+        .iter()
+        .filter(|s| matches!(s.key, "data" | "database" | "objects"))
+}
+
+fn augment(command: Command, settings: impl Iterator<Item = &'static Setting>) -> Command {
+    let file = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("Read settings from this TOML file [default: cistern.toml in the data folder, or /etc/cistern/cistern.toml]");
+    settings.fold(command.arg(file), |command, setting| command.arg(arg(setting)))
+}
+
+fn arg(setting: &'static Setting) -> Arg {
+    let arg = Arg::new(setting.key)
+        .long(setting.flag().unwrap_or_default())
+        .help(help(setting));
+    match setting.kind {
+        Kind::Switch => arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .value_name("true|false"),
+        Kind::List => arg.action(ArgAction::Append).value_name("LIST"),
+        Kind::Number => arg.value_name("N"),
+        Kind::Text | Kind::Secret => arg.value_name(value_name(setting.key)),
+    }
+}
+
+fn value_name(key: &str) -> &'static str {
+    match key {
+        "data" => "DIR",
+        key if key.starts_with("listen") => "ADDR",
+        key if key.starts_with("host") => "NAME",
+        key if key.starts_with("tls") => "FILE",
+        "database" | "objects" => "URL",
+        key if key.starts_with("external") => "URL",
+        _ => "VALUE",
+    }
+}
+
+fn help(setting: &Setting) -> String {
+    let text = setting.text.replace('`', "");
+    let text = text.trim_end_matches('.');
+    match setting.default_text() {
+        default if default.is_empty() || setting.kind == Kind::Switch => text.to_owned(),
+        default => format!("{text} [default: {default}]"),
+    }
+}
+
+impl FromArgMatches for ServerFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut flags = Self::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update(all(), matches);
+        Ok(())
+    }
+}
+
+impl clap::Args for ServerFlags {
+    fn augment_args(command: Command) -> Command {
+        augment(command, all())
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for LocalFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut flags = Self::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update(local(), matches);
+        Ok(())
+    }
+}
+
+impl clap::Args for LocalFlags {
+    fn augment_args(command: Command) -> Command {
+        augment(command, local())
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}

@@ -1,0 +1,162 @@
+//! The `cistern` command. Nouns then verbs; `--json` prints one JSON document on stdout and nothing else there.
+//!
+//! Exit codes: 0 done, 1 refused or failed (the reason is the last line on stderr), 2 wrong usage. A room's commands
+//! live in its `cli.rs` and are plugged in here by one line in [`Command`] and one in [`run`].
+
+pub mod client;
+mod completions;
+mod config;
+mod doctor;
+mod flags;
+pub mod output;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::Env;
+use crate::platform::error::Error;
+pub use flags::LocalFlags;
+pub use output::Output;
+
+const EXAMPLES: &str = "Examples:
+  cistern serve                                   start with everything in ./cistern-data
+  cistern image import disk.qcow2 --name web      bring in a disk
+  cistern image list --json                       for scripts
+  cistern doctor                                  see what is missing on this machine
+
+Commands that talk to a server find it by --url and --token, or CISTERN_URL and CISTERN_TOKEN.";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "cistern", version, about = "DigitalOcean's Containers & Images, self-hosted", after_help = EXAMPLES)]
+pub struct Cli {
+    /// Print one JSON document on stdout
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(serve::Args),
+    /// Make the data folder and the database, and the first token
+    Init(serve::InitArgs),
+    /// Look at the settings
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Check this machine and installation
+    Doctor(doctor::Args),
+    /// Print a shell's completion script
+    Completions(completions::Args),
+}
+
+/// What every command is given.
+pub struct Context {
+    /// Where results go.
+    pub output: Output,
+    /// The environment.
+    pub env: Env,
+}
+
+/// Why a command did not do what it should.
+#[derive(Debug)]
+pub enum Failure {
+    /// Exit code 1: refused or failed. A sentence.
+    Failed(String),
+    /// Exit code 1: the reasons have been printed.
+    Told,
+    /// Exit code 2: wrong usage. A sentence.
+    Usage(String),
+}
+
+/// The result of a command.
+pub type Outcome<T = ()> = Result<T, Failure>;
+
+/// The executable's `main`.
+pub fn main() -> ExitCode {
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let env = Env::read();
+    let context = Context {
+        output: Output::new(cli.json, env.no_color()),
+        env,
+    };
+    match run(cli.command, &context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Told) => ExitCode::FAILURE,
+        Err(Failure::Failed(reason)) => {
+            output::error(&reason);
+            ExitCode::FAILURE
+        }
+        Err(Failure::Usage(reason)) => {
+            output::error(&reason);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command, context: &Context) -> Outcome {
+    match command {
+        Command::Serve(args) => serve::run(args, context),
+        Command::Init(args) => serve::init(args, context),
+        Command::Config(command) => config::run(command, context),
+        Command::Doctor(args) => doctor::run(args, context),
+        Command::Completions(args) => completions::run(&args),
+    }
+}
+
+/// Runs a command's asynchronous part on threads of its own.
+pub fn block_on<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::Failed(format!("could not start threads: {e}")))?;
+    let result = runtime.block_on(work);
+    // A blocking read (of a terminal, say) must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Help and version go to stdout and are no failure; clap's complaints go to stderr with code 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        // Beside the user at this machine there is nobody from whom a cause must be kept.
+        Self::Failed(error.chain())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_is() {
+        fn check(command: &clap::Command) {
+            for sub in command.get_subcommands() {
+                assert!(sub.get_about().is_some(), "`{}` has no help", sub.get_name());
+                check(sub);
+            }
+        }
+        check(&Cli::command());
+    }
+}

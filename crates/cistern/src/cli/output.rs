@@ -1,0 +1,92 @@
+//! What commands print: one JSON document with `--json`, text for people otherwise. Results go to stdout, everything
+//! else to stderr. A reader that closes the pipe early (`| head`) is no failure.
+
+use std::io::{IsTerminal, Write};
+
+use serde::Serialize;
+
+/// How to print.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    is_json: bool,
+    has_color: bool,
+}
+
+impl Output {
+    /// Colour only on a terminal, and not where `NO_COLOR` is set.
+    pub fn new(is_json: bool, no_color: bool) -> Self {
+        Self {
+            is_json,
+            has_color: !is_json && !no_color && std::io::stdout().is_terminal(),
+        }
+    }
+
+    /// Whether `--json` was given.
+    pub fn is_json(self) -> bool {
+        self.is_json
+    }
+
+    /// The result: as a JSON document, or as the text.
+    pub fn document(self, value: &impl Serialize, text: impl FnOnce() -> String) {
+        match self.is_json {
+            true => line(&serde_json::to_string_pretty(value).unwrap_or_default()),
+            false => line(&text()),
+        }
+    }
+
+    /// Text in an ANSI colour, where there is colour: 31 red, 32 green, 33 yellow.
+    pub fn colored(self, code: u8, text: &str) -> String {
+        if self.has_color {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// One line of a result.
+pub fn line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
+}
+
+/// The reason of a failure: the last line on stderr.
+pub fn error(reason: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "cistern: {}", reason.trim_end());
+}
+
+/// Bytes as people read them: `1.4 GiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit = (n.max(1).ilog2() / 10).min(4);
+    if unit == 0 {
+        return format!("{n} B");
+    }
+    // One decimal, by tenths, so that no precision is lost on the way.
+    let tenths = (u128::from(n) * 10 + (1_u128 << (unit * 10 - 1))) >> (unit * 10);
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        let shown: Vec<String> = [0, 1023, 1024, 1536, 100_000_000_000, u64::MAX]
+            .into_iter()
+            .map(bytes)
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "0 B",
+                "1023 B",
+                "1.0 KiB",
+                "1.5 KiB",
+                "93.1 GiB",
+                "16777216.0 TiB"
+            ]
+        );
+    }
+}

@@ -1,0 +1,58 @@
+//! `cistern serve` and `cistern init`.
+
+use serde_json::json;
+
+use super::flags::{LocalFlags, ServerFlags};
+use super::{Context, Outcome, block_on};
+use crate::app::App;
+use crate::{serve, telemetry};
+
+const EXAMPLES: &str = "Examples:
+  cistern serve
+  cistern serve --data /var/lib/cistern --listen-api 0.0.0.0:8443 --tls-self-signed
+  cistern serve --database postgres://cistern@db/cistern --objects 's3://images?endpoint=https://s3.example.com'
+  cistern serve --fetch-allow 192.168.10.0/24 --log-format json
+
+Every flag can also be a line of the settings file or an environment variable; see docs/configuration.md.";
+
+/// Flags of `serve`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    flags: ServerFlags,
+}
+
+/// Flags of `init`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  cistern init --data /var/lib/cistern")]
+pub struct InitArgs {
+    #[command(flatten)]
+    flags: LocalFlags,
+}
+
+/// Serves until a signal comes.
+pub fn run(args: Args, context: &Context) -> Outcome {
+    let loaded = args.flags.load(context)?;
+    telemetry::init(&loaded.config.log, context.env.no_color());
+    block_on(async move { Ok(serve::run(loaded.config).await?) })
+}
+
+/// Makes what `serve` would make on an empty folder. On one that has been made it says so and changes nothing.
+pub fn init(args: InitArgs, context: &Context) -> Outcome {
+    let config = args.flags.config(context)?;
+    block_on(async move {
+        let _lock = serve::data_take(&config)?;
+        let app = App::open(config).await?;
+        let data = app.data.display().to_string();
+        let first = app.first_start().await?;
+        let token = first.as_ref().map(|f| f.token.as_str());
+        context.output.document(&json!({ "data": data, "created": first.is_some(), "token": token }), || match token {
+            Some(token) => format!(
+                "Made {data}.\n\n  API token   {token}\n\nIt is shown once. Next: cistern serve --data {data}"
+            ),
+            None => format!("{data} is there already and was not changed. Next: cistern serve --data {data}"),
+        });
+        Ok(())
+    })
+}

@@ -1,0 +1,3 @@
+//! The container registry. So far only its door: `docker login` can check a token ([`oci`]).
+
+pub mod oci;

@@ -1,0 +1,250 @@
+//! The accept loop of one listener: HTTP/1.1 and HTTP/2, TLS where configured, limits on everything a client can
+//! hold, and an end that lets requests finish.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
+
+use super::idle::IdleIo;
+use crate::config::Http;
+use crate::platform::api::origin::Peer;
+
+/// Bytes of an upload that may be on their way on one HTTP/2 stream. The default of 64 KiB bounds an upload to that
+/// much a round trip.
+const H2_STREAM_WINDOW: u32 = 1 << 20;
+/// The same for all streams of one connection.
+const H2_CONNECTION_WINDOW: u32 = 4 << 20;
+/// Requests at once on one HTTP/2 connection.
+const H2_STREAMS: u32 = 128;
+
+/// What answers; it can be exchanged while connections are open.
+#[derive(Clone)]
+pub struct Gate {
+    router: Arc<RwLock<Router>>,
+}
+
+/// One listener.
+pub struct Listener {
+    /// `api`, `registry` or `all`, for metrics.
+    pub name: &'static str,
+    /// Bound already.
+    pub socket: TcpListener,
+    /// Where it speaks TLS.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// What answers.
+    pub gate: Gate,
+    /// Limits.
+    pub http: Http,
+}
+
+/// A listener at work.
+pub struct Running {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<GracefulShutdown>,
+}
+
+impl Gate {
+    /// Answers with `router`.
+    pub fn new(router: Router) -> Self {
+        Self {
+            router: Arc::new(RwLock::new(router)),
+        }
+    }
+
+    /// From the next request on answers with `router`.
+    pub fn set(&self, router: Router) {
+        *self.router.write().unwrap_or_else(PoisonError::into_inner) = router;
+    }
+
+    fn get(&self) -> Router {
+        self.router.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Running {
+    /// Takes no further connection, and returns when every request on the open ones is answered.
+    pub async fn drain(self) {
+        let _ = self.stop.send(());
+        if let Ok(graceful) = self.task.await {
+            graceful.shutdown().await;
+        }
+    }
+}
+
+impl Listener {
+    /// Starts accepting.
+    pub fn run(self) -> Running {
+        let (stop, stopped) = oneshot::channel();
+        Running {
+            stop,
+            task: tokio::spawn(accept_loop(self, stopped)),
+        }
+    }
+}
+
+/// What every connection of a listener shares.
+struct Shared {
+    name: &'static str,
+    local: SocketAddr,
+    gate: Gate,
+    http: Http,
+    tls: Option<TlsAcceptor>,
+    builder: Builder<TokioExecutor>,
+}
+
+async fn accept_loop(listener: Listener, mut stopped: oneshot::Receiver<()>) -> GracefulShutdown {
+    let graceful = GracefulShutdown::new();
+    let Ok(local) = listener.socket.local_addr() else {
+        return graceful;
+    };
+    let free = Arc::new(Semaphore::new(listener.http.max_connections));
+    let shared = Arc::new(Shared {
+        name: listener.name,
+        local,
+        gate: listener.gate,
+        builder: builder(&listener.http),
+        http: listener.http,
+        tls: listener.tls.map(TlsAcceptor::from),
+    });
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = &mut stopped => return graceful,
+            accepted = accept(&listener.socket, &free) => accepted,
+        };
+        match accepted {
+            Ok((stream, address, permit)) => {
+                tokio::spawn(connection(
+                    Arc::clone(&shared),
+                    stream,
+                    address,
+                    graceful.watcher(),
+                    permit,
+                ));
+            }
+            Err(error) => {
+                // Mostly "too many open files": wait for some to close instead of spinning.
+                tracing::warn!(%error, listener = shared.name, "could not accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// The next connection, once there is room for it.
+async fn accept(
+    socket: &TcpListener,
+    free: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(free).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, address) = socket.accept().await?;
+    Ok((stream, address, permit))
+}
+
+fn builder(http: &Http) -> Builder<TokioExecutor> {
+    let header_time = Duration::from_secs(http.header_seconds);
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_time)
+        .max_buf_size(http.max_header_bytes.max(8192))
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(header_time)
+        .keep_alive_timeout(header_time)
+        .max_concurrent_streams(H2_STREAMS)
+        .max_header_list_size(u32::try_from(http.max_header_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW);
+    builder
+}
+
+async fn connection(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    address: SocketAddr,
+    watcher: Watcher,
+    _permit: OwnedSemaphorePermit,
+) {
+    let gauge = metrics::gauge!("http_connections", "listener" => shared.name);
+    gauge.increment(1.0);
+    // Answers are written whole; waiting for more to send would only delay them.
+    let _ = stream.set_nodelay(true);
+    let io = IdleIo::new(stream, Duration::from_secs(shared.http.idle_seconds));
+    let peer = Peer {
+        address,
+        is_tls: shared.tls.is_some(),
+        local: shared.local,
+    };
+    let result = match &shared.tls {
+        None => serve(&shared, io, peer, watcher).await,
+        Some(acceptor) => match handshake(acceptor, io, shared.http.header_seconds).await {
+            Ok(io) => serve(&shared, io, peer, watcher).await,
+            Err(error) => Err(error.into()),
+        },
+    };
+    if let Err(error) = result {
+        tracing::debug!(error = %error, %address, listener = shared.name, "a connection ended early");
+    }
+    gauge.decrement(1.0);
+}
+
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    acceptor: &TlsAcceptor,
+    io: S,
+    seconds: u64,
+) -> io::Result<tokio_rustls::server::TlsStream<S>> {
+    tokio::time::timeout(Duration::from_secs(seconds), acceptor.accept(io))
+        .await
+        .unwrap_or_else(|_| {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the TLS handshake took too long",
+            ))
+        })
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    shared: &Shared,
+    io: S,
+    peer: Peer,
+    watcher: Watcher,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let gate = shared.gate.clone();
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        let router = gate.get();
+        async move {
+            Ok::<_, Infallible>(
+                router
+                    .oneshot(request)
+                    .await
+                    .unwrap_or_else(|never| match never {}),
+            )
+        }
+    });
+    let connection = shared
+        .builder
+        .serve_connection_with_upgrades(TokioIo::new(io), service)
+        .into_owned();
+    watcher.watch(connection).await
+}

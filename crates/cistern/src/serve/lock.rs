@@ -1,0 +1,102 @@
+//! One server a data folder: the folder is made for its owner alone and held by a lock that ends with the process.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::platform::error::{Error, Result};
+
+/// Held while a server uses a data folder.
+#[derive(Debug)]
+pub struct DataLock {
+    _file: File,
+}
+
+/// Makes the data folder where it is not there, readable by its owner alone.
+pub fn data_folder_make(data: &Path) -> Result<()> {
+    if data.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(|error| {
+        Error::Precondition(format!(
+            "cannot make the data folder `{}`: {error}; give another with `--data`, or make it for this user",
+            data.display()
+        ))
+    })
+}
+
+/// Takes the folder for this process. The lock is the kernel's (flock), so it cannot be left behind by a crash; the
+/// file's text is only for the message.
+pub fn data_lock(data: &Path) -> Result<DataLock> {
+    let path = data.join("cistern.lock");
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path);
+    let mut file = opened.map_err(|error| {
+        Error::Precondition(format!(
+            "cannot write `{}`: {error}; the data folder must belong to the user that runs the server",
+            path.display()
+        ))
+    })?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(held(&mut file, data)),
+        Err(TryLockError::Error(e)) => return Err(Error::internal("could not lock the data folder", e)),
+    }
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .and_then(|()| file.flush());
+    written.map_err(|e| Error::internal("could not write the lock file", e))?;
+    Ok(DataLock { _file: file })
+}
+
+fn held(file: &mut File, data: &Path) -> Error {
+    let mut pid = String::new();
+    let by = match file.read_to_string(&mut pid) {
+        Ok(_) if !pid.trim().is_empty() => format!("process {}", pid.trim()),
+        _ => "another process".to_owned(),
+    };
+    Error::Precondition(format!(
+        "`{}` is in use by {by}, which is a Cistern server; stop it first, or give another folder with `--data`",
+        data.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_second_server_is_refused_by_pid_until_the_first_ends() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let first = data_lock(dir.path()).expect("the first takes it");
+        let refusal = data_lock(dir.path())
+            .expect_err("the second is refused")
+            .to_string();
+        assert!(
+            refusal.contains(&format!("process {}", std::process::id())),
+            "{refusal}"
+        );
+        drop(first);
+        data_lock(dir.path()).expect("free again");
+    }
+
+    #[test]
+    fn the_folder_is_for_its_owner_alone() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let data = dir.path().join("a/b");
+        data_folder_make(&data).expect("makes it");
+        let mode = std::fs::metadata(&data).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        data_folder_make(&data).expect("twice is fine");
+    }
+}

@@ -1,0 +1,298 @@
+//! `cistern serve`: from settings to answered requests, and to an end that loses nothing.
+//!
+//! Order matters. The folder is locked and the ports are bound before the database is touched, so that a second
+//! server changes nothing; ports answer `/healthz` while a long migration runs; the `listening` lines are printed
+//! when requests can be served. At the end no new connection is taken, requests and jobs get `shutdown_seconds`
+//! together, and a second signal ends the process at once.
+
+mod accept;
+mod edge;
+mod health;
+mod idle;
+mod lock;
+mod routers;
+mod self_signed;
+mod split;
+mod tls;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::app::App;
+use crate::config::Config;
+use crate::platform::accounts::service::FirstStart;
+use crate::platform::clock::Clock;
+use crate::platform::error::{Context, Error, Result};
+use crate::telemetry;
+use accept::{Gate, Listener, Running};
+use health::Phase;
+use tls::{Certificate, Files};
+
+/// How often certificate files are looked at.
+const CERTIFICATE_EVERY: Duration = Duration::from_secs(5);
+/// How often histograms are folded, which otherwise grow with every request.
+const METRICS_EVERY: Duration = Duration::from_secs(10);
+
+/// Both listeners, bound; one where they share a port.
+struct Bound {
+    api: TcpListener,
+    registry: Option<TcpListener>,
+}
+
+/// Where they are, as clients write it.
+struct Urls {
+    api: String,
+    registry: String,
+}
+
+/// Serves until a signal comes.
+pub async fn run(config: Config) -> Result<()> {
+    let mut signals = Signals::new()?;
+    tls::provider_install();
+    telemetry::metrics_init();
+    lock::data_folder_make(&config.data)?;
+    let _lock = lock::data_lock(&config.data)?;
+    let certificate = certificate(&config)?;
+    let bound = Bound::new(&config).await?;
+    let urls = bound.urls(&config)?;
+
+    let phase = Phase::default();
+    let starting = routers::starting(&config, &phase);
+    let (gate_api, gate_registry) = (Gate::new(starting.api), Gate::new(starting.registry));
+    let listeners = bound.run(&config, certificate.as_ref(), &gate_api, &gate_registry);
+
+    let app = tokio::select! {
+        app = App::open(config) => app?,
+        _ = signals.stop() => return Ok(()),
+    };
+    let first = app.first_start().await?;
+    let engine = app.engine_start().await?;
+    let running = routers::running(&app, &phase);
+    gate_api.set(running.api);
+    gate_registry.set(running.registry);
+    phase.ready();
+    announce(&app.config, &urls, first.as_ref());
+
+    let upkeep = tokio::spawn(upkeep(app.clone(), certificate.clone()));
+    while signals.stop_or_reload().await {
+        certificate_reload(&app, certificate.as_deref());
+    }
+    phase.drain();
+    upkeep.abort();
+    tracing::info!(
+        seconds = app.config.shutdown_seconds,
+        "stopping; a second signal stops at once"
+    );
+    let drained = async {
+        let requests = futures::future::join_all(listeners.into_iter().map(Running::drain));
+        tokio::join!(requests, engine.stop());
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(app.config.shutdown_limit(), drained) => tracing::info!("stopped"),
+        _ = signals.stop() => process_end(),
+    }
+    Ok(())
+}
+
+impl Bound {
+    async fn new(config: &Config) -> Result<Self> {
+        let api = bind("listen_api", config.listen_api).await?;
+        let registry = match config.one_port() {
+            true => None,
+            false => Some(bind("listen_registry", config.listen_registry).await?),
+        };
+        Ok(Self { api, registry })
+    }
+
+    fn urls(&self, config: &Config) -> Result<Urls> {
+        let scheme = if config.has_tls() { "https" } else { "http" };
+        let url = |socket: &TcpListener| -> Result<String> {
+            let address = socket.local_addr().context("a listener has no address")?;
+            Ok(format!("{scheme}://{address}"))
+        };
+        Ok(Urls {
+            api: url(&self.api)?,
+            registry: url(self.registry.as_ref().unwrap_or(&self.api))?,
+        })
+    }
+
+    fn run(
+        self,
+        config: &Config,
+        certificate: Option<&Arc<Certificate>>,
+        gate_api: &Gate,
+        gate_registry: &Gate,
+    ) -> Vec<Running> {
+        let make = |name, socket, gate: &Gate| {
+            let tls = certificate.map(Certificate::server_config);
+            Listener {
+                name,
+                socket,
+                tls,
+                gate: gate.clone(),
+                http: config.http.clone(),
+            }
+            .run()
+        };
+        let mut all = vec![make("api", self.api, gate_api)];
+        all.extend(
+            self.registry
+                .map(|socket| make("registry", socket, gate_registry)),
+        );
+        all
+    }
+}
+
+async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let flag = key.replace('_', "-");
+        Error::Precondition(format!(
+            "cannot listen on `{address}`: {error}; give another address with `--{flag}` (port 0 takes any free one)"
+        ))
+    })
+}
+
+/// The certificate that the settings ask for.
+fn certificate(config: &Config) -> Result<Option<Arc<Certificate>>> {
+    let files = match (&config.tls.cert, &config.tls.key) {
+        (Some(cert), Some(key)) => Files {
+            cert: cert.clone(),
+            key: key.clone(),
+        },
+        _ if config.tls.self_signed => self_signed::ensure(config, Clock::default().now())?,
+        _ => return Ok(None),
+    };
+    Certificate::load(files).map(Some)
+}
+
+/// What must be looked after while the server runs. Ended by its handle.
+async fn upkeep(app: App, certificate: Option<Arc<Certificate>>) {
+    let (mut files, mut metrics) = (interval(CERTIFICATE_EVERY), interval(METRICS_EVERY));
+    files.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = files.tick() => certificate_reload(&app, certificate.as_deref()),
+            _ = metrics.tick() => telemetry::metrics_upkeep(),
+        }
+    }
+}
+
+fn certificate_reload(app: &App, certificate: Option<&Certificate>) {
+    let Some(certificate) = certificate else { return };
+    if app.config.tls.self_signed
+        && let Err(error) = self_signed::ensure(&app.config, app.clock.now())
+    {
+        tracing::error!(error = error.chain(), "could not renew the certificate");
+    }
+    match certificate.reload() {
+        Ok(true) => tracing::info!("a new certificate is in use"),
+        Ok(false) => {}
+        Err(error) => tracing::error!(
+            error = error.chain(),
+            "the new certificate is unusable; the old one stays"
+        ),
+    }
+}
+
+/// The lines that people and scripts wait for. A closed stdout is no reason to stop.
+fn announce(config: &Config, urls: &Urls, first: Option<&FirstStart>) {
+    let mut text = format!(
+        "listening api {}\nlistening registry {}\n",
+        urls.api, urls.registry
+    );
+    if config.tls.self_signed {
+        text.push_str(&format!(
+            "certificate authority {}\n",
+            self_signed::ca_path(config).display()
+        ));
+    }
+    if let Some(first) = first {
+        text.push_str(&welcome(config, urls, first));
+    }
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Shown once: the token and the link are kept nowhere.
+fn welcome(config: &Config, urls: &Urls, first: &FirstStart) -> String {
+    let external = config
+        .external_url
+        .api
+        .as_ref()
+        .map(|u| u.as_str().trim_end_matches('/').to_owned());
+    let url = external.unwrap_or_else(|| urls.api.clone());
+    let ca = match config.tls.self_signed {
+        true => format!(
+            "\n  export CISTERN_CA_FILE={}",
+            self_signed::ca_path(config).display()
+        ),
+        false => String::new(),
+    };
+    format!(
+        "\nCistern is ready. Its data is in {data}. What follows is shown once.\n\n  \
+         API token      {token}\n  \
+         Sign-in link   {url}/sign-in/{link}  (as {email}, once, within 24 hours)\n\n\
+         Try next, in another terminal:\n\n  \
+         export CISTERN_URL={url} CISTERN_TOKEN={token}{ca}\n  \
+         cistern image import FILE-OR-URL --name my-first-image\n\n",
+        data = config.data.display(),
+        token = first.token,
+        link = first.sign_in,
+        email = first.email,
+    )
+}
+
+/// The signals that mean something here.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let on = |kind| signal(kind).context("could not listen for signals");
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            reload: on(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for a signal; true where it was SIGHUP, which asks to read certificates again.
+    async fn stop_or_reload(&mut self) -> bool {
+        tokio::select! {
+            _ = self.terminate.recv() => false,
+            _ = self.interrupt.recv() => false,
+            _ = self.reload.recv() => true,
+        }
+    }
+
+    /// The next SIGTERM or SIGINT.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The second signal: whoever sent it does not want to wait. Jobs are taken up again at the next start.
+fn process_end() -> ! {
+    process::exit(1)
+}
+
+/// Makes the data folder where it is not there, and holds it against a server.
+pub fn data_take(config: &Config) -> Result<lock::DataLock> {
+    lock::data_folder_make(&config.data)?;
+    lock::data_lock(&config.data)
+}
+
+pub use tls::provider_install;

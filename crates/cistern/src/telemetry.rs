@@ -1,0 +1,122 @@
+//! Logs and metrics. Logs go to stderr, as text for people or one JSON object a line; request and job ids are fields
+//! of the spans around each line. Nothing here writes a token, a password, a query string or a body.
+
+use std::io::IsTerminal;
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use url::Url;
+
+use crate::config::{Log, LogFormat};
+
+/// Upper bounds of the request duration's buckets, in seconds.
+const BUCKETS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+];
+
+static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Starts logging; a second call changes nothing. `config` has checked the level.
+pub fn init(log: &Log, no_color: bool) {
+    let filter: Targets = log
+        .level
+        .parse()
+        .unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
+    // The drivers' own lines would repeat ours, and SQL may hold what users typed.
+    let filter = ["sqlx", "sea_orm", "hyper", "h2", "rustls"]
+        .into_iter()
+        .fold(filter, |f, target| f.with_target(target, tracing::Level::WARN));
+    let base = tracing_subscriber::registry().with(filter);
+    let result = match log.format {
+        LogFormat::Json => {
+            let layer = tracing_subscriber::fmt::layer()
+                .json()
+                .flatten_event(true)
+                .with_current_span(false);
+            base.with(layer.with_writer(std::io::stderr)).try_init()
+        }
+        LogFormat::Text => {
+            let layer =
+                tracing_subscriber::fmt::layer().with_ansi(std::io::stderr().is_terminal() && !no_color);
+            base.with(layer.with_writer(std::io::stderr)).try_init()
+        }
+    };
+    if result.is_err() {
+        tracing::debug!("logging had been started before");
+    }
+}
+
+/// Starts counting; a second call changes nothing.
+pub fn metrics_init() {
+    if METRICS.get().is_some() {
+        return;
+    }
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS)
+        .and_then(PrometheusBuilder::install_recorder);
+    match builder {
+        Ok(handle) => {
+            describe();
+            let _ = METRICS.set(handle);
+        }
+        Err(error) => tracing::warn!(%error, "metrics are off"),
+    }
+}
+
+/// What has been counted so far, in Prometheus' text format.
+pub fn metrics_render() -> String {
+    METRICS.get().map(PrometheusHandle::render).unwrap_or_default()
+}
+
+/// Folds what histograms have gathered; to be called every few seconds, or they grow.
+pub fn metrics_upkeep() {
+    if let Some(handle) = METRICS.get() {
+        handle.run_upkeep();
+    }
+}
+
+fn describe() {
+    metrics::describe_counter!(
+        "http_requests_total",
+        "Requests, by listener, method, route and status."
+    );
+    metrics::describe_histogram!(
+        "http_request_duration_seconds",
+        metrics::Unit::Seconds,
+        "Time from a request's head to its answer's, by listener and route."
+    );
+    metrics::describe_gauge!("http_connections", "Open connections, by listener.");
+}
+
+/// A URL without what may be secret: user, password, query and fragment. What is no URL is not shown at all.
+pub fn redacted(url: &str) -> String {
+    let Some(mut url) = Url::parse(url).ok().filter(Url::has_host) else {
+        return "(not a URL)".to_owned();
+    };
+    // These fail only on addresses that cannot have a user or password.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_lose_what_may_be_secret() {
+        assert_eq!(
+            redacted("https://u:p@h.example:8/a?sig=s#f"),
+            "https://h.example:8/a"
+        );
+        assert_eq!(redacted("postgres://u:p@h/db"), "postgres://h/db");
+        for bad in ["u:p@h", "https://[", "", "/a?b"] {
+            assert_eq!(redacted(bad), "(not a URL)", "{bad}");
+        }
+    }
+}

@@ -1,1 +1,68 @@
-//! The content-addressed store.
+//! The content-addressed store: disks as trees of 64 KiB chunks, chunks in packs, packs in a folder or bucket.
+//!
+//! The bytes are specified in `docs/store-format.md`; this page is the protocol that keeps them safe.
+//!
+//! # Who may delete what, and why nothing that is needed goes
+//!
+//! Five rules; `docs/store-format.md` §8 has the argument step by step.
+//!
+//! 1. **No object key is used twice.** A delete that arrives late, or twice, hits nothing but its own object.
+//! 2. **The row comes before the object** (state *intent*), so whatever a crash leaves is known by name.
+//!    Chunk rows come after it, once, when the object is durable and every frame has been decoded again.
+//! 3. **Every row has the epoch of the session that wrote it**, and the epoch rises at every session open and
+//!    every gc. A gc condemns only rows older than itself and than every session open when it took its
+//!    snapshot, so it never touches what an unfinished session wrote.
+//! 4. **A hit on a row older than the session is pinned** in the transaction that sees the hit, one row a
+//!    batch. Gc reads the pins again in each transaction that condemns.
+//! 5. **Every transaction of a writer holds the gate** (the store's row) shared; gc condemns holding it alone.
+//!    So "looked up, then condemned, then pinned" cannot happen on PostgreSQL either (on SQLite an IMMEDIATE
+//!    transaction is alone anyway).
+//!
+//! Pins replace the per-chunk `pin_epoch` update of the model in use elsewhere, and need one thing more than it:
+//! a session that pins an old chunk **and commits** between a gc's snapshot and its condemning transaction
+//! is in neither the snapshot's roots nor, were its pins dropped at commit, in the pins. Hence a commit that
+//! finds a gc under way (`gc_fence` is set, read under the gate) leaves its pins; the end of that gc drops them.
+//!
+//! A writer's right to publish is the session row's state and fence, checked in the publishing transaction
+//! with the row held; clocks only decide when a lease is taken away, never whether a write is safe.
+#![forbid(unsafe_code)]
+
+pub mod backend;
+mod digest;
+mod error;
+mod header;
+mod ingest;
+mod migration;
+pub mod pack;
+mod reader;
+mod rows;
+mod session;
+mod store;
+mod tree;
+mod verify;
+mod world;
+
+pub use backend::{Backend, Fault, Faulty, Folder, Probe, Settings, backend_open, folder};
+pub use digest::{Digest, FrameKind};
+pub use error::{Error, Kind, Result};
+pub use header::{DedupDomain, Header};
+pub use ingest::{Disk, Ingest, IngestStats, Progress};
+pub use migration::migrations;
+pub use reader::{DiskReader, Piece};
+pub use session::{Expired, Session};
+pub use store::{Options, Root, Stats, Store};
+pub use tree::TreeRoot;
+pub use verify::{Damage, VerifyProgress};
+pub use world::World;
+
+/// Bytes of a chunk of a disk. One constant a store, and today one for all.
+pub const CHUNK_BYTES: u32 = 64 * 1024;
+
+/// Format of the objects that this version writes, and the newest it reads.
+pub const FORMAT: u32 = 0;
+
+/// Runs work that keeps a processor busy or blocks, off the async threads.
+pub(crate) async fn compute<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::new(Kind::Io, "a computation was stopped").with_source(error))?
+}

@@ -1,0 +1,88 @@
+//! Where objects are kept. A backend knows keys and bytes and nothing of what they mean.
+//!
+//! What the store relies on, and what `Store::probe_backend` tests: an object is visible whole or not at all; when
+//! `put_new` has answered, it survives power loss and every later `get`, `stat` and `list` sees it.
+//! Exclusive creation is used where the backend has it, but nothing depends on it: no key is used twice.
+
+pub(crate) mod faulty;
+pub mod folder;
+pub(crate) mod probe;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use crate::error::{Error, Kind, Result};
+
+pub use faulty::{Fault, Faulty};
+pub use folder::Folder;
+pub use probe::Probe;
+pub(crate) use probe::probe;
+
+/// One object in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The object's whole key.
+    pub key: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A place for objects: a folder, or a bucket.
+#[async_trait]
+pub trait Backend: Send + Sync + fmt::Debug {
+    /// Stores a new object durably. Fails with [`Kind::Exists`] and changes nothing where the backend can
+    /// tell that the key is taken.
+    async fn put_new(&self, key: &str, data: Bytes) -> Result<()>;
+
+    /// The whole object; [`Kind::NotFound`] when there is none.
+    async fn get(&self, key: &str) -> Result<Bytes>;
+
+    /// Exactly these bytes of an object; [`Kind::Damaged`] when it is shorter.
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes>;
+
+    /// Size of the object, or `None` when there is none.
+    async fn stat(&self, key: &str) -> Result<Option<u64>>;
+
+    /// Every object whose key begins with `prefix` (which ends in `/` or is empty), in no order.
+    /// An error in the middle means that the listing is not whole.
+    fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed>>;
+
+    /// Removes an object. That it was not there is no error.
+    async fn delete(&self, key: &str) -> Result<()>;
+
+    /// Names the place for people. Never holds a credential.
+    fn describe(&self) -> String;
+}
+
+/// Credentials and details that do not belong into a URL: `access_key_id`, `secret_access_key`,
+/// `session_token`, `region`, `endpoint`, `credential` (gcs), `account_name`, `account_key` (azblob),
+/// `application_key_id`, `application_key`, `bucket_id` (b2). They win over the URL's query.
+pub type Settings = BTreeMap<String, String>;
+
+/// Opens a backend: a folder's path (made if absent), or the URL of a bucket.
+pub fn backend_open(url_or_path: &str, settings: &Settings) -> Result<Arc<dyn Backend>> {
+    let _ = settings;
+    if url_or_path.contains("://") && !url_or_path.starts_with("file://") {
+        return Err(Error::new(Kind::Invalid, "unknown kind of store"));
+    }
+    let path = url_or_path.strip_prefix("file://").unwrap_or(url_or_path);
+    Ok(Arc::new(Folder::open(Path::new(path))?))
+}
+
+/// A key is made of the characters that every backend keeps as they are.
+pub(crate) fn key_check(key: &str) -> Result<()> {
+    let fine = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    if key.split('/').all(fine) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Invalid, format!("`{key}` cannot be an object key")))
+}

@@ -1,0 +1,101 @@
+//! Digests and the keys that they are made with (docs/store-format.md §2).
+//!
+//! One installation key; three keys derived from it, so that no bytes a user writes to a disk can pass for
+//! a tree node or a footer.
+
+use std::fmt;
+
+/// A keyed BLAKE3 digest of a chunk or of a tree node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of the empty tree: a disk of zeros only has no node at all.
+    pub const EMPTY: Digest = Digest([0; 32]);
+
+    /// From the 32 bytes of a database column.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(&self.0[..6]))
+    }
+}
+
+/// What a frame holds. The code is the byte in the frame header, the footer and the chunk row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// 64 KiB of a disk.
+    Data = 1,
+    /// A node of a disk's tree.
+    Node = 2,
+}
+
+impl FrameKind {
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Data),
+            2 => Some(Self::Node),
+            _ => None,
+        }
+    }
+}
+
+/// The keys derived from the installation key. Never printed.
+#[derive(Clone)]
+pub(crate) struct Keys {
+    data: [u8; 32],
+    node: [u8; 32],
+    footer: [u8; 32],
+    id: [u8; 8],
+}
+
+impl Keys {
+    pub(crate) fn new(digest_key: &[u8; 32]) -> Self {
+        let id = blake3::derive_key("cistern store 0 key id", digest_key);
+        Self {
+            data: blake3::derive_key("cistern store 0 data chunk", digest_key),
+            node: blake3::derive_key("cistern store 0 tree node", digest_key),
+            footer: blake3::derive_key("cistern store 0 pack footer", digest_key),
+            id: id[..8].try_into().unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn digest(&self, kind: FrameKind, plain: &[u8]) -> Digest {
+        let key = match kind {
+            FrameKind::Data => &self.data,
+            FrameKind::Node => &self.node,
+        };
+        Digest(*blake3::keyed_hash(key, plain).as_bytes())
+    }
+
+    /// The authentication code of a footer, given the parts that it covers in their order.
+    pub(crate) fn footer_mac(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.footer);
+        for part in parts {
+            hasher.update(part);
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    /// Names the key without telling it: 16 hex digits.
+    pub(crate) fn id(&self) -> String {
+        hex::encode(self.id)
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keys({})", self.id())
+    }
+}

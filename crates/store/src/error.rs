@@ -1,0 +1,136 @@
+//! The crate's one error type: a small kind to match on, a context for people, a source for logs.
+//!
+//! `Display` shows this level only; the edge logs the chain. No message contains a credential: remote
+//! errors are rewritten in `backend::remote` before they get here.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::ops::Range;
+
+/// Shorthand used throughout the crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What kind of failure it is, and so what the caller can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The object, root or store is not there.
+    NotFound,
+    /// The key or store is there already and was left untouched.
+    Exists,
+    /// The disk, quota or database is full. Free space, then try again.
+    NoSpace,
+    /// Stored bytes are missing or are not what was written. [`Error::range`] says which of a disk.
+    Damaged,
+    /// The session's lease is over or was taken away: nothing of it may be published. Start again.
+    LeaseLost,
+    /// Another format, other feature bits, another store, or a key that does not fit.
+    Incompatible,
+    /// The caller asked for something that cannot be.
+    Invalid,
+    /// A passing failure: the same call may succeed later.
+    Unavailable,
+    /// Any other failure of a device or the database.
+    Io,
+}
+
+/// A failure of the store.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    context: String,
+    range: Option<Range<u64>>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// A new error without a source.
+    pub fn new(kind: Kind, context: impl Into<String>) -> Self {
+        Self { kind, context: context.into(), range: None, source: None }
+    }
+
+    /// The same error with what caused it.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The same error, naming the byte range of the disk that it concerns.
+    #[must_use]
+    pub fn at(mut self, range: Range<u64>) -> Self {
+        self.range = Some(range);
+        self
+    }
+
+    /// The same error with more context in front.
+    #[must_use]
+    pub fn context(mut self, outer: impl fmt::Display) -> Self {
+        self.context = format!("{outer}: {}", self.context);
+        self
+    }
+
+    /// What kind of failure this is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The disk's byte range that a [`Kind::Damaged`] error is about, where it is known.
+    pub fn range(&self) -> Option<Range<u64>> {
+        self.range.clone()
+    }
+
+    /// Whether the same call may succeed later without anybody doing anything.
+    pub fn retryable(&self) -> bool {
+        self.kind == Kind::Unavailable
+    }
+
+    /// From an I/O error, keeping "no space", "exists", "not found" and "try again" apart.
+    pub(crate) fn io(context: impl Into<String>, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::NotFound => Kind::NotFound,
+            io::ErrorKind::AlreadyExists => Kind::Exists,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Kind::NoSpace
+            }
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy => {
+                Kind::Unavailable
+            }
+            _ => Kind::Io,
+        };
+        Self::new(kind, context).with_source(source)
+    }
+
+    /// From a database error. A full database is `NoSpace`, a lock or a lost connection `Unavailable`.
+    pub(crate) fn db(context: impl Into<String>, source: sea_orm::DbErr) -> Self {
+        let text = source.to_string();
+        let kind = if text.contains("disk is full") || text.contains("No space left") {
+            Kind::NoSpace
+        } else if text.contains("database is locked")
+            || text.contains("deadlock")
+            || text.contains("could not serialize")
+            || matches!(source, sea_orm::DbErr::ConnectionAcquire(_) | sea_orm::DbErr::Conn(_))
+        {
+            Kind::Unavailable
+        } else {
+            Kind::Io
+        };
+        Self::new(kind, context).with_source(source)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)?;
+        match &self.range {
+            Some(range) => write!(f, " (disk bytes {}..{})", range.start, range.end),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}

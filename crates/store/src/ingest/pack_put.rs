@@ -1,0 +1,113 @@
+//! From a full pack to published chunks: intent row, object, check, rows.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sea_orm::ActiveValue::{NotSet, Set};
+
+use crate::compute;
+use crate::digest::Digest;
+use crate::error::{Error, Kind, Result};
+use crate::pack::{self, Builder, Entry, Sealed};
+use crate::rows::{self, object_kind, object_state};
+use crate::session::{SessionInner, lease_lost};
+use crate::store::pack_key;
+
+/// Digests that this ingest has sent to a pack which is not published yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pending(Arc<Mutex<HashSet<Digest>>>);
+
+impl Pending {
+    pub(crate) fn set(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Seals, verifies, writes and publishes one pack. Gives its size.
+pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pending: Pending) -> Result<u64> {
+    let keys = session.store.inner.keys.clone();
+    let sealed = compute(move || {
+        let sealed = builder.seal(&keys)?;
+        pack::verify(&keys, sealed.id, &sealed.bytes)?;
+        Ok(sealed)
+    })
+    .await?;
+    let bytes = sealed.bytes.len() as u64;
+    let object = intent(&session, &sealed).await?;
+    let key = pack_key(sealed.id);
+    let backend = &session.store.inner.backend;
+    // Left counted when the task is stopped half-way: the write may then still land.
+    session.puts.fetch_add(1, Ordering::SeqCst);
+    let written = backend.put_new(&key, sealed.bytes).await;
+    // And after an error that does not tell whether it will.
+    if !written.as_ref().is_err_and(Error::retryable) {
+        session.puts.fetch_sub(1, Ordering::SeqCst);
+    }
+    written?;
+    if backend.stat(&key).await? != Some(bytes) {
+        let text = format!("`{}` stored `{key}` with another size than was written", backend.describe());
+        return Err(Error::new(Kind::Io, text));
+    }
+    publish(&session, object, &sealed.entries).await?;
+    let mut pending = pending.set();
+    for entry in &sealed.entries {
+        pending.remove(&entry.digest);
+    }
+    Ok(bytes)
+}
+
+async fn intent(session: &SessionInner, sealed: &Sealed) -> Result<i64> {
+    let context = |error| Error::db("cannot announce a pack", error);
+    let store = &session.store.inner;
+    let now_us = store.options.world.now_us();
+    let too_many = |_| Error::new(Kind::Invalid, "a pack has too many frames");
+    let row = rows::object::ActiveModel {
+        id: NotSet,
+        store: Set(store.number),
+        key: Set(sealed.id),
+        kind: Set(object_kind::PACK),
+        state: Set(object_state::INTENT),
+        session: Set(Some(session.id)),
+        bytes: Set((sealed.bytes.len() as u64).cast_signed()),
+        frames: Set(i32::try_from(sealed.entries.len()).map_err(too_many)?),
+        created_us: Set(now_us),
+        changed_us: Set(now_us),
+    };
+    let tx = rows::begin(&store.db).await.map_err(context)?;
+    session.hold(&tx).await?;
+    let object = rows::object_insert(&tx, row).await.map_err(context)?;
+    tx.commit().await.map_err(context)?;
+    Ok(object)
+}
+
+/// One short transaction: the pack goes live and its chunks get their rows.
+async fn publish(session: &SessionInner, object: i64, entries: &[Entry]) -> Result<()> {
+    let context = |error| Error::db("cannot publish a pack", error);
+    let store = &session.store.inner;
+    let (number, domain, now_us) = (store.number, session.domain, store.options.world.now_us());
+    let tx = rows::begin(&store.db).await.map_err(context)?;
+    session.hold(&tx).await?;
+    let (from, to) = (object_state::INTENT, object_state::LIVE);
+    if !rows::object_move(&tx, object, from, to, now_us).await.map_err(context)? {
+        return Err(lease_lost());
+    }
+    let epoch = session.start_epoch;
+    let written = rows::chunks_insert(&tx, number, domain, object, epoch, entries).await.map_err(context)?;
+    if written < entries.len() as u64 {
+        // Another session published some of these first. Their rows are now counted on: pin what is older.
+        let digests: Vec<_> = entries.iter().map(|entry| entry.digest).collect();
+        let rows = rows::chunks_get(&tx, number, domain, &digests).await.map_err(context)?;
+        let condemned: Vec<_> = rows
+            .iter()
+            .filter(|(_, hit)| hit.state == rows::chunk_state::CONDEMNED)
+            .map(|(digest, _)| *digest)
+            .collect();
+        rows::chunks_resurrect(&tx, number, domain, &condemned).await.map_err(context)?;
+        let mut theirs: Vec<_> =
+            rows.into_iter().filter(|(_, hit)| hit.epoch < epoch).map(|(digest, _)| digest).collect();
+        theirs.sort_unstable();
+        session.pin(&tx, &theirs).await?;
+    }
+    tx.commit().await.map_err(context)
+}

@@ -1,0 +1,179 @@
+//! The store's tables. The service puts these migrations in front of its own.
+//!
+//! Times are whole microseconds since 1970 in a bigint, so that both databases keep and compare them alike.
+
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::sea_orm::DbBackend;
+
+/// The store's migrations, in order. Their names begin with `store_`.
+pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+    vec![Box::new(Tables)]
+}
+
+struct Tables;
+
+impl MigrationName for Tables {
+    fn name(&self) -> &'static str {
+        "store_0001_tables"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Tables {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.create_table(meta()).await?;
+        manager.create_table(session()).await?;
+        manager.create_table(session_pin()).await?;
+        manager.create_table(session_root()).await?;
+        manager.create_table(object()).await?;
+        manager.create_table(root()).await?;
+        chunk_create(manager).await?;
+        for index in indexes() {
+            manager.create_index(index).await?;
+        }
+        Ok(())
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for table in ["root", "chunk", "object", "session_root", "session_pin", "session", "meta"] {
+            manager.drop_table(Table::drop().table(Alias::new(format!("store_{table}"))).to_owned()).await?;
+        }
+        Ok(())
+    }
+}
+
+fn table(name: &str) -> TableCreateStatement {
+    Table::create().table(Alias::new(format!("store_{name}"))).to_owned()
+}
+
+fn col(name: &'static str) -> ColumnDef {
+    let mut column = ColumnDef::new(Alias::new(name));
+    column.not_null();
+    column
+}
+
+fn key<const N: usize>(columns: [&'static str; N]) -> IndexCreateStatement {
+    let mut index = Index::create().primary().to_owned();
+    for column in columns {
+        index.col(Alias::new(column));
+    }
+    index
+}
+
+fn meta() -> TableCreateStatement {
+    table("meta")
+        .col(col("id").integer().primary_key())
+        .col(col("store_id").uuid().unique_key())
+        .col(col("ready").boolean())
+        .col(col("format").integer())
+        .col(col("digest_key_id").string())
+        .col(col("epoch").big_integer())
+        .col(ColumnDef::new(Alias::new("gc_fence")).uuid().null())
+        .col(col("created_us").big_integer())
+        .to_owned()
+}
+
+fn session() -> TableCreateStatement {
+    table("session")
+        .col(col("id").uuid().primary_key())
+        .col(col("store").integer())
+        .col(col("domain").big_integer())
+        .col(col("owner").string())
+        .col(col("fence").uuid())
+        .col(col("state").small_integer())
+        .col(col("start_epoch").big_integer())
+        .col(col("lease_until_us").big_integer())
+        .col(col("created_us").big_integer())
+        .col(col("ended_us").big_integer())
+        .to_owned()
+}
+
+fn session_pin() -> TableCreateStatement {
+    table("session_pin")
+        .col(col("session").uuid())
+        .col(col("number").big_integer())
+        .col(col("epoch").big_integer())
+        .col(col("digests").binary())
+        .primary_key(&mut key(["session", "number"]))
+        .to_owned()
+}
+
+fn session_root() -> TableCreateStatement {
+    table("session_root")
+        .col(col("session").uuid())
+        .col(col("domain").big_integer())
+        .col(col("digest").binary())
+        .col(col("level").small_integer())
+        .primary_key(&mut key(["session", "domain", "digest"]))
+        .to_owned()
+}
+
+fn object() -> TableCreateStatement {
+    table("object")
+        .col(col("id").big_integer().auto_increment().primary_key())
+        .col(col("store").integer())
+        .col(col("key").uuid().unique_key())
+        .col(col("kind").small_integer())
+        .col(col("state").small_integer())
+        .col(ColumnDef::new(Alias::new("session")).uuid().null())
+        .col(col("bytes").big_integer())
+        .col(col("frames").integer())
+        .col(col("created_us").big_integer())
+        .col(col("changed_us").big_integer())
+        .to_owned()
+}
+
+fn root() -> TableCreateStatement {
+    table("root")
+        .col(col("store").integer())
+        .col(col("kind").string())
+        .col(col("owner").string())
+        .col(col("domain").big_integer())
+        .col(col("digest").binary())
+        .col(col("level").small_integer())
+        .col(col("virtual_bytes").big_integer())
+        .col(col("allocated_bytes").big_integer())
+        .col(col("epoch").big_integer())
+        .col(col("created_us").big_integer())
+        .primary_key(&mut key(["store", "kind", "owner"]))
+        .to_owned()
+}
+
+/// One row a chunk, written once: clustered by its key on SQLite, where a second copy of every digest in a
+/// separate index would double the table.
+async fn chunk_create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
+    let chunk = table("chunk")
+        .col(col("store").integer())
+        .col(col("domain").big_integer())
+        .col(col("digest").binary())
+        .col(col("object").big_integer())
+        .col(col("offset").integer())
+        .col(col("length").integer())
+        .col(col("kind").small_integer())
+        .col(col("state").small_integer())
+        .col(col("epoch").big_integer())
+        .primary_key(&mut key(["store", "domain", "digest"]))
+        .to_owned();
+    if manager.get_database_backend() != DbBackend::Sqlite {
+        return manager.create_table(chunk).await;
+    }
+    let sql = format!("{} WITHOUT ROWID", chunk.to_string(SqliteQueryBuilder));
+    manager.get_connection().execute_unprepared(&sql).await.map(drop)
+}
+
+fn indexes() -> Vec<IndexCreateStatement> {
+    let index = |name: &str, table: &str, columns: &[&'static str]| {
+        let mut index = Index::create();
+        index.name(name).table(Alias::new(table));
+        for column in columns {
+            index.col(Alias::new(*column));
+        }
+        index.to_owned()
+    };
+    vec![
+        index("store_object_session", "store_object", &["session"]),
+        index("store_object_state", "store_object", &["store", "state"]),
+        index("store_session_state", "store_session", &["store", "state"]),
+        index("store_root_tree", "store_root", &["store", "domain", "digest"]),
+    ]
+}

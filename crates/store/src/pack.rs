@@ -1,0 +1,326 @@
+//! Packs: immutable objects of many frames with an authenticated index at the end
+//! (docs/store-format.md §4-5). Pure bytes in, bytes out.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::digest::{Digest, FrameKind, Keys};
+use crate::error::{Error, Kind, Result};
+use crate::{CHUNK_BYTES, FORMAT};
+
+/// Bytes before the first frame.
+pub const HEADER_BYTES: usize = 64;
+/// Bytes of a frame's own header.
+pub const FRAME_HEADER_BYTES: usize = 16;
+/// Bytes of one footer entry.
+pub const ENTRY_BYTES: usize = 48;
+/// Bytes after the footer.
+pub const TRAILER_BYTES: usize = 64;
+/// A pack is sealed when it holds this much.
+pub(crate) const TARGET_BYTES: usize = 12 << 20;
+/// The largest pack that a reader has to accept.
+pub const LIMIT_BYTES: usize = 16 << 20;
+/// The largest plain frame: a full tree node is longer than nothing else but a chunk.
+const PLAIN_LIMIT: u32 = CHUNK_BYTES;
+
+const HEADER_MAGIC: &[u8; 8] = b"CISTPACK";
+const TRAILER_MAGIC: &[u8; 8] = b"CISTPEND";
+const CODEC_RAW: u8 = 0;
+const CODEC_ZSTD: u8 = 1;
+const CIPHER_NONE: u8 = 0;
+const ZSTD_LEVEL: i32 = 1;
+
+/// One frame of a pack, as its footer has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Digest of the plain bytes.
+    pub digest: Digest,
+    /// Where the frame's header begins in the pack.
+    pub offset: u32,
+    /// Bytes of the frame with its header.
+    pub length: u32,
+    /// Bytes it has when decoded.
+    pub plain_bytes: u32,
+    /// What it holds.
+    pub kind: FrameKind,
+    /// A node's level; 0 for data.
+    pub level: u8,
+}
+
+/// A frame compressed but not yet placed in a pack.
+pub(crate) struct Encoded {
+    pub(crate) digest: Digest,
+    kind: FrameKind,
+    level: u8,
+    codec: u8,
+    plain_bytes: u32,
+    payload: Vec<u8>,
+}
+
+/// Compresses plain bytes; keeps them as they are where that does not shrink them.
+pub(crate) fn frame_encode(
+    compressor: &mut zstd::bulk::Compressor<'_>,
+    digest: Digest,
+    kind: FrameKind,
+    level: u8,
+    plain: &[u8],
+) -> Result<Encoded> {
+    let length_error = || Error::new(Kind::Invalid, format!("a frame of {} bytes is too long", plain.len()));
+    let plain_bytes = u32::try_from(plain.len()).map_err(|_| length_error())?;
+    if plain_bytes > PLAIN_LIMIT {
+        return Err(length_error());
+    }
+    // A destination smaller than the input makes zstd give up early on what does not shrink.
+    let mut payload = vec![0; plain.len().saturating_sub(1)];
+    let (codec, payload) = match compressor.compress_to_buffer(plain, payload.as_mut_slice()) {
+        Ok(length) => {
+            payload.truncate(length);
+            (CODEC_ZSTD, payload)
+        }
+        Err(_) => (CODEC_RAW, plain.to_vec()),
+    };
+    Ok(Encoded { digest, kind, level, codec, plain_bytes, payload })
+}
+
+/// A compressor as every writer uses it: level 1, no checksum and no content size (our header has both).
+pub(crate) fn compressor() -> Result<zstd::bulk::Compressor<'static>> {
+    zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(|error| Error::io("cannot start the compressor", error))
+}
+
+/// Decodes one frame. Checks its structure; the caller compares the digest.
+pub fn frame_decode(frame: &[u8]) -> Result<Vec<u8>> {
+    let damaged = |what: &str| Error::new(Kind::Damaged, format!("frame {what}"));
+    if frame.len() < FRAME_HEADER_BYTES {
+        return Err(damaged("is shorter than its header"));
+    }
+    let (header, payload) = frame.split_at(FRAME_HEADER_BYTES);
+    let plain_bytes = u32_at(header, 12);
+    if u32_at(header, 8) as usize != payload.len() || plain_bytes > PLAIN_LIMIT {
+        return Err(damaged("has lengths that cannot be"));
+    }
+    if header[1] != CIPHER_NONE {
+        return Err(Error::new(Kind::Incompatible, format!("frame has unknown cipher {}", header[1])));
+    }
+    let plain = match header[0] {
+        CODEC_RAW => payload.to_vec(),
+        CODEC_ZSTD => zstd::bulk::decompress(payload, plain_bytes as usize)
+            .map_err(|error| damaged("does not decompress").with_source(error))?,
+        codec => return Err(Error::new(Kind::Incompatible, format!("frame has unknown codec {codec}"))),
+    };
+    if plain.len() != plain_bytes as usize {
+        return Err(damaged("has the wrong length when decoded"));
+    }
+    Ok(plain)
+}
+
+/// Decodes a frame and compares the digest: wrong bytes never leave here.
+pub(crate) fn frame_open(keys: &Keys, kind: FrameKind, digest: Digest, frame: &[u8]) -> Result<Vec<u8>> {
+    let plain = frame_decode(frame)?;
+    if keys.digest(kind, &plain) != digest {
+        return Err(Error::new(Kind::Damaged, format!("frame does not match its digest {digest}")));
+    }
+    Ok(plain)
+}
+
+/// A pack being filled.
+pub(crate) struct Builder {
+    pub(crate) id: Uuid,
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+impl Builder {
+    pub(crate) fn new(id: Uuid, store_id: Uuid) -> Self {
+        let mut bytes = Vec::with_capacity(TARGET_BYTES + (1 << 20));
+        bytes.extend_from_slice(HEADER_MAGIC);
+        bytes.extend_from_slice(&FORMAT.to_le_bytes());
+        bytes.extend_from_slice(&64_u32.to_le_bytes());
+        bytes.extend_from_slice(id.as_bytes());
+        bytes.extend_from_slice(store_id.as_bytes());
+        bytes.resize(HEADER_BYTES, 0);
+        Self { id, bytes, entries: Vec::new() }
+    }
+
+    /// Bytes that the pack would have if it were sealed now.
+    pub(crate) fn sealed_bytes(&self) -> usize {
+        self.bytes.len() + self.entries.len() * ENTRY_BYTES + TRAILER_BYTES
+    }
+
+    pub(crate) fn push(&mut self, frame: &Encoded) -> Result<()> {
+        let too_long = |_| Error::new(Kind::Invalid, "the pack is full");
+        let offset = u32::try_from(self.bytes.len()).map_err(too_long)?;
+        let payload = u32::try_from(frame.payload.len()).map_err(too_long)?;
+        let index = u32::try_from(self.entries.len()).map_err(too_long)?;
+        self.bytes.extend_from_slice(&[frame.codec, CIPHER_NONE, frame.kind as u8, frame.level]);
+        self.bytes.extend_from_slice(&index.to_le_bytes());
+        self.bytes.extend_from_slice(&payload.to_le_bytes());
+        self.bytes.extend_from_slice(&frame.plain_bytes.to_le_bytes());
+        self.bytes.extend_from_slice(&frame.payload);
+        self.entries.push(Entry {
+            digest: frame.digest,
+            offset,
+            length: payload + 16,
+            plain_bytes: frame.plain_bytes,
+            kind: frame.kind,
+            level: frame.level,
+        });
+        Ok(())
+    }
+
+    /// Writes footer and trailer.
+    pub(crate) fn seal(mut self, keys: &Keys) -> Result<Sealed> {
+        let footer = self.bytes.len();
+        for entry in &self.entries {
+            let codec = self.bytes[entry.offset as usize];
+            self.bytes.extend_from_slice(&entry.digest.0);
+            self.bytes.extend_from_slice(&entry.offset.to_le_bytes());
+            self.bytes.extend_from_slice(&entry.length.to_le_bytes());
+            self.bytes.extend_from_slice(&entry.plain_bytes.to_le_bytes());
+            self.bytes.extend_from_slice(&[entry.kind as u8, entry.level, codec, CIPHER_NONE]);
+        }
+        let tail = self.bytes.len();
+        let too_long = |_| Error::new(Kind::Invalid, "the pack is full");
+        let footer_offset = u32::try_from(footer).map_err(too_long)?;
+        let count = u32::try_from(self.entries.len()).map_err(too_long)?;
+        let mut fields = [0_u8; 24];
+        fields[0..4].copy_from_slice(&footer_offset.to_le_bytes());
+        fields[4..8].copy_from_slice(&count.to_le_bytes());
+        fields[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+        let mac = keys.footer_mac(&[&self.bytes[..HEADER_BYTES], &self.bytes[footer..tail], &fields]);
+        self.bytes.extend_from_slice(&fields);
+        self.bytes.extend_from_slice(&mac);
+        self.bytes.extend_from_slice(TRAILER_MAGIC);
+        Ok(Sealed { id: self.id, bytes: Bytes::from(self.bytes), entries: self.entries })
+    }
+}
+
+/// A finished pack.
+pub(crate) struct Sealed {
+    pub(crate) id: Uuid,
+    pub(crate) bytes: Bytes,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// Which bytes of a pack of `pack_bytes` hold footer and trailer, told by its last 64 bytes.
+pub fn footer_range(pack_bytes: u64, trailer: &[u8]) -> Result<Range<u64>> {
+    let damaged = |what: &str| Error::new(Kind::Damaged, format!("pack {what}"));
+    if trailer.len() != TRAILER_BYTES || &trailer[56..] != TRAILER_MAGIC {
+        return Err(damaged("has no trailer: it was cut or overwritten"));
+    }
+    let format = u32_at(trailer, 8);
+    if format > FORMAT {
+        return Err(Error::new(Kind::Incompatible, format!("pack has format {format}: upgrade cistern")));
+    }
+    let footer = u64::from(u32_at(trailer, 0));
+    let length = u64::from(u32_at(trailer, 4)) * ENTRY_BYTES as u64 + TRAILER_BYTES as u64;
+    if footer < HEADER_BYTES as u64 || pack_bytes > LIMIT_BYTES as u64 || footer + length != pack_bytes {
+        return Err(damaged("has a footer that does not fit its size"));
+    }
+    Ok(footer..pack_bytes)
+}
+
+/// Parses and authenticates the index of a pack: its header, and its footer with the trailer.
+pub(crate) fn index_open(keys: &Keys, id: Uuid, header: &[u8], footer: &[u8]) -> Result<Vec<Entry>> {
+    let damaged = |what: &str| Error::new(Kind::Damaged, format!("pack {id} {what}"));
+    if header.len() != HEADER_BYTES || &header[..8] != HEADER_MAGIC || &header[16..32] != id.as_bytes() {
+        return Err(damaged("does not begin as it should"));
+    }
+    if footer.len() < TRAILER_BYTES {
+        return Err(damaged("has no trailer"));
+    }
+    let (entries, trailer) = footer.split_at(footer.len() - TRAILER_BYTES);
+    let (fields, mac) = trailer.split_at(24);
+    if keys.footer_mac(&[header, entries, fields]) != mac[..32] {
+        return Err(damaged("has an index that does not match its code"));
+    }
+    entries
+        .chunks_exact(ENTRY_BYTES)
+        .map(|entry| entry_decode(entry).ok_or_else(|| damaged("has an entry of unknown kind")))
+        .collect()
+}
+
+fn entry_decode(entry: &[u8]) -> Option<Entry> {
+    Some(Entry {
+        digest: Digest::from_slice(&entry[..32])?,
+        offset: u32_at(entry, 32),
+        length: u32_at(entry, 36),
+        plain_bytes: u32_at(entry, 40),
+        kind: FrameKind::from_code(entry[44])?,
+        level: entry[45],
+    })
+}
+
+/// Parses a whole pack and decodes and re-hashes every frame of it, on all cores. The bytes are those that
+/// will be written, so a fault of the compressor or of memory is found before anything is published.
+pub(crate) fn verify(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
+    use rayon::prelude::*;
+
+    let damaged = || Error::new(Kind::Damaged, format!("pack {id} is shorter than its frames"));
+    if pack.len() < HEADER_BYTES + TRAILER_BYTES {
+        return Err(damaged());
+    }
+    let footer = footer_range(pack.len() as u64, &pack[pack.len() - TRAILER_BYTES..])?;
+    let start = usize::try_from(footer.start).map_err(|_| damaged())?;
+    let entries = index_open(keys, id, &pack[..HEADER_BYTES], &pack[start..])?;
+    entries.par_iter().enumerate().try_for_each(|(index, entry)| {
+        let from = entry.offset as usize;
+        let frame = pack.get(from..from + entry.length as usize).ok_or_else(damaged)?;
+        let own = [entry.kind as u8, entry.level];
+        if frame.len() < FRAME_HEADER_BYTES || frame[2..4] != own || u32_at(frame, 4) as usize != index {
+            return Err(Error::new(Kind::Damaged, format!("pack {id}: frame {index} contradicts the index")));
+        }
+        frame_open(keys, entry.kind, entry.digest, frame).map(drop)
+    })?;
+    Ok(entries)
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> (Keys, Sealed) {
+        let keys = Keys::new(&[3; 32]);
+        let mut builder = Builder::new(Uuid::from_u128(9), Uuid::from_u128(1));
+        let mut compressor = compressor().unwrap();
+        for seed in 0..5_u8 {
+            let plain: Vec<u8> = (0..CHUNK_BYTES).map(|i| if seed < 3 { seed } else { hash(i, seed) }).collect();
+            let digest = keys.digest(FrameKind::Data, &plain);
+            let frame = frame_encode(&mut compressor, digest, FrameKind::Data, 0, &plain).unwrap();
+            builder.push(&frame).unwrap();
+        }
+        (keys.clone(), builder.seal(&keys).unwrap())
+    }
+
+    fn hash(i: u32, seed: u8) -> u8 {
+        blake3::hash(&[&i.to_le_bytes()[..], &[seed]].concat()).as_bytes()[0]
+    }
+
+    #[test]
+    fn a_sealed_pack_verifies_and_incompressible_frames_stay_raw() {
+        let (keys, sealed) = sample();
+        assert_eq!(verify(&keys, sealed.id, &sealed.bytes).unwrap(), sealed.entries);
+        assert!(sealed.entries[0].length < 100);
+        assert_eq!(sealed.entries[4].length, CHUNK_BYTES + 16);
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_is_noticed() {
+        let (keys, sealed) = sample();
+        for at in (0..sealed.bytes.len()).step_by(131).chain(0..64).chain(sealed.bytes.len() - 400..sealed.bytes.len()) {
+            let mut bad = sealed.bytes.to_vec();
+            bad[at] ^= 4;
+            assert!(verify(&keys, sealed.id, &bad).is_err(), "byte {at}");
+        }
+        for cut in [0, 1, 63, 64, 128, 1000, sealed.bytes.len() - 1] {
+            assert!(verify(&keys, sealed.id, &sealed.bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        assert!(verify(&Keys::new(&[4; 32]), sealed.id, &sealed.bytes).is_err());
+        assert!(verify(&keys, Uuid::from_u128(10), &sealed.bytes).is_err());
+    }
+}

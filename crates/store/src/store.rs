@@ -1,0 +1,326 @@
+//! The store's handle: making and opening it, roots, figures.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::TryStreamExt as _;
+use sea_orm::{ConnectionTrait, DatabaseConnection};
+use uuid::Uuid;
+
+use crate::backend::{self, Backend, Probe};
+use crate::digest::{Digest, FrameKind, Keys};
+use crate::error::{Error, Kind, Result};
+use crate::header::{DedupDomain, FEATURES_READ, FEATURES_WRITE, Header};
+use crate::pack;
+use crate::rows::{self, Hit, Location};
+use crate::tree::TreeRoot;
+use crate::world::World;
+use crate::{CHUNK_BYTES, FORMAT};
+
+/// How a store is made and run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Clock and randomness.
+    pub world: World,
+    /// Who shares chunks with whom. Only read when a store is made.
+    pub dedup_domain: DedupDomain,
+    /// The installation's digest key. Only read when a store is made; a fresh one where absent.
+    pub digest_key: Option<[u8; 32]>,
+    /// How long a session lives after its last heartbeat.
+    pub lease: Duration,
+    /// How long the objects of an expired session are left alone, in case its writer still writes.
+    pub expired_grace: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            world: World::system(),
+            dedup_domain: DedupDomain::default(),
+            digest_key: None,
+            lease: Duration::from_mins(2),
+            expired_grace: Duration::from_mins(30),
+        }
+    }
+}
+
+/// A store: objects in a backend, their index in a database. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) db: DatabaseConnection,
+    pub(crate) options: Options,
+    pub(crate) header: Header,
+    pub(crate) keys: Keys,
+    /// The store's number in the rows.
+    pub(crate) number: i32,
+    /// Keys of objects by number: they never change.
+    object_keys: Mutex<HashMap<i64, Uuid>>,
+}
+
+/// Figures of a store. Bytes are what they take in the backend unless the name says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Disks and others that keep data alive.
+    pub roots: u64,
+    /// Sum of the sizes of all disks.
+    pub virtual_bytes: u64,
+    /// Sum of what is not zero in them, as if nothing were shared or compressed.
+    pub logical_bytes: u64,
+    /// Packs that are published.
+    pub packs: u64,
+    /// Bytes of those packs.
+    pub stored_bytes: u64,
+    /// Different chunks and tree nodes in the index.
+    pub chunks: u64,
+    /// Bytes of their frames; what packs hold beyond that is overhead or garbage.
+    pub chunk_bytes: u64,
+    /// Sessions that are writing now.
+    pub open_sessions: u64,
+}
+
+/// A root: what keeps a disk's tree alive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// What owns it: `image`, `snapshot`, …
+    pub kind: String,
+    /// Which one of that kind.
+    pub owner: String,
+    /// The disk.
+    pub tree: TreeRoot,
+    /// Bytes of the disk that are not zero, in whole chunks.
+    pub allocated_bytes: u64,
+}
+
+impl Store {
+    /// Makes a store in an empty backend and its row in the database. Fails with [`Kind::Exists`] when the
+    /// backend holds a store already. After a crash in the middle, the same call finishes the work.
+    pub async fn init(backend: Arc<dyn Backend>, db: &DatabaseConnection, options: Options) -> Result<Self> {
+        let begun = meta_list(db).await?.into_iter().next();
+        if let Some(row) = begun.as_ref().filter(|row| row.ready) {
+            let text = format!("the database already has the store {}", row.store_id);
+            return Err(Error::new(Kind::Exists, text));
+        }
+        let found = header_load(&*backend).await?;
+        let store_id = match (&begun, &found) {
+            (Some(row), Some(header)) if header.store_id == row.store_id => row.store_id,
+            (_, Some(header)) => {
+                let text = format!("`{}` already holds the store {}", backend.describe(), header.store_id);
+                return Err(Error::new(Kind::Exists, text));
+            }
+            (Some(row), None) => row.store_id,
+            (None, None) => options.world.uuid(),
+        };
+        if begun.is_none() {
+            meta_create(db, store_id, &options).await?;
+        }
+        let header = match found {
+            Some(header) => header,
+            None => header_create(&*backend, store_id, &options).await?,
+        };
+        rows::meta_ready(db, 1, &header.digest_key_id)
+            .await
+            .map_err(|error| Error::db("cannot finish the new store", error))?;
+        Self::open(backend, db, options).await
+    }
+
+    /// Opens the store that backend and database hold together.
+    pub async fn open(backend: Arc<dyn Backend>, db: &DatabaseConnection, options: Options) -> Result<Self> {
+        let Some(header) = header_load(&*backend).await? else {
+            let text = format!("`{}` holds no store: make one with `cistern init`", backend.describe());
+            return Err(Error::new(Kind::NotFound, text));
+        };
+        let rows = meta_list(db).await?;
+        let Some(row) = rows.iter().find(|row| row.store_id == header.store_id && row.ready) else {
+            let text = format!(
+                "the database does not know the store {} in `{}`: rebuild it with `cistern recover`, or \
+                 point --database and --objects at things that belong together",
+                header.store_id,
+                backend.describe()
+            );
+            return Err(Error::new(Kind::Incompatible, text));
+        };
+        let keys = Keys::new(&header.digest_key()?);
+        if keys.id() != row.digest_key_id || header.digest_key_id != row.digest_key_id {
+            let text = format!("store {} has another digest key than the database expects", header.store_id);
+            return Err(Error::new(Kind::Incompatible, text));
+        }
+        let number = row.id;
+        let object_keys = Mutex::default();
+        let inner = Inner { backend, db: db.clone(), options, header, keys, number, object_keys };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Opens the store, or makes it where neither backend nor database has one.
+    pub async fn open_or_init(
+        backend: Arc<dyn Backend>,
+        db: &DatabaseConnection,
+        options: Options,
+    ) -> Result<Self> {
+        let known = meta_list(db).await?;
+        if known.iter().any(|row| row.ready) || (known.is_empty() && header_load(&*backend).await?.is_some()) {
+            return Self::open(backend, db, options).await;
+        }
+        Self::init(backend, db, options).await
+    }
+
+    /// The store's identity.
+    pub fn id(&self) -> Uuid {
+        self.inner.header.store_id
+    }
+
+    /// The store's header document.
+    pub fn header(&self) -> &Header {
+        &self.inner.header
+    }
+
+    /// Names the backend for people.
+    pub fn describe(&self) -> String {
+        self.inner.backend.describe()
+    }
+
+    /// Tests what the store relies on. Meant for every start; takes a few small objects under `probe/`.
+    pub async fn probe_backend(&self) -> Result<Probe> {
+        backend::probe(&*self.inner.backend, &self.inner.options.world).await
+    }
+
+    /// The root of `kind` and `owner`, if it is there.
+    pub async fn root_get(&self, kind: &str, owner: &str) -> Result<Option<Root>> {
+        let row = rows::root_get(&self.inner.db, self.inner.number, kind, owner).await;
+        row.map_err(|error| Error::db("cannot read a root", error))?.map(root_from_row).transpose()
+    }
+
+    /// Every root, by kind and owner.
+    pub async fn root_list(&self) -> Result<Vec<Root>> {
+        let rows = rows::roots_list(&self.inner.db, self.inner.number).await;
+        let rows = rows.map_err(|error| Error::db("cannot read the roots", error))?;
+        rows.into_iter().map(root_from_row).collect()
+    }
+
+    /// Removes a root in the caller's transaction: gc may free what it kept. False when it was not there.
+    pub async fn root_delete_in_tx(&self, tx: &impl ConnectionTrait, kind: &str, owner: &str) -> Result<bool> {
+        rows::root_delete(tx, self.inner.number, kind, owner)
+            .await
+            .map_err(|error| Error::db("cannot delete a root", error))
+    }
+
+    /// Figures of the whole store.
+    pub async fn stats(&self) -> Result<Stats> {
+        let (db, number) = (&self.inner.db, self.inner.number);
+        let context = |error| Error::db("cannot read the store's figures", error);
+        let roots = self.root_list().await?;
+        let (packs, stored_bytes, _) = rows::objects_sum(db, number).await.map_err(context)?;
+        let (chunks, chunk_bytes) = rows::chunks_sum(db, number).await.map_err(context)?;
+        Ok(Stats {
+            roots: roots.len() as u64,
+            virtual_bytes: roots.iter().map(|root| root.tree.virtual_bytes).sum(),
+            logical_bytes: roots.iter().map(|root| root.allocated_bytes).sum(),
+            packs,
+            stored_bytes,
+            chunks,
+            chunk_bytes,
+            open_sessions: rows::sessions_open(db, number).await.map_err(context)?,
+        })
+    }
+
+    /// Where these digests lie; those that are not in the result are in no index.
+    pub(crate) async fn locate(&self, domain: i64, digests: &[Digest]) -> Result<HashMap<Digest, Location>> {
+        let hits = rows::chunks_get(&self.inner.db, self.inner.number, domain, digests)
+            .await
+            .map_err(|error| Error::db("cannot look chunks up", error))?;
+        Ok(hits.into_iter().map(|(digest, Hit { location, .. })| (digest, location)).collect())
+    }
+
+    /// The backend key of an object, from memory or the database.
+    pub(crate) async fn object_key(&self, object: i64) -> Result<String> {
+        let known = self.object_keys().get(&object).copied();
+        if let Some(key) = known {
+            return Ok(pack_key(key));
+        }
+        let found = rows::objects_get(&self.inner.db, &[object])
+            .await
+            .map_err(|error| Error::db("cannot look an object up", error))?;
+        let Some(row) = found.first() else {
+            return Err(Error::new(Kind::Damaged, format!("object number {object} is not in the database")));
+        };
+        self.object_keys().insert(object, row.key);
+        Ok(pack_key(row.key))
+    }
+
+    fn object_keys(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Uuid>> {
+        self.inner.object_keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads one frame and gives its plain bytes, checked.
+    pub(crate) async fn frame_load(&self, kind: FrameKind, digest: Digest, at: Location) -> Result<Vec<u8>> {
+        let key = self.object_key(at.object).await?;
+        let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.length);
+        let frame = self.inner.backend.get_range(&key, range).await?;
+        pack::frame_open(&self.inner.keys, kind, digest, &frame).map_err(|error| error.context(key))
+    }
+}
+
+/// The key of a pack.
+pub(crate) fn pack_key(id: Uuid) -> String {
+    let text = id.to_string();
+    format!("p/{}/{text}", &text[..2])
+}
+
+fn root_from_row(row: rows::root::Model) -> Result<Root> {
+    let Some(tree) = row.tree() else {
+        let text = format!("the root of {} {} is not readable in the database", row.kind, row.owner);
+        return Err(Error::new(Kind::Damaged, text));
+    };
+    let allocated_bytes = row.allocated_bytes.cast_unsigned();
+    Ok(Root { kind: row.kind, owner: row.owner, tree, allocated_bytes })
+}
+
+async fn meta_list(db: &DatabaseConnection) -> Result<Vec<rows::meta::Model>> {
+    rows::meta_list(db).await.map_err(|error| Error::db("cannot read the store's row", error))
+}
+
+async fn meta_create(db: &DatabaseConnection, store_id: Uuid, options: &Options) -> Result<()> {
+    let row = rows::meta::Model {
+        id: 1,
+        store_id,
+        ready: false,
+        format: FORMAT.cast_signed(),
+        digest_key_id: String::new(),
+        epoch: 1,
+        gc_fence: None,
+        created_us: options.world.now_us(),
+    };
+    rows::meta_insert(db, row).await.map_err(|error| Error::db("cannot write the store's row", error))
+}
+
+async fn header_create(backend: &dyn Backend, store_id: Uuid, options: &Options) -> Result<Header> {
+    let digest_key = options.digest_key.unwrap_or_else(|| options.world.secret());
+    let header = Header {
+        store_id,
+        format: FORMAT,
+        chunk_bytes: CHUNK_BYTES,
+        digest: "blake3-keyed".into(),
+        digest_key_id: Keys::new(&digest_key).id(),
+        digest_key: Some(hex::encode(digest_key)),
+        features_read: FEATURES_READ,
+        features_write: FEATURES_WRITE,
+        dedup_domain: options.dedup_domain,
+        created_us: options.world.now_us(),
+    };
+    backend.put_new(&Header::key(0), header.encode()?).await?;
+    Ok(header)
+}
+
+/// The header in force: the highest-numbered one.
+async fn header_load(backend: &dyn Backend) -> Result<Option<Header>> {
+    let listed: Vec<_> = backend.list("h/").try_collect().await?;
+    let Some(newest) = listed.into_iter().map(|item| item.key).max() else { return Ok(None) };
+    let bytes = backend.get(&newest).await?;
+    Header::decode(&bytes).map(Some).map_err(|error| error.context(format!("`{}`", backend.describe())))
+}

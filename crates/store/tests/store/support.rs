@@ -1,0 +1,126 @@
+//! Where the suite runs, and disks to run it on.
+//!
+//! Always: SQLite and a folder, both in a temporary directory. Where `CISTERN_TEST_POSTGRES` (a URL) and
+//! `CISTERN_TEST_S3` (`s3://bucket/prefix?endpoint=…`, with `CISTERN_TEST_S3_KEY` and `…_SECRET`) are set,
+//! there too; otherwise the reason is printed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use sea_orm::{
+    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
+};
+use sea_orm_migration::{MigrationTrait, MigratorTrait};
+use store::{Backend, Options, Settings, Store, TreeRoot, World, backend_open};
+use tempfile::TempDir;
+
+pub(crate) const CHUNK: u64 = 64 * 1024;
+
+struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        store::migrations()
+    }
+}
+
+/// A clock that stands still until it is moved.
+#[derive(Clone)]
+pub(crate) struct Clock(Arc<AtomicU64>);
+
+impl Clock {
+    pub(crate) fn advance(&self, by: Duration) {
+        self.0.fetch_add(u64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+/// A fresh place: an empty database and an empty backend.
+pub(crate) struct Place {
+    pub(crate) name: &'static str,
+    pub(crate) db: DatabaseConnection,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) clock: Clock,
+    pub(crate) dir: TempDir,
+}
+
+impl Place {
+    pub(crate) fn options(&self) -> Options {
+        let now = Arc::clone(&self.clock.0);
+        let world = World::new(
+            move || i64::try_from(now.load(Ordering::SeqCst)).unwrap(),
+            || *uuid::Uuid::new_v4().as_bytes(),
+        );
+        Options { world, digest_key: Some([7; 32]), ..Options::default() }
+    }
+
+    pub(crate) async fn store(&self) -> Store {
+        self.store_on(Arc::clone(&self.backend)).await
+    }
+
+    pub(crate) async fn store_on(&self, backend: Arc<dyn Backend>) -> Store {
+        Store::open_or_init(backend, &self.db, self.options()).await.unwrap()
+    }
+
+    pub(crate) async fn begin(&self) -> DatabaseTransaction {
+        begin(&self.db).await
+    }
+}
+
+pub(crate) async fn begin(db: &DatabaseConnection) -> DatabaseTransaction {
+    let options = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    };
+    db.begin_with_options(options).await.unwrap()
+}
+
+/// SQLite and a folder.
+pub(crate) async fn local() -> Place {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", dir.path().join("db.sqlite").display());
+    let mut options = ConnectOptions::new(url);
+    options.max_connections(8).sqlx_logging(false);
+    options.map_sqlx_sqlite_opts(|options| {
+        options
+            .pragma("journal_mode", "WAL")
+            .pragma("synchronous", "FULL")
+            .busy_timeout(Duration::from_secs(20))
+    });
+    let db = Database::connect(options).await.unwrap();
+    Migrator::up(&db, None).await.unwrap();
+    let path = dir.path().join("objects");
+    let backend = backend_open(path.to_str().unwrap(), &Settings::new()).unwrap();
+    Place { name: "SQLite + folder", db, backend, clock: clock(), dir }
+}
+
+fn clock() -> Clock {
+    Clock(Arc::new(AtomicU64::new(1_800_000_000_000_000)))
+}
+
+/// Every place that this run has.
+pub(crate) async fn places() -> Vec<Place> {
+    vec![local().await]
+}
+
+/// Takes a whole disk in from memory and publishes it.
+pub(crate) async fn import(store: &Store, db: &DatabaseConnection, owner: &str, data: &[u8]) -> TreeRoot {
+    let session = store.session_open(owner).await.unwrap();
+    let mut ingest = session.ingest(data.len() as u64, None).await.unwrap();
+    ingest.extent_data(Bytes::copy_from_slice(data)).await.unwrap();
+    let disk = ingest.finish().await.unwrap();
+    let tx = begin(db).await;
+    session.commit_in_tx(&tx, "image", owner, disk.root).await.unwrap();
+    tx.commit().await.unwrap();
+    disk.root
+}
+
+/// Bytes that do not compress and are the same for the same seed.
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut out = vec![0; length];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    out
+}

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sea_orm_migration::MigrationTrait;
+use store::Store;
 
 use crate::config::{self, Config};
 use crate::platform::accounts::service as accounts;
@@ -31,6 +32,8 @@ pub struct Inner {
     pub node: String,
     /// The database.
     pub db: Db,
+    /// Disks, by content.
+    pub store: Store,
     /// Where the time comes from.
     pub clock: Clock,
     /// Wakes the job engine when work was enqueued.
@@ -51,7 +54,10 @@ impl App {
     pub async fn open(config: Config) -> Result<Self> {
         let data = folder_create(&config.data)?;
         let place = match config.database() {
-            config::Database::Sqlite(path) => Place::Sqlite(path),
+            config::Database::Sqlite(path) => {
+                refuse_unfit(&path)?;
+                Place::Sqlite(path)
+            }
             config::Database::Postgres(url) => Place::Postgres(url.expose().to_owned()),
         };
         let db = Db::open(&place, config.database_max_connections).await?;
@@ -59,6 +65,7 @@ impl App {
             tracing::info!(copy = %copy.display(), "the database was copied aside before it was migrated");
         }
         let node = node_name(&data)?;
+        let store = store_open(&config, &db).await?;
         let (clock, queue) = (Clock::default(), Queue::default());
         Ok(Self {
             inner: Arc::new(Inner {
@@ -66,6 +73,7 @@ impl App {
                 data,
                 node,
                 db,
+                store,
                 clock,
                 queue,
             }),
@@ -102,12 +110,41 @@ pub fn job_kinds() -> Registry {
     Registry::default()
 }
 
-/// Every migration of every room, oldest first.
+/// Every migration of every room. They are applied in this order, and a released one keeps its name.
 pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-    vec![
+    let mut list: Vec<Box<dyn MigrationTrait>> = vec![
         Box::new(db::migration::Platform),
         Box::new(crate::images::uploads::migration::Uploads),
-    ]
+    ];
+    list.extend(store::migrations());
+    list
+}
+
+/// SQLite loses data on network file systems.
+fn refuse_unfit(database: &Path) -> Result<()> {
+    match store::folder::filesystem_kind(database)?.database_refusal(database) {
+        Some(sentence) => Err(Error::Precondition(sentence)),
+        None => Ok(()),
+    }
+}
+
+/// Opens the store, making it at the first start.
+async fn store_open(config: &Config, db: &Db) -> Result<Store> {
+    let place = match config.objects() {
+        config::Objects::Folder(path) => path.display().to_string(),
+        config::Objects::S3(_) => config.objects.clone().unwrap_or_default(),
+    };
+    let mut settings = store::Settings::new();
+    for (name, value) in [
+        ("access_key_id", &config.objects_access_key),
+        ("secret_access_key", &config.objects_secret_key),
+    ] {
+        if let Some(secret) = value {
+            settings.insert(name.to_owned(), secret.expose().to_owned());
+        }
+    }
+    let backend = store::backend_open(&place, &settings)?;
+    Ok(Store::open_or_init(backend, db.conn(), store::Options::default()).await?)
 }
 
 /// Makes the data folder, readable by its owner only, and returns its absolute path.

@@ -46,7 +46,12 @@ pub struct Error {
 impl Error {
     /// A new error without a source.
     pub fn new(kind: Kind, context: impl Into<String>) -> Self {
-        Self { kind, context: context.into(), range: None, source: None }
+        Self {
+            kind,
+            context: context.into(),
+            range: None,
+            source: None,
+        }
     }
 
     /// The same error with what caused it.
@@ -109,7 +114,10 @@ impl Error {
         } else if text.contains("database is locked")
             || text.contains("deadlock")
             || text.contains("could not serialize")
-            || matches!(source, sea_orm::DbErr::ConnectionAcquire(_) | sea_orm::DbErr::Conn(_))
+            || matches!(
+                source,
+                sea_orm::DbErr::ConnectionAcquire(_) | sea_orm::DbErr::Conn(_)
+            )
         {
             Kind::Unavailable
         } else {
@@ -131,6 +139,8 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
     }
 }

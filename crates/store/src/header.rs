@@ -67,10 +67,18 @@ impl Header {
 
     pub(crate) fn digest_key(&self) -> Result<[u8; 32]> {
         let Some(text) = &self.digest_key else {
-            return Err(Error::new(Kind::Incompatible, "the store is encrypted: give its key"));
+            return Err(Error::new(
+                Kind::Incompatible,
+                "the store is encrypted: give its key",
+            ));
         };
         let bytes = hex::decode(text).ok().and_then(|bytes| bytes.try_into().ok());
-        bytes.ok_or_else(|| Error::new(Kind::Damaged, "the store header's digest key is not 64 hex digits"))
+        bytes.ok_or_else(|| {
+            Error::new(
+                Kind::Damaged,
+                "the store header's digest key is not 64 hex digits",
+            )
+        })
     }
 
     pub(crate) fn encode(&self) -> Result<Bytes> {
@@ -117,11 +125,15 @@ impl Header {
         }
         let unknown = self.features_read & !FEATURES_READ;
         if unknown != 0 {
-            let text = format!("the store uses features this version cannot read ({unknown:#x}): upgrade cistern");
+            let text =
+                format!("the store uses features this version cannot read ({unknown:#x}): upgrade cistern");
             return Err(Error::new(Kind::Incompatible, text));
         }
         if self.chunk_bytes != CHUNK_BYTES || self.digest != "blake3-keyed" {
-            let text = format!("chunks of {} bytes by `{}` are not supported", self.chunk_bytes, self.digest);
+            let text = format!(
+                "chunks of {} bytes by `{}` are not supported",
+                self.chunk_bytes, self.digest
+            );
             return Err(Error::new(Kind::Incompatible, text));
         }
         Ok(())
@@ -133,7 +145,8 @@ impl Header {
         if unknown == 0 {
             return Ok(());
         }
-        let text = format!("the store uses features this version cannot write ({unknown:#x}): upgrade cistern");
+        let text =
+            format!("the store uses features this version cannot write ({unknown:#x}): upgrade cistern");
         Err(Error::new(Kind::Incompatible, text))
     }
 }
@@ -174,12 +187,24 @@ mod tests {
 
     #[test]
     fn refuses_unknown_read_features_and_newer_formats() {
-        let unknown = Header { features_read: 1 << 40, ..header() };
+        let unknown = Header {
+            features_read: 1 << 40,
+            ..header()
+        };
         let error = Header::decode(&unknown.encode().unwrap()).unwrap_err();
         assert_eq!(error.kind(), Kind::Incompatible);
-        let newer = Header { format: FORMAT + 1, ..header() };
-        assert_eq!(Header::decode(&newer.encode().unwrap()).unwrap_err().kind(), Kind::Incompatible);
-        let write_only = Header { features_write: 2, ..header() };
+        let newer = Header {
+            format: FORMAT + 1,
+            ..header()
+        };
+        assert_eq!(
+            Header::decode(&newer.encode().unwrap()).unwrap_err().kind(),
+            Kind::Incompatible
+        );
+        let write_only = Header {
+            features_write: 2,
+            ..header()
+        };
         let read = Header::decode(&write_only.encode().unwrap()).unwrap();
         assert_eq!(read.writable().unwrap_err().kind(), Kind::Incompatible);
     }

@@ -62,7 +62,9 @@ pub const CHUNK_BYTES: u32 = 64 * 1024;
 pub const FORMAT: u32 = 0;
 
 /// Runs work that keeps a processor busy or blocks, off the async threads.
-pub(crate) async fn compute<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn compute<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Error::new(Kind::Io, "a computation was stopped").with_source(error))?
 }

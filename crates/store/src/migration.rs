@@ -35,15 +35,31 @@ impl MigrationTrait for Tables {
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for table in ["root", "chunk", "object", "session_root", "session_pin", "session", "meta"] {
-            manager.drop_table(Table::drop().table(Alias::new(format!("store_{table}"))).to_owned()).await?;
+        for table in [
+            "root",
+            "chunk",
+            "object",
+            "session_root",
+            "session_pin",
+            "session",
+            "meta",
+        ] {
+            manager
+                .drop_table(
+                    Table::drop()
+                        .table(Alias::new(format!("store_{table}")))
+                        .to_owned(),
+                )
+                .await?;
         }
         Ok(())
     }
 }
 
 fn table(name: &str) -> TableCreateStatement {
-    Table::create().table(Alias::new(format!("store_{name}"))).to_owned()
+    Table::create()
+        .table(Alias::new(format!("store_{name}")))
+        .to_owned()
 }
 
 fn col(name: &'static str) -> ColumnDef {

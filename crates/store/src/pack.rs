@@ -67,7 +67,12 @@ pub(crate) fn frame_encode(
     level: u8,
     plain: &[u8],
 ) -> Result<Encoded> {
-    let length_error = || Error::new(Kind::Invalid, format!("a frame of {} bytes is too long", plain.len()));
+    let length_error = || {
+        Error::new(
+            Kind::Invalid,
+            format!("a frame of {} bytes is too long", plain.len()),
+        )
+    };
     let plain_bytes = u32::try_from(plain.len()).map_err(|_| length_error())?;
     if plain_bytes > PLAIN_LIMIT {
         return Err(length_error());
@@ -81,7 +86,14 @@ pub(crate) fn frame_encode(
         }
         Err(_) => (CODEC_RAW, plain.to_vec()),
     };
-    Ok(Encoded { digest, kind, level, codec, plain_bytes, payload })
+    Ok(Encoded {
+        digest,
+        kind,
+        level,
+        codec,
+        plain_bytes,
+        payload,
+    })
 }
 
 /// A compressor as every writer uses it: level 1, no checksum and no content size (our header has both).
@@ -101,13 +113,21 @@ pub fn frame_decode(frame: &[u8]) -> Result<Vec<u8>> {
         return Err(damaged("has lengths that cannot be"));
     }
     if header[1] != CIPHER_NONE {
-        return Err(Error::new(Kind::Incompatible, format!("frame has unknown cipher {}", header[1])));
+        return Err(Error::new(
+            Kind::Incompatible,
+            format!("frame has unknown cipher {}", header[1]),
+        ));
     }
     let plain = match header[0] {
         CODEC_RAW => payload.to_vec(),
         CODEC_ZSTD => zstd::bulk::decompress(payload, plain_bytes as usize)
             .map_err(|error| damaged("does not decompress").with_source(error))?,
-        codec => return Err(Error::new(Kind::Incompatible, format!("frame has unknown codec {codec}"))),
+        codec => {
+            return Err(Error::new(
+                Kind::Incompatible,
+                format!("frame has unknown codec {codec}"),
+            ));
+        }
     };
     if plain.len() != plain_bytes as usize {
         return Err(damaged("has the wrong length when decoded"));
@@ -119,7 +139,10 @@ pub fn frame_decode(frame: &[u8]) -> Result<Vec<u8>> {
 pub(crate) fn frame_open(keys: &Keys, kind: FrameKind, digest: Digest, frame: &[u8]) -> Result<Vec<u8>> {
     let plain = frame_decode(frame)?;
     if keys.digest(kind, &plain) != digest {
-        return Err(Error::new(Kind::Damaged, format!("frame does not match its digest {digest}")));
+        return Err(Error::new(
+            Kind::Damaged,
+            format!("frame does not match its digest {digest}"),
+        ));
     }
     Ok(plain)
 }
@@ -140,7 +163,11 @@ impl Builder {
         bytes.extend_from_slice(id.as_bytes());
         bytes.extend_from_slice(store_id.as_bytes());
         bytes.resize(HEADER_BYTES, 0);
-        Self { id, bytes, entries: Vec::new() }
+        Self {
+            id,
+            bytes,
+            entries: Vec::new(),
+        }
     }
 
     /// Bytes that the pack would have if it were sealed now.
@@ -153,7 +180,8 @@ impl Builder {
         let offset = u32::try_from(self.bytes.len()).map_err(too_long)?;
         let payload = u32::try_from(frame.payload.len()).map_err(too_long)?;
         let index = u32::try_from(self.entries.len()).map_err(too_long)?;
-        self.bytes.extend_from_slice(&[frame.codec, CIPHER_NONE, frame.kind as u8, frame.level]);
+        self.bytes
+            .extend_from_slice(&[frame.codec, CIPHER_NONE, frame.kind as u8, frame.level]);
         self.bytes.extend_from_slice(&index.to_le_bytes());
         self.bytes.extend_from_slice(&payload.to_le_bytes());
         self.bytes.extend_from_slice(&frame.plain_bytes.to_le_bytes());
@@ -178,7 +206,8 @@ impl Builder {
             self.bytes.extend_from_slice(&entry.offset.to_le_bytes());
             self.bytes.extend_from_slice(&entry.length.to_le_bytes());
             self.bytes.extend_from_slice(&entry.plain_bytes.to_le_bytes());
-            self.bytes.extend_from_slice(&[entry.kind as u8, entry.level, codec, CIPHER_NONE]);
+            self.bytes
+                .extend_from_slice(&[entry.kind as u8, entry.level, codec, CIPHER_NONE]);
         }
         let tail = self.bytes.len();
         let too_long = |_| Error::new(Kind::Invalid, "the pack is full");
@@ -192,7 +221,11 @@ impl Builder {
         self.bytes.extend_from_slice(&fields);
         self.bytes.extend_from_slice(&mac);
         self.bytes.extend_from_slice(TRAILER_MAGIC);
-        Ok(Sealed { id: self.id, bytes: Bytes::from(self.bytes), entries: self.entries })
+        Ok(Sealed {
+            id: self.id,
+            bytes: Bytes::from(self.bytes),
+            entries: self.entries,
+        })
     }
 }
 
@@ -211,7 +244,10 @@ pub fn footer_range(pack_bytes: u64, trailer: &[u8]) -> Result<Range<u64>> {
     }
     let format = u32_at(trailer, 8);
     if format > FORMAT {
-        return Err(Error::new(Kind::Incompatible, format!("pack has format {format}: upgrade cistern")));
+        return Err(Error::new(
+            Kind::Incompatible,
+            format!("pack has format {format}: upgrade cistern"),
+        ));
     }
     let footer = u64::from(u32_at(trailer, 0));
     let length = u64::from(u32_at(trailer, 4)) * ENTRY_BYTES as u64 + TRAILER_BYTES as u64;
@@ -269,7 +305,10 @@ pub(crate) fn verify(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
         let frame = pack.get(from..from + entry.length as usize).ok_or_else(damaged)?;
         let own = [entry.kind as u8, entry.level];
         if frame.len() < FRAME_HEADER_BYTES || frame[2..4] != own || u32_at(frame, 4) as usize != index {
-            return Err(Error::new(Kind::Damaged, format!("pack {id}: frame {index} contradicts the index")));
+            return Err(Error::new(
+                Kind::Damaged,
+                format!("pack {id}: frame {index} contradicts the index"),
+            ));
         }
         frame_open(keys, entry.kind, entry.digest, frame).map(drop)
     })?;
@@ -289,7 +328,9 @@ mod tests {
         let mut builder = Builder::new(Uuid::from_u128(9), Uuid::from_u128(1));
         let mut compressor = compressor().unwrap();
         for seed in 0..5_u8 {
-            let plain: Vec<u8> = (0..CHUNK_BYTES).map(|i| if seed < 3 { seed } else { hash(i, seed) }).collect();
+            let plain: Vec<u8> = (0..CHUNK_BYTES)
+                .map(|i| if seed < 3 { seed } else { hash(i, seed) })
+                .collect();
             let digest = keys.digest(FrameKind::Data, &plain);
             let frame = frame_encode(&mut compressor, digest, FrameKind::Data, 0, &plain).unwrap();
             builder.push(&frame).unwrap();
@@ -312,13 +353,20 @@ mod tests {
     #[test]
     fn any_flipped_bit_and_any_cut_is_noticed() {
         let (keys, sealed) = sample();
-        for at in (0..sealed.bytes.len()).step_by(131).chain(0..64).chain(sealed.bytes.len() - 400..sealed.bytes.len()) {
+        for at in (0..sealed.bytes.len())
+            .step_by(131)
+            .chain(0..64)
+            .chain(sealed.bytes.len() - 400..sealed.bytes.len())
+        {
             let mut bad = sealed.bytes.to_vec();
             bad[at] ^= 4;
             assert!(verify(&keys, sealed.id, &bad).is_err(), "byte {at}");
         }
         for cut in [0, 1, 63, 64, 128, 1000, sealed.bytes.len() - 1] {
-            assert!(verify(&keys, sealed.id, &sealed.bytes[..cut]).is_err(), "cut at {cut}");
+            assert!(
+                verify(&keys, sealed.id, &sealed.bytes[..cut]).is_err(),
+                "cut at {cut}"
+            );
         }
         assert!(verify(&Keys::new(&[4; 32]), sealed.id, &sealed.bytes).is_err());
         assert!(verify(&keys, Uuid::from_u128(10), &sealed.bytes).is_err());

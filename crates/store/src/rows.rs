@@ -194,7 +194,10 @@ pub(crate) async fn meta_list(db: &impl ConnectionTrait) -> Result<Vec<meta::Mod
 }
 
 pub(crate) async fn meta_insert(db: &impl ConnectionTrait, row: meta::Model) -> Result<(), DbErr> {
-    meta::Entity::insert(meta::ActiveModel::from(row)).exec_without_returning(db).await.map(drop)
+    meta::Entity::insert(meta::ActiveModel::from(row))
+        .exec_without_returning(db)
+        .await
+        .map(drop)
 }
 
 pub(crate) async fn meta_ready(db: &impl ConnectionTrait, store: i32, key_id: &str) -> Result<(), DbErr> {
@@ -220,13 +223,17 @@ pub(crate) async fn epoch_raise(db: &impl ConnectionTrait, store: i32) -> Result
         .exec(db)
         .await?;
     let row = meta::Entity::find_by_id(store).one(db).await?;
-    row.map(|row| row.epoch).ok_or_else(|| DbErr::RecordNotFound("store_meta".into()))
+    row.map(|row| row.epoch)
+        .ok_or_else(|| DbErr::RecordNotFound("store_meta".into()))
 }
 
 // --- sessions --------------------------------------------------------------------------------------------
 
 pub(crate) async fn session_insert(db: &impl ConnectionTrait, row: session::Model) -> Result<(), DbErr> {
-    session::Entity::insert(session::ActiveModel::from(row)).exec_without_returning(db).await.map(drop)
+    session::Entity::insert(session::ActiveModel::from(row))
+        .exec_without_returning(db)
+        .await
+        .map(drop)
 }
 
 /// The session, if it is still open under this fence; locked against being taken away until we end.
@@ -309,8 +316,14 @@ pub(crate) async fn sessions_ended(
 
 /// Removes a session with its pins and roots.
 pub(crate) async fn session_delete(db: &impl ConnectionTrait, id: Uuid) -> Result<(), DbErr> {
-    session_pin::Entity::delete_many().filter(session_pin::Column::Session.eq(id)).exec(db).await?;
-    session_root::Entity::delete_many().filter(session_root::Column::Session.eq(id)).exec(db).await?;
+    session_pin::Entity::delete_many()
+        .filter(session_pin::Column::Session.eq(id))
+        .exec(db)
+        .await?;
+    session_root::Entity::delete_many()
+        .filter(session_root::Column::Session.eq(id))
+        .exec(db)
+        .await?;
     session::Entity::delete_by_id(id).exec(db).await.map(drop)
 }
 
@@ -335,8 +348,16 @@ pub(crate) async fn pin_insert(
     digests: &[Digest],
 ) -> Result<(), DbErr> {
     let digests = digests.iter().flat_map(|digest| digest.0).collect();
-    let row = session_pin::Model { session, number, epoch, digests };
-    session_pin::Entity::insert(session_pin::ActiveModel::from(row)).exec_without_returning(db).await.map(drop)
+    let row = session_pin::Model {
+        session,
+        number,
+        epoch,
+        digests,
+    };
+    session_pin::Entity::insert(session_pin::ActiveModel::from(row))
+        .exec_without_returning(db)
+        .await
+        .map(drop)
 }
 
 /// Pins a whole tree for the session.
@@ -358,7 +379,11 @@ pub(crate) async fn session_root_insert(
     ])
     .do_nothing()
     .to_owned();
-    session_root::Entity::insert(row).on_conflict(conflict).exec_without_returning(db).await.map(drop)
+    session_root::Entity::insert(row)
+        .on_conflict(conflict)
+        .exec_without_returning(db)
+        .await
+        .map(drop)
 }
 
 // --- objects -----------------------------------------------------------------------------------------------
@@ -404,7 +429,10 @@ pub(crate) async fn objects_unpublished(
 
 /// Objects by number.
 pub(crate) async fn objects_get(db: &impl ConnectionTrait, ids: &[i64]) -> Result<Vec<object::Model>, DbErr> {
-    object::Entity::find().filter(object::Column::Id.is_in(ids.iter().copied())).all(db).await
+    object::Entity::find()
+        .filter(object::Column::Id.is_in(ids.iter().copied()))
+        .all(db)
+        .await
 }
 
 /// Published objects after number `after`, in order: a page.
@@ -456,7 +484,11 @@ pub(crate) async fn chunks_get(
         let padded = batch.iter().chain(std::iter::repeat_n(&batch[0], padding));
         let rows: Vec<Row> = chunk::Entity::find()
             .select_only()
-            .columns([chunk::Column::Digest, chunk::Column::Object, chunk::Column::Offset])
+            .columns([
+                chunk::Column::Digest,
+                chunk::Column::Object,
+                chunk::Column::Offset,
+            ])
             .columns([chunk::Column::Length, chunk::Column::State, chunk::Column::Epoch])
             .filter(chunk::Column::Store.eq(store))
             .filter(chunk::Column::Domain.eq(domain))
@@ -468,8 +500,19 @@ pub(crate) async fn chunks_get(
             let (Some(digest), true) = (Digest::from_slice(&digest), state != chunk_state::GONE) else {
                 continue;
             };
-            let location = Location { object, offset: offset.cast_unsigned(), length: length.cast_unsigned() };
-            found.insert(digest, Hit { location, state, epoch });
+            let location = Location {
+                object,
+                offset: offset.cast_unsigned(),
+                length: length.cast_unsigned(),
+            };
+            found.insert(
+                digest,
+                Hit {
+                    location,
+                    state,
+                    epoch,
+                },
+            );
         }
     }
     Ok(found)
@@ -529,7 +572,10 @@ pub(crate) async fn chunks_insert(
                 epoch.into(),
             ]);
         }
-        written += db.execute(insert.on_conflict(conflict.clone())).await?.rows_affected();
+        written += db
+            .execute(insert.on_conflict(conflict.clone()))
+            .await?
+            .rows_affected();
     }
     Ok(written)
 }
@@ -548,7 +594,10 @@ impl root::Model {
 }
 
 pub(crate) async fn root_insert(db: &impl ConnectionTrait, row: root::Model) -> Result<(), DbErr> {
-    root::Entity::insert(root::ActiveModel::from(row)).exec_without_returning(db).await.map(drop)
+    root::Entity::insert(root::ActiveModel::from(row))
+        .exec_without_returning(db)
+        .await
+        .map(drop)
 }
 
 /// Removes a root; false when there was none.
@@ -568,7 +617,9 @@ pub(crate) async fn root_get(
     kind: &str,
     owner: &str,
 ) -> Result<Option<root::Model>, DbErr> {
-    root::Entity::find_by_id((store, kind.to_owned(), owner.to_owned())).one(db).await
+    root::Entity::find_by_id((store, kind.to_owned(), owner.to_owned()))
+        .one(db)
+        .await
 }
 
 pub(crate) async fn roots_list(db: &impl ConnectionTrait, store: i32) -> Result<Vec<root::Model>, DbErr> {
@@ -607,7 +658,9 @@ pub(crate) async fn objects_sum(db: &impl ConnectionTrait, store: i32) -> Result
         .and_where(object::Column::Store.eq(store))
         .and_where(object::Column::State.eq(object_state::LIVE))
         .to_owned();
-    let Some(row) = db.query_one(&query).await? else { return Ok((0, 0, 0)) };
+    let Some(row) = db.query_one(&query).await? else {
+        return Ok((0, 0, 0));
+    };
     let number = |index: usize| -> Result<u64, DbErr> {
         let value: Option<i64> = row.try_get_by_index(index)?;
         Ok(value.unwrap_or_default().cast_unsigned())
@@ -623,7 +676,9 @@ pub(crate) async fn chunks_sum(db: &impl ConnectionTrait, store: i32) -> Result<
         .from(chunk::Entity)
         .and_where(chunk::Column::Store.eq(store))
         .to_owned();
-    let Some(row) = db.query_one(&query).await? else { return Ok((0, 0)) };
+    let Some(row) = db.query_one(&query).await? else {
+        return Ok((0, 0));
+    };
     let count: i64 = row.try_get_by_index(0)?;
     let bytes: Option<i64> = row.try_get_by_index(1)?;
     Ok((count.cast_unsigned(), bytes.unwrap_or_default().cast_unsigned()))

@@ -102,10 +102,16 @@ impl Store {
         let tx = rows::begin(db).await.map_err(context)?;
         let taken = rows::sessions_take(&tx, number, now_us).await.map_err(context)?;
         tx.commit().await.map_err(context)?;
-        let mut done = Expired { taken, ..Expired::default() };
+        let mut done = Expired {
+            taken,
+            ..Expired::default()
+        };
         let before_us = now_us - micros(self.inner.options.expired_grace);
         for state in [session_state::EXPIRED, session_state::ENDED] {
-            for row in rows::sessions_ended(db, number, state, before_us).await.map_err(context)? {
+            for row in rows::sessions_ended(db, number, state, before_us)
+                .await
+                .map_err(context)?
+            {
                 done.objects += self.session_clear(row.id).await?;
                 done.removed += u64::from(self.session_remove(row.id, state).await?);
             }
@@ -122,7 +128,9 @@ impl Store {
             let now_us = self.inner.options.world.now_us();
             if object.state == object_state::INTENT {
                 let (from, to) = (object_state::INTENT, object_state::DEAD);
-                rows::object_move(db, object.id, from, to, now_us).await.map_err(context)?;
+                rows::object_move(db, object.id, from, to, now_us)
+                    .await
+                    .map_err(context)?;
             }
             self.inner.backend.delete(&pack_key(object.key)).await?;
             rows::object_delete(db, object.id).await.map_err(context)?;
@@ -171,7 +179,10 @@ impl Session {
     async fn parent_pin(&self, parent: &TreeRoot) -> Result<u64> {
         let inner = &self.inner;
         if parent.domain != inner.domain {
-            return Err(Error::new(Kind::Invalid, "the parent belongs to another dedup domain"));
+            return Err(Error::new(
+                Kind::Invalid,
+                "the parent belongs to another dedup domain",
+            ));
         }
         if parent.digest == Digest::EMPTY {
             return Ok(0);
@@ -182,10 +193,18 @@ impl Session {
         let context = |error| Error::db("cannot keep the parent", error);
         let tx = rows::begin(&inner.store.inner.db).await.map_err(context)?;
         inner.hold(&tx).await?;
-        let Some(row) = rows::root_hold(&tx, inner.store.inner.number, parent).await.map_err(context)? else {
-            return Err(Error::new(Kind::NotFound, "the parent was deleted: make a full copy instead"));
+        let Some(row) = rows::root_hold(&tx, inner.store.inner.number, parent)
+            .await
+            .map_err(context)?
+        else {
+            return Err(Error::new(
+                Kind::NotFound,
+                "the parent was deleted: make a full copy instead",
+            ));
         };
-        rows::session_root_insert(&tx, inner.id, parent).await.map_err(context)?;
+        rows::session_root_insert(&tx, inner.id, parent)
+            .await
+            .map_err(context)?;
         tx.commit().await.map_err(context)?;
         Ok(row.allocated_bytes.cast_unsigned())
     }
@@ -214,7 +233,10 @@ impl Session {
         let gate = inner.hold(tx).await?;
         for (kind, owner, tree) in disks {
             let Some(allocated_bytes) = inner.trees().get(tree).copied() else {
-                return Err(Error::new(Kind::Invalid, "the disk was not taken in by this session"));
+                return Err(Error::new(
+                    Kind::Invalid,
+                    "the disk was not taken in by this session",
+                ));
             };
             let row = rows::root::Model {
                 store: store.number,
@@ -231,7 +253,10 @@ impl Session {
             rows::root_insert(tx, row).await.map_err(context)?;
         }
         let ended = session_state::ENDED;
-        if !rows::session_end(tx, inner.id, inner.fence, ended, now_us).await.map_err(context)? {
+        if !rows::session_end(tx, inner.id, inner.fence, ended, now_us)
+            .await
+            .map_err(context)?
+        {
             return Err(lease_lost());
         }
         let leftovers = rows::objects_unpublished(tx, inner.id).await.map_err(context)?;
@@ -289,9 +314,13 @@ impl SessionInner {
     /// Takes the gate shared and holds the session open until the transaction ends; gives the store's row.
     pub(crate) async fn hold(&self, tx: &impl ConnectionTrait) -> Result<rows::meta::Model> {
         let context = |error| Error::db("cannot check the session", error);
-        let gate = rows::gate_shared(tx, self.store.inner.number).await.map_err(context)?;
+        let gate = rows::gate_shared(tx, self.store.inner.number)
+            .await
+            .map_err(context)?;
         let gate = gate.ok_or_else(|| Error::new(Kind::Incompatible, "the store's row is gone"))?;
-        let row = rows::session_hold(tx, self.id, self.fence).await.map_err(context)?;
+        let row = rows::session_hold(tx, self.id, self.fence)
+            .await
+            .map_err(context)?;
         let now_us = self.store.inner.options.world.now_us();
         match row {
             Some(row) if row.lease_until_us > now_us => Ok(gate),
@@ -308,10 +337,17 @@ impl SessionInner {
         let store = &self.store.inner;
         let tx = rows::begin(&store.db).await.map_err(context)?;
         self.hold(&tx).await?;
-        let hits = rows::chunks_get(&tx, store.number, self.domain, digests).await.map_err(context)?;
-        let condemned: Vec<_> =
-            hits.iter().filter(|(_, hit)| hit.state == chunk_state::CONDEMNED).map(|(digest, _)| *digest).collect();
-        rows::chunks_resurrect(&tx, store.number, self.domain, &condemned).await.map_err(context)?;
+        let hits = rows::chunks_get(&tx, store.number, self.domain, digests)
+            .await
+            .map_err(context)?;
+        let condemned: Vec<_> = hits
+            .iter()
+            .filter(|(_, hit)| hit.state == chunk_state::CONDEMNED)
+            .map(|(digest, _)| *digest)
+            .collect();
+        rows::chunks_resurrect(&tx, store.number, self.domain, &condemned)
+            .await
+            .map_err(context)?;
         // What is as young as this session is safe from every gc that could run before its commit.
         let mut pins: Vec<_> = hits
             .iter()

@@ -111,7 +111,11 @@ impl Store {
         let store_id = match (&begun, &found) {
             (Some(row), Some(header)) if header.store_id == row.store_id => row.store_id,
             (_, Some(header)) => {
-                let text = format!("`{}` already holds the store {}", backend.describe(), header.store_id);
+                let text = format!(
+                    "`{}` already holds the store {}",
+                    backend.describe(),
+                    header.store_id
+                );
                 return Err(Error::new(Kind::Exists, text));
             }
             (Some(row), None) => row.store_id,
@@ -133,11 +137,17 @@ impl Store {
     /// Opens the store that backend and database hold together.
     pub async fn open(backend: Arc<dyn Backend>, db: &DatabaseConnection, options: Options) -> Result<Self> {
         let Some(header) = header_load(&*backend).await? else {
-            let text = format!("`{}` holds no store: make one with `cistern init`", backend.describe());
+            let text = format!(
+                "`{}` holds no store: make one with `cistern init`",
+                backend.describe()
+            );
             return Err(Error::new(Kind::NotFound, text));
         };
         let rows = meta_list(db).await?;
-        let Some(row) = rows.iter().find(|row| row.store_id == header.store_id && row.ready) else {
+        let Some(row) = rows
+            .iter()
+            .find(|row| row.store_id == header.store_id && row.ready)
+        else {
             let text = format!(
                 "the database does not know the store {} in `{}`: rebuild it with `cistern recover`, or \
                  point --database and --objects at things that belong together",
@@ -148,13 +158,26 @@ impl Store {
         };
         let keys = Keys::new(&header.digest_key()?);
         if keys.id() != row.digest_key_id || header.digest_key_id != row.digest_key_id {
-            let text = format!("store {} has another digest key than the database expects", header.store_id);
+            let text = format!(
+                "store {} has another digest key than the database expects",
+                header.store_id
+            );
             return Err(Error::new(Kind::Incompatible, text));
         }
         let number = row.id;
         let object_keys = Mutex::default();
-        let inner = Inner { backend, db: db.clone(), options, header, keys, number, object_keys };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Inner {
+            backend,
+            db: db.clone(),
+            options,
+            header,
+            keys,
+            number,
+            object_keys,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Opens the store, or makes it where neither backend nor database has one.
@@ -164,7 +187,8 @@ impl Store {
         options: Options,
     ) -> Result<Self> {
         let known = meta_list(db).await?;
-        if known.iter().any(|row| row.ready) || (known.is_empty() && header_load(&*backend).await?.is_some()) {
+        if known.iter().any(|row| row.ready) || (known.is_empty() && header_load(&*backend).await?.is_some())
+        {
             return Self::open(backend, db, options).await;
         }
         Self::init(backend, db, options).await
@@ -193,7 +217,9 @@ impl Store {
     /// The root of `kind` and `owner`, if it is there.
     pub async fn root_get(&self, kind: &str, owner: &str) -> Result<Option<Root>> {
         let row = rows::root_get(&self.inner.db, self.inner.number, kind, owner).await;
-        row.map_err(|error| Error::db("cannot read a root", error))?.map(root_from_row).transpose()
+        row.map_err(|error| Error::db("cannot read a root", error))?
+            .map(root_from_row)
+            .transpose()
     }
 
     /// Every root, by kind and owner.
@@ -204,7 +230,12 @@ impl Store {
     }
 
     /// Removes a root in the caller's transaction: gc may free what it kept. False when it was not there.
-    pub async fn root_delete_in_tx(&self, tx: &impl ConnectionTrait, kind: &str, owner: &str) -> Result<bool> {
+    pub async fn root_delete_in_tx(
+        &self,
+        tx: &impl ConnectionTrait,
+        kind: &str,
+        owner: &str,
+    ) -> Result<bool> {
         rows::root_delete(tx, self.inner.number, kind, owner)
             .await
             .map_err(|error| Error::db("cannot delete a root", error))
@@ -234,7 +265,10 @@ impl Store {
         let hits = rows::chunks_get(&self.inner.db, self.inner.number, domain, digests)
             .await
             .map_err(|error| Error::db("cannot look chunks up", error))?;
-        Ok(hits.into_iter().map(|(digest, Hit { location, .. })| (digest, location)).collect())
+        Ok(hits
+            .into_iter()
+            .map(|(digest, Hit { location, .. })| (digest, location))
+            .collect())
     }
 
     /// The backend key of an object, from memory or the database.
@@ -247,14 +281,20 @@ impl Store {
             .await
             .map_err(|error| Error::db("cannot look an object up", error))?;
         let Some(row) = found.first() else {
-            return Err(Error::new(Kind::Damaged, format!("object number {object} is not in the database")));
+            return Err(Error::new(
+                Kind::Damaged,
+                format!("object number {object} is not in the database"),
+            ));
         };
         self.object_keys().insert(object, row.key);
         Ok(pack_key(row.key))
     }
 
     fn object_keys(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Uuid>> {
-        self.inner.object_keys.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .object_keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads one frame and gives its plain bytes, checked.
@@ -274,15 +314,25 @@ pub(crate) fn pack_key(id: Uuid) -> String {
 
 fn root_from_row(row: rows::root::Model) -> Result<Root> {
     let Some(tree) = row.tree() else {
-        let text = format!("the root of {} {} is not readable in the database", row.kind, row.owner);
+        let text = format!(
+            "the root of {} {} is not readable in the database",
+            row.kind, row.owner
+        );
         return Err(Error::new(Kind::Damaged, text));
     };
     let allocated_bytes = row.allocated_bytes.cast_unsigned();
-    Ok(Root { kind: row.kind, owner: row.owner, tree, allocated_bytes })
+    Ok(Root {
+        kind: row.kind,
+        owner: row.owner,
+        tree,
+        allocated_bytes,
+    })
 }
 
 async fn meta_list(db: &DatabaseConnection) -> Result<Vec<rows::meta::Model>> {
-    rows::meta_list(db).await.map_err(|error| Error::db("cannot read the store's row", error))
+    rows::meta_list(db)
+        .await
+        .map_err(|error| Error::db("cannot read the store's row", error))
 }
 
 async fn meta_create(db: &DatabaseConnection, store_id: Uuid, options: &Options) -> Result<()> {
@@ -296,7 +346,9 @@ async fn meta_create(db: &DatabaseConnection, store_id: Uuid, options: &Options)
         gc_fence: None,
         created_us: options.world.now_us(),
     };
-    rows::meta_insert(db, row).await.map_err(|error| Error::db("cannot write the store's row", error))
+    rows::meta_insert(db, row)
+        .await
+        .map_err(|error| Error::db("cannot write the store's row", error))
 }
 
 async fn header_create(backend: &dyn Backend, store_id: Uuid, options: &Options) -> Result<Header> {
@@ -320,7 +372,11 @@ async fn header_create(backend: &dyn Backend, store_id: Uuid, options: &Options)
 /// The header in force: the highest-numbered one.
 async fn header_load(backend: &dyn Backend) -> Result<Option<Header>> {
     let listed: Vec<_> = backend.list("h/").try_collect().await?;
-    let Some(newest) = listed.into_iter().map(|item| item.key).max() else { return Ok(None) };
+    let Some(newest) = listed.into_iter().map(|item| item.key).max() else {
+        return Ok(None);
+    };
     let bytes = backend.get(&newest).await?;
-    Header::decode(&bytes).map(Some).map_err(|error| error.context(format!("`{}`", backend.describe())))
+    Header::decode(&bytes)
+        .map(Some)
+        .map_err(|error| error.context(format!("`{}`", backend.describe())))
 }

@@ -44,7 +44,12 @@ pub(crate) fn root_level(virtual_bytes: u64) -> Result<u8> {
     let chunks = chunk_count(virtual_bytes);
     (0..=LEVEL_LIMIT)
         .find(|level| child_span(level + 1) >= chunks)
-        .ok_or_else(|| Error::new(Kind::Invalid, format!("a disk of {virtual_bytes} bytes is too large")))
+        .ok_or_else(|| {
+            Error::new(
+                Kind::Invalid,
+                format!("a disk of {virtual_bytes} bytes is too large"),
+            )
+        })
 }
 
 /// A node in memory.
@@ -57,7 +62,10 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(level: u8) -> Self {
-        Self { level, children: Vec::new() }
+        Self {
+            level,
+            children: Vec::new(),
+        }
     }
 
     /// Child number `index`; `None` where everything under it is zero.
@@ -68,7 +76,9 @@ impl Node {
 
     /// The children that are there, with their numbers, in order.
     pub(crate) fn present(&self) -> impl Iterator<Item = (u64, Digest)> + '_ {
-        (0_u64..).zip(&self.children).filter_map(|(index, child)| child.map(|digest| (index, digest)))
+        (0_u64..)
+            .zip(&self.children)
+            .filter_map(|(index, child)| child.map(|digest| (index, digest)))
     }
 
     pub(crate) fn len(&self) -> u64 {

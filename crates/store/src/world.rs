@@ -24,7 +24,10 @@ impl World {
         now_us: impl Fn() -> i64 + Send + Sync + 'static,
         random: impl Fn() -> [u8; 16] + Send + Sync + 'static,
     ) -> Self {
-        Self { now_us: Arc::new(now_us), random: Arc::new(random) }
+        Self {
+            now_us: Arc::new(now_us),
+            random: Arc::new(random),
+        }
     }
 
     /// Microseconds since 1970 (UTC): both databases keep exactly that.

@@ -79,17 +79,17 @@ impl Error {
 
     /// The whole chain of causes in one line, for the log.
     pub fn chain(&self) -> String {
-        let mut out = match self {
-            Self::Internal { context, .. } => context.clone(),
+        match self {
+            Self::Internal {
+                context,
+                source: Some(source),
+            } => format!("{context}: {}", chain_of(&**source)),
+            Self::Internal {
+                context,
+                source: None,
+            } => context.clone(),
             other => other.to_string(),
-        };
-        let mut next = self.source();
-        while let Some(cause) = next {
-            out.push_str(": ");
-            out.push_str(&cause.to_string());
-            next = cause.source();
         }
-        out
     }
 }
 
@@ -97,6 +97,35 @@ impl From<sea_orm::DbErr> for Error {
     fn from(source: sea_orm::DbErr) -> Self {
         Self::internal("the database refused a statement", source)
     }
+}
+
+impl From<store::Error> for Error {
+    /// What the operator can mend is said to the user; the rest is a fault of ours.
+    fn from(source: store::Error) -> Self {
+        match source.kind() {
+            store::Kind::NoSpace => {
+                tracing::error!(error = chain_of(&source), "the store is full");
+                Self::Unavailable("The store is full; its operator has to free or add space.".into())
+            }
+            store::Kind::Unavailable => {
+                tracing::warn!(error = chain_of(&source), "the store does not answer");
+                Self::Unavailable("The store does not answer at the moment; try again.".into())
+            }
+            _ => Self::internal("the store", source),
+        }
+    }
+}
+
+/// An error and everything below it, in one line.
+pub fn chain_of(error: &dyn StdError) -> String {
+    let mut out = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        out.push_str(": ");
+        out.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    out
 }
 
 /// Names what was being done when something below failed.

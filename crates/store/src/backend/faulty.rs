@@ -39,7 +39,12 @@ pub struct Faulty {
 impl Faulty {
     /// Fails call number `fail_at` (from 1) and none after it; 0 fails none.
     pub fn new(inner: Arc<dyn Backend>, fault: Fault, fail_at: u64) -> Self {
-        Self { inner, fault, calls: Arc::default(), fail_at: Arc::new(AtomicU64::new(fail_at)) }
+        Self {
+            inner,
+            fault,
+            calls: Arc::default(),
+            fail_at: Arc::new(AtomicU64::new(fail_at)),
+        }
     }
 
     /// Calls seen so far.
@@ -109,7 +114,11 @@ impl Backend for Faulty {
     }
 
     async fn stat(&self, key: &str) -> Result<Option<u64>> {
-        if self.strikes() { Err(self.error()) } else { self.inner.stat(key).await }
+        if self.strikes() {
+            Err(self.error())
+        } else {
+            self.inner.stat(key).await
+        }
     }
 
     fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed>> {
@@ -118,7 +127,11 @@ impl Backend for Faulty {
         }
         // The nastiest listing: it begins well.
         let error = self.error();
-        self.inner.list(prefix).take(1).chain(futures::stream::iter([Err(error)])).boxed()
+        self.inner
+            .list(prefix)
+            .take(1)
+            .chain(futures::stream::iter([Err(error)]))
+            .boxed()
     }
 
     async fn delete(&self, key: &str) -> Result<()> {

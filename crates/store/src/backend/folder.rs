@@ -53,15 +53,24 @@ struct FolderSync {
 impl Folder {
     /// Opens the folder, makes it if absent, and clears what crashed writers left in `tmp/`.
     pub fn open(root: &Path) -> Result<Self> {
-        let root = std::path::absolute(root).map_err(|error| Error::io("cannot find the store's folder", error))?;
-        let inner =
-            Inner { root: root.clone(), folders: Mutex::new(HashMap::new()), world: World::system() };
+        let root =
+            std::path::absolute(root).map_err(|error| Error::io("cannot find the store's folder", error))?;
+        let inner = Inner {
+            root: root.clone(),
+            folders: Mutex::new(HashMap::new()),
+            world: World::system(),
+        };
         inner.folder_make(&root.join(TEMPORARY))?;
         inner.temporary_clear()?;
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T> + Send + 'static) -> Result<T> {
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
         let done = tokio::task::spawn_blocking(move || work(&inner)).await;
         done.map_err(|error| Error::new(Kind::Io, "a file operation was stopped").with_source(error))?
@@ -80,7 +89,9 @@ impl Backend for Folder {
         let key = key.to_owned();
         self.run(move |inner| {
             let context = format!("cannot read object `{key}`");
-            std::fs::read(inner.root.join(&key)).map(Bytes::from).map_err(|error| Error::io(context, error))
+            std::fs::read(inner.root.join(&key))
+                .map(Bytes::from)
+                .map_err(|error| Error::io(context, error))
         })
         .await
     }
@@ -113,7 +124,9 @@ impl Backend for Folder {
                         Ok(files) => futures::stream::iter(files.into_iter().map(Ok)).boxed(),
                         Err(error) => futures::stream::iter([Err(error)]).boxed(),
                     });
-                    futures::stream::iter(files.into_iter().map(Ok)).chain(deeper).boxed()
+                    futures::stream::iter(files.into_iter().map(Ok))
+                        .chain(deeper)
+                        .boxed()
                 }
                 Err(error) => futures::stream::iter([Err(error)]).boxed(),
             })
@@ -148,7 +161,10 @@ impl Inner {
         if let Err(error) = written {
             // The error below is what counts; a file that stays is cleared at a later start.
             let _ = std::fs::remove_file(&temporary);
-            return Err(Error::io(format!("cannot write object `{key}` to `{}`", self.root.display()), error));
+            return Err(Error::io(
+                format!("cannot write object `{key}` to `{}`", self.root.display()),
+                error,
+            ));
         }
         self.folder_sync(&folder)
     }
@@ -173,12 +189,15 @@ impl Inner {
         if folder.is_dir() {
             return Ok(());
         }
-        let Some(parent) = folder.parent() else { return Ok(()) };
+        let Some(parent) = folder.parent() else {
+            return Ok(());
+        };
         self.folder_make(parent)?;
         match std::fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(Error::io(format!("cannot make folder `{}`", folder.display()), error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io(
+                format!("cannot make folder `{}`", folder.display()),
+                error,
+            )),
             // Also when another made it: its sync may not have happened yet.
             _ => self.folder_sync(parent),
         }
@@ -231,7 +250,9 @@ impl Inner {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 data => data.map_err(context)?,
             };
-            let Ok(key) = path.strip_prefix(&self.root) else { continue };
+            let Ok(key) = path.strip_prefix(&self.root) else {
+                continue;
+            };
             let key = key.to_string_lossy().into_owned();
             if key == TEMPORARY {
                 continue;
@@ -239,7 +260,10 @@ impl Inner {
             if data.is_dir() {
                 folders.push(path);
             } else {
-                files.push(Listed { key, bytes: data.len() });
+                files.push(Listed {
+                    key,
+                    bytes: data.len(),
+                });
             }
         }
         Ok((folders, files))
@@ -255,7 +279,11 @@ impl Inner {
 }
 
 fn write_synced(path: &Path, data: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(data)?;
     // A failed fsync may have thrown the pages away: the file is given up, never synced again.
     file.sync_all()
@@ -291,7 +319,11 @@ pub fn filesystem_kind(path: &Path) -> Result<FilesystemKind> {
     let stat = rustix::fs::statfs(existing)
         .map_err(|error| Error::io(format!("cannot look at `{}`", existing.display()), error.into()))?;
     // The magic numbers of statfs(2); the field's type differs between architectures.
-    #[expect(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "magics have 32 bits")]
+    #[expect(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "magics have 32 bits"
+    )]
     let magic = stat.f_type as u32;
     Ok(FilesystemKind::from_magic(magic))
 }
@@ -349,7 +381,10 @@ mod tests {
             tokio::spawn(async move { folder.put_new("p/ab/one", Bytes::from(vec![n; 1000])).await })
         });
         let results = futures::future::join_all(tries).await;
-        let won = results.iter().filter(|result| result.as_ref().unwrap().is_ok()).count();
+        let won = results
+            .iter()
+            .filter(|result| result.as_ref().unwrap().is_ok())
+            .count();
         assert_eq!(won, 1);
         for lost in results.into_iter().filter_map(|result| result.unwrap().err()) {
             assert_eq!(lost.kind(), Kind::Exists);
@@ -365,7 +400,10 @@ mod tests {
         std::fs::write(&a, "a").unwrap();
         std::fs::write(&b, "b").unwrap();
         link_new(&a, &to).unwrap();
-        assert_eq!(link_new(&b, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            link_new(&b, &to).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
         assert_eq!(std::fs::read(&to).unwrap(), b"a");
         assert!(!a.exists());
     }
@@ -373,31 +411,60 @@ mod tests {
     #[tokio::test]
     async fn ranges_listing_and_deletion() {
         let (_dir, folder) = folder();
-        folder.put_new("p/ab/one", Bytes::from_static(b"0123456789")).await.unwrap();
-        folder.put_new("p/cd/two", Bytes::from_static(b"x")).await.unwrap();
-        folder.put_new("h/00000000", Bytes::from_static(b"header")).await.unwrap();
+        folder
+            .put_new("p/ab/one", Bytes::from_static(b"0123456789"))
+            .await
+            .unwrap();
+        folder
+            .put_new("p/cd/two", Bytes::from_static(b"x"))
+            .await
+            .unwrap();
+        folder
+            .put_new("h/00000000", Bytes::from_static(b"header"))
+            .await
+            .unwrap();
         assert_eq!(folder.get_range("p/ab/one", 2..5).await.unwrap(), "234");
-        assert_eq!(folder.get_range("p/ab/one", 8..11).await.unwrap_err().kind(), Kind::Damaged);
-        assert_eq!(folder.get_range("p/ab/none", 0..1).await.unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(
+            folder.get_range("p/ab/one", 8..11).await.unwrap_err().kind(),
+            Kind::Damaged
+        );
+        assert_eq!(
+            folder.get_range("p/ab/none", 0..1).await.unwrap_err().kind(),
+            Kind::NotFound
+        );
         let keys = |list: Vec<Result<Listed>>| {
             let mut keys: Vec<_> = list.into_iter().map(|item| item.unwrap().key).collect();
             keys.sort();
             keys
         };
         assert_eq!(keys(folder.list("p/").collect().await), ["p/ab/one", "p/cd/two"]);
-        assert_eq!(keys(folder.list("").collect().await), ["h/00000000", "p/ab/one", "p/cd/two"]);
+        assert_eq!(
+            keys(folder.list("").collect().await),
+            ["h/00000000", "p/ab/one", "p/cd/two"]
+        );
         assert_eq!(keys(folder.list("j/").collect().await), [""; 0]);
         folder.delete("p/ab/one").await.unwrap();
         folder.delete("p/ab/one").await.unwrap();
         assert_eq!(folder.stat("p/ab/one").await.unwrap(), None);
-        assert_eq!(folder.put_new("../x", Bytes::new()).await.unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(
+            folder.put_new("../x", Bytes::new()).await.unwrap_err().kind(),
+            Kind::Invalid
+        );
     }
 
     #[test]
     fn network_file_systems_are_refused_with_a_way_out() {
-        assert_eq!(filesystem_kind(Path::new("/proc/none/such")).unwrap(), FilesystemKind::Local);
-        let refusal = FilesystemKind::from_magic(0x6969).database_refusal(Path::new("/mnt/x")).unwrap();
-        assert!(refusal.contains("NFS") && refusal.contains("--database"), "{refusal}");
+        assert_eq!(
+            filesystem_kind(Path::new("/proc/none/such")).unwrap(),
+            FilesystemKind::Local
+        );
+        let refusal = FilesystemKind::from_magic(0x6969)
+            .database_refusal(Path::new("/mnt/x"))
+            .unwrap();
+        assert!(
+            refusal.contains("NFS") && refusal.contains("--database"),
+            "{refusal}"
+        );
         assert_eq!(FilesystemKind::from_magic(0xef53), FilesystemKind::Local);
     }
 }

@@ -79,10 +79,16 @@ pub fn backend_open(url_or_path: &str, settings: &Settings) -> Result<Arc<dyn Ba
 /// A key is made of the characters that every backend keeps as they are.
 pub(crate) fn key_check(key: &str) -> Result<()> {
     let fine = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     if key.split('/').all(fine) {
         return Ok(());
     }
-    Err(Error::new(Kind::Invalid, format!("`{key}` cannot be an object key")))
+    Err(Error::new(
+        Kind::Invalid,
+        format!("`{key}` cannot be an object key"),
+    ))
 }

@@ -20,22 +20,37 @@ pub struct Probe {
 pub(crate) async fn probe(backend: &dyn Backend, world: &World) -> Result<Probe> {
     let key = format!("probe/{}", world.uuid());
     let data = Bytes::from_iter((0..PROBE_BYTES).map(|at| at.to_le_bytes()[at as usize % 3]));
-    backend.put_new(&key, data.clone()).await.map_err(|error| failed(backend, "write an object to", error))?;
+    backend
+        .put_new(&key, data.clone())
+        .await
+        .map_err(|error| failed(backend, "write an object to", error))?;
     let result = inspect(backend, &key, &data).await;
     // Also after a failure: the probe leaves nothing behind where it can help it.
-    let deleted = backend.delete(&key).await.map_err(|error| failed(backend, "delete an object from", error));
+    let deleted = backend
+        .delete(&key)
+        .await
+        .map_err(|error| failed(backend, "delete an object from", error));
     let probe = result?;
     deleted?;
     if backend.stat(&key).await?.is_some() {
-        return Err(broken(backend, "an object was still there after it had been deleted"));
+        return Err(broken(
+            backend,
+            "an object was still there after it had been deleted",
+        ));
     }
     Ok(probe)
 }
 
 async fn inspect(backend: &dyn Backend, key: &str, data: &Bytes) -> Result<Probe> {
-    let read = backend.get(key).await.map_err(|error| failed(backend, "read an object from", error))?;
+    let read = backend
+        .get(key)
+        .await
+        .map_err(|error| failed(backend, "read an object from", error))?;
     if read != *data {
-        return Err(broken(backend, "an object read back differs from what was written"));
+        return Err(broken(
+            backend,
+            "an object read back differs from what was written",
+        ));
     }
     if backend.get_range(key, 777..55_555).await? != data.slice(777..55_555) {
         return Err(broken(backend, "a range read gave other bytes"));
@@ -44,8 +59,14 @@ async fn inspect(backend: &dyn Backend, key: &str, data: &Bytes) -> Result<Probe
         return Err(broken(backend, "the size of an object just written is wrong"));
     }
     let listed: Vec<_> = backend.list("probe/").try_collect().await?;
-    if !listed.iter().any(|item| item.key == key && item.bytes == data.len() as u64) {
-        return Err(broken(backend, "an object just written is missing from the listing"));
+    if !listed
+        .iter()
+        .any(|item| item.key == key && item.bytes == data.len() as u64)
+    {
+        return Err(broken(
+            backend,
+            "an object just written is missing from the listing",
+        ));
     }
     let second = backend.put_new(key, Bytes::from_static(b"second")).await;
     let exclusive_create = match second {

@@ -54,7 +54,12 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn new(buffer: Vec<u8>) -> Self {
-        Self { buffer, filled: 0, parts: Vec::new(), runs: Vec::new() }
+        Self {
+            buffer,
+            filled: 0,
+            parts: Vec::new(),
+            runs: Vec::new(),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -103,7 +108,11 @@ impl Batch {
                 Source::Bytes(data) => Source::Bytes(data.slice(done..done + take)),
                 Source::File(file, offset) => Source::File(Arc::clone(file), offset + done as u64),
             };
-            self.parts.push(Part { at, length: take, source });
+            self.parts.push(Part {
+                at,
+                length: take,
+                source,
+            });
             self.filled += take;
             done += take;
         }
@@ -126,11 +135,17 @@ impl Batch {
             .map(|(number, group)| {
                 let start = number * GROUP_BYTES;
                 let first = parts.partition_point(|part| part.at < start);
-                for part in parts[first..].iter().take_while(|part| part.at < start + GROUP_BYTES) {
+                for part in parts[first..]
+                    .iter()
+                    .take_while(|part| part.at < start + GROUP_BYTES)
+                {
                     let to = part.at - start;
                     part_read(part, &mut group[to..to + part.length])?;
                 }
-                Ok(group.chunks(CHUNK).map(|chunk| chunk_digest(keys, chunk)).collect())
+                Ok(group
+                    .chunks(CHUNK)
+                    .map(|chunk| chunk_digest(keys, chunk))
+                    .collect())
             })
             .collect();
         Ok(hashed?.concat())
@@ -153,7 +168,11 @@ fn part_read(part: &Part, to: &mut [u8]) -> Result<()> {
 }
 
 fn chunk_digest(keys: &Keys, chunk: &[u8]) -> Option<Digest> {
-    if *chunk == ZEROS[..chunk.len()] { None } else { Some(keys.digest(FrameKind::Data, chunk)) }
+    if *chunk == ZEROS[..chunk.len()] {
+        None
+    } else {
+        Some(keys.digest(FrameKind::Data, chunk))
+    }
 }
 
 /// Buffers that went through all stages and can be filled again.
@@ -162,7 +181,11 @@ pub(crate) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Buffers {
     pub(crate) fn take(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .unwrap_or_default()
     }
 
     pub(crate) fn give(&self, buffer: Vec<u8>) {

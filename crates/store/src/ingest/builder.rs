@@ -26,9 +26,22 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    pub(crate) fn new(keys: Keys, virtual_bytes: u64, domain: i64, parent: Option<TreeReader>) -> Result<Self> {
+    pub(crate) fn new(
+        keys: Keys,
+        virtual_bytes: u64,
+        domain: i64,
+        parent: Option<TreeReader>,
+    ) -> Result<Self> {
         let levels = (0..=root_level(virtual_bytes)?).map(Node::new).collect();
-        Ok(Self { keys, levels, position: 0, parent, virtual_bytes, domain, nodes: Vec::new() })
+        Ok(Self {
+            keys,
+            levels,
+            position: 0,
+            parent,
+            virtual_bytes,
+            domain,
+            nodes: Vec::new(),
+        })
     }
 
     /// The next chunk.
@@ -78,7 +91,12 @@ impl Builder {
             }
         }
         let digest = self.node_close(top).unwrap_or(Digest::EMPTY);
-        TreeRoot { digest, level: top, virtual_bytes: self.virtual_bytes, domain: self.domain }
+        TreeRoot {
+            digest,
+            level: top,
+            virtual_bytes: self.virtual_bytes,
+            domain: self.domain,
+        }
     }
 
     fn top(&self) -> u8 {
@@ -87,7 +105,8 @@ impl Builder {
 
     /// The highest level, up to `limit`, whose span begins here and is not longer than `count`.
     fn step(&self, count: u64, limit: u8) -> u8 {
-        let fits = |level: &u8| self.position.is_multiple_of(child_span(*level)) && child_span(*level) <= count;
+        let fits =
+            |level: &u8| self.position.is_multiple_of(child_span(*level)) && child_span(*level) <= count;
         (0..=limit).rev().find(fits).unwrap_or_default()
     }
 

@@ -102,10 +102,19 @@ impl Ingest {
     ) -> Result<Self> {
         root_level(virtual_bytes)?;
         if i64::try_from(virtual_bytes).is_err() {
-            return Err(Error::new(Kind::Invalid, format!("a disk of {virtual_bytes} bytes is too large")));
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("a disk of {virtual_bytes} bytes is too large"),
+            ));
         }
-        if let Some(parent) = parent.map(|(root, _)| root).filter(|root| root.virtual_bytes > virtual_bytes) {
-            let text = format!("a disk cannot shrink from its parent's {} bytes", parent.virtual_bytes);
+        if let Some(parent) = parent
+            .map(|(root, _)| root)
+            .filter(|root| root.virtual_bytes > virtual_bytes)
+        {
+            let text = format!(
+                "a disk cannot shrink from its parent's {} bytes",
+                parent.virtual_bytes
+            );
             return Err(Error::new(Kind::Invalid, text));
         }
         let progress = Arc::new(Progress::default());
@@ -122,7 +131,16 @@ impl Ingest {
         let worker = Some(tokio::spawn(stages::run(job, receiver)));
         let batch = Batch::new(buffers.take());
         let sender = Some(sender);
-        Ok(Self { virtual_bytes, position: 0, batch, sender, buffers, worker, parent: reader, progress })
+        Ok(Self {
+            virtual_bytes,
+            position: 0,
+            batch,
+            sender,
+            buffers,
+            worker,
+            parent: reader,
+            progress,
+        })
     }
 
     /// Counters that can be read while the ingest runs.
@@ -201,8 +219,12 @@ impl Ingest {
     async fn file_run(&mut self, file: &Arc<File>, offset: u64, length: u64) -> Result<()> {
         let mut done = 0;
         while done < length {
-            let take = self.batch.room().min(usize::try_from(length - done).unwrap_or(usize::MAX));
-            self.batch.push(take, Source::File(Arc::clone(file), offset + done));
+            let take = self
+                .batch
+                .room()
+                .min(usize::try_from(length - done).unwrap_or(usize::MAX));
+            self.batch
+                .push(take, Source::File(Arc::clone(file), offset + done));
             self.position += take as u64;
             done += take as u64;
             self.flush_if_full().await?;
@@ -216,7 +238,8 @@ impl Ingest {
         self.extent_parent(self.virtual_bytes - self.position).await?;
         let ragged = self.position.next_multiple_of(CHUNK) - self.position;
         if ragged > 0 && !self.batch.is_aligned() {
-            self.batch.push(usize::try_from(ragged).unwrap_or_default(), Source::Zero);
+            self.batch
+                .push(usize::try_from(ragged).unwrap_or_default(), Source::Zero);
         }
         if !self.batch.is_empty() {
             self.flush().await?;
@@ -226,10 +249,17 @@ impl Ingest {
     }
 
     fn check(&self, length: u64) -> Result<()> {
-        if self.position.checked_add(length).is_some_and(|end| end <= self.virtual_bytes) {
+        if self
+            .position
+            .checked_add(length)
+            .is_some_and(|end| end <= self.virtual_bytes)
+        {
             return Ok(());
         }
-        let text = format!("an extent of {length} bytes at {} reaches over the disk's end", self.position);
+        let text = format!(
+            "an extent of {length} bytes at {} reaches over the disk's end",
+            self.position
+        );
         Err(Error::new(Kind::Invalid, text))
     }
 
@@ -241,7 +271,8 @@ impl Ingest {
     /// Puts less than a chunk into the batch.
     async fn fill(&mut self, length: u64, source: impl FnOnce() -> Source) -> Result<()> {
         if length > 0 {
-            self.batch.push(usize::try_from(length).unwrap_or_default(), source());
+            self.batch
+                .push(usize::try_from(length).unwrap_or_default(), source());
             self.position += length;
             self.flush_if_full().await?;
         }
@@ -249,7 +280,9 @@ impl Ingest {
     }
 
     async fn fill_from_parent(&mut self, length: u64) -> Result<()> {
-        let Some(parent) = self.parent.clone().filter(|_| length > 0) else { return Ok(()) };
+        let Some(parent) = self.parent.clone().filter(|_| length > 0) else {
+            return Ok(());
+        };
         let mut data = vec![0; usize::try_from(length).unwrap_or_default()];
         let there = parent.virtual_bytes().saturating_sub(self.position).min(length);
         let there = usize::try_from(there).unwrap_or_default();
@@ -260,7 +293,11 @@ impl Ingest {
     }
 
     async fn flush_if_full(&mut self) -> Result<()> {
-        if self.batch.is_full() { self.flush().await } else { Ok(()) }
+        if self.batch.is_full() {
+            self.flush().await
+        } else {
+            Ok(())
+        }
     }
 
     async fn flush(&mut self) -> Result<()> {
@@ -284,7 +321,9 @@ impl Ingest {
         let Some(worker) = self.worker.take() else {
             return Err(Error::new(Kind::Io, "the ingest has failed before"));
         };
-        worker.await.map_err(|error| Error::new(Kind::Io, "the ingest was stopped").with_source(error))?
+        worker
+            .await
+            .map_err(|error| Error::new(Kind::Io, "the ingest was stopped").with_source(error))?
     }
 }
 

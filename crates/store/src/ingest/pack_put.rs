@@ -46,7 +46,10 @@ pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pendi
     }
     written?;
     if backend.stat(&key).await? != Some(bytes) {
-        let text = format!("`{}` stored `{key}` with another size than was written", backend.describe());
+        let text = format!(
+            "`{}` stored `{key}` with another size than was written",
+            backend.describe()
+        );
         return Err(Error::new(Kind::Io, text));
     }
     publish(&session, object, &sealed.entries).await?;
@@ -89,23 +92,35 @@ async fn publish(session: &SessionInner, object: i64, entries: &[Entry]) -> Resu
     let tx = rows::begin(&store.db).await.map_err(context)?;
     session.hold(&tx).await?;
     let (from, to) = (object_state::INTENT, object_state::LIVE);
-    if !rows::object_move(&tx, object, from, to, now_us).await.map_err(context)? {
+    if !rows::object_move(&tx, object, from, to, now_us)
+        .await
+        .map_err(context)?
+    {
         return Err(lease_lost());
     }
     let epoch = session.start_epoch;
-    let written = rows::chunks_insert(&tx, number, domain, object, epoch, entries).await.map_err(context)?;
+    let written = rows::chunks_insert(&tx, number, domain, object, epoch, entries)
+        .await
+        .map_err(context)?;
     if written < entries.len() as u64 {
         // Another session published some of these first. Their rows are now counted on: pin what is older.
         let digests: Vec<_> = entries.iter().map(|entry| entry.digest).collect();
-        let rows = rows::chunks_get(&tx, number, domain, &digests).await.map_err(context)?;
+        let rows = rows::chunks_get(&tx, number, domain, &digests)
+            .await
+            .map_err(context)?;
         let condemned: Vec<_> = rows
             .iter()
             .filter(|(_, hit)| hit.state == rows::chunk_state::CONDEMNED)
             .map(|(digest, _)| *digest)
             .collect();
-        rows::chunks_resurrect(&tx, number, domain, &condemned).await.map_err(context)?;
-        let mut theirs: Vec<_> =
-            rows.into_iter().filter(|(_, hit)| hit.epoch < epoch).map(|(digest, _)| digest).collect();
+        rows::chunks_resurrect(&tx, number, domain, &condemned)
+            .await
+            .map_err(context)?;
+        let mut theirs: Vec<_> = rows
+            .into_iter()
+            .filter(|(_, hit)| hit.epoch < epoch)
+            .map(|(digest, _)| digest)
+            .collect();
         theirs.sort_unstable();
         session.pin(&tx, &theirs).await?;
     }

@@ -57,10 +57,17 @@ pub(crate) async fn run(job: Job, input: mpsc::Receiver<Batch>) -> Result<Disk> 
     let pack = pack_stage(Arc::clone(&job), pending, missing_in);
     let ((), (root, allocated), ()) = tokio::try_join!(hash, index, pack)?;
     job.session.tree_keep(root, allocated);
-    Ok(Disk { root, stats: job.progress.stats() })
+    Ok(Disk {
+        root,
+        stats: job.progress.stats(),
+    })
 }
 
-async fn hash_stage(job: Arc<Job>, mut input: mpsc::Receiver<Batch>, out: mpsc::Sender<Hashed>) -> Result<()> {
+async fn hash_stage(
+    job: Arc<Job>,
+    mut input: mpsc::Receiver<Batch>,
+    out: mpsc::Sender<Hashed>,
+) -> Result<()> {
     while let Some(mut batch) = input.recv().await {
         let keys = job.session.store.inner.keys.clone();
         let hashed = compute(move || {
@@ -80,7 +87,9 @@ async fn index_stage(
     out: mpsc::Sender<Missing>,
 ) -> Result<(TreeRoot, u64)> {
     let session = &job.session;
-    let parent = job.parent.map(|(root, _)| TreeReader::new(session.store.clone(), root));
+    let parent = job
+        .parent
+        .map(|(root, _)| TreeReader::new(session.store.clone(), root));
     let keys = session.store.inner.keys.clone();
     let mut tree = TreeBuilder::new(keys, job.virtual_bytes, session.domain, parent)?;
     let mut allocated = job.parent.map_or(0, |(_, bytes)| bytes);
@@ -122,11 +131,16 @@ async fn tree_feed(job: &Job, tree: &mut TreeBuilder, hashed: &Hashed) -> Result
             Run::Chunks(count) => {
                 replaced += tree.replaced(count).await?;
                 let before = added;
-                for digest in digests.by_ref().take(usize::try_from(count).unwrap_or(usize::MAX)) {
+                for digest in digests
+                    .by_ref()
+                    .take(usize::try_from(count).unwrap_or(usize::MAX))
+                {
                     tree.chunk(*digest);
                     added += u64::from(digest.is_some());
                 }
-                progress.zero.fetch_add((count - (added - before)) * CHUNK, Relaxed);
+                progress
+                    .zero
+                    .fetch_add((count - (added - before)) * CHUNK, Relaxed);
                 count
             }
         };
@@ -148,7 +162,11 @@ async fn missing(
     {
         // Asked before the database: what leaves this set is in the database already.
         let pending = pending.set();
-        let all = digests.iter().flatten().copied().chain(nodes.iter().map(|node| node.digest));
+        let all = digests
+            .iter()
+            .flatten()
+            .copied()
+            .chain(nodes.iter().map(|node| node.digest));
         asked.extend(all.filter(|digest| !pending.contains(digest) && seen.insert(*digest)));
     }
     let mut wanted: HashSet<Digest> = asked.iter().copied().collect();
@@ -169,16 +187,29 @@ async fn missing(
     }
     job.progress.deduplicated.fetch_add(known, Relaxed);
     job.progress.new.fetch_add(chunks.len() as u64 * CHUNK, Relaxed);
-    let nodes: Vec<_> = nodes.into_iter().filter(|node| wanted.remove(&node.digest)).collect();
+    let nodes: Vec<_> = nodes
+        .into_iter()
+        .filter(|node| wanted.remove(&node.digest))
+        .collect();
     if chunks.is_empty() && nodes.is_empty() {
         job.buffers.give(buffer);
         return Ok(None);
     }
-    Ok(Some(Missing { buffer, chunks, nodes }))
+    Ok(Some(Missing {
+        buffer,
+        chunks,
+        nodes,
+    }))
 }
 
 async fn pack_stage(job: Arc<Job>, pending: Pending, mut input: mpsc::Receiver<Missing>) -> Result<()> {
-    let mut packer = Packer { puts: JoinSet::new(), data: None, nodes: None, job, pending };
+    let mut packer = Packer {
+        puts: JoinSet::new(),
+        data: None,
+        nodes: None,
+        job,
+        pending,
+    };
     while let Some(missing) = input.recv().await {
         let (buffer, chunks, nodes) = compute(move || {
             let chunks = chunks_encode(&missing)?;
@@ -205,7 +236,9 @@ fn chunks_encode(missing: &Missing) -> Result<Vec<Encoded>> {
         .with_min_len(8)
         .map_init(pack::compressor, |compressor, (place, digest)| {
             let plain = &missing.buffer[place * chunk..(place + 1) * chunk];
-            let compressor = compressor.as_mut().map_err(|_| Error::new(Kind::Io, "cannot start the compressor"))?;
+            let compressor = compressor
+                .as_mut()
+                .map_err(|_| Error::new(Kind::Io, "cannot start the compressor"))?;
             pack::frame_encode(compressor, *digest, FrameKind::Data, 0, plain)
         })
         .collect()
@@ -213,8 +246,15 @@ fn chunks_encode(missing: &Missing) -> Result<Vec<Encoded>> {
 
 fn nodes_encode(nodes: &[NewNode]) -> Result<Vec<Encoded>> {
     let mut compressor = pack::compressor()?;
-    let encode =
-        |node: &NewNode| pack::frame_encode(&mut compressor, node.digest, FrameKind::Node, node.level, &node.bytes);
+    let encode = |node: &NewNode| {
+        pack::frame_encode(
+            &mut compressor,
+            node.digest,
+            FrameKind::Node,
+            node.level,
+            &node.bytes,
+        )
+    };
     nodes.iter().map(encode).collect()
 }
 
@@ -251,13 +291,20 @@ impl Packer {
         while self.puts.len() >= PUTS_AT_ONCE {
             self.put_join().await?;
         }
-        self.puts.spawn(pack_put(Arc::clone(&self.job.session), builder, self.pending.clone()));
+        self.puts.spawn(pack_put(
+            Arc::clone(&self.job.session),
+            builder,
+            self.pending.clone(),
+        ));
         Ok(())
     }
 
     async fn put_join(&mut self) -> Result<()> {
-        let Some(done) = self.puts.join_next().await else { return Ok(()) };
-        let bytes = done.map_err(|error| Error::new(Kind::Io, "a write was stopped").with_source(error))??;
+        let Some(done) = self.puts.join_next().await else {
+            return Ok(());
+        };
+        let bytes =
+            done.map_err(|error| Error::new(Kind::Io, "a write was stopped").with_source(error))??;
         self.job.progress.stored.fetch_add(bytes, Relaxed);
         Ok(())
     }

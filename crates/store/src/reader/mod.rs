@@ -73,7 +73,13 @@ impl Store {
     /// Opens a disk for reading. Nothing is read until asked for.
     pub fn disk_open(&self, root: TreeRoot) -> DiskReader {
         let tree = TreeReader::new(self.clone(), root);
-        DiskReader { inner: Arc::new(Inner { tree, leaves: Mutex::default(), chunks: Mutex::default() }) }
+        DiskReader {
+            inner: Arc::new(Inner {
+                tree,
+                leaves: Mutex::default(),
+                chunks: Mutex::default(),
+            }),
+        }
     }
 }
 
@@ -144,7 +150,11 @@ impl DiskReader {
                     return Ok(None);
                 }
                 let zeros = inner.tree.zeros_at(at, end).await?;
-                let next = if zeros > 0 { at + zeros } else { (at / WINDOW * WINDOW + WINDOW).min(end) };
+                let next = if zeros > 0 {
+                    at + zeros
+                } else {
+                    (at / WINDOW * WINDOW + WINDOW).min(end)
+                };
                 Ok(Some(((at..next, zeros > 0), next)))
             }
         });
@@ -153,7 +163,8 @@ impl DiskReader {
                 let (inner, range) = (Arc::clone(&fetcher), range.clone());
                 async move {
                     if zero {
-                        let bytes = (window.start * CHUNK).max(range.start)..(window.end * CHUNK).min(range.end);
+                        let bytes =
+                            (window.start * CHUNK).max(range.start)..(window.end * CHUNK).min(range.end);
                         return Ok(vec![Piece::Zero(bytes.end - bytes.start)]);
                     }
                     let chunks = inner.chunks_load(window.clone()).await?;
@@ -171,7 +182,10 @@ impl DiskReader {
         if range.start <= range.end && range.end <= size {
             return Ok(());
         }
-        let text = format!("bytes {}..{} are outside of a disk of {size} bytes", range.start, range.end);
+        let text = format!(
+            "bytes {}..{} are outside of a disk of {size} bytes",
+            range.start, range.end
+        );
         Err(Error::new(Kind::Invalid, text))
     }
 }
@@ -184,7 +198,11 @@ impl Inner {
         }
         let mut out = Vec::new();
         for index in range {
-            let kept = self.kept().iter().find(|(kept, _)| *kept == index).map(|(_, data)| data.clone());
+            let kept = self
+                .kept()
+                .iter()
+                .find(|(kept, _)| *kept == index)
+                .map(|(_, data)| data.clone());
             if kept.is_some() {
                 out.push(kept);
                 continue;
@@ -208,7 +226,9 @@ impl Inner {
             // The object may just have been rewritten elsewhere: the index is asked once more.
             Err(error) if error.kind() == Kind::NotFound => {
                 self.leaves().clear();
-                self.chunks_try(range.clone()).await.map_err(|error| damaged_at(error, self.bytes(&range)))
+                self.chunks_try(range.clone())
+                    .await
+                    .map_err(|error| damaged_at(error, self.bytes(&range)))
             }
             done => done,
         }
@@ -218,7 +238,9 @@ impl Inner {
         let mut wanted = Vec::new();
         for index in range.clone() {
             let leaf = self.leaf(index / FAN_OUT).await?;
-            let Some(digest) = leaf.node.as_ref().and_then(|node| node.child(index % FAN_OUT)) else { continue };
+            let Some(digest) = leaf.node.as_ref().and_then(|node| node.child(index % FAN_OUT)) else {
+                continue;
+            };
             let Some(at) = leaf.places.get(&digest).copied() else {
                 let error = Error::new(Kind::Damaged, format!("chunk {digest} is in no index"));
                 return Err(error.at(self.bytes(&(index..index + 1))));
@@ -227,7 +249,9 @@ impl Inner {
         }
         let mut out = vec![None; usize::try_from(range.end - range.start).unwrap_or_default()];
         let requests = requests(&wanted);
-        let mut loaded = stream::iter(requests).map(|request| self.request(request)).buffered(4);
+        let mut loaded = stream::iter(requests)
+            .map(|request| self.request(request))
+            .buffered(4);
         while let Some(chunks) = loaded.try_next().await? {
             for (index, data) in chunks {
                 out[usize::try_from(index - range.start).unwrap_or_default()] = Some(data);
@@ -238,12 +262,17 @@ impl Inner {
 
     /// Reads neighbours in one pack with one request, and decodes and checks them.
     async fn request(&self, wanted: Vec<Wanted>) -> Result<Vec<(u64, Bytes)>> {
-        let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else { return Ok(Vec::new()) };
+        let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
+            return Ok(Vec::new());
+        };
         let store = &self.tree.store;
         let whole = self.bytes(&(first.index..last.index + 1));
         let base = first.at.offset;
         let end = u64::from(last.at.offset) + u64::from(last.at.length);
-        let key = store.object_key(first.at.object).await.map_err(|error| error.at(whole.clone()))?;
+        let key = store
+            .object_key(first.at.object)
+            .await
+            .map_err(|error| error.at(whole.clone()))?;
         let data = store.inner.backend.get_range(&key, u64::from(base)..end).await;
         let data = data.map_err(|error| error.at(whole))?;
         let keys = store.inner.keys.clone();
@@ -253,7 +282,8 @@ impl Inner {
                 let from = (one.at.offset - base) as usize;
                 let frame = data.get(from..from + one.at.length as usize);
                 let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "the object is too short"));
-                let plain = frame.and_then(|frame| pack::frame_open(&keys, FrameKind::Data, one.digest, frame));
+                let plain =
+                    frame.and_then(|frame| pack::frame_open(&keys, FrameKind::Data, one.digest, frame));
                 let bytes = one.index * CHUNK..((one.index + 1) * CHUNK).min(virtual_bytes);
                 match plain {
                     Ok(plain) if plain.len() == CHUNK_BYTES as usize => Ok((one.index, plain.into())),
@@ -267,12 +297,20 @@ impl Inner {
     }
 
     async fn leaf(&self, number: u64) -> Result<Arc<Leaf>> {
-        let kept = self.leaves().iter().find(|(kept, _)| *kept == number).map(|(_, leaf)| Arc::clone(leaf));
+        let kept = self
+            .leaves()
+            .iter()
+            .find(|(kept, _)| *kept == number)
+            .map(|(_, leaf)| Arc::clone(leaf));
         if let Some(leaf) = kept {
             return Ok(leaf);
         }
         let node = self.tree.node(0, number).await?;
-        let mut digests: Vec<_> = node.iter().flat_map(|node| node.present()).map(|(_, digest)| digest).collect();
+        let mut digests: Vec<_> = node
+            .iter()
+            .flat_map(|node| node.present())
+            .map(|(_, digest)| digest)
+            .collect();
         digests.sort_unstable();
         digests.dedup();
         let places = self.tree.store.locate(self.tree.root.domain, &digests).await?;

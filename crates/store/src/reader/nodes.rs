@@ -28,7 +28,11 @@ struct Kept {
 
 impl TreeReader {
     pub(crate) fn new(store: Store, root: TreeRoot) -> Self {
-        Self { store, root, kept: Mutex::default() }
+        Self {
+            store,
+            root,
+            kept: Mutex::default(),
+        }
     }
 
     /// The digest of span number `index` of `level` (level 0: a chunk; level n: a node of level n-1), or
@@ -51,7 +55,9 @@ impl TreeReader {
         let mut node = self.node_load(root.digest, root.level, 0).await?;
         for below in (level..root.level).rev() {
             let at = index / child_span(below - level);
-            let Some(digest) = node.child(at % FAN_OUT) else { return Ok(None) };
+            let Some(digest) = node.child(at % FAN_OUT) else {
+                return Ok(None);
+            };
             node = self.node_load(digest, below, at).await?;
         }
         Ok(Some(node))
@@ -117,7 +123,9 @@ impl TreeReader {
 
     /// The disk bytes under node number `index` of `level`.
     fn span(&self, level: u8, index: u64) -> Range<u64> {
-        let bytes = child_span(level).saturating_mul(FAN_OUT).saturating_mul(u64::from(CHUNK_BYTES));
+        let bytes = child_span(level)
+            .saturating_mul(FAN_OUT)
+            .saturating_mul(u64::from(CHUNK_BYTES));
         let start = bytes.saturating_mul(index);
         start..start.saturating_add(bytes).min(self.root.virtual_bytes)
     }
@@ -130,9 +138,9 @@ impl TreeReader {
 /// Names the disk's range in an error that says data is damaged or gone; a passing failure stays what it is.
 pub(crate) fn damaged_at(error: Error, range: Range<u64>) -> Error {
     match error.kind() {
-        Kind::NotFound => {
-            Error::new(Kind::Damaged, "the object that holds the data is gone").with_source(error).at(range)
-        }
+        Kind::NotFound => Error::new(Kind::Damaged, "the object that holds the data is gone")
+            .with_source(error)
+            .at(range),
         _ => error.at(range),
     }
 }

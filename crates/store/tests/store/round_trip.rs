@@ -38,7 +38,10 @@ async fn a_disk_reads_back_and_is_stored_once() {
         let again = import(&store, &place.db, "2", &data).await;
         assert_eq!(again, root);
         let after = store.stats().await.unwrap();
-        assert_eq!((after.packs, after.stored_bytes, after.chunks), (before.packs, before.stored_bytes, before.chunks));
+        assert_eq!(
+            (after.packs, after.stored_bytes, after.chunks),
+            (before.packs, before.stored_bytes, before.chunks)
+        );
         assert_eq!(after.open_sessions, 0);
         let kept = store.root_get("image", "2").await.unwrap().unwrap();
         assert_eq!((kept.tree, kept.allocated_bytes), (root, 96 * CHUNK));
@@ -90,7 +93,10 @@ async fn an_increment_takes_the_rest_from_its_parent() {
         ingest.extent_data(Bytes::from_static(b"changed")).await.unwrap();
         ingest.extent_zero(3 << 20).await.unwrap();
         ingest.extent_parent(100 << 20).await.unwrap();
-        ingest.extent_data(Bytes::from_static(b"beyond the parent")).await.unwrap();
+        ingest
+            .extent_data(Bytes::from_static(b"beyond the parent"))
+            .await
+            .unwrap();
         let disk = ingest.finish().await.unwrap();
         let at = (1 << 20) + 5;
         data.resize(130 << 20, 0);
@@ -100,10 +106,16 @@ async fn an_increment_takes_the_rest_from_its_parent() {
         data[later..later + 17].copy_from_slice(b"beyond the parent");
         assert!(read_all(&store.disk_open(disk.root)).await == data);
         let tx = place.begin().await;
-        session.commit_in_tx(&tx, "snapshot", "2", disk.root).await.unwrap();
+        session
+            .commit_in_tx(&tx, "snapshot", "2", disk.root)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         let root = store.root_get("snapshot", "2").await.unwrap().unwrap();
-        let chunks = data.chunks(65536).filter(|chunk| chunk.iter().any(|byte| *byte != 0)).count() as u64;
+        let chunks = data
+            .chunks(65536)
+            .filter(|chunk| chunk.iter().any(|byte| *byte != 0))
+            .count() as u64;
         assert_eq!(root.allocated_bytes, chunks * CHUNK);
         // The increment's tree is the one that a full import of the same bytes would have.
         let full: TreeRoot = import(&store, &place.db, "3", &data).await;

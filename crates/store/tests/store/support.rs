@@ -34,7 +34,8 @@ pub(crate) struct Clock(Arc<AtomicU64>);
 
 impl Clock {
     pub(crate) fn advance(&self, by: Duration) {
-        self.0.fetch_add(u64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
+        self.0
+            .fetch_add(u64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
     }
 }
 
@@ -54,7 +55,11 @@ impl Place {
             move || i64::try_from(now.load(Ordering::SeqCst)).unwrap(),
             || *uuid::Uuid::new_v4().as_bytes(),
         );
-        Options { world, digest_key: Some([7; 32]), ..Options::default() }
+        Options {
+            world,
+            digest_key: Some([7; 32]),
+            ..Options::default()
+        }
     }
 
     pub(crate) async fn store(&self) -> Store {
@@ -62,7 +67,9 @@ impl Place {
     }
 
     pub(crate) async fn store_on(&self, backend: Arc<dyn Backend>) -> Store {
-        Store::open_or_init(backend, &self.db, self.options()).await.unwrap()
+        Store::open_or_init(backend, &self.db, self.options())
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn begin(&self) -> DatabaseTransaction {
@@ -94,7 +101,13 @@ pub(crate) async fn local() -> Place {
     Migrator::up(&db, None).await.unwrap();
     let path = dir.path().join("objects");
     let backend = backend_open(path.to_str().unwrap(), &Settings::new()).unwrap();
-    Place { name: "SQLite + folder", db, backend, clock: clock(), dir }
+    Place {
+        name: "SQLite + folder",
+        db,
+        backend,
+        clock: clock(),
+        dir,
+    }
 }
 
 fn clock() -> Clock {
@@ -113,7 +126,10 @@ pub(crate) async fn import(store: &Store, db: &DatabaseConnection, owner: &str, 
     ingest.extent_data(Bytes::copy_from_slice(data)).await.unwrap();
     let disk = ingest.finish().await.unwrap();
     let tx = begin(db).await;
-    session.commit_in_tx(&tx, "image", owner, disk.root).await.unwrap();
+    session
+        .commit_in_tx(&tx, "image", owner, disk.root)
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     disk.root
 }
@@ -121,6 +137,9 @@ pub(crate) async fn import(store: &Store, db: &DatabaseConnection, owner: &str, 
 /// Bytes that do not compress and are the same for the same seed.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut out = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut out);
     out
 }

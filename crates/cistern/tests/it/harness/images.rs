@@ -31,7 +31,9 @@ pub(crate) async fn imported(api: &Api, name: &str, url: &str) -> Value {
 
 /// The whole image in a format.
 pub(crate) async fn downloaded(api: &Api, id: i64, format: &str) -> bytes::Bytes {
-    let answer = api.get(&format!("/v2/images/{id}/download?format={format}")).await;
+    let answer = api
+        .get(&format!("/v2/images/{id}/download?format={format}"))
+        .await;
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.bytes
 }

@@ -44,7 +44,10 @@ impl Default for Setup {
 impl Setup {
     /// Without the permission to fetch from loopback that the others have.
     pub(crate) fn strict() -> Self {
-        Self { args: Vec::new(), ..Self::default() }
+        Self {
+            args: Vec::new(),
+            ..Self::default()
+        }
     }
 
     /// The same with one more flag.

@@ -16,14 +16,22 @@ const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 /// Flags of every command that talks to a server.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Remote {
-    /// The server's address [env: CISTERN_URL] [default: http://127.0.0.1:8080]
-    #[arg(long, value_name = "URL")]
+    /// The server's address.
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "The server's address [env: CISTERN_URL] [default: http://127.0.0.1:8080]"
+    )]
     pub url: Option<Url>,
-    /// An API token [env: CISTERN_TOKEN]
-    #[arg(long, value_name = "TOKEN")]
+    /// An API token.
+    #[arg(long, value_name = "TOKEN", help = "An API token [env: CISTERN_TOKEN]")]
     pub token: Option<Secret>,
-    /// Trust this certificate authority, a PEM file [env: CISTERN_CA_FILE]
-    #[arg(long, value_name = "FILE")]
+    /// A certificate authority to trust, PEM.
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "Trust this certificate authority, a PEM file [env: CISTERN_CA_FILE]"
+    )]
     pub ca_file: Option<PathBuf>,
 }
 

@@ -3,7 +3,7 @@
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::{Cli, Outcome};
+use super::Cli;
 
 /// Flags of `completions`.
 #[derive(Debug, clap::Args)]
@@ -14,7 +14,6 @@ pub struct Args {
 }
 
 /// Prints the script.
-pub fn run(args: &Args) -> Outcome {
+pub fn run(args: &Args) {
     clap_complete::generate(args.shell, &mut Cli::command(), "cistern", &mut std::io::stdout());
-    Ok(())
 }

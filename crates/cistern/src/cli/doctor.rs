@@ -27,7 +27,7 @@ const ROOM_FAIL: u64 = 1 << 30;
 const FILES_WARN: u64 = 8192;
 /// 2026-01-01, before which no clock can be right.
 const CLOCK_MIN: i64 = 1_767_225_600;
-/// `f_type` of file systems on which SQLite's locks and memory maps cannot be trusted (statfs(2)).
+/// `f_type` of file systems on which `SQLite`'s locks and memory maps cannot be trusted (statfs(2)).
 const NETWORK_FILE_SYSTEMS: [(i64, &str); 6] = [
     (0x6969, "NFS"),
     (0xff53_4d42, "CIFS"),
@@ -62,7 +62,7 @@ struct Check {
 }
 
 /// Looks at everything; exit code 1 where something must be mended.
-pub fn run(args: Args, context: &Context) -> Outcome {
+pub fn run(args: &Args, context: &Context) -> Outcome {
     let config = args.flags.load(context)?.config;
     let checks = block_on(async move { Ok(all(&config).await) })?;
     let failed = checks.iter().filter(|c| c.state == State::Failed).count();
@@ -183,7 +183,7 @@ fn file_system(config: &Config) -> Check {
     let Ok(found) = statfs(&place) else {
         return warning("file system", format!("{} cannot be looked at", place.display()));
     };
-    let kind = found.f_type as i64;
+    let kind = found.f_type;
     match NETWORK_FILE_SYSTEMS.iter().find(|(magic, _)| *magic == kind) {
         Some((_, name @ "FUSE")) => warning(
             "file system",

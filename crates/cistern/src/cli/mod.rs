@@ -107,11 +107,14 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command, context: &Context) -> Outcome {
     match command {
-        Command::Serve(args) => serve::run(args, context),
-        Command::Init(args) => serve::init(args, context),
+        Command::Serve(args) => serve::run(&args, context),
+        Command::Init(args) => serve::init(&args, context),
         Command::Config(command) => config::run(command, context),
-        Command::Doctor(args) => doctor::run(args, context),
-        Command::Completions(args) => completions::run(&args),
+        Command::Doctor(args) => doctor::run(&args, context),
+        Command::Completions(args) => {
+            completions::run(&args);
+            Ok(())
+        }
     }
 }
 

@@ -28,9 +28,10 @@ impl Output {
 
     /// The result: as a JSON document, or as the text.
     pub fn document(self, value: &impl Serialize, text: impl FnOnce() -> String) {
-        match self.is_json {
-            true => line(&serde_json::to_string_pretty(value).unwrap_or_default()),
-            false => line(&text()),
+        if self.is_json {
+            line(&serde_json::to_string_pretty(value).unwrap_or_default());
+        } else {
+            line(&text());
         }
     }
 

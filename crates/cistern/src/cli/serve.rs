@@ -32,14 +32,14 @@ pub struct InitArgs {
 }
 
 /// Serves until a signal comes.
-pub fn run(args: Args, context: &Context) -> Outcome {
+pub fn run(args: &Args, context: &Context) -> Outcome {
     let loaded = args.flags.load(context)?;
     telemetry::init(&loaded.config.log, context.env.no_color());
     block_on(async move { Ok(serve::run(loaded.config).await?) })
 }
 
 /// Makes what `serve` would make on an empty folder. On one that has been made it says so and changes nothing.
-pub fn init(args: InitArgs, context: &Context) -> Outcome {
+pub fn init(args: &InitArgs, context: &Context) -> Outcome {
     let config = args.flags.config(context)?;
     block_on(async move {
         let _lock = serve::data_take(&config)?;

@@ -15,12 +15,14 @@ mod self_signed;
 mod split;
 mod tls;
 
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
@@ -57,6 +59,7 @@ pub async fn run(config: Config) -> Result<()> {
     let mut signals = Signals::new()?;
     tls::provider_install();
     telemetry::metrics_init();
+    files_raise();
     lock::data_folder_make(&config.data)?;
     let _lock = lock::data_lock(&config.data)?;
     let certificate = certificate(&config)?;
@@ -70,7 +73,7 @@ pub async fn run(config: Config) -> Result<()> {
 
     let app = tokio::select! {
         app = App::open(config) => app?,
-        _ = signals.stop() => return Ok(()),
+        () = signals.stop() => return Ok(()),
     };
     let first = app.first_start().await?;
     let engine = app.engine_start().await?;
@@ -96,7 +99,7 @@ pub async fn run(config: Config) -> Result<()> {
     };
     tokio::select! {
         _ = tokio::time::timeout(app.config.shutdown_limit(), drained) => tracing::info!("stopped"),
-        _ = signals.stop() => process_end(),
+        () = signals.stop() => process_end(),
     }
     Ok(())
 }
@@ -104,9 +107,10 @@ pub async fn run(config: Config) -> Result<()> {
 impl Bound {
     async fn new(config: &Config) -> Result<Self> {
         let api = bind("listen_api", config.listen_api).await?;
-        let registry = match config.one_port() {
-            true => None,
-            false => Some(bind("listen_registry", config.listen_registry).await?),
+        let registry = if config.one_port() {
+            None
+        } else {
+            Some(bind("listen_registry", config.listen_registry).await?)
         };
         Ok(Self { api, registry })
     }
@@ -208,10 +212,11 @@ fn announce(config: &Config, urls: &Urls, first: Option<&FirstStart>) {
         urls.api, urls.registry
     );
     if config.tls.self_signed {
-        text.push_str(&format!(
-            "certificate authority {}\n",
+        let _ = writeln!(
+            text,
+            "certificate authority {}",
             self_signed::ca_path(config).display()
-        ));
+        );
     }
     if let Some(first) = first {
         text.push_str(&welcome(config, urls, first));
@@ -228,12 +233,14 @@ fn welcome(config: &Config, urls: &Urls, first: &FirstStart) -> String {
         .as_ref()
         .map(|u| u.as_str().trim_end_matches('/').to_owned());
     let url = external.unwrap_or_else(|| urls.api.clone());
-    let ca = match config.tls.self_signed {
-        true => format!(
-            "\n  export CISTERN_CA_FILE={}",
+    let ca = if config.tls.self_signed {
+        format!(
+            "
+  export CISTERN_CA_FILE={}",
             self_signed::ca_path(config).display()
-        ),
-        false => String::new(),
+        )
+    } else {
+        String::new()
     };
     format!(
         "\nCistern is ready. Its data is in {data}. What follows is shown once.\n\n  \
@@ -281,6 +288,19 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+/// Lets this process open as many files as the system allows it; the limit it starts with is often 1024, which is
+/// there for programs that use select(2).
+fn files_raise() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "could not raise the limit of open files");
     }
 }
 

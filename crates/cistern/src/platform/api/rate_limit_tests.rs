@@ -69,10 +69,10 @@ fn the_ring_agrees_with_a_list_of_times() {
     let mut state = 1_u64;
     for _ in 0..5_000 {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        now += (state >> 60) * u64::from((state >> 40) % 7 == 0);
+        now += (state >> 60) * u64::from((state >> 40).is_multiple_of(7));
         ring.advance(now);
         times.retain(|t| now - t <= 60);
-        if state >> 33 & 3 == 0 && !times.is_empty() {
+        if (state >> 33).is_multiple_of(4) && !times.is_empty() {
             ring.remove();
             times.pop();
         } else {

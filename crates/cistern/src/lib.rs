@@ -11,5 +11,7 @@ mod registry;
 mod routes;
 mod serve;
 mod telemetry;
+#[cfg(test)]
+mod testing;
 
 pub use cli::main;

@@ -2,5 +2,7 @@
 
 pub mod error;
 pub mod extract;
+pub mod list;
 pub mod origin;
+pub mod path;
 pub mod rate_limit;

@@ -14,7 +14,8 @@ use crate::platform::clock::Clock;
 use crate::platform::db::{self, Db, Place};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::jobs::{Engine, Queue, Registry};
-use crate::platform::random;
+use crate::platform::resources::Owner;
+use crate::platform::{projects, random, ssh_keys, tags};
 
 /// Shared by every request and job; clones are cheap.
 #[derive(Clone)]
@@ -110,10 +111,18 @@ pub fn job_kinds() -> Registry {
     Registry::default()
 }
 
+/// Who knows whether a thing that is to be tagged or put into a project exists: one owner for each kind of thing.
+pub fn resource_owners() -> Vec<Owner> {
+    Vec::new()
+}
+
 /// Every migration of every room. They are applied in this order, and a released one keeps its name.
 pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
     let mut list: Vec<Box<dyn MigrationTrait>> = vec![
         Box::new(db::migration::Platform),
+        Box::new(ssh_keys::migration::SshKeys),
+        Box::new(tags::migration::Tags),
+        Box::new(projects::migration::Projects),
         Box::new(crate::images::uploads::migration::Uploads),
     ];
     list.extend(store::migrations());

@@ -7,6 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
+use crate::platform::{accounts, actions, projects, regions, sizes, ssh_keys, tags};
 
 /// The document's head; the paths come from the routes.
 #[derive(OpenApi)]
@@ -28,5 +29,13 @@ pub fn api() -> axum::Router<App> {
 }
 
 fn collect() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(Document::openapi()).merge(crate::images::uploads::api::routes())
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(accounts::account_api::routes())
+        .merge(actions::api::routes())
+        .merge(projects::api::routes())
+        .merge(regions::api::routes())
+        .merge(sizes::api::routes())
+        .merge(ssh_keys::api::routes())
+        .merge(tags::api::routes())
+        .merge(crate::images::uploads::api::routes())
 }

@@ -3,6 +3,7 @@
 //! Everything a user owns belongs to a team. A user is a member of teams with one role in each; an operator may also
 //! run the installation. A token acts for one user in one team, never with more rights than that user has now.
 
+pub mod account_api;
 pub mod model;
 pub mod rows;
 pub mod service;

@@ -164,6 +164,20 @@ pub async fn token_revoke(app: &App, caller: &Caller, id: i64) -> Result<()> {
     tx.commit().await
 }
 
+/// The caller's user and team.
+pub async fn account_get(app: &App, caller: &Caller) -> Result<(rows::user::Model, rows::team::Model)> {
+    let user = rows::user_get(app.db.conn(), caller.user_id).await?;
+    let team = rows::team_get(app.db.conn(), caller.team_id).await?;
+    user.zip(team).ok_or(Error::NotFound)
+}
+
+/// The caller's team.
+pub async fn team_of(app: &App, caller: &Caller) -> Result<rows::team::Model> {
+    rows::team_get(app.db.conn(), caller.team_id)
+        .await?
+        .ok_or(Error::NotFound)
+}
+
 /// Makes a team.
 pub async fn team_create(app: &App, who: &Who, name: &str) -> Result<rows::team::Model> {
     check_name("a team's name", name)?;

@@ -2,7 +2,11 @@
 //!
 //! An action is made in the transaction that enqueues its job, and ends in the transaction that ends the job.
 
+pub mod api;
 pub mod rows;
+pub mod service;
+#[cfg(test)]
+mod tests;
 
 use sea_orm::ConnectionTrait;
 

@@ -1,10 +1,13 @@
 //! The `action` table.
 
+use std::collections::HashMap;
+
 use sea_orm::entity::prelude::*;
 use sea_orm::{QueryOrder, QuerySelect, Set};
 
 use super::{COMPLETED, ERRORED, IN_PROGRESS, NewAction};
 use crate::platform::clock::Time;
+use crate::platform::jobs::rows as jobs;
 use crate::platform::paging::{Listed, Page};
 
 /// An action.
@@ -94,4 +97,19 @@ pub async fn action_list(
         .all(conn)
         .await?;
     Ok(Listed { rows, total })
+}
+
+/// What the jobs behind these actions last said of their progress.
+pub async fn progress_of(conn: &impl ConnectionTrait, actions: &[i64]) -> Result<HashMap<i64, Json>, DbErr> {
+    let rows: Vec<(Option<i64>, Option<Json>)> = jobs::Entity::find()
+        .select_only()
+        .columns([jobs::Column::ActionId, jobs::Column::Progress])
+        .filter(jobs::Column::ActionId.is_in(actions.iter().copied()))
+        .into_tuple()
+        .all(conn)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|(id, progress)| id.zip(progress))
+        .collect())
 }

@@ -58,7 +58,8 @@ apt_prepare() {
   : >"$work/apt/status"
   if [[ -z $(find "$store/lists" -name '*_Packages*' -mmin -720 -print -quit) ]]; then
     : >"$work/apt/preferences"
-    apt_own update || die "apt could not read the package lists"
+    # Its complaints matter only on failure: hooks of the machine's own apt complain about folders that are not ours.
+    apt_own update 2>"$work/update.log" || { cat "$work/update.log" >&2; die "apt could not read the package lists"; }
     # Unchanged lists keep their server's date.
     find "$store/lists" -maxdepth 1 -type f -exec touch {} +
   fi

@@ -58,13 +58,12 @@ pin_of() {
       go) go version; cat "$here/$name/go.mod" "$here/$name/go.sum" ;;
       godo) go version; cat "$here/$name"/*.go "$here/$name/go.mod" "$here/$name/go.sum" ;;
       pip) python3 --version; cat "$here/$name/requirements.txt" ;;
-      cargo) rustc --version ;;
     esac
   } | sha256sum | cut -d' ' -f1
 }
 
 made_by() { # what an install leaves behind
-  case $2 in pip) printf '%s' "$cache/$1/bin/python" ;; godo) printf '%s' "$bin/godo-suite" ;; *) printf '%s' "$bin/$1" ;; esac
+  case $2 in godo) printf '%s' "$bin/godo-suite" ;; *) printf '%s' "$bin/$1" ;; esac
 }
 
 current() {
@@ -131,20 +130,24 @@ install_godo() {
   needs go "$1" && go_install "$1" .
 }
 
+# The library in an environment of its own; bin/NAME is its interpreter.
 install_pip() {
   local venv=$cache/$1
-  rm -rf "$venv"
   needs python3 "$1" || return 1
+  rm -rf "$venv"
   python3 -m venv "$venv" >&2 || { say "$1 needs Python's venv module: apt-get install python3-venv"; return 1; }
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
-    -r "$here/$1/requirements.txt" >&2
+    -r "$here/$1/requirements.txt" >&2 || return 1
+  printf '#!/bin/sh\nexec "%s/bin/python" "$@"\n' "$venv" >"$bin/$1"
+  chmod +x "$bin/$1"
 }
 
-# Built for a quick build, not for a quick program: it runs for a second.
+# Built for a quick build, not for a quick program: it runs for a second. From this folder, so that the repository's
+# own toolchain is used.
 install_cargo() {
   needs cargo "$1" || return 1
   local build=$cache/cargo-build code=0
-  (cd "$cache" && CARGO_TARGET_DIR=$build cargo install "$1" --version "$2" --locked --quiet --root "$cache" \
+  (cd "$here" && CARGO_TARGET_DIR=$build cargo install "$1" --version "$2" --locked --quiet --root "$cache" \
     --config profile.release.lto=false --config profile.release.opt-level=0 \
     --config profile.release.codegen-units=16 --config profile.release.debug=false) >&2 || code=$?
   rm -rf "$build"

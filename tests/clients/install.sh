@@ -32,10 +32,10 @@ everything=(apt versitygw doctl godo pydo restic cargo-deny)
 
 # One package a line, with the programs that are looked for instead of asking dpkg (so that another distribution's
 # packages do as well). A program in a sbin folder is found although an ordinary user's PATH lacks it.
-packages_demo="cpio:cpio dosfstools:mkfs.fat e2fsprogs:mke2fs,debugfs fakeroot:fakeroot fdisk:sfdisk mtools:mcopy
- qemu-utils:qemu-img syslinux:syslinux syslinux-common:/usr/lib/syslinux/mbr/mbr.bin zstd:zstd"
-packages_test="borgbackup:borg bzip2:bzip2 curl:curl gdisk:sgdisk jq:jq nginx-light:nginx
- postgresql:/usr/lib/postgresql/*/bin/initdb python3-venv:python3 qemu-system-x86:qemu-system-x86_64 xz-utils:xz"
+packages_demo="cpio:cpio curl:curl dosfstools:mkfs.fat e2fsprogs:mke2fs,debugfs fakeroot:fakeroot fdisk:sfdisk mtools:mcopy
+ python3:python3 qemu-utils:qemu-img syslinux:syslinux syslinux-common:/usr/lib/syslinux/mbr/mbr.bin zstd:zstd"
+packages_test="borgbackup:borg bzip2:bzip2 gdisk:sgdisk jq:jq nginx-light:nginx
+ openssh-client:ssh-keygen postgresql:/usr/lib/postgresql/*/bin/initdb python3-venv:python3 qemu-system-x86:qemu-system-x86_64 xz-utils:xz"
 
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 

@@ -10,6 +10,8 @@
 mod bytes;
 mod error;
 mod extents;
+#[cfg(test)]
+mod fixture;
 mod format;
 mod gpt;
 pub mod layout;

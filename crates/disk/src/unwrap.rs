@@ -132,6 +132,8 @@ fn too_much_memory(wrapper: Wrapper, allowed: &str) -> Error {
 }
 
 fn gzip(input: &mut Buffered<'_>, output: &mut Output<'_>) -> Result<()> {
+    // One buffer for all parts: there may be millions of empty ones.
+    let mut buffer = vec![0; BUFFER_BYTES];
     let mut first = true;
     while fill(input)? {
         if !first && input.buffer().first() != Some(&0x1f) {
@@ -139,7 +141,7 @@ fn gzip(input: &mut Buffered<'_>, output: &mut Output<'_>) -> Result<()> {
         }
         first = false;
         let mut decoder = GzDecoder::new(&mut *input);
-        let copied = copy(&mut decoder, output);
+        let copied = copy(&mut decoder, &mut buffer, output);
         settle(Wrapper::Gzip, copied, input)?;
     }
     if first {
@@ -150,6 +152,7 @@ fn gzip(input: &mut Buffered<'_>, output: &mut Output<'_>) -> Result<()> {
 }
 
 fn bzip2(input: &mut Buffered<'_>, output: &mut Output<'_>) -> Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
     let mut first = true;
     while fill(input)? {
         if !first && input.buffer().first() != Some(&b'B') {
@@ -157,7 +160,7 @@ fn bzip2(input: &mut Buffered<'_>, output: &mut Output<'_>) -> Result<()> {
         }
         first = false;
         let mut decoder = ::bzip2::bufread::BzDecoder::new(&mut *input);
-        let copied = copy(&mut decoder, output);
+        let copied = copy(&mut decoder, &mut buffer, output);
         settle(Wrapper::Bzip2, copied, input)?;
     }
     if first {
@@ -172,10 +175,9 @@ enum Copy {
     Output(Error),
 }
 
-fn copy(decoder: &mut dyn Read, output: &mut Output<'_>) -> Result<(), Copy> {
-    let mut buffer = vec![0; BUFFER_BYTES];
+fn copy(decoder: &mut dyn Read, buffer: &mut [u8], output: &mut Output<'_>) -> Result<(), Copy> {
     loop {
-        match decoder.read(&mut buffer) {
+        match decoder.read(buffer) {
             Ok(0) => return Ok(()),
             Ok(length) => output
                 .push(buffer.get(..length).unwrap_or_default())
@@ -199,16 +201,52 @@ fn settle(wrapper: Wrapper, copied: Result<(), Copy>, input: &mut Buffered<'_>) 
 }
 
 fn xz(input: &mut Buffered<'_>, output: &mut Output<'_>) -> Result<()> {
-    let memory = output.limits.max_memory_bytes.min(XZ_MEMORY_BYTES);
-    let flags = lzma::CONCATENATED | lzma::TELL_UNSUPPORTED_CHECK;
-    let mut decoder = Stream::new_stream_decoder(memory, flags)
-        .map_err(|error| Error::io("Setting up the xz decoder failed.", error.into()))?;
     let mut buffer = vec![0; BUFFER_BYTES];
+    let mut first = true;
+    while fill(input)? {
+        if !first && !xz_padding(input)? {
+            break;
+        }
+        first = false;
+        xz_stream(input, &mut buffer, output)?;
+    }
+    if first { Err(damaged(Wrapper::Xz)) } else { Ok(()) }
+}
+
+/// Skips the padding between streams: zeros, four at a time, says the format. Gives whether a stream follows.
+fn xz_padding(input: &mut Buffered<'_>) -> Result<bool> {
+    let mut zeros = 0;
+    let follows = loop {
+        if !fill(input)? {
+            break false;
+        }
+        let here = input.buffer().iter().take_while(|byte| **byte == 0).count();
+        zeros = (zeros + here) % 4;
+        match input.buffer().get(here) {
+            None => input.consume(here),
+            Some(0xfd) => {
+                input.consume(here);
+                break true;
+            }
+            Some(_) => return Err(trailing(Wrapper::Xz)),
+        }
+    };
+    if zeros == 0 {
+        Ok(follows)
+    } else {
+        Err(trailing(Wrapper::Xz))
+    }
+}
+
+fn xz_stream(input: &mut Buffered<'_>, buffer: &mut [u8], output: &mut Output<'_>) -> Result<()> {
+    let memory = output.limits.max_memory_bytes.min(XZ_MEMORY_BYTES);
+    let mut decoder = Stream::new_stream_decoder(memory, lzma::TELL_UNSUPPORTED_CHECK)
+        .map_err(|error| Error::io("Setting up the xz decoder failed.", error.into()))?;
     let mut idle = false;
     loop {
         let action = if fill(input)? { Action::Run } else { Action::Finish };
         let (before_in, before_out) = (decoder.total_in(), decoder.total_out());
-        let status = decoder.process(input.buffer(), &mut buffer, action);
+        let status = decoder.process(input.buffer(), buffer, action);
         let read = usize::try_from(decoder.total_in() - before_in).unwrap_or(0);
         let written = usize::try_from(decoder.total_out() - before_out).unwrap_or(0);
         input.consume(read);
@@ -223,8 +261,6 @@ fn xz(input: &mut Buffered<'_>, output: &mut Output<'_>) -> Result<()> {
                     "dictionaries up to 64 MiB (`xz -9`)",
                 ));
             }
-            // A header that is none behind a whole stream.
-            Err(lzma::Error::Format) if output.produced > 0 => return Err(trailing(Wrapper::Xz)),
             Err(_) => return Err(damaged(Wrapper::Xz)),
         }
     }

@@ -122,6 +122,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
         #[test]
         fn ranks_and_runs_agree_with_a_plain_list(ranges in prop::collection::vec((0..20_000_u64, 0..300_u64), 0..20)) {
             let count = 20_300;

@@ -38,6 +38,4 @@ pub(crate) fn read(
 }
 
 #[cfg(test)]
-mod fixture;
-#[cfg(test)]
 mod tests;

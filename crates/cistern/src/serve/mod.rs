@@ -207,10 +207,7 @@ fn certificate_reload(app: &App, certificate: Option<&Certificate>) {
 
 /// The lines that people and scripts wait for. A closed stdout is no reason to stop.
 fn announce(config: &Config, urls: &Urls, first: Option<&FirstStart>) {
-    let mut text = format!(
-        "listening api {}\nlistening registry {}\n",
-        urls.api, urls.registry
-    );
+    let mut text = first.map_or_else(String::new, |first| welcome(config, urls, first));
     if config.tls.self_signed {
         let _ = writeln!(
             text,
@@ -218,9 +215,12 @@ fn announce(config: &Config, urls: &Urls, first: Option<&FirstStart>) {
             self_signed::ca_path(config).display()
         );
     }
-    if let Some(first) = first {
-        text.push_str(&welcome(config, urls, first));
-    }
+    // Last: who reads these two lines has seen everything.
+    let _ = writeln!(
+        text,
+        "listening api {}\nlistening registry {}",
+        urls.api, urls.registry
+    );
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -17,7 +17,10 @@ async fn a_disk_goes_in_by_url_and_comes_out_equal() {
     assert_eq!(image["distribution"], "Debian");
     assert_eq!(image["regions"], json!(["nyc3"]));
     let id = image["id"].as_i64().expect("an id");
-    assert!(downloaded(&api, id, "raw").await == disk, "the raw download differs");
+    assert!(
+        downloaded(&api, id, "raw").await == disk,
+        "the raw download differs"
+    );
 
     let actions = api.get(&format!("/v2/images/{id}/actions")).await.expect(200);
     assert_eq!(actions["actions"][0]["status"], "completed");
@@ -36,8 +39,12 @@ async fn a_changed_version_shares_what_is_the_same() {
     let before = stats(&server);
     let image = imported(&api, "v2", &files.put("v2.img", second.clone())).await;
     let after = stats(&server);
-    let added = after["stored_bytes"].as_u64().expect("a number") - before["stored_bytes"].as_u64().expect("a number");
-    assert!(added < 2 << 20, "8 blocks of 64 KiB were changed, {added} bytes were added");
+    let added = after["stored_bytes"].as_u64().expect("a number")
+        - before["stored_bytes"].as_u64().expect("a number");
+    assert!(
+        added < 2 << 20,
+        "8 blocks of 64 KiB were changed, {added} bytes were added"
+    );
     assert!(downloaded(&api, image["id"].as_i64().expect("an id"), "raw").await == second);
 }
 
@@ -51,16 +58,35 @@ async fn ranges_are_parts_of_the_whole() {
     let (server, files) = (Server::start(), Files::start().await);
     let api = server.api();
     let disk = disks::raw(8, 3);
-    let id = imported(&api, "ranged", &files.put("d.img", disk.clone())).await["id"].as_i64().expect("an id");
+    let id = imported(&api, "ranged", &files.put("d.img", disk.clone())).await["id"]
+        .as_i64()
+        .expect("an id");
     let path = format!("/v2/images/{id}/download?format=raw");
-    for (range, from, to) in [("bytes=0-0", 0, 1), ("bytes=65530-65545", 65530, 65546), ("bytes=-700", disk.len() - 700, disk.len())] {
-        let response = api.request(reqwest::Method::GET, &path).header("range", range).send().await.expect("answers");
+    for (range, from, to) in [
+        ("bytes=0-0", 0, 1),
+        ("bytes=65530-65545", 65530, 65546),
+        ("bytes=-700", disk.len() - 700, disk.len()),
+    ] {
+        let response = api
+            .request(reqwest::Method::GET, &path)
+            .header("range", range)
+            .send()
+            .await
+            .expect("answers");
         assert_eq!(response.status(), 206, "{range}");
         let expected = format!("bytes {from}-{}/{}", to - 1, disk.len());
         assert_eq!(response.headers()["content-range"], expected.as_str());
-        assert!(response.bytes().await.expect("a body") == disk[from..to], "{range}");
+        assert!(
+            response.bytes().await.expect("a body") == disk[from..to],
+            "{range}"
+        );
     }
-    let beyond = api.request(reqwest::Method::GET, &path).header("range", "bytes=99999999-").send().await.expect("answers");
+    let beyond = api
+        .request(reqwest::Method::GET, &path)
+        .header("range", "bytes=99999999-")
+        .send()
+        .await
+        .expect("answers");
     assert_eq!(beyond.status(), 416);
 }
 
@@ -106,7 +132,14 @@ async fn addresses_inside_are_not_fetched_unless_allowed() {
     let api = server.api();
     let url = files.put("disk.img", disks::raw(1, 1));
     let with_port = url.trim_start_matches("http://127.0.0.1");
-    for host in ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433"] {
+    for host in [
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "0.0.0.0",
+        "2130706433",
+    ] {
         let body = json!({ "name": "inside", "url": format!("http://{host}{with_port}"), "region": "nyc3" });
         let answer = api.post("/v2/images", &body).await;
         if answer.status == 202 {
@@ -116,8 +149,18 @@ async fn addresses_inside_are_not_fetched_unless_allowed() {
             assert_eq!(answer.status, 422, "{host}");
         }
     }
-    for metadata in ["http://169.254.169.254/latest/meta-data", "http://[fd00:ec2::254]/", "http://10.0.0.1/x", "file:///etc/passwd"] {
-        let answer = api.post("/v2/images", &json!({ "name": "x", "url": metadata, "region": "nyc3" })).await;
+    for metadata in [
+        "http://169.254.169.254/latest/meta-data",
+        "http://[fd00:ec2::254]/",
+        "http://10.0.0.1/x",
+        "file:///etc/passwd",
+    ] {
+        let answer = api
+            .post(
+                "/v2/images",
+                &json!({ "name": "x", "url": metadata, "region": "nyc3" }),
+            )
+            .await;
         assert_eq!(answer.status, 422, "{metadata}: {answer:?}");
     }
 }
@@ -129,10 +172,22 @@ async fn deleting_hides_and_purging_forgets() {
     let url = files.put("d.img", disks::raw(4, 5));
     let id = imported(&api, "goes", &url).await["id"].as_i64().expect("an id");
     api.delete(&format!("/v2/images/{id}")).await.expect(204);
-    assert_eq!(api.get("/v2/images?private=true").await.expect(200)["meta"]["total"], 0);
-    assert_eq!(api.get(&format!("/v2/images/{id}/download?format=raw")).await.status, 404);
-    let id = imported(&api, "goes too", &url).await["id"].as_i64().expect("an id");
-    api.delete(&format!("/v2/images/{id}?purge=true")).await.expect(204);
+    assert_eq!(
+        api.get("/v2/images?private=true").await.expect(200)["meta"]["total"],
+        0
+    );
+    assert_eq!(
+        api.get(&format!("/v2/images/{id}/download?format=raw"))
+            .await
+            .status,
+        404
+    );
+    let id = imported(&api, "goes too", &url).await["id"]
+        .as_i64()
+        .expect("an id");
+    api.delete(&format!("/v2/images/{id}?purge=true"))
+        .await
+        .expect(204);
 }
 
 #[tokio::test]
@@ -141,11 +196,23 @@ async fn another_team_sees_nothing_of_it() {
     let api = server.api();
     crate::harness::process::run_ok(&mut server.local(&["team", "create", "others"]));
     let others = server.api_with(&["--team", "others"]);
-    let id = imported(&api, "ours", &files.put("d.img", disks::raw(4, 5))).await["id"].as_i64().expect("an id");
+    let id = imported(&api, "ours", &files.put("d.img", disks::raw(4, 5))).await["id"]
+        .as_i64()
+        .expect("an id");
     for path in ["", "/actions", "/download?format=raw"] {
-        assert_eq!(others.get(&format!("/v2/images/{id}{path}")).await.status, 404, "{path}");
+        assert_eq!(
+            others.get(&format!("/v2/images/{id}{path}")).await.status,
+            404,
+            "{path}"
+        );
     }
     others.delete(&format!("/v2/images/{id}")).await.expect(404);
-    others.put(&format!("/v2/images/{id}"), &json!({ "name": "theirs" })).await.expect(404);
-    assert_eq!(others.get("/v2/images?private=true").await.expect(200)["meta"]["total"], 0);
+    others
+        .put(&format!("/v2/images/{id}"), &json!({ "name": "theirs" }))
+        .await
+        .expect(404);
+    assert_eq!(
+        others.get("/v2/images?private=true").await.expect(200)["meta"]["total"],
+        0
+    );
 }

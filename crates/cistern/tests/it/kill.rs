@@ -28,11 +28,18 @@ async fn nothing_acknowledged_is_lost_and_nothing_is_half_visible() {
         let disk = disks::changed(&base, 60, 1000 + round);
         let url = files.put(&format!("r{round}.img"), disk.clone());
         let body = json!({ "name": format!("round {round}"), "url": url, "region": "nyc3" });
-        let id = api.post("/v2/images", &body).await.expect(202)["image"]["id"].as_i64().expect("an id");
+        let id = api.post("/v2/images", &body).await.expect(202)["image"]["id"]
+            .as_i64()
+            .expect("an id");
         images.insert(id, disk);
         // Spread over the whole life of an import, from its first row to after its end, by a fixed sequence.
         let reader = tokio::spawn(read_some(api.clone(), available.iter().next_back().copied()));
-        tokio::time::timeout(Duration::from_millis(round * 37 % 900), std::future::pending::<()>()).await.unwrap_err();
+        tokio::time::timeout(
+            Duration::from_millis(round * 37 % 900),
+            std::future::pending::<()>(),
+        )
+        .await
+        .unwrap_err();
         let seen = api.get(&format!("/v2/images/{id}")).await.expect(200);
         if seen["image"]["status"] == "available" {
             available.insert(id);
@@ -43,20 +50,37 @@ async fn nothing_acknowledged_is_lost_and_nothing_is_half_visible() {
         api = server.api();
         for id in &available {
             let image = api.get(&format!("/v2/images/{id}")).await.expect(200);
-            assert_eq!(image["image"]["status"], "available", "image {id} was acknowledged");
+            assert_eq!(
+                image["image"]["status"], "available",
+                "image {id} was acknowledged"
+            );
         }
     }
     for (id, disk) in &images {
         let image = settled(&api, *id).await;
         match image["status"].as_str() {
-            Some("available") => assert!(downloaded(&api, *id, "raw").await == *disk, "image {id} reads back wrong"),
-            _ => assert!(image["error_message"].as_str().is_some_and(|m| !m.is_empty()), "{image:#}"),
+            Some("available") => assert!(
+                downloaded(&api, *id, "raw").await == *disk,
+                "image {id} reads back wrong"
+            ),
+            _ => assert!(
+                image["error_message"].as_str().is_some_and(|m| !m.is_empty()),
+                "{image:#}"
+            ),
         }
     }
     let kept = api.get("/v2/images?private=true&per_page=1").await.expect(200)["meta"]["total"].as_u64();
-    assert_eq!(kept, Some(images.len() as u64), "every import was resumed and ended well");
+    assert_eq!(
+        kept,
+        Some(images.len() as u64),
+        "every import was resumed and ended well"
+    );
     crate::harness::process::run_ok(&mut server.local(&["store", "verify", "--read-data"]));
-    println!("{} rounds: {} images, all equal, none lost", rounds(), images.len());
+    println!(
+        "{} rounds: {} images, all equal, none lost",
+        rounds(),
+        images.len()
+    );
 }
 
 /// An export that the kill cuts off.

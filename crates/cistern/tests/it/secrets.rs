@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
+use crate::harness::disks;
 use crate::harness::files::Files;
 use crate::harness::images::{import, settled};
 use crate::harness::process::run;
 use crate::harness::server::Setup;
-use crate::harness::disks;
 
 /// Words that stand for secrets; whatever carries one leaks.
 const URL_PASSWORD: &str = "canary-url-password";
@@ -23,10 +23,16 @@ async fn canaries_stay_where_they_are() {
     let mut bodies = Vec::new();
 
     let plain = files.put("disk.img", disks::raw(1, 1));
-    let secret = plain.replace("http://", &format!("http://someone:{URL_PASSWORD}@")) + "?signature=" + URL_QUERY;
+    let secret =
+        plain.replace("http://", &format!("http://someone:{URL_PASSWORD}@")) + "?signature=" + URL_QUERY;
     let broken = secret.replace("disk.img", "missing.img");
     for url in [&secret, &broken] {
-        let answer = api.post("/v2/images", &json!({ "name": "canary", "url": url, "region": "nyc3" })).await;
+        let answer = api
+            .post(
+                "/v2/images",
+                &json!({ "name": "canary", "url": url, "region": "nyc3" }),
+            )
+            .await;
         bodies.push(answer.bytes.clone());
         if let Some(id) = answer.json["image"]["id"].as_i64() {
             bodies.push(settled(&api, id).await.to_string().into());
@@ -34,11 +40,23 @@ async fn canaries_stay_where_they_are() {
         }
     }
     bodies.push(api.with_token(WRONG_TOKEN).get("/v2/account").await.bytes);
-    bodies.push(api.get(&format!("/v2/images/{URL_PASSWORD}?x={URL_QUERY}")).await.bytes.slice(..0));
+    bodies.push(
+        api.get(&format!("/v2/images/{URL_PASSWORD}?x={URL_QUERY}"))
+            .await
+            .bytes
+            .slice(..0),
+    );
     let id = import(&api, "good", &plain).await;
     settled(&api, id).await;
-    let form = [("email", "owner@localhost"), ("password", PASSWORD)];
-    let sign_in = api.with_token("").request(reqwest::Method::POST, "/sign-in").form(&form).send().await.expect("answers");
+    let form = format!("email=owner%40localhost&password={PASSWORD}");
+    let sign_in = api
+        .with_token("")
+        .request(reqwest::Method::POST, "/sign-in")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(form)
+        .send()
+        .await
+        .expect("answers");
     bodies.push(sign_in.bytes().await.expect("a body"));
     bodies.push(api.get("/metrics").await.bytes);
     bodies.push(api.get("/v2/events?all=true").await.bytes);
@@ -46,16 +64,34 @@ async fn canaries_stay_where_they_are() {
     let events = run(&mut server.local(&["events", "--json"]));
     bodies.push([events.stdout, events.stderr].concat().into());
     bodies.push(server.log_text().into());
-    let mut places: Vec<(String, Vec<u8>)> =
-        bodies.into_iter().enumerate().map(|(n, b)| (format!("answer {n}"), b.to_vec())).collect();
-    for entry in std::fs::read_dir(server.data()).expect("the data folder").map(|e| e.expect("readable").path()) {
+    let mut places: Vec<(String, Vec<u8>)> = bodies
+        .into_iter()
+        .enumerate()
+        .map(|(n, b)| (format!("answer {n}"), b.to_vec()))
+        .collect();
+    for entry in std::fs::read_dir(server.data())
+        .expect("the data folder")
+        .map(|e| e.expect("readable").path())
+    {
         if entry.is_file() {
-            places.push((entry.display().to_string(), std::fs::read(&entry).unwrap_or_default()));
+            places.push((
+                entry.display().to_string(),
+                std::fs::read(&entry).unwrap_or_default(),
+            ));
         }
     }
-    assert!(places.iter().any(|(_, text)| find(text, "canary")), "the search finds what is there");
+    assert!(
+        places.iter().any(|(_, text)| find(text, "canary")),
+        "the search finds what is there"
+    );
     for (place, text) in &places {
-        for word in [URL_PASSWORD, URL_QUERY, PASSWORD, WRONG_TOKEN, server.token.as_str()] {
+        for word in [
+            URL_PASSWORD,
+            URL_QUERY,
+            PASSWORD,
+            WRONG_TOKEN,
+            server.token.as_str(),
+        ] {
             assert!(!find(text, word), "{word} is in {place}: {}", around(text, word));
         }
     }
@@ -66,6 +102,10 @@ fn find(text: &[u8], word: &str) -> bool {
 }
 
 fn around(text: &[u8], word: &str) -> String {
-    let at = text.windows(word.len()).position(|w| w == word.as_bytes()).unwrap_or(0);
-    String::from_utf8_lossy(&text[at.saturating_sub(200)..(at + word.len() + 60).min(text.len())]).into_owned()
+    let at = text
+        .windows(word.len())
+        .position(|w| w == word.as_bytes())
+        .unwrap_or(0);
+    String::from_utf8_lossy(&text[at.saturating_sub(200)..(at + word.len() + 60).min(text.len())])
+        .into_owned()
 }

@@ -23,7 +23,10 @@ async fn a_second_server_on_the_same_folder_is_refused() {
     let output = run(second.args(["--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"]));
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains(&server.pid().to_string()), "it names the other process: {text}");
+    assert!(
+        text.contains(&server.pid().to_string()),
+        "it names the other process: {text}"
+    );
     server.api().get("/v2/account").await.expect(200);
 }
 
@@ -32,9 +35,17 @@ async fn a_listener_off_loopback_needs_tls() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let data = dir.path().join("data");
     let setup = Setup::default();
-    let output = run(setup.command(&data, &["serve"]).args(["--listen-api", "0.0.0.0:0", "--listen-registry", "127.0.0.1:0"]));
+    let output = run(setup.command(&data, &["serve"]).args([
+        "--listen-api",
+        "0.0.0.0:0",
+        "--listen-registry",
+        "127.0.0.1:0",
+    ]));
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--insecure-http"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("--insecure-http"),
+        "{output:?}"
+    );
 }
 
 #[tokio::test]
@@ -43,9 +54,15 @@ async fn unknown_settings_are_refused_with_the_nearest_known_one() {
     let file = dir.path().join("c.toml");
     std::fs::write(&file, "listen_apy = \"127.0.0.1:0\"\n").expect("writes");
     let setup = Setup::default();
-    let output = run(setup.command(&dir.path().join("data"), &["serve"]).arg("--config").arg(&file));
+    let output = run(setup
+        .command(&dir.path().join("data"), &["serve"])
+        .arg("--config")
+        .arg(&file));
     assert_ne!(output.status.code(), Some(0));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("listen_api"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("listen_api"),
+        "{output:?}"
+    );
 }
 
 #[tokio::test]
@@ -65,11 +82,23 @@ async fn health_is_for_everyone_and_metrics_for_loopback() {
 async fn tls_of_our_own_is_trusted_by_its_ca() {
     let server = Setup::default().arg("--tls-self-signed").start();
     assert!(server.api_url.starts_with("https://"), "{}", server.api_url);
-    let ca = until("the CA file", 10, || async { std::fs::read(server.data().join("tls/ca.pem")).ok() }).await;
+    let ca = until("the CA file", 10, || async {
+        std::fs::read(server.data().join("tls/ca.pem")).ok()
+    })
+    .await;
     let ca = reqwest::Certificate::from_pem(&ca).expect("a certificate");
-    let client = reqwest::Client::builder().no_proxy().tls_certs_only([ca]).build().expect("a client");
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([ca])
+        .build()
+        .expect("a client");
     let url = format!("{}/v2/account", server.api_url);
-    let answer = client.get(url).bearer_auth(&server.token).send().await.expect("the certificate is trusted");
+    let answer = client
+        .get(url)
+        .bearer_auth(&server.token)
+        .send()
+        .await
+        .expect("the certificate is trusted");
     assert_eq!(answer.status(), 200);
 }
 

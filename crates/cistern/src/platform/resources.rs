@@ -67,13 +67,16 @@ pub static KINDS: [Kind; 13] = [
     kind("reservedip", None, true, "reserved_ips", "reserved_ip"),
 ];
 
+/// Of the ids, those that exist in the team of this id, as they were given. What cannot be an id does not exist.
+pub type Existing = for<'a> fn(&'a Tx, i64, &'a [String]) -> BoxFuture<'a, Result<Vec<String>>>;
+
 /// A product's answer to "which of these are the team's, and there".
 #[derive(Clone, Copy)]
 pub struct Owner {
     /// [`Kind::name`].
     pub kind: &'static str,
-    /// Of `ids`, those that exist in the team, as they were given. Ids that cannot be ids do not exist.
-    pub existing: for<'a> fn(&'a Tx, i64, &'a [String]) -> BoxFuture<'a, Result<Vec<String>>>,
+    /// Finds them.
+    pub existing: Existing,
 }
 
 /// One thing.

@@ -73,6 +73,11 @@ impl Tester {
         self.with_token(team.id, user.id, Scopes::all()).await
     }
 
+    /// The same service, with a token that is none.
+    pub fn stranger(&self) -> Self {
+        self.with_text(format!("dop_v1_{}", "0".repeat(64)))
+    }
+
     async fn with_token(&self, team_id: i64, user_id: i64, scopes: Scopes) -> Self {
         let spec = TokenSpec {
             team_id,
@@ -84,10 +89,14 @@ impl Tester {
         let made = token_create(&self.app, &Who::default(), &spec)
             .await
             .expect("a new token");
+        self.with_text(made.text)
+    }
+
+    fn with_text(&self, token: String) -> Self {
         Self {
             app: self.app.clone(),
             router: self.router.clone(),
-            token: made.text,
+            token,
             dir: self.dir.clone(),
         }
     }

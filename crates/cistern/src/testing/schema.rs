@@ -26,7 +26,8 @@ pub enum Verdict {
 
 /// The document, its schemas rewritten as JSON Schema.
 pub struct Schema {
-    paths: Map<String, Value>,
+    /// The operations, by path template and method.
+    pub paths: Map<String, Value>,
     components: Value,
 }
 
@@ -92,20 +93,6 @@ impl Schema {
         Err(format!(
             "{method} {path} {status} does not fit the schema:\n  {faults}\nin {value:#}"
         ))
-    }
-
-    /// Every `METHOD /path/{template}` of the document.
-    pub fn operations(&self) -> Vec<String> {
-        let mut out = Vec::new();
-        for (path, item) in &self.paths {
-            let methods = item.as_object().into_iter().flat_map(Map::keys);
-            out.extend(
-                methods
-                    .filter(|m| ["get", "put", "post", "delete", "patch"].contains(&m.as_str()))
-                    .map(|m| format!("{} {path}", m.to_uppercase())),
-            );
-        }
-        out
     }
 
     /// The operation of the most literal template that matches.
@@ -207,15 +194,21 @@ fn times_check(value: &Value, at: &str, faults: &mut Vec<String>) {
     match value {
         Value::Array(items) => items.iter().for_each(|v| times_check(v, at, faults)),
         Value::Object(map) => map.iter().for_each(|(key, v)| times_check(v, key, faults)),
-        Value::String(text) if at.ends_with("_at") && at != "storage_usage_bytes_updated_at" => {
-            if !(text.len() == "2026-01-01T00:00:00Z".len() && text.ends_with('Z')) {
-                faults.push(format!(
-                    "{text:?} at {at} is not a time with whole seconds and `Z`"
-                ));
-            }
+        Value::String(text) if is_time(at) && !is_whole_seconds(text) => {
+            faults.push(format!(
+                "{text:?} at {at} is not a time with whole seconds and `Z`"
+            ));
         }
         _ => {}
     }
+}
+
+fn is_time(key: &str) -> bool {
+    key.ends_with("_at") && key != "storage_usage_bytes_updated_at"
+}
+
+fn is_whole_seconds(text: &str) -> bool {
+    text.len() == "2026-01-01T00:00:00Z".len() && text.ends_with('Z')
 }
 
 #[cfg(test)]

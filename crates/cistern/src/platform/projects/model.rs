@@ -32,8 +32,8 @@ pub struct Change {
     pub description: Option<String>,
     /// One of [`PURPOSES`] or `Other: …`.
     pub purpose: Option<String>,
-    /// One of [`ENVIRONMENTS`]; `Some(None)` takes it away.
-    pub environment: Option<Option<String>>,
+    /// One of [`ENVIRONMENTS`]; an empty text takes it away.
+    pub environment: Option<String>,
     /// True makes it the default in place of the present one.
     pub is_default: Option<bool>,
 }
@@ -44,7 +44,7 @@ pub fn default_project() -> Change {
         name: Some("Default".into()),
         description: Some("Default project".into()),
         purpose: Some(PURPOSES[0].into()),
-        environment: Some(Some(ENVIRONMENTS[0].into())),
+        environment: Some(ENVIRONMENTS[0].into()),
         is_default: Some(true),
     }
 }
@@ -64,10 +64,7 @@ pub fn change_check(change: Change) -> Result<Change> {
         change.description.as_deref().unwrap_or_default(),
         MAX_TEXT,
     )?;
-    let environment = match change.environment {
-        Some(Some(text)) => Some(environment_check(&text)?),
-        other => other,
-    };
+    let environment = change.environment.as_deref().map(environment_check).transpose()?;
     let purpose = change.purpose.as_deref().map(purpose_check).transpose()?;
     Ok(Change {
         purpose,
@@ -102,12 +99,12 @@ fn purpose_check(text: &str) -> Result<String> {
 }
 
 /// Terraform sends lower case; an empty text is no environment.
-fn environment_check(text: &str) -> Result<Option<String>> {
+fn environment_check(text: &str) -> Result<String> {
     if text.is_empty() {
-        return Ok(None);
+        return Ok(String::new());
     }
     match ENVIRONMENTS.iter().find(|known| known.eq_ignore_ascii_case(text)) {
-        Some(known) => Ok(Some((*known).to_owned())),
+        Some(known) => Ok((*known).to_owned()),
         None => Err(Error::invalid(format!(
             "`{}` is not an environment; environments are {}",
             text.escape_debug(),
@@ -165,11 +162,8 @@ mod tests {
         assert_eq!(kept("Other: my own").as_deref(), Some("Other: my own"));
         assert_eq!(kept(""), None);
         assert_eq!(kept(&"x".repeat(256)), None);
-        assert_eq!(
-            environment_check("staging").ok().flatten().as_deref(),
-            Some("Staging")
-        );
-        assert_eq!(environment_check("").ok(), Some(None));
+        assert_eq!(environment_check("staging").ok().as_deref(), Some("Staging"));
+        assert_eq!(environment_check("").ok().as_deref(), Some(""));
         assert!(environment_check("Test").is_err());
     }
 

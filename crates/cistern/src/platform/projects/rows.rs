@@ -65,11 +65,16 @@ fn new_row(now: Time, team_id: i64, uuid: String, new: Change) -> project::Activ
         name: Set(new.name.unwrap_or_default()),
         description: Set(new.description.unwrap_or_default()),
         purpose: Set(new.purpose.unwrap_or_default()),
-        environment: Set(new.environment.flatten()),
+        environment: Set(environment(new.environment.unwrap_or_default())),
         created_at: Set(now),
         updated_at: Set(now),
         ..Default::default()
     }
+}
+
+/// An empty text is none.
+fn environment(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
 }
 
 pub async fn project_insert(
@@ -154,8 +159,8 @@ pub async fn project_update(
     if let Some(purpose) = change.purpose {
         row.purpose = Set(purpose);
     }
-    if let Some(environment) = change.environment {
-        row.environment = Set(environment);
+    if let Some(text) = change.environment {
+        row.environment = Set(environment(text));
     }
     if change.is_default == Some(true) {
         row.default_of = Set(Some(team_id));

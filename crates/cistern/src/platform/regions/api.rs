@@ -60,7 +60,9 @@ async fn list(caller: Caller, paged: Paged) -> Result<Json<RegionList>> {
     caller.require("regions:read")?;
     let mut regions: Vec<RegionView> = paged.slice(&REGIONS).iter().map(region_view).collect();
     if !caller.may("sizes:read") {
-        regions.iter_mut().for_each(|region| region.sizes.clear());
+        for region in &mut regions {
+            region.sizes.clear();
+        }
     }
     let paging = paged.paging(REGIONS.len() as u64);
     Ok(Json(RegionList { regions, paging }))

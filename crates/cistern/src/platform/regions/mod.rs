@@ -6,4 +6,4 @@ pub mod model;
 mod tests;
 
 pub use api::{RegionView, region_view};
-pub use model::{Region, region_find};
+pub use model::region_find;

@@ -10,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::model::tag_name_check;
-use super::service::{self, Count, Counted};
+use super::service::{self, Counted, Tagged};
 use crate::app::App;
 use crate::platform::accounts::Caller;
 use crate::platform::api::extract::Body;
@@ -114,7 +114,7 @@ struct BadName {
 }
 
 fn view(tag: Counted, base_url: &str) -> TagView {
-    let url = |count: &Count| count.kind.url(base_url, &count.last.1);
+    let url = |count: &Tagged| count.kind.url(base_url, &count.last.1);
     let of = |key: &str| {
         let found = tag.counts.iter().find(|count| count.kind.tag_key == Some(key));
         found.map_or_else(TagCount::default, |count| TagCount {

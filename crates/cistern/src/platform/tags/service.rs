@@ -18,7 +18,7 @@ use crate::platform::resources::{Kind, Resource, resources_existing};
 
 /// How many things of one kind carry a tag.
 #[derive(Clone, Debug)]
-pub struct Count {
+pub struct Tagged {
     /// Which kind.
     pub kind: &'static Kind,
     /// How many.
@@ -33,7 +33,7 @@ pub struct Counted {
     /// As it was first written.
     pub name: String,
     /// By kind.
-    pub counts: Vec<Count>,
+    pub counts: Vec<Tagged>,
 }
 
 /// Checks the names of tags that something is to carry.
@@ -205,13 +205,13 @@ async fn counted(
     tags: Vec<rows::tag::Model>,
 ) -> Result<Vec<Counted>> {
     let ids: Vec<i64> = tags.iter().map(|tag| tag.id).collect();
-    let mut by_tag: HashMap<i64, Vec<Count>> = HashMap::new();
+    let mut by_tag: HashMap<i64, Vec<Tagged>> = HashMap::new();
     for row in rows::counts_of(conn, &ids).await? {
         let Some(kind) = Kind::find(&row.resource_type).filter(|kind| kind.may(caller, "read")) else {
             continue;
         };
         let last = (row.last_link, row.last_id);
-        by_tag.entry(row.tag_id).or_default().push(Count {
+        by_tag.entry(row.tag_id).or_default().push(Tagged {
             kind,
             count: row.count,
             last,

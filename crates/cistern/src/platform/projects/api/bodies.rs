@@ -52,7 +52,7 @@ impl From<ProjectCreate> for Change {
             name: Some(body.name),
             description: body.description,
             purpose: Some(body.purpose),
-            environment: body.environment.map(Some),
+            environment: body.environment,
             is_default: body.is_default,
         }
     }
@@ -64,7 +64,7 @@ impl From<ProjectPut> for Change {
             name: Some(body.name),
             description: Some(body.description),
             purpose: Some(body.purpose),
-            environment: Some(body.environment),
+            environment: Some(body.environment.unwrap_or_default()),
             is_default: Some(body.is_default),
         }
     }
@@ -76,7 +76,7 @@ impl From<ProjectPatch> for Change {
             name: body.name,
             description: body.description,
             purpose: body.purpose,
-            environment: body.environment.map(Some),
+            environment: body.environment,
             is_default: body.is_default,
         }
     }

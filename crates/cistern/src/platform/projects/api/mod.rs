@@ -62,7 +62,7 @@ async fn resource_page(
         paging: paged.paging(listed.total),
         resources: listed
             .rows
-            .into_iter()
+            .iter()
             .map(|row| resource_view(row, origin.base_url()))
             .collect(),
     }))
@@ -81,7 +81,7 @@ async fn resource_assign(
     }
     let assigned = service::resource_assign(app, caller, &which, &body.resources).await?;
     let resources = assigned
-        .into_iter()
+        .iter()
         .map(|one| assigned_view(one, origin.base_url()))
         .collect();
     Ok(Json(ResourceAnswer { resources }))

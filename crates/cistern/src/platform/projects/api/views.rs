@@ -95,7 +95,7 @@ pub fn project_view(row: project::Model, team: &team::Model) -> ProjectView {
 }
 
 /// A thing that is in a project.
-pub fn resource_view(row: resource::Model, base_url: &str) -> ResourceView {
+pub fn resource_view(row: &resource::Model, base_url: &str) -> ResourceView {
     let this = Kind::find(&row.resource_type).map(|kind| kind.url(base_url, &row.resource_id));
     ResourceView {
         urn: urn(&row.resource_type, &row.resource_id),
@@ -108,8 +108,8 @@ pub fn resource_view(row: resource::Model, base_url: &str) -> ResourceView {
 }
 
 /// A thing that was to be assigned.
-pub fn assigned_view(assigned: Assigned, base_url: &str) -> ResourceView {
-    let resource = assigned.resource;
+pub fn assigned_view(assigned: &Assigned, base_url: &str) -> ResourceView {
+    let resource = &assigned.resource;
     ResourceView {
         urn: urn(resource.kind.name, &resource.id),
         assigned_at: assigned.at.map(wire),

@@ -42,7 +42,7 @@ mod tree;
 mod verify;
 mod world;
 
-pub use backend::{Backend, Fault, Faulty, Folder, Probe, Settings, backend_open, folder};
+pub use backend::{Backend, Fault, Faulty, Folder, Listed, Probe, Remote, Settings, backend_open, folder};
 pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
 pub use header::{DedupDomain, Header};

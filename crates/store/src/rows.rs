@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use sea_orm::sea_query::{Expr, ExprTrait as _, OnConflict, Query};
 use sea_orm::{
-    ActiveModelTrait as _, ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DatabaseConnection,
-    DatabaseTransaction, DbErr, EntityTrait as _, IsolationLevel, QueryFilter as _, QueryOrder as _,
+    ActiveModelTrait as _, ActiveValue::{NotSet, Set}, ColumnTrait as _, ConnectionTrait, DatabaseConnection,
+    DatabaseTransaction, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
     QuerySelect as _, SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
 };
 use uuid::Uuid;
@@ -172,17 +172,6 @@ pub(crate) async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction
         isolation_level: None,
         access_mode: None,
         sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-    };
-    db.begin_with_options(options).await
-}
-
-/// Begins a reading transaction that sees one state of the database from its first query to its last.
-pub(crate) async fn begin_snapshot(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
-    let sqlite = db.get_database_backend() == sea_orm::DbBackend::Sqlite;
-    let options = TransactionOptions {
-        isolation_level: (!sqlite).then_some(IsolationLevel::RepeatableRead),
-        access_mode: None,
-        sqlite_transaction_mode: None,
     };
     db.begin_with_options(options).await
 }
@@ -388,8 +377,31 @@ pub(crate) async fn session_root_insert(
 
 // --- objects -----------------------------------------------------------------------------------------------
 
+/// An object about to be written.
+pub(crate) struct Intent {
+    pub(crate) store: i32,
+    pub(crate) key: Uuid,
+    pub(crate) kind: i16,
+    pub(crate) session: Uuid,
+    pub(crate) bytes: u64,
+    pub(crate) frames: usize,
+    pub(crate) now_us: i64,
+}
+
 /// Writes an object's row, before the object itself, and gives its number.
-pub(crate) async fn object_insert(db: &impl ConnectionTrait, row: object::ActiveModel) -> Result<i64, DbErr> {
+pub(crate) async fn object_insert(db: &impl ConnectionTrait, intent: &Intent) -> Result<i64, DbErr> {
+    let row = object::ActiveModel {
+        id: NotSet,
+        store: Set(intent.store),
+        key: Set(intent.key),
+        kind: Set(intent.kind),
+        state: Set(object_state::INTENT),
+        session: Set(Some(intent.session)),
+        bytes: Set(intent.bytes.cast_signed()),
+        frames: Set(i32::try_from(intent.frames).unwrap_or(i32::MAX)),
+        created_us: Set(intent.now_us),
+        changed_us: Set(intent.now_us),
+    };
     row.insert(db).await.map(|row| row.id)
 }
 

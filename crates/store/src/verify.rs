@@ -1,18 +1,274 @@
-//! Finds damage and says what it hits.
+//! Finds damage and says which disks and which of their bytes it hits. Changes nothing.
+//!
+//! Each pack is looked at once and, when data is read, every frame of it is decoded and hashed once,
+//! whatever number of disks use it. Then the trees are walked; a chunk in a pack that has something wrong
+//! with it is read just as a reader would. An error of the backend that is not damage (no answer, say) ends
+//! the run, because it proves nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use crate::digest::{Digest, FrameKind};
+use crate::error::{Error, Kind, Result};
+use crate::pack;
+use crate::reader::nodes::TreeReader;
+use crate::rows::{self, Location};
+use crate::store::{Root, Store, pack_key};
+use crate::tree::{FAN_OUT, child_span};
+use crate::{CHUNK_BYTES, compute};
+
+const CHUNK: u64 = CHUNK_BYTES as u64;
+const PAGE: u64 = 256;
+/// Packs in memory at once.
+const PACKS_AT_ONCE: usize = 2;
 
 /// A damaged part of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// Kind of the root.
+    /// Kind of the root, or `store` for a damaged pack whose damage no disk feels.
     pub kind: String,
-    /// Owner of the root.
+    /// Owner of the root, or the pack's key.
     pub owner: String,
-    /// The disk's bytes that cannot be read.
-    pub range: std::ops::Range<u64>,
-    /// Why.
+    /// The disk's (or the pack's) bytes.
+    pub range: Range<u64>,
+    /// Why, for people.
     pub reason: String,
 }
 
 /// Counters of a running verification.
 #[derive(Debug, Default)]
-pub struct VerifyProgress {}
+pub struct VerifyProgress {
+    /// Packs looked at so far.
+    pub packs: AtomicU64,
+    /// Bytes of packs read so far.
+    pub bytes: AtomicU64,
+    /// Roots walked so far.
+    pub roots: AtomicU64,
+}
+
+/// What is wrong with a pack.
+#[derive(Debug, Clone)]
+struct Fault {
+    key: String,
+    bytes: u64,
+    reason: String,
+    /// Nothing of it can be read; otherwise each frame has to be tried.
+    gone: bool,
+}
+
+impl Store {
+    /// Verifies every published pack and every root. Without `read_data` packs are looked up and their sizes
+    /// compared, and trees are read; with it every frame is decoded and hashed.
+    pub async fn verify(&self, read_data: bool, progress: &VerifyProgress) -> Result<Vec<Damage>> {
+        let faults = self.packs_verify(read_data, progress).await?;
+        let mut walk = Walk {
+            store: self,
+            faults: &faults,
+            tried: HashMap::new(),
+            clean: HashSet::new(),
+            named: HashSet::new(),
+            damage: Vec::new(),
+        };
+        for root in self.root_list().await? {
+            walk.root(&root).await?;
+            progress.roots.fetch_add(1, Ordering::Relaxed);
+        }
+        let Walk { named, mut damage, .. } = walk;
+        let mut unnamed: Vec<_> = faults.iter().filter(|(object, _)| !named.contains(*object)).collect();
+        unnamed.sort_by_key(|(object, _)| **object);
+        damage.extend(unnamed.into_iter().map(|(_, fault)| Damage {
+            kind: "store".into(),
+            owner: fault.key.clone(),
+            range: 0..fault.bytes,
+            reason: format!("{}; no disk needs what is damaged", fault.reason),
+        }));
+        Ok(damage)
+    }
+
+    async fn packs_verify(&self, read_data: bool, progress: &VerifyProgress) -> Result<HashMap<i64, Fault>> {
+        let mut faults = HashMap::new();
+        let mut after = 0;
+        loop {
+            let page = rows::objects_page(&self.inner.db, self.inner.number, after, PAGE).await;
+            let page = page.map_err(|error| Error::db("cannot list the packs", error))?;
+            let Some(last) = page.last() else { return Ok(faults) };
+            after = last.id;
+            let mut found = futures::stream::iter(page)
+                .map(|object| async move {
+                    let fault = self.pack_verify(&object, read_data, progress).await?;
+                    progress.packs.fetch_add(1, Ordering::Relaxed);
+                    Ok::<_, Error>(fault.map(|fault| (object.id, fault)))
+                })
+                .buffered(PACKS_AT_ONCE);
+            while let Some(fault) = found.try_next().await? {
+                faults.extend(fault);
+            }
+        }
+    }
+
+    async fn pack_verify(
+        &self,
+        object: &rows::object::Model,
+        read_data: bool,
+        progress: &VerifyProgress,
+    ) -> Result<Option<Fault>> {
+        let backend = &self.inner.backend;
+        let key = pack_key(object.key);
+        let expected = object.bytes.cast_unsigned();
+        let fault = |reason: String, gone| Fault { key: key.clone(), bytes: expected, reason, gone };
+        match backend.stat(&key).await? {
+            None => return Ok(Some(fault(format!("pack `{key}` is missing"), true))),
+            Some(bytes) if bytes != expected => {
+                let reason = format!("pack `{key}` has {bytes} bytes instead of {expected}");
+                return Ok(Some(fault(reason, false)));
+            }
+            Some(_) if !read_data => return Ok(None),
+            Some(_) => {}
+        }
+        let data = match backend.get(&key).await {
+            // A bad sector: the rest of the pack may still be readable, frame by frame.
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Damaged | Kind::Io) => {
+                return Ok(Some(fault(format!("pack `{key}` cannot be read ({error})"), false)));
+            }
+            data => data?,
+        };
+        progress.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        let (keys, id) = (self.inner.keys.clone(), object.key);
+        let judged = compute(move || Ok(pack::verify(&keys, id, &data).err())).await?;
+        Ok(judged.map(|error| fault(format!("pack `{key}` is damaged ({error})"), false)))
+    }
+}
+
+/// A walk over all trees, remembering what need not be done twice.
+struct Walk<'a> {
+    store: &'a Store,
+    faults: &'a HashMap<i64, Fault>,
+    /// Chunks of suspect packs, and why they cannot be read.
+    tried: HashMap<(i64, Digest), Option<String>>,
+    /// Nodes under which everything is fine.
+    clean: HashSet<(i64, Digest)>,
+    /// Objects whose damage was found to hit a disk.
+    named: HashSet<i64>,
+    damage: Vec<Damage>,
+}
+
+impl Walk<'_> {
+    async fn root(&mut self, root: &Root) -> Result<()> {
+        let tree = TreeReader::new(self.store.clone(), root.tree);
+        if root.tree.digest != Digest::EMPTY {
+            self.node(root, &tree, root.tree.digest, root.tree.level, 0).await?;
+        }
+        Ok(())
+    }
+
+    /// Walks one node; true when everything under it is fine.
+    fn node<'b>(
+        &'b mut self,
+        root: &'b Root,
+        tree: &'b TreeReader,
+        digest: Digest,
+        level: u8,
+        index: u64,
+    ) -> Pin<Box<dyn Future<Output = Result<bool>> + Send + 'b>> {
+        Box::pin(async move {
+            if self.clean.contains(&(root.tree.domain, digest)) {
+                return Ok(true);
+            }
+            let node = match tree.node(level, index).await {
+                Ok(Some(node)) => node,
+                Ok(None) => return Ok(true),
+                Err(error) if damaging(&error) => {
+                    let range = error.range().unwrap_or(0..root.tree.virtual_bytes);
+                    self.report(root, range, error.to_string());
+                    self.name(root.tree.domain, digest).await?;
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            };
+            let children: Vec<_> = node.present().collect();
+            let fine = if level == 0 {
+                self.leaf(root, &children, index).await?
+            } else {
+                let mut fine = true;
+                for (child, digest) in children {
+                    fine &= self.node(root, tree, digest, level - 1, index * FAN_OUT + child).await?;
+                }
+                fine
+            };
+            if fine {
+                self.clean.insert((root.tree.domain, digest));
+            }
+            Ok(fine)
+        })
+    }
+
+    async fn leaf(&mut self, root: &Root, children: &[(u64, Digest)], index: u64) -> Result<bool> {
+        let mut digests: Vec<_> = children.iter().map(|(_, digest)| *digest).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        let places = self.store.locate(root.tree.domain, &digests).await?;
+        let mut fine = true;
+        for (child, digest) in children {
+            let chunk = index * child_span(1) + child;
+            let reason = match places.get(digest) {
+                Some(at) => self.chunk(*digest, *at).await?,
+                None => Some("the chunk is in no index".to_owned()),
+            };
+            if let Some(reason) = reason {
+                let range = chunk * CHUNK..((chunk + 1) * CHUNK).min(root.tree.virtual_bytes);
+                self.report(root, range, reason);
+                fine = false;
+            }
+        }
+        Ok(fine)
+    }
+
+    /// Why a chunk cannot be read, if so.
+    async fn chunk(&mut self, digest: Digest, at: Location) -> Result<Option<String>> {
+        let Some(fault) = self.faults.get(&at.object) else { return Ok(None) };
+        if fault.gone {
+            self.named.insert(at.object);
+            return Ok(Some(fault.reason.clone()));
+        }
+        if let Some(known) = self.tried.get(&(at.object, digest)) {
+            return Ok(known.clone());
+        }
+        let reason = match self.store.frame_load(FrameKind::Data, digest, at).await {
+            Ok(_) => None,
+            Err(error) if damaging(&error) => {
+                self.named.insert(at.object);
+                Some(fault.reason.clone())
+            }
+            Err(error) => return Err(error),
+        };
+        self.tried.insert((at.object, digest), reason.clone());
+        Ok(reason)
+    }
+
+    /// Remembers that the pack of an unreadable node was found to hit a disk.
+    async fn name(&mut self, domain: i64, digest: Digest) -> Result<()> {
+        let places = self.store.locate(domain, &[digest]).await?;
+        self.named.extend(places.values().map(|at| at.object));
+        Ok(())
+    }
+
+    fn report(&mut self, root: &Root, range: Range<u64>, reason: String) {
+        if let Some(last) = self.damage.last_mut()
+            && last.range.end == range.start
+            && (last.kind == root.kind && last.owner == root.owner && last.reason == reason)
+        {
+            last.range.end = range.end;
+            return;
+        }
+        self.damage.push(Damage { kind: root.kind.clone(), owner: root.owner.clone(), range, reason });
+    }
+}
+
+/// Whether an error says something about stored bytes, and not about the way to them.
+fn damaging(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Damaged | Kind::NotFound | Kind::Io)
+}

@@ -7,6 +7,7 @@
 pub(crate) mod faulty;
 pub mod folder;
 pub(crate) mod probe;
+mod remote;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +25,7 @@ pub use faulty::{Fault, Faulty};
 pub use folder::Folder;
 pub use probe::Probe;
 pub(crate) use probe::probe;
+pub use remote::Remote;
 
 /// One object in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,9 +70,8 @@ pub type Settings = BTreeMap<String, String>;
 
 /// Opens a backend: a folder's path (made if absent), or the URL of a bucket.
 pub fn backend_open(url_or_path: &str, settings: &Settings) -> Result<Arc<dyn Backend>> {
-    let _ = settings;
     if url_or_path.contains("://") && !url_or_path.starts_with("file://") {
-        return Err(Error::new(Kind::Invalid, "unknown kind of store"));
+        return Ok(Arc::new(Remote::open(url_or_path, settings)?));
     }
     let path = url_or_path.strip_prefix("file://").unwrap_or(url_or_path);
     Ok(Arc::new(Folder::open(Path::new(path))?))

@@ -4,8 +4,6 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sea_orm::ActiveValue::{NotSet, Set};
-
 use crate::compute;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
@@ -63,23 +61,18 @@ pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pendi
 async fn intent(session: &SessionInner, sealed: &Sealed) -> Result<i64> {
     let context = |error| Error::db("cannot announce a pack", error);
     let store = &session.store.inner;
-    let now_us = store.options.world.now_us();
-    let too_many = |_| Error::new(Kind::Invalid, "a pack has too many frames");
-    let row = rows::object::ActiveModel {
-        id: NotSet,
-        store: Set(store.number),
-        key: Set(sealed.id),
-        kind: Set(object_kind::PACK),
-        state: Set(object_state::INTENT),
-        session: Set(Some(session.id)),
-        bytes: Set((sealed.bytes.len() as u64).cast_signed()),
-        frames: Set(i32::try_from(sealed.entries.len()).map_err(too_many)?),
-        created_us: Set(now_us),
-        changed_us: Set(now_us),
+    let intent = rows::Intent {
+        store: store.number,
+        key: sealed.id,
+        kind: object_kind::PACK,
+        session: session.id,
+        bytes: sealed.bytes.len() as u64,
+        frames: sealed.entries.len(),
+        now_us: store.options.world.now_us(),
     };
     let tx = rows::begin(&store.db).await.map_err(context)?;
     session.hold(&tx).await?;
-    let object = rows::object_insert(&tx, row).await.map_err(context)?;
+    let object = rows::object_insert(&tx, &intent).await.map_err(context)?;
     tx.commit().await.map_err(context)?;
     Ok(object)
 }

@@ -1,0 +1,177 @@
+//! Measures an ingest: `cargo run --release -p cistern-store --example ingest -- FILE [TIMES] [FOLDER]`.
+//!
+//! Takes FILE into a fresh store (SQLite and a folder under FOLDER, durable as in service), then again,
+//! then reads it back. Prints rates over the bytes that are not zero, CPU seconds, the peak of memory, and
+//! the limit: BLAKE3 twice, one encode and one decode of the new data, by their one-core rates on
+//! this file, divided by the number of cores.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::TryStreamExt as _;
+use sea_orm::{ConnectOptions, Database, DatabaseConnection, SqliteTransactionMode, TransactionOptions, TransactionTrait as _};
+use sea_orm_migration::{MigrationTrait, MigratorTrait};
+use store::{IngestStats, Options, Piece, Settings, Store, TreeRoot, backend_open};
+
+type Failure = Box<dyn std::error::Error>;
+
+struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        store::migrations()
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let mut args = std::env::args().skip(1);
+    let file: PathBuf = args.next().ok_or("usage: ingest FILE [TIMES] [FOLDER]")?.into();
+    let times: usize = args.next().map_or(Ok(2), |times| times.parse())?;
+    let folder = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let dir = tempfile::tempdir_in(folder)?;
+    let db = database(&dir.path().join("db.sqlite")).await?;
+    let objects = dir.path().join("objects");
+    let backend = backend_open(&objects.to_string_lossy(), &Settings::new())?;
+    let store = Store::open_or_init(backend, &db, Options::default()).await?;
+    let file = Arc::new(File::open(file)?);
+    let mut root = None;
+    for time in 0..times {
+        let (start, cpu) = (Instant::now(), cpu_seconds());
+        let (tree, stats) = import(&store, &db, &file, &time.to_string()).await?;
+        report("import", start.elapsed(), cpu_seconds() - cpu, stats);
+        root = Some(tree);
+    }
+    if let Some(root) = root {
+        let (start, cpu) = (Instant::now(), cpu_seconds());
+        let bytes = read_back(&store, root, &file).await?;
+        let seconds = start.elapsed().as_secs_f64();
+        println!("read and compare: {:.3} GB/s, {seconds:.2} s, {:.2} CPU s", gb(bytes) / seconds, cpu_seconds() - cpu);
+    }
+    limit(&file)?;
+    println!("stats: {:?}", store.stats().await?);
+    println!("peak memory: {} MiB", peak_kib() / 1024);
+    Ok(())
+}
+
+async fn database(path: &std::path::Path) -> Result<DatabaseConnection, Failure> {
+    let mut options = ConnectOptions::new(format!("sqlite://{}?mode=rwc", path.display()));
+    options.max_connections(8).sqlx_logging(false);
+    options.map_sqlx_sqlite_opts(|options| {
+        let options = options.pragma("journal_mode", "WAL").pragma("synchronous", "FULL");
+        options.busy_timeout(Duration::from_secs(20))
+    });
+    let db = Database::connect(options).await?;
+    Migrator::up(&db, None).await?;
+    Ok(db)
+}
+
+async fn import(
+    store: &Store,
+    db: &DatabaseConnection,
+    file: &Arc<File>,
+    owner: &str,
+) -> Result<(TreeRoot, IngestStats), Failure> {
+    let bytes = file.metadata()?.len();
+    let session = store.session_open(owner).await?;
+    let mut ingest = session.ingest(bytes, None).await?;
+    ingest.extent_file(file, 0, bytes).await?;
+    let disk = ingest.finish().await?;
+    let options = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    };
+    let tx = db.begin_with_options(options).await?;
+    session.commit_in_tx(&tx, "image", owner, disk.root).await?;
+    tx.commit().await?;
+    Ok((disk.root, disk.stats))
+}
+
+async fn read_back(store: &Store, root: TreeRoot, file: &Arc<File>) -> Result<u64, Failure> {
+    let disk = store.disk_open(root);
+    let mut pieces = disk.stream(0..disk.virtual_bytes());
+    let (mut at, mut data_bytes) = (0, 0);
+    while let Some(piece) = pieces.try_next().await? {
+        match piece {
+            Piece::Zero(length) => at += length,
+            Piece::Data(data) => {
+                let mut expected = vec![0; data.len()];
+                file.read_exact_at(&mut expected, at)?;
+                if expected != data {
+                    return Err(format!("differs at byte {at}").into());
+                }
+                at += data.len() as u64;
+                data_bytes += data.len() as u64;
+            }
+        }
+    }
+    Ok(data_bytes)
+}
+
+/// One-core rates on up to 256 MiB of the file's data, spread over it, and what follows from them.
+fn limit(file: &File) -> Result<(), Failure> {
+    let bytes = file.metadata()?.len();
+    let mut chunks = Vec::new();
+    let step = (bytes / 4096).max(65536) / 65536 * 65536;
+    for at in (0..bytes.saturating_sub(65536)).step_by(usize::try_from(step)?) {
+        let mut chunk = vec![0; 65536];
+        file.read_exact_at(&mut chunk, at)?;
+        if chunk.iter().any(|byte| *byte != 0) {
+            chunks.push(chunk);
+        }
+    }
+    let size = gb(chunks.len() as u64 * 65536);
+    let start = Instant::now();
+    let digests: Vec<_> = chunks.iter().map(|chunk| blake3::keyed_hash(&[1; 32], chunk)).collect();
+    let hash = start.elapsed().as_secs_f64() / size;
+    let mut compressor = zstd::bulk::Compressor::new(1)?;
+    let start = Instant::now();
+    let frames = chunks.iter().map(|chunk| compressor.compress(chunk)).collect::<Result<Vec<_>, _>>()?;
+    let encode = start.elapsed().as_secs_f64() / size;
+    let start = Instant::now();
+    for frame in &frames {
+        std::hint::black_box(zstd::bulk::decompress(frame, 65536)?);
+    }
+    let decode = start.elapsed().as_secs_f64() / size;
+    std::hint::black_box(digests);
+    let cores = f64::from(u32::try_from(std::thread::available_parallelism()?.get())?);
+    println!("one core, s/GB: blake3 {hash:.3}, zstd-1 encode {encode:.3}, decode {decode:.3}");
+    println!("limit for new data on {cores} cores: {:.3} GB/s", cores / (2.0 * hash + encode + decode));
+    Ok(())
+}
+
+fn report(what: &str, wall: Duration, cpu: f64, stats: IngestStats) {
+    let seconds = wall.as_secs_f64();
+    let data = stats.new_bytes + stats.deduplicated_bytes;
+    println!(
+        "{what}: {:.3} GB/s of data, {seconds:.2} s, {cpu:.2} CPU s; data {} MiB, new {} MiB, stored {} MiB, zero {} MiB",
+        gb(data) / seconds,
+        data >> 20,
+        stats.new_bytes >> 20,
+        stats.stored_bytes >> 20,
+        stats.zero_bytes >> 20,
+    );
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+fn gb(bytes: u64) -> f64 {
+    bytes as f64 / 1e9
+}
+
+/// User and system time so far, from `/proc/self/stat` (fields 14 and 15, in hundredths of a second).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name.split_whitespace().skip(11).take(2);
+    ticks.filter_map(|ticks| ticks.parse::<u32>().ok()).map(f64::from).sum::<f64>() / 100.0
+}
+
+fn peak_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or_default()
+}

@@ -1,0 +1,333 @@
+//! Buckets (S3, GCS, Azure, B2) through opendal.
+//!
+//! opendal gives the protocols; retries, time limits and error texts are ours, so that their bounds and what
+//! they may say are in one place. Servers are known that ignore `If-None-Match` and some that refuse it;
+//! it is tried, and left out once a server has refused it: keys are never used twice anyway.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
+use opendal::{ErrorKind, Operator, services};
+
+use super::{Backend, Listed, Settings, key_check};
+use crate::error::{Error, Kind, Result};
+
+/// Tries of one call, the first included. With the pauses below, 6.2 s pass at most between first and last.
+const TRIES: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// A call without a byte of payload, and one that moves a pack.
+const SHORT_LIMIT: Duration = Duration::from_secs(20);
+const LONG_LIMIT: Duration = Duration::from_secs(120);
+
+/// Objects in a bucket.
+#[derive(Debug)]
+pub struct Remote {
+    operator: Operator,
+    describe: String,
+    /// Whether the server is asked to refuse taken keys.
+    conditional: AtomicBool,
+    /// What must not appear in an error.
+    secrets: Vec<String>,
+    /// How long to wait before the second try; doubled before each later one.
+    pause: Duration,
+}
+
+impl Remote {
+    /// Opens `s3://bucket/prefix?region=…&endpoint=…`, or the same with `gcs`, `azblob` or `b2`. Nothing is
+    /// sent before the first call.
+    pub fn open(url: &str, settings: &Settings) -> Result<Self> {
+        let place = Place::parse(url, settings)?;
+        let operator = place.operator()?;
+        let describe = format!("{}://{}{}", place.scheme, place.bucket, place.prefix.trim_end_matches('/'));
+        let is_secret = |name: &str| !matches!(name, "region" | "endpoint" | "account_name" | "bucket_id");
+        let secrets = place.settings.into_iter().filter(|(name, value)| is_secret(name) && value.len() > 3);
+        let secrets = secrets.map(|(_, value)| value).collect();
+        Ok(Self { operator, describe, conditional: AtomicBool::new(true), secrets, pause: FIRST_PAUSE })
+    }
+
+    /// Calls until it succeeds, fails for good, or has been tried often enough. `call` learns whether it is a
+    /// repetition.
+    async fn retry<T, F>(&self, what: &str, limit: Duration, mut call: impl FnMut(bool) -> F) -> Result<T>
+    where
+        F: Future<Output = opendal::Result<T>>,
+    {
+        let mut pause = self.pause;
+        for attempt in 1..=TRIES {
+            let error = match tokio::time::timeout(limit, call(attempt > 1)).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) => self.error(what, &error),
+                Err(_) => {
+                    let text = format!("cannot {what}: `{}` did not answer in time", self.describe);
+                    Error::new(Kind::Unavailable, text)
+                }
+            };
+            if !error.retryable() || attempt == TRIES {
+                return Err(error);
+            }
+            tracing::debug!(%error, attempt, "trying a storage call again");
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        Err(Error::new(Kind::Unavailable, format!("cannot {what}")))
+    }
+
+    /// Our error for theirs: the kind, and a text without secrets.
+    fn error(&self, what: &str, error: &opendal::Error) -> Error {
+        let kind = match error.kind() {
+            ErrorKind::NotFound => Kind::NotFound,
+            ErrorKind::AlreadyExists | ErrorKind::ConditionNotMatch => Kind::Exists,
+            ErrorKind::RangeNotSatisfied => Kind::Damaged,
+            ErrorKind::RateLimited => Kind::Unavailable,
+            ErrorKind::ConfigInvalid | ErrorKind::Unsupported => Kind::Invalid,
+            _ if error.is_temporary() => Kind::Unavailable,
+            _ => Kind::Io,
+        };
+        // Only the first line: what follows may quote requests.
+        let mut text = error.to_string().lines().next().unwrap_or_default().chars().take(300).collect::<String>();
+        for secret in &self.secrets {
+            text = text.replace(secret.as_str(), "…");
+        }
+        Error::new(kind, format!("cannot {what} in `{}`: {text}", self.describe))
+    }
+
+    async fn write(&self, key: &str, data: &Bytes, conditional: bool) -> Result<()> {
+        let length = data.len() as u64;
+        let what = format!("write object `{key}`");
+        self.retry(&what, LONG_LIMIT, |again| {
+            let data = data.clone();
+            async move {
+                let result = match conditional {
+                    true => self.operator.write_with(key, data).if_not_exists(true).await,
+                    false => self.operator.write(key, data).await,
+                };
+                match result {
+                    // Our own earlier try, whose answer was lost: keys are unique.
+                    Err(error) if again && taken(&error) => {
+                        let size = self.operator.stat(key).await?.content_length();
+                        if size == length { Ok(()) } else { Err(error) }
+                    }
+                    result => result.map(drop),
+                }
+            }
+        })
+        .await
+    }
+}
+
+fn taken(error: &opendal::Error) -> bool {
+    matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::ConditionNotMatch)
+}
+
+#[async_trait]
+impl Backend for Remote {
+    async fn put_new(&self, key: &str, data: Bytes) -> Result<()> {
+        key_check(key)?;
+        let conditional = self.conditional.load(Ordering::Relaxed);
+        match self.write(key, &data, conditional).await {
+            Err(error) if conditional && !matches!(error.kind(), Kind::Exists | Kind::Unavailable | Kind::NoSpace) => {
+                // Perhaps it is the condition that the server does not take.
+                self.write(key, &data, false).await?;
+                self.conditional.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes> {
+        let read = |_| self.operator.read(key);
+        let data = self.retry(&format!("read object `{key}`"), LONG_LIMIT, read).await?;
+        Ok(data.to_bytes())
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let what = format!("read object `{key}`");
+        let read = |_| async { self.operator.read_with(key).range(range.clone()).await };
+        let data = self.retry(&what, LONG_LIMIT, read).await?.to_bytes();
+        if data.len() as u64 == range.end - range.start {
+            return Ok(data);
+        }
+        Err(Error::new(Kind::Damaged, format!("object `{key}` ends before byte {}", range.end)))
+    }
+
+    async fn stat(&self, key: &str) -> Result<Option<u64>> {
+        let stat = |_| self.operator.stat(key);
+        match self.retry(&format!("look at object `{key}`"), SHORT_LIMIT, stat).await {
+            Ok(data) => Ok(Some(data.content_length())),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed>> {
+        let prefix = prefix.to_owned();
+        let opened = async move {
+            let path = if prefix.is_empty() { "/" } else { prefix.as_str() };
+            let open = |_| async { self.operator.lister_with(path).recursive(true).await };
+            let lister = self.retry(&format!("list `{prefix}`"), SHORT_LIMIT, open).await?;
+            let entries = lister.map_err(move |error| self.error("list objects", &error));
+            Ok::<_, Error>(entries.try_filter_map(|entry| async move {
+                let data = entry.metadata();
+                let listed = Listed { key: entry.path().to_owned(), bytes: data.content_length() };
+                Ok(data.is_file().then_some(listed))
+            }))
+        };
+        futures::stream::once(opened).try_flatten().boxed()
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        key_check(key)?;
+        self.retry(&format!("delete object `{key}`"), SHORT_LIMIT, |_| self.operator.delete(key)).await
+    }
+
+    fn describe(&self) -> String {
+        self.describe.clone()
+    }
+}
+
+/// A bucket's URL taken apart.
+struct Place {
+    scheme: String,
+    bucket: String,
+    prefix: String,
+    settings: Settings,
+}
+
+impl Place {
+    fn parse(url: &str, settings: &Settings) -> Result<Self> {
+        let wrong = || {
+            let text = "a bucket is written `s3://BUCKET/PREFIX?endpoint=…&region=…` (or gcs, azblob, b2)";
+            Error::new(Kind::Invalid, text)
+        };
+        let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
+        if bucket.is_empty() || bucket.contains('@') {
+            return Err(wrong());
+        }
+        let mut all = Settings::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').ok_or_else(wrong)?;
+            all.insert(name.to_owned(), percent_decode(value).ok_or_else(wrong)?);
+        }
+        all.extend(settings.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let prefix = format!("/{}", prefix.trim_matches('/'));
+        Ok(Self { scheme: scheme.to_owned(), bucket: bucket.to_owned(), prefix, settings: all })
+    }
+
+    fn get(&self, name: &str) -> &str {
+        self.settings.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    /// Nothing is read from the environment, from profiles or from metadata services: `config` decides.
+    fn operator(&self) -> Result<Operator> {
+        let built = match self.scheme.as_str() {
+            "s3" => Operator::new(self.s3()),
+            "gcs" | "gs" => Operator::new(
+                services::Gcs::default()
+                    .bucket(&self.bucket)
+                    .root(&self.prefix)
+                    .endpoint(self.get("endpoint"))
+                    .credential(self.get("credential"))
+                    .disable_config_load()
+                    .disable_vm_metadata(),
+            ),
+            "azblob" => Operator::new(
+                services::Azblob::default()
+                    .container(&self.bucket)
+                    .root(&self.prefix)
+                    .endpoint(self.get("endpoint"))
+                    .account_name(self.get("account_name"))
+                    .account_key(self.get("account_key")),
+            ),
+            "b2" => Operator::new(
+                services::B2::default()
+                    .bucket(&self.bucket)
+                    .bucket_id(self.get("bucket_id"))
+                    .root(&self.prefix)
+                    .application_key_id(self.get("application_key_id"))
+                    .application_key(self.get("application_key")),
+            ),
+            other => {
+                let text = format!("`{other}://` is not a kind of store: use a folder, s3, gcs, azblob or b2");
+                return Err(Error::new(Kind::Invalid, text));
+            }
+        };
+        built.map_err(|error| {
+            let text = format!("the bucket `{}` cannot be used: {}", self.bucket, error.kind());
+            Error::new(Kind::Invalid, text)
+        })
+    }
+
+    fn s3(&self) -> services::S3 {
+        let region = if self.get("region").is_empty() { "us-east-1" } else { self.get("region") };
+        let mut s3 = services::S3::default()
+            .bucket(&self.bucket)
+            .root(&self.prefix)
+            .region(region)
+            .disable_config_load()
+            .disable_ec2_metadata();
+        if !self.get("endpoint").is_empty() {
+            s3 = s3.endpoint(self.get("endpoint"));
+        }
+        if !self.get("access_key_id").is_empty() {
+            s3 = s3.access_key_id(self.get("access_key_id")).secret_access_key(self.get("secret_access_key"));
+        }
+        if !self.get("session_token").is_empty() {
+            s3 = s3.session_token(self.get("session_token"));
+        }
+        s3
+    }
+}
+
+fn percent_decode(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let hex = [bytes.next()?, bytes.next()?];
+        out.push(u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?);
+    }
+    String::from_utf8(out).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        let settings = Settings::from([("secret_access_key".to_owned(), "sesame".to_owned())]);
+        let url = "s3://bucket/a/b/?endpoint=http%3A%2F%2F127.0.0.1:9&region=x";
+        let place = Place::parse(url, &settings).unwrap();
+        assert_eq!((place.bucket.as_str(), place.prefix.as_str()), ("bucket", "/a/b"));
+        assert_eq!(place.get("endpoint"), "http://127.0.0.1:9");
+        let remote = Remote::open(url, &settings).unwrap();
+        assert_eq!(remote.describe(), "s3://bucket/a/b");
+        assert!(Remote::open("ftp://x/y", &settings).unwrap_err().to_string().contains("not a kind of store"));
+        assert!(Remote::open("s3://", &settings).is_err());
+    }
+
+    #[tokio::test]
+    async fn an_unreachable_server_is_a_passing_failure_that_tells_no_secret() {
+        let settings = Settings::from([
+            ("access_key_id".to_owned(), "AKIDEXAMPLE".to_owned()),
+            ("secret_access_key".to_owned(), "opensesame".to_owned()),
+            ("endpoint".to_owned(), "http://127.0.0.1:1".to_owned()),
+        ]);
+        let mut remote = Remote::open("s3://bucket", &settings).unwrap();
+        remote.pause = Duration::from_millis(1);
+        let error = remote.get("p/aa/x").await.unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert_eq!(error.kind(), Kind::Unavailable, "{text}");
+        assert!(!text.contains("opensesame") && !text.contains("AKIDEXAMPLE"), "{text}");
+    }
+}

@@ -41,6 +41,8 @@ impl Remote {
     /// Opens `s3://bucket/prefix?region=…&endpoint=…`, or the same with `gcs`, `azblob` or `b2`. Nothing is
     /// sent before the first call.
     pub fn open(url: &str, settings: &Settings) -> Result<Self> {
+        // The HTTP client of opendal's; its own way to do this before `main` needs a feature that links more.
+        opendal::install_default();
         let place = Place::parse(url, settings)?;
         let operator = place.operator()?;
         let describe = format!("{}://{}{}", place.scheme, place.bucket, place.prefix.trim_end_matches('/'));
@@ -87,8 +89,10 @@ impl Remote {
             _ if error.is_temporary() => Kind::Unavailable,
             _ => Kind::Io,
         };
-        // Only the first line: what follows may quote requests.
-        let mut text = error.to_string().lines().next().unwrap_or_default().chars().take(300).collect::<String>();
+        // Kind and message only: what opendal adds may quote requests.
+        let shown = error.to_string();
+        let message = shown.rsplit(" => ").next().unwrap_or_default().lines().next().unwrap_or_default();
+        let mut text = format!("{}: {}", error.kind(), message.chars().take(300).collect::<String>());
         for secret in &self.secrets {
             text = text.replace(secret.as_str(), "…");
         }

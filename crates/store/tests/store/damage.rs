@@ -1,0 +1,152 @@
+//! Damage in the backend: found, named by disk and byte range, and never passed on as data.
+
+use std::path::PathBuf;
+
+use store::{Damage, Error, Kind, Options, Store, VerifyProgress};
+
+use crate::support::{CHUNK, Place, import, local, noise};
+
+/// Two disks in packs of their own: the first of noise with a hole, the second shares its first MiB.
+struct Case {
+    _place: Place,
+    store: Store,
+    one: Vec<u8>,
+    two: Vec<u8>,
+    /// The pack that both need, and the one that only the second needs.
+    packs: Vec<PathBuf>,
+}
+
+async fn case() -> Case {
+    let place = local().await;
+    let store = place.store().await;
+    let mut one = noise(8, 6 << 20);
+    one[2 << 20..4 << 20].fill(0);
+    let mut two = one[..1 << 20].to_vec();
+    two.extend(noise(9, 3 << 20));
+    import(&store, &place.db, "one", &one).await;
+    let first = packs(&place);
+    import(&store, &place.db, "two", &two).await;
+    let second = packs(&place).into_iter().filter(|pack| !first.contains(pack));
+    let packs = first.iter().cloned().chain(second).collect();
+    Case { _place: place, store, one, two, packs }
+}
+
+fn packs(place: &Place) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for folder in std::fs::read_dir(place.dir.path().join("objects/p")).unwrap() {
+        for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+            found.push(file.unwrap().path());
+        }
+    }
+    found
+}
+
+fn flip(path: &PathBuf, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+async fn verify(store: &Store, read_data: bool) -> Vec<Damage> {
+    store.verify(read_data, &VerifyProgress::default()).await.unwrap()
+}
+
+async fn read(store: &Store, owner: &str, offset: u64, length: usize) -> Result<Vec<u8>, Error> {
+    let root = store.root_get("image", owner).await.unwrap().unwrap().tree;
+    let mut out = vec![0; length];
+    store.disk_open(root).read_at(offset, &mut out).await?;
+    Ok(out)
+}
+
+/// Every chunk of the disk either reads right or fails with its range; those that fail are `bad`.
+async fn assert_bad(case: &Case, owner: &str, bad: &[u64]) {
+    let data = if owner == "one" { &case.one } else { &case.two };
+    for chunk in 0..data.len() as u64 / CHUNK {
+        let at = usize::try_from(chunk * CHUNK).unwrap();
+        match read(&case.store, owner, chunk * CHUNK, 65536).await {
+            Ok(bytes) => assert!(bytes == data[at..at + 65536] && !bad.contains(&chunk), "chunk {chunk}"),
+            Err(error) => {
+                assert!(bad.contains(&chunk), "chunk {chunk}: {error}");
+                assert_eq!(error.kind(), Kind::Damaged);
+                assert!(error.range().unwrap().contains(&(chunk * CHUNK)));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_damaged_at_first() {
+    let case = case().await;
+    assert_eq!(verify(&case.store, false).await, []);
+    assert_eq!(verify(&case.store, true).await, []);
+    assert_eq!(case.packs.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_a_shared_frame_names_both_disks() {
+    let case = case().await;
+    // Frames of noise are stored raw, 16 bytes of header each: this is chunk 3 of both disks.
+    flip(&case.packs[0], 64 + 3 * (65536 + 16) + 16 + 1000);
+    assert_eq!(verify(&case.store, false).await, [], "sizes alone do not show it");
+    let damage = verify(&case.store, true).await;
+    let hit: Vec<_> = damage.iter().map(|one| (one.owner.as_str(), one.range.clone())).collect();
+    assert_eq!(hit, [("one", 3 * CHUNK..4 * CHUNK), ("two", 3 * CHUNK..4 * CHUNK)]);
+    assert_bad(&case, "one", &[3]).await;
+    assert_bad(&case, "two", &[3]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_footer_hurts_no_disk_and_is_still_told() {
+    let case = case().await;
+    let bytes = std::fs::metadata(&case.packs[0]).unwrap().len();
+    flip(&case.packs[0], usize::try_from(bytes).unwrap() - 100);
+    let damage = verify(&case.store, true).await;
+    assert_eq!(damage.len(), 1, "{damage:?}");
+    assert_eq!(damage[0].kind, "store");
+    assert!(damage[0].owner.starts_with("p/"));
+    assert_bad(&case, "one", &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_pack_loses_what_lies_behind_the_cut() {
+    let case = case().await;
+    let file = std::fs::OpenOptions::new().write(true).open(&case.packs[1]).unwrap();
+    // The pack of disk two begins with its chunk 16; the cut falls into the third frame. Its tree lies behind.
+    file.set_len(64 + 2 * (65536 + 16) + 500).unwrap();
+    for read_data in [false, true] {
+        let damage = verify(&case.store, read_data).await;
+        assert_eq!(damage.len(), 1, "{damage:?}");
+        assert_eq!((damage[0].owner.as_str(), damage[0].range.clone()), ("two", 0..4 << 20));
+    }
+    assert_bad(&case, "one", &[]).await;
+    assert_eq!(read(&case.store, "two", 0, 10).await.unwrap_err().kind(), Kind::Damaged);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_pack_is_named_without_reading_data() {
+    let case = case().await;
+    std::fs::remove_file(&case.packs[1]).unwrap();
+    let damage = verify(&case.store, false).await;
+    assert_eq!(damage.len(), 1, "{damage:?}");
+    assert!(damage[0].reason.contains("gone"), "{}", damage[0].reason);
+    assert_bad(&case, "one", &[]).await;
+    assert_eq!(verify(&case.store, true).await, damage);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_belong_together_is_refused() {
+    let (one, two) = (local().await, local().await);
+    let store = one.store().await;
+    two.store().await;
+    let crossed = Store::open(std::sync::Arc::clone(&two.backend), &one.db, Options::default()).await;
+    let error = crossed.unwrap_err();
+    assert_eq!(error.kind(), Kind::Incompatible);
+    assert!(error.to_string().contains("cistern recover"), "{error}");
+    let again = Store::init(std::sync::Arc::clone(&one.backend), &one.db, Options::default()).await;
+    assert_eq!(again.unwrap_err().kind(), Kind::Exists);
+    let header = one.dir.path().join("objects/h/00000000");
+    flip(&header, 40);
+    let error = Store::open(std::sync::Arc::clone(&one.backend), &one.db, Options::default()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Damaged);
+    drop(store);
+}

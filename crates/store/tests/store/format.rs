@@ -1,0 +1,133 @@
+//! Reads a store with nothing but docs/store-format.md: no function of the crate is used to decode.
+//!
+//! When this test has to change, the document and the format have changed with it.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::support::{import, local, noise};
+
+fn u32_at(bytes: &[u8], at: usize) -> usize {
+    usize::try_from(u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())).unwrap()
+}
+
+/// §3: the header gives the store id and the digest key.
+fn header(root: &Path) -> ([u8; 16], [u8; 32]) {
+    let bytes = std::fs::read(root.join("h/00000000")).unwrap();
+    assert_eq!(&bytes[..8], b"CISTSTOR");
+    assert_eq!(u32_at(&bytes, 8), 0);
+    let length = u32_at(&bytes, 12);
+    assert_eq!(bytes.len(), 16 + length + 32);
+    assert_eq!(blake3::hash(&bytes[..16 + length]).as_bytes(), &bytes[16 + length..]);
+    let json: serde_json::Value = serde_json::from_slice(&bytes[16..16 + length]).unwrap();
+    assert_eq!((json["format"].as_u64(), json["chunk_bytes"].as_u64()), (Some(0), Some(65536)));
+    assert_eq!(json["digest"], "blake3-keyed");
+    assert_eq!((json["features_read"].as_u64(), json["features_write"].as_u64()), (Some(0), Some(0)));
+    let id = uuid::Uuid::parse_str(json["store_id"].as_str().unwrap()).unwrap();
+    let key: [u8; 32] = hex::decode(json["digest_key"].as_str().unwrap()).unwrap().try_into().unwrap();
+    let name = blake3::derive_key("cistern store 0 key id", &key);
+    assert_eq!(json["digest_key_id"], hex::encode(&name[..8]));
+    (*id.as_bytes(), key)
+}
+
+/// §4-5: every frame of a pack, by kind and digest.
+fn pack(path: &Path, store: [u8; 16], key: &[u8; 32], out: &mut HashMap<(u8, [u8; 32]), Vec<u8>>) {
+    let bytes = std::fs::read(path).unwrap();
+    let id = uuid::Uuid::parse_str(path.file_name().unwrap().to_str().unwrap()).unwrap();
+    assert!(path.parent().unwrap().ends_with(&id.to_string()[..2]));
+    assert_eq!(&bytes[..8], b"CISTPACK");
+    assert_eq!((u32_at(&bytes, 8), u32_at(&bytes, 12)), (0, 64));
+    assert_eq!((&bytes[16..32], &bytes[32..48]), (&id.as_bytes()[..], &store[..]));
+    assert_eq!(bytes[48..64], [0; 16]);
+    let trailer = &bytes[bytes.len() - 64..];
+    assert_eq!(&trailer[56..], b"CISTPEND");
+    let (footer, count) = (u32_at(trailer, 0), u32_at(trailer, 4));
+    assert_eq!(u32_at(trailer, 8), 0);
+    assert_eq!(trailer[12..24], [0; 12]);
+    assert_eq!(footer + count * 48 + 64, bytes.len());
+    let mac_key = blake3::derive_key("cistern store 0 pack footer", key);
+    let mut mac = blake3::Hasher::new_keyed(&mac_key);
+    mac.update(&bytes[..64]).update(&bytes[footer..footer + count * 48]).update(&trailer[..24]);
+    assert_eq!(mac.finalize().as_bytes(), &trailer[24..56]);
+    let mut at = 64;
+    for index in 0..count {
+        let entry = &bytes[footer + index * 48..][..48];
+        let (offset, length, plain_bytes) = (u32_at(entry, 32), u32_at(entry, 36), u32_at(entry, 40));
+        let (kind, level, codec, cipher) = (entry[44], entry[45], entry[46], entry[47]);
+        assert_eq!(offset, at, "frames follow each other without a gap");
+        at += length;
+        let frame = &bytes[offset..offset + length];
+        assert_eq!(frame[..4], [codec, cipher, kind, level]);
+        assert_eq!((u32_at(frame, 4), u32_at(frame, 8), u32_at(frame, 12)), (index, length - 16, plain_bytes));
+        assert_eq!(cipher, 0);
+        let plain = match codec {
+            0 => frame[16..].to_vec(),
+            1 => zstd::stream::decode_all(&frame[16..]).unwrap(),
+            other => panic!("codec {other}"),
+        };
+        assert_eq!(plain.len(), plain_bytes);
+        let context = match kind {
+            1 => "cistern store 0 data chunk",
+            2 => "cistern store 0 tree node",
+            other => panic!("kind {other}"),
+        };
+        let digest = blake3::keyed_hash(&blake3::derive_key(context, key), &plain);
+        assert_eq!(digest.as_bytes(), &entry[..32]);
+        out.insert((kind, *digest.as_bytes()), plain);
+    }
+    assert_eq!(at, footer);
+}
+
+/// §6: the bytes under a node, written to their place in `disk`.
+fn node(
+    frames: &HashMap<(u8, [u8; 32]), Vec<u8>>,
+    digest: [u8; 32],
+    level: u8,
+    first_chunk: usize,
+    disk: &mut [u8],
+) {
+    let bytes = &frames[&(2, digest)];
+    assert_eq!(&bytes[..4], b"CTND");
+    assert_eq!(bytes[4..6], [0, level]);
+    let count = usize::from(u16::from_le_bytes([bytes[6], bytes[7]]));
+    assert_eq!(bytes.len(), 8 + 128 + count * 32);
+    let span = 1024_usize.pow(u32::from(level));
+    let mut digests = bytes[136..].chunks_exact(32);
+    for child in 0..1024 {
+        if bytes[8 + child / 8] >> (child % 8) & 1 == 0 {
+            continue;
+        }
+        let digest: [u8; 32] = digests.next().unwrap().try_into().unwrap();
+        let chunk = first_chunk + child * span;
+        if level > 0 {
+            node(frames, digest, level - 1, chunk, disk);
+            continue;
+        }
+        let plain = &frames[&(1, digest)];
+        assert_eq!(plain.len(), 65536);
+        let end = ((chunk + 1) * 65536).min(disk.len());
+        disk[chunk * 65536..end].copy_from_slice(&plain[..end - chunk * 65536]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_is_enough_to_read_a_disk() {
+    let place = local().await;
+    let store = place.store().await;
+    let mut data = noise(1, 17 << 20);
+    data.extend(b"words that compress well ".repeat(100_000));
+    data.resize(90 << 20, 0);
+    data.extend(noise(2, 99_999));
+    let root = import(&store, &place.db, "1", &data).await;
+    let objects = place.dir.path().join("objects");
+    let (id, key) = header(&objects);
+    let mut frames = HashMap::new();
+    for folder in std::fs::read_dir(objects.join("p")).unwrap() {
+        for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+            pack(&file.unwrap().path(), id, &key, &mut frames);
+        }
+    }
+    let mut disk = vec![0; data.len()];
+    node(&frames, root.digest.0, root.level, 0, &mut disk);
+    assert!(disk == data);
+}

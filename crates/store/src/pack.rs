@@ -1,10 +1,12 @@
 //! Packs: immutable objects of many frames with an authenticated index at the end
 //! (docs/store-format.md §4-5). Pure bytes in, bytes out.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use bytes::Bytes;
 use uuid::Uuid;
+use zstd::bulk::{Compressor, Decompressor};
 
 use crate::digest::{Digest, FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
@@ -59,14 +61,43 @@ pub(crate) struct Encoded {
     payload: Vec<u8>,
 }
 
+thread_local! {
+    /// Making a context costs as much as a chunk or two: each thread keeps its own.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// Compresses into `to`; gives the length, or nothing where it does not fit.
+fn compress(plain: &[u8], to: &mut [u8]) -> Result<Option<usize>> {
+    COMPRESSOR.with_borrow_mut(|slot| {
+        let compressor = match slot {
+            Some(compressor) => compressor,
+            None => slot.insert(
+                Compressor::new(ZSTD_LEVEL)
+                    .map_err(|error| Error::io("cannot start the compressor", error))?,
+            ),
+        };
+        Ok(compressor.compress_to_buffer(plain, to).ok())
+    })
+}
+
+/// Decompresses at most `limit` bytes.
+fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|slot| {
+        let decompressor = match slot {
+            Some(decompressor) => decompressor,
+            None => slot.insert(
+                Decompressor::new().map_err(|error| Error::io("cannot start the decompressor", error))?,
+            ),
+        };
+        decompressor
+            .decompress(payload, limit)
+            .map_err(|error| Error::new(Kind::Damaged, "frame does not decompress").with_source(error))
+    })
+}
+
 /// Compresses plain bytes; keeps them as they are where that does not shrink them.
-pub(crate) fn frame_encode(
-    compressor: &mut zstd::bulk::Compressor<'_>,
-    digest: Digest,
-    kind: FrameKind,
-    level: u8,
-    plain: &[u8],
-) -> Result<Encoded> {
+pub(crate) fn frame_encode(digest: Digest, kind: FrameKind, level: u8, plain: &[u8]) -> Result<Encoded> {
     let length_error = || {
         Error::new(
             Kind::Invalid,
@@ -79,12 +110,13 @@ pub(crate) fn frame_encode(
     }
     // A destination smaller than the input makes zstd give up early on what does not shrink.
     let mut payload = vec![0; plain.len().saturating_sub(1)];
-    let (codec, payload) = match compressor.compress_to_buffer(plain, payload.as_mut_slice()) {
-        Ok(length) => {
+    let (codec, payload) = match compress(plain, &mut payload)? {
+        Some(length) => {
             payload.truncate(length);
+            payload.shrink_to_fit();
             (CODEC_ZSTD, payload)
         }
-        Err(_) => (CODEC_RAW, plain.to_vec()),
+        None => (CODEC_RAW, plain.to_vec()),
     };
     Ok(Encoded {
         digest,
@@ -94,11 +126,6 @@ pub(crate) fn frame_encode(
         plain_bytes,
         payload,
     })
-}
-
-/// A compressor as every writer uses it: level 1, no checksum and no content size (our header has both).
-pub(crate) fn compressor() -> Result<zstd::bulk::Compressor<'static>> {
-    zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(|error| Error::io("cannot start the compressor", error))
 }
 
 /// Decodes one frame. Checks its structure; the caller compares the digest.
@@ -120,8 +147,7 @@ pub fn frame_decode(frame: &[u8]) -> Result<Vec<u8>> {
     }
     let plain = match header[0] {
         CODEC_RAW => payload.to_vec(),
-        CODEC_ZSTD => zstd::bulk::decompress(payload, plain_bytes as usize)
-            .map_err(|error| damaged("does not decompress").with_source(error))?,
+        CODEC_ZSTD => decompress(payload, plain_bytes as usize)?,
         codec => {
             return Err(Error::new(
                 Kind::Incompatible,
@@ -176,23 +202,45 @@ impl Builder {
     }
 
     pub(crate) fn push(&mut self, frame: &Encoded) -> Result<()> {
-        let too_long = |_| Error::new(Kind::Invalid, "the pack is full");
-        let offset = u32::try_from(self.bytes.len()).map_err(too_long)?;
-        let payload = u32::try_from(frame.payload.len()).map_err(too_long)?;
-        let index = u32::try_from(self.entries.len()).map_err(too_long)?;
-        self.bytes
-            .extend_from_slice(&[frame.codec, CIPHER_NONE, frame.kind as u8, frame.level]);
-        self.bytes.extend_from_slice(&index.to_le_bytes());
-        self.bytes.extend_from_slice(&payload.to_le_bytes());
-        self.bytes.extend_from_slice(&frame.plain_bytes.to_le_bytes());
-        self.bytes.extend_from_slice(&frame.payload);
-        self.entries.push(Entry {
+        let entry = Entry {
             digest: frame.digest,
-            offset,
-            length: payload + 16,
+            offset: 0,
+            length: 0,
             plain_bytes: frame.plain_bytes,
             kind: frame.kind,
             level: frame.level,
+        };
+        self.place(entry, frame.codec, &frame.payload)
+    }
+
+    /// Adds all frames of another pack that is being filled.
+    pub(crate) fn append(&mut self, other: &Self) -> Result<()> {
+        for entry in &other.entries {
+            let (from, to) = (entry.offset as usize, (entry.offset + entry.length) as usize);
+            self.place(
+                *entry,
+                other.bytes[from],
+                &other.bytes[from + FRAME_HEADER_BYTES..to],
+            )?;
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, entry: Entry, codec: u8, payload: &[u8]) -> Result<()> {
+        let too_long = |_| Error::new(Kind::Invalid, "the pack is full");
+        let offset = u32::try_from(self.bytes.len()).map_err(too_long)?;
+        let length = u32::try_from(payload.len()).map_err(too_long)?;
+        let index = u32::try_from(self.entries.len()).map_err(too_long)?;
+        self.bytes
+            .extend_from_slice(&[codec, CIPHER_NONE, entry.kind as u8, entry.level]);
+        self.bytes.extend_from_slice(&index.to_le_bytes());
+        self.bytes.extend_from_slice(&length.to_le_bytes());
+        self.bytes.extend_from_slice(&entry.plain_bytes.to_le_bytes());
+        self.bytes.extend_from_slice(payload);
+        self.entries.push(Entry {
+            offset,
+            length: length + 16,
+            ..entry
         });
         Ok(())
     }
@@ -326,13 +374,12 @@ mod tests {
     fn sample() -> (Keys, Sealed) {
         let keys = Keys::new(&[3; 32]);
         let mut builder = Builder::new(Uuid::from_u128(9), Uuid::from_u128(1));
-        let mut compressor = compressor().unwrap();
         for seed in 0..5_u8 {
             let plain: Vec<u8> = (0..CHUNK_BYTES)
                 .map(|i| if seed < 3 { seed } else { hash(i, seed) })
                 .collect();
             let digest = keys.digest(FrameKind::Data, &plain);
-            let frame = frame_encode(&mut compressor, digest, FrameKind::Data, 0, &plain).unwrap();
+            let frame = frame_encode(digest, FrameKind::Data, 0, &plain).unwrap();
             builder.push(&frame).unwrap();
         }
         (keys.clone(), builder.seal(&keys).unwrap())

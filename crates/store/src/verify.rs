@@ -77,8 +77,13 @@ impl Store {
             walk.root(&root).await?;
             progress.roots.fetch_add(1, Ordering::Relaxed);
         }
-        let Walk { named, mut damage, .. } = walk;
-        let mut unnamed: Vec<_> = faults.iter().filter(|(object, _)| !named.contains(*object)).collect();
+        let Walk {
+            named, mut damage, ..
+        } = walk;
+        let mut unnamed: Vec<_> = faults
+            .iter()
+            .filter(|(object, _)| !named.contains(*object))
+            .collect();
         unnamed.sort_by_key(|(object, _)| **object);
         damage.extend(unnamed.into_iter().map(|(_, fault)| Damage {
             kind: "store".into(),
@@ -95,7 +100,9 @@ impl Store {
         loop {
             let page = rows::objects_page(&self.inner.db, self.inner.number, after, PAGE).await;
             let page = page.map_err(|error| Error::db("cannot list the packs", error))?;
-            let Some(last) = page.last() else { return Ok(faults) };
+            let Some(last) = page.last() else {
+                return Ok(faults);
+            };
             after = last.id;
             let mut found = futures::stream::iter(page)
                 .map(|object| async move {
@@ -119,7 +126,12 @@ impl Store {
         let backend = &self.inner.backend;
         let key = pack_key(object.key);
         let expected = object.bytes.cast_unsigned();
-        let fault = |reason: String, gone| Fault { key: key.clone(), bytes: expected, reason, gone };
+        let fault = |reason: String, gone| Fault {
+            key: key.clone(),
+            bytes: expected,
+            reason,
+            gone,
+        };
         match backend.stat(&key).await? {
             None => return Ok(Some(fault(format!("pack `{key}` is missing"), true))),
             Some(bytes) if bytes != expected => {
@@ -132,7 +144,10 @@ impl Store {
         let data = match backend.get(&key).await {
             // A bad sector: the rest of the pack may still be readable, frame by frame.
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Damaged | Kind::Io) => {
-                return Ok(Some(fault(format!("pack `{key}` cannot be read ({error})"), false)));
+                return Ok(Some(fault(
+                    format!("pack `{key}` cannot be read ({error})"),
+                    false,
+                )));
             }
             data => data?,
         };
@@ -160,7 +175,8 @@ impl Walk<'_> {
     async fn root(&mut self, root: &Root) -> Result<()> {
         let tree = TreeReader::new(self.store.clone(), root.tree);
         if root.tree.digest != Digest::EMPTY {
-            self.node(root, &tree, root.tree.digest, root.tree.level, 0).await?;
+            self.node(root, &tree, root.tree.digest, root.tree.level, 0)
+                .await?;
         }
         Ok(())
     }
@@ -195,7 +211,9 @@ impl Walk<'_> {
             } else {
                 let mut fine = true;
                 for (child, digest) in children {
-                    fine &= self.node(root, tree, digest, level - 1, index * FAN_OUT + child).await?;
+                    fine &= self
+                        .node(root, tree, digest, level - 1, index * FAN_OUT + child)
+                        .await?;
                 }
                 fine
             };
@@ -229,7 +247,9 @@ impl Walk<'_> {
 
     /// Why a chunk cannot be read, if so.
     async fn chunk(&mut self, digest: Digest, at: Location) -> Result<Option<String>> {
-        let Some(fault) = self.faults.get(&at.object) else { return Ok(None) };
+        let Some(fault) = self.faults.get(&at.object) else {
+            return Ok(None);
+        };
         if fault.gone {
             self.named.insert(at.object);
             return Ok(Some(fault.reason.clone()));
@@ -264,7 +284,12 @@ impl Walk<'_> {
             last.range.end = range.end;
             return;
         }
-        self.damage.push(Damage { kind: root.kind.clone(), owner: root.owner.clone(), range, reason });
+        self.damage.push(Damage {
+            kind: root.kind.clone(),
+            owner: root.owner.clone(),
+            range,
+            reason,
+        });
     }
 }
 

@@ -45,11 +45,25 @@ impl Remote {
         opendal::install_default();
         let place = Place::parse(url, settings)?;
         let operator = place.operator()?;
-        let describe = format!("{}://{}{}", place.scheme, place.bucket, place.prefix.trim_end_matches('/'));
+        let describe = format!(
+            "{}://{}{}",
+            place.scheme,
+            place.bucket,
+            place.prefix.trim_end_matches('/')
+        );
         let is_secret = |name: &str| !matches!(name, "region" | "endpoint" | "account_name" | "bucket_id");
-        let secrets = place.settings.into_iter().filter(|(name, value)| is_secret(name) && value.len() > 3);
+        let secrets = place
+            .settings
+            .into_iter()
+            .filter(|(name, value)| is_secret(name) && value.len() > 3);
         let secrets = secrets.map(|(_, value)| value).collect();
-        Ok(Self { operator, describe, conditional: AtomicBool::new(true), secrets, pause: FIRST_PAUSE })
+        Ok(Self {
+            operator,
+            describe,
+            conditional: AtomicBool::new(true),
+            secrets,
+            pause: FIRST_PAUSE,
+        })
     }
 
     /// Calls until it succeeds, fails for good, or has been tried often enough. `call` learns whether it is a
@@ -91,8 +105,18 @@ impl Remote {
         };
         // Kind and message only: what opendal adds may quote requests.
         let shown = error.to_string();
-        let message = shown.rsplit(" => ").next().unwrap_or_default().lines().next().unwrap_or_default();
-        let mut text = format!("{}: {}", error.kind(), message.chars().take(300).collect::<String>());
+        let message = shown
+            .rsplit(" => ")
+            .next()
+            .unwrap_or_default()
+            .lines()
+            .next()
+            .unwrap_or_default();
+        let mut text = format!(
+            "{}: {}",
+            error.kind(),
+            message.chars().take(300).collect::<String>()
+        );
         for secret in &self.secrets {
             text = text.replace(secret.as_str(), "…");
         }
@@ -124,7 +148,10 @@ impl Remote {
 }
 
 fn taken(error: &opendal::Error) -> bool {
-    matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::ConditionNotMatch)
+    matches!(
+        error.kind(),
+        ErrorKind::AlreadyExists | ErrorKind::ConditionNotMatch
+    )
 }
 
 #[async_trait]
@@ -133,7 +160,10 @@ impl Backend for Remote {
         key_check(key)?;
         let conditional = self.conditional.load(Ordering::Relaxed);
         match self.write(key, &data, conditional).await {
-            Err(error) if conditional && !matches!(error.kind(), Kind::Exists | Kind::Unavailable | Kind::NoSpace) => {
+            Err(error)
+                if conditional
+                    && !matches!(error.kind(), Kind::Exists | Kind::Unavailable | Kind::NoSpace) =>
+            {
                 // Perhaps it is the condition that the server does not take.
                 self.write(key, &data, false).await?;
                 self.conditional.store(false, Ordering::Relaxed);
@@ -145,7 +175,9 @@ impl Backend for Remote {
 
     async fn get(&self, key: &str) -> Result<Bytes> {
         let read = |_| self.operator.read(key);
-        let data = self.retry(&format!("read object `{key}`"), LONG_LIMIT, read).await?;
+        let data = self
+            .retry(&format!("read object `{key}`"), LONG_LIMIT, read)
+            .await?;
         Ok(data.to_bytes())
     }
 
@@ -156,12 +188,18 @@ impl Backend for Remote {
         if data.len() as u64 == range.end - range.start {
             return Ok(data);
         }
-        Err(Error::new(Kind::Damaged, format!("object `{key}` ends before byte {}", range.end)))
+        Err(Error::new(
+            Kind::Damaged,
+            format!("object `{key}` ends before byte {}", range.end),
+        ))
     }
 
     async fn stat(&self, key: &str) -> Result<Option<u64>> {
         let stat = |_| self.operator.stat(key);
-        match self.retry(&format!("look at object `{key}`"), SHORT_LIMIT, stat).await {
+        match self
+            .retry(&format!("look at object `{key}`"), SHORT_LIMIT, stat)
+            .await
+        {
             Ok(data) => Ok(Some(data.content_length())),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -177,7 +215,10 @@ impl Backend for Remote {
             let entries = lister.map_err(move |error| self.error("list objects", &error));
             Ok::<_, Error>(entries.try_filter_map(|entry| async move {
                 let data = entry.metadata();
-                let listed = Listed { key: entry.path().to_owned(), bytes: data.content_length() };
+                let listed = Listed {
+                    key: entry.path().to_owned(),
+                    bytes: data.content_length(),
+                };
                 Ok(data.is_file().then_some(listed))
             }))
         };
@@ -186,7 +227,10 @@ impl Backend for Remote {
 
     async fn delete(&self, key: &str) -> Result<()> {
         key_check(key)?;
-        self.retry(&format!("delete object `{key}`"), SHORT_LIMIT, |_| self.operator.delete(key)).await
+        self.retry(&format!("delete object `{key}`"), SHORT_LIMIT, |_| {
+            self.operator.delete(key)
+        })
+        .await
     }
 
     fn describe(&self) -> String {
@@ -221,7 +265,12 @@ impl Place {
         }
         all.extend(settings.iter().map(|(name, value)| (name.clone(), value.clone())));
         let prefix = format!("/{}", prefix.trim_matches('/'));
-        Ok(Self { scheme: scheme.to_owned(), bucket: bucket.to_owned(), prefix, settings: all })
+        Ok(Self {
+            scheme: scheme.to_owned(),
+            bucket: bucket.to_owned(),
+            prefix,
+            settings: all,
+        })
     }
 
     fn get(&self, name: &str) -> &str {
@@ -258,7 +307,8 @@ impl Place {
                     .application_key(self.get("application_key")),
             ),
             other => {
-                let text = format!("`{other}://` is not a kind of store: use a folder, s3, gcs, azblob or b2");
+                let text =
+                    format!("`{other}://` is not a kind of store: use a folder, s3, gcs, azblob or b2");
                 return Err(Error::new(Kind::Invalid, text));
             }
         };
@@ -269,7 +319,11 @@ impl Place {
     }
 
     fn s3(&self) -> services::S3 {
-        let region = if self.get("region").is_empty() { "us-east-1" } else { self.get("region") };
+        let region = if self.get("region").is_empty() {
+            "us-east-1"
+        } else {
+            self.get("region")
+        };
         let mut s3 = services::S3::default()
             .bucket(&self.bucket)
             .root(&self.prefix)
@@ -280,7 +334,9 @@ impl Place {
             s3 = s3.endpoint(self.get("endpoint"));
         }
         if !self.get("access_key_id").is_empty() {
-            s3 = s3.access_key_id(self.get("access_key_id")).secret_access_key(self.get("secret_access_key"));
+            s3 = s3
+                .access_key_id(self.get("access_key_id"))
+                .secret_access_key(self.get("secret_access_key"));
         }
         if !self.get("session_token").is_empty() {
             s3 = s3.session_token(self.get("session_token"));
@@ -316,7 +372,12 @@ mod tests {
         assert_eq!(place.get("endpoint"), "http://127.0.0.1:9");
         let remote = Remote::open(url, &settings).unwrap();
         assert_eq!(remote.describe(), "s3://bucket/a/b");
-        assert!(Remote::open("ftp://x/y", &settings).unwrap_err().to_string().contains("not a kind of store"));
+        assert!(
+            Remote::open("ftp://x/y", &settings)
+                .unwrap_err()
+                .to_string()
+                .contains("not a kind of store")
+        );
         assert!(Remote::open("s3://", &settings).is_err());
     }
 
@@ -332,6 +393,9 @@ mod tests {
         let error = remote.get("p/aa/x").await.unwrap_err();
         let text = format!("{error} {error:?}");
         assert_eq!(error.kind(), Kind::Unavailable, "{text}");
-        assert!(!text.contains("opensesame") && !text.contains("AKIDEXAMPLE"), "{text}");
+        assert!(
+            !text.contains("opensesame") && !text.contains("AKIDEXAMPLE"),
+            "{text}"
+        );
     }
 }

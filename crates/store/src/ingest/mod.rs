@@ -11,7 +11,7 @@ mod stages;
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use rustix::fs::SeekFrom;
@@ -127,6 +127,7 @@ impl Ingest {
             parent,
             progress: Arc::clone(&progress),
             buffers: buffers.clone(),
+            failed: AtomicBool::new(false),
         };
         let worker = Some(tokio::spawn(stages::run(job, receiver)));
         let batch = Batch::new(buffers.take());

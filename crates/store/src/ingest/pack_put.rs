@@ -35,7 +35,7 @@ pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pendi
     let object = intent(&session, &sealed).await?;
     let key = pack_key(sealed.id);
     let backend = &session.store.inner.backend;
-    // Left counted when the task is stopped half-way: the write may then still land.
+    // Stays counted where the write may still land although we are not there to see it.
     session.puts.fetch_add(1, Ordering::SeqCst);
     let written = backend.put_new(&key, sealed.bytes).await;
     // And after an error that does not tell whether it will.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use rayon::prelude::*;
@@ -32,6 +33,7 @@ pub(crate) struct Job {
     pub(crate) parent: Option<(TreeRoot, u64)>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) buffers: Buffers,
+    pub(crate) failed: AtomicBool,
 }
 
 struct Hashed {
@@ -46,7 +48,8 @@ struct Missing {
     nodes: Vec<NewNode>,
 }
 
-/// Runs the stages until the input ends or one of them fails; the first error is the result.
+/// Runs the stages until the input ends or one of them fails. All of them come to their end, and with them
+/// every write to the backend that was begun, so that a failed ingest leaves nothing that lands later.
 pub(crate) async fn run(job: Job, input: mpsc::Receiver<Batch>) -> Result<Disk> {
     let job = Arc::new(job);
     let pending = Pending::default();
@@ -55,12 +58,27 @@ pub(crate) async fn run(job: Job, input: mpsc::Receiver<Batch>) -> Result<Disk> 
     let hash = hash_stage(Arc::clone(&job), input, hashed_out);
     let index = index_stage(Arc::clone(&job), pending.clone(), hashed_in, missing_out);
     let pack = pack_stage(Arc::clone(&job), pending, missing_in);
-    let ((), (root, allocated), ()) = tokio::try_join!(hash, index, pack)?;
+    let (hash, index, pack) = tokio::join!(job.watch(hash), job.watch(index), job.watch(pack));
+    // A stage whose successor stopped only says that it was stopped: the last error is the cause.
+    pack?;
+    let (root, allocated) = index?;
+    hash?;
     job.session.tree_keep(root, allocated);
     Ok(Disk {
         root,
         stats: job.progress.stats(),
     })
+}
+
+impl Job {
+    /// Remembers that a stage failed: what follows need not be finished.
+    async fn watch<T>(&self, stage: impl Future<Output = Result<T>>) -> Result<T> {
+        let result = stage.await;
+        if result.is_err() {
+            self.failed.store(true, Relaxed);
+        }
+        result
+    }
 }
 
 async fn hash_stage(
@@ -101,6 +119,9 @@ async fn index_stage(
         if let Some(missing) = missing(&job, &pending, batch.buffer, &digests, nodes).await? {
             out.send(missing).await.map_err(|_| stopped())?;
         }
+    }
+    if job.failed.load(Relaxed) {
+        return Err(stopped());
     }
     let root = tree.finish();
     let nodes = std::mem::take(&mut tree.nodes);
@@ -202,7 +223,7 @@ async fn missing(
     }))
 }
 
-async fn pack_stage(job: Arc<Job>, pending: Pending, mut input: mpsc::Receiver<Missing>) -> Result<()> {
+async fn pack_stage(job: Arc<Job>, pending: Pending, input: mpsc::Receiver<Missing>) -> Result<()> {
     let mut packer = Packer {
         puts: JoinSet::new(),
         data: None,
@@ -210,22 +231,11 @@ async fn pack_stage(job: Arc<Job>, pending: Pending, mut input: mpsc::Receiver<M
         job,
         pending,
     };
-    while let Some(missing) = input.recv().await {
-        let (buffer, chunks, nodes) = compute(move || {
-            let chunks = chunks_encode(&missing)?;
-            let nodes = nodes_encode(&missing.nodes)?;
-            Ok((missing.buffer, chunks, nodes))
-        })
-        .await?;
-        packer.job.buffers.give(buffer);
-        for frame in &chunks {
-            packer.push(FrameKind::Data, frame).await?;
-        }
-        for frame in &nodes {
-            packer.push(FrameKind::Node, frame).await?;
-        }
+    let mut result = packer.run(input).await;
+    while !packer.puts.is_empty() {
+        result = result.and(packer.put_join().await);
     }
-    packer.finish().await
+    result
 }
 
 fn chunks_encode(missing: &Missing) -> Result<Vec<Encoded>> {
@@ -233,28 +243,15 @@ fn chunks_encode(missing: &Missing) -> Result<Vec<Encoded>> {
     missing
         .chunks
         .par_iter()
-        .with_min_len(8)
-        .map_init(pack::compressor, |compressor, (place, digest)| {
+        .map(|(place, digest)| {
             let plain = &missing.buffer[place * chunk..(place + 1) * chunk];
-            let compressor = compressor
-                .as_mut()
-                .map_err(|_| Error::new(Kind::Io, "cannot start the compressor"))?;
-            pack::frame_encode(compressor, *digest, FrameKind::Data, 0, plain)
+            pack::frame_encode(*digest, FrameKind::Data, 0, plain)
         })
         .collect()
 }
 
 fn nodes_encode(nodes: &[NewNode]) -> Result<Vec<Encoded>> {
-    let mut compressor = pack::compressor()?;
-    let encode = |node: &NewNode| {
-        pack::frame_encode(
-            &mut compressor,
-            node.digest,
-            FrameKind::Node,
-            node.level,
-            &node.bytes,
-        )
-    };
+    let encode = |node: &NewNode| pack::frame_encode(node.digest, FrameKind::Node, node.level, &node.bytes);
     nodes.iter().map(encode).collect()
 }
 
@@ -269,6 +266,28 @@ struct Packer {
 }
 
 impl Packer {
+    async fn run(&mut self, mut input: mpsc::Receiver<Missing>) -> Result<()> {
+        while let Some(missing) = input.recv().await {
+            let (buffer, chunks, nodes) = compute(move || {
+                let chunks = chunks_encode(&missing)?;
+                let nodes = nodes_encode(&missing.nodes)?;
+                Ok((missing.buffer, chunks, nodes))
+            })
+            .await?;
+            self.job.buffers.give(buffer);
+            for frame in &chunks {
+                self.push(FrameKind::Data, frame).await?;
+            }
+            for frame in &nodes {
+                self.push(FrameKind::Node, frame).await?;
+            }
+        }
+        if self.job.failed.load(Relaxed) {
+            return Ok(());
+        }
+        self.finish().await
+    }
+
     async fn push(&mut self, kind: FrameKind, frame: &Encoded) -> Result<()> {
         let store = &self.job.session.store.inner;
         let slot = match kind {
@@ -309,14 +328,24 @@ impl Packer {
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<()> {
+    async fn finish(&mut self) -> Result<()> {
+        if let (Some(data), Some(nodes)) = (&mut self.data, &self.nodes)
+            && data.sealed_bytes() + nodes.sealed_bytes() <= pack::LIMIT_BYTES
+        {
+            data.append(nodes)?;
+            self.nodes = None;
+        }
         for builder in [self.data.take(), self.nodes.take()].into_iter().flatten() {
             self.send(builder).await?;
         }
-        while !self.puts.is_empty() {
-            self.put_join().await?;
-        }
         Ok(())
+    }
+}
+
+impl Drop for Packer {
+    /// When the ingest is dropped, writes that have begun go on to their end rather than be left half-way.
+    fn drop(&mut self) {
+        self.puts.detach_all();
     }
 }
 

@@ -28,7 +28,13 @@ async fn case() -> Case {
     import(&store, &place.db, "two", &two).await;
     let second = packs(&place).into_iter().filter(|pack| !first.contains(pack));
     let packs = first.iter().cloned().chain(second).collect();
-    Case { _place: place, store, one, two, packs }
+    Case {
+        _place: place,
+        store,
+        one,
+        two,
+        packs,
+    }
 }
 
 fn packs(place: &Place) -> Vec<PathBuf> {
@@ -64,7 +70,10 @@ async fn assert_bad(case: &Case, owner: &str, bad: &[u64]) {
     for chunk in 0..data.len() as u64 / CHUNK {
         let at = usize::try_from(chunk * CHUNK).unwrap();
         match read(&case.store, owner, chunk * CHUNK, 65536).await {
-            Ok(bytes) => assert!(bytes == data[at..at + 65536] && !bad.contains(&chunk), "chunk {chunk}"),
+            Ok(bytes) => assert!(
+                bytes == data[at..at + 65536] && !bad.contains(&chunk),
+                "chunk {chunk}"
+            ),
             Err(error) => {
                 assert!(bad.contains(&chunk), "chunk {chunk}: {error}");
                 assert_eq!(error.kind(), Kind::Damaged);
@@ -89,8 +98,14 @@ async fn a_flipped_bit_in_a_shared_frame_names_both_disks() {
     flip(&case.packs[0], 64 + 3 * (65536 + 16) + 16 + 1000);
     assert_eq!(verify(&case.store, false).await, [], "sizes alone do not show it");
     let damage = verify(&case.store, true).await;
-    let hit: Vec<_> = damage.iter().map(|one| (one.owner.as_str(), one.range.clone())).collect();
-    assert_eq!(hit, [("one", 3 * CHUNK..4 * CHUNK), ("two", 3 * CHUNK..4 * CHUNK)]);
+    let hit: Vec<_> = damage
+        .iter()
+        .map(|one| (one.owner.as_str(), one.range.clone()))
+        .collect();
+    assert_eq!(
+        hit,
+        [("one", 3 * CHUNK..4 * CHUNK), ("two", 3 * CHUNK..4 * CHUNK)]
+    );
     assert_bad(&case, "one", &[3]).await;
     assert_bad(&case, "two", &[3]).await;
 }
@@ -110,16 +125,25 @@ async fn a_damaged_footer_hurts_no_disk_and_is_still_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_pack_loses_what_lies_behind_the_cut() {
     let case = case().await;
-    let file = std::fs::OpenOptions::new().write(true).open(&case.packs[1]).unwrap();
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&case.packs[1])
+        .unwrap();
     // The pack of disk two begins with its chunk 16; the cut falls into the third frame. Its tree lies behind.
     file.set_len(64 + 2 * (65536 + 16) + 500).unwrap();
     for read_data in [false, true] {
         let damage = verify(&case.store, read_data).await;
         assert_eq!(damage.len(), 1, "{damage:?}");
-        assert_eq!((damage[0].owner.as_str(), damage[0].range.clone()), ("two", 0..4 << 20));
+        assert_eq!(
+            (damage[0].owner.as_str(), damage[0].range.clone()),
+            ("two", 0..4 << 20)
+        );
     }
     assert_bad(&case, "one", &[]).await;
-    assert_eq!(read(&case.store, "two", 0, 10).await.unwrap_err().kind(), Kind::Damaged);
+    assert_eq!(
+        read(&case.store, "two", 0, 10).await.unwrap_err().kind(),
+        Kind::Damaged
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,7 +170,9 @@ async fn what_does_not_belong_together_is_refused() {
     assert_eq!(again.unwrap_err().kind(), Kind::Exists);
     let header = one.dir.path().join("objects/h/00000000");
     flip(&header, 40);
-    let error = Store::open(std::sync::Arc::clone(&one.backend), &one.db, Options::default()).await.unwrap_err();
+    let error = Store::open(std::sync::Arc::clone(&one.backend), &one.db, Options::default())
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::Damaged);
     drop(store);
 }

@@ -9,9 +9,9 @@ use store::{Error, Fault, Faulty, Kind, Store, TreeRoot, VerifyProgress};
 
 use crate::support::{Place, begin, noise, places};
 
-/// Data that takes two packs of data and one of nodes.
-fn data() -> Vec<u8> {
-    noise(5, 20 << 20)
+/// Data that takes two packs.
+fn data(seed: u64) -> Vec<u8> {
+    noise(seed, 20 << 20)
 }
 
 async fn try_import(store: &Store, place: &Place, data: &[u8]) -> Result<TreeRoot, Error> {
@@ -35,16 +35,25 @@ fn expected(fault: Fault) -> Kind {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_failing_call_leaves_the_store_whole() {
-    let data = data();
+    let faults = [
+        Fault::NoSpace,
+        Fault::Io,
+        Fault::Unavailable,
+        Fault::AnswerLost,
+        Fault::Short,
+    ];
     for place in places().await {
         let quiet = place.store().await;
-        for fault in [Fault::NoSpace, Fault::Io, Fault::Unavailable, Fault::AnswerLost, Fault::Short] {
+        for (seed, fault) in faults.into_iter().enumerate() {
+            let data = data(seed as u64);
             let faulty = Arc::new(Faulty::new(Arc::clone(&place.backend), fault, 0));
             let store = place.store_on(Arc::clone(&faulty) as _).await;
             let mut failures = 0;
             for call in 1.. {
                 faulty.rearm(call);
-                let Err(error) = try_import(&store, &place, &data).await else { break };
+                let Err(error) = try_import(&store, &place, &data).await else {
+                    break;
+                };
                 assert_eq!(error.kind(), expected(fault), "call {call}, {fault:?}: {error}");
                 assert_eq!(quiet.root_list().await.unwrap(), [], "call {call}, {fault:?}");
                 failures += 1;
@@ -52,7 +61,12 @@ async fn any_failing_call_leaves_the_store_whole() {
             }
             // Each pack is written and looked at; what was published before a failure is not written again.
             assert!(failures >= 2, "{fault:?}: {failures}");
-            assert_eq!(quiet.verify(true, &VerifyProgress::default()).await.unwrap(), [], "{}", place.name);
+            assert_eq!(
+                quiet.verify(true, &VerifyProgress::default()).await.unwrap(),
+                [],
+                "{}",
+                place.name
+            );
             let root = quiet.root_get("image", "x").await.unwrap().unwrap().tree;
             let mut back = vec![0; data.len()];
             quiet.disk_open(root).read_at(0, &mut back).await.unwrap();
@@ -73,13 +87,16 @@ async fn cleaned(place: &Place, store: &Store) {
     let stats = store.stats().await.unwrap();
     let listed: Vec<_> = place.backend.list("p/").try_collect().await.unwrap();
     assert_eq!(listed.len() as u64, stats.packs);
-    assert_eq!(listed.iter().map(|item| item.bytes).sum::<u64>(), stats.stored_bytes);
+    assert_eq!(
+        listed.iter().map(|item| item.bytes).sum::<u64>(),
+        stats.stored_bytes
+    );
     assert_eq!(stats.open_sessions, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failing_reads_give_an_error_and_never_wrong_bytes() {
-    let data = data();
+    let data = data(5);
     for place in places().await {
         let root = try_import(&place.store().await, &place, &data).await.unwrap();
         for fault in [Fault::Io, Fault::Unavailable, Fault::Short] {

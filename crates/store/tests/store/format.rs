@@ -18,13 +18,25 @@ fn header(root: &Path) -> ([u8; 16], [u8; 32]) {
     assert_eq!(u32_at(&bytes, 8), 0);
     let length = u32_at(&bytes, 12);
     assert_eq!(bytes.len(), 16 + length + 32);
-    assert_eq!(blake3::hash(&bytes[..16 + length]).as_bytes(), &bytes[16 + length..]);
+    assert_eq!(
+        blake3::hash(&bytes[..16 + length]).as_bytes(),
+        &bytes[16 + length..]
+    );
     let json: serde_json::Value = serde_json::from_slice(&bytes[16..16 + length]).unwrap();
-    assert_eq!((json["format"].as_u64(), json["chunk_bytes"].as_u64()), (Some(0), Some(65536)));
+    assert_eq!(
+        (json["format"].as_u64(), json["chunk_bytes"].as_u64()),
+        (Some(0), Some(65536))
+    );
     assert_eq!(json["digest"], "blake3-keyed");
-    assert_eq!((json["features_read"].as_u64(), json["features_write"].as_u64()), (Some(0), Some(0)));
+    assert_eq!(
+        (json["features_read"].as_u64(), json["features_write"].as_u64()),
+        (Some(0), Some(0))
+    );
     let id = uuid::Uuid::parse_str(json["store_id"].as_str().unwrap()).unwrap();
-    let key: [u8; 32] = hex::decode(json["digest_key"].as_str().unwrap()).unwrap().try_into().unwrap();
+    let key: [u8; 32] = hex::decode(json["digest_key"].as_str().unwrap())
+        .unwrap()
+        .try_into()
+        .unwrap();
     let name = blake3::derive_key("cistern store 0 key id", &key);
     assert_eq!(json["digest_key_id"], hex::encode(&name[..8]));
     (*id.as_bytes(), key)
@@ -47,7 +59,9 @@ fn pack(path: &Path, store: [u8; 16], key: &[u8; 32], out: &mut HashMap<(u8, [u8
     assert_eq!(footer + count * 48 + 64, bytes.len());
     let mac_key = blake3::derive_key("cistern store 0 pack footer", key);
     let mut mac = blake3::Hasher::new_keyed(&mac_key);
-    mac.update(&bytes[..64]).update(&bytes[footer..footer + count * 48]).update(&trailer[..24]);
+    mac.update(&bytes[..64])
+        .update(&bytes[footer..footer + count * 48])
+        .update(&trailer[..24]);
     assert_eq!(mac.finalize().as_bytes(), &trailer[24..56]);
     let mut at = 64;
     for index in 0..count {
@@ -58,7 +72,10 @@ fn pack(path: &Path, store: [u8; 16], key: &[u8; 32], out: &mut HashMap<(u8, [u8
         at += length;
         let frame = &bytes[offset..offset + length];
         assert_eq!(frame[..4], [codec, cipher, kind, level]);
-        assert_eq!((u32_at(frame, 4), u32_at(frame, 8), u32_at(frame, 12)), (index, length - 16, plain_bytes));
+        assert_eq!(
+            (u32_at(frame, 4), u32_at(frame, 8), u32_at(frame, 12)),
+            (index, length - 16, plain_bytes)
+        );
         assert_eq!(cipher, 0);
         let plain = match codec {
             0 => frame[16..].to_vec(),

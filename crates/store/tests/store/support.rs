@@ -125,12 +125,19 @@ pub(crate) async fn places() -> Vec<Place> {
 }
 
 fn server() -> Result<(String, String, Settings), &'static str> {
-    let get = |name: &str| std::env::vars().find(|(key, _)| key == name).map(|(_, value)| value);
+    let get = |name: &str| {
+        std::env::vars()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value)
+    };
     let postgres = get("CISTERN_TEST_POSTGRES").ok_or("CISTERN_TEST_POSTGRES is not set")?;
     let s3 = get("CISTERN_TEST_S3").ok_or("CISTERN_TEST_S3 is not set")?;
     let key = get("CISTERN_TEST_S3_KEY").ok_or("CISTERN_TEST_S3_KEY is not set")?;
     let secret = get("CISTERN_TEST_S3_SECRET").ok_or("CISTERN_TEST_S3_SECRET is not set")?;
-    let settings = [("access_key_id".to_owned(), key), ("secret_access_key".to_owned(), secret)];
+    let settings = [
+        ("access_key_id".to_owned(), key),
+        ("secret_access_key".to_owned(), secret),
+    ];
     Ok((postgres, s3, Settings::from(settings)))
 }
 
@@ -138,16 +145,28 @@ fn server() -> Result<(String, String, Settings), &'static str> {
 async fn remote(postgres: &str, s3: &str, settings: &Settings) -> Place {
     let name = format!("test_{}", uuid::Uuid::new_v4().simple());
     let admin = Database::connect(postgres).await.unwrap();
-    admin.execute_unprepared(&format!("CREATE SCHEMA {name}")).await.unwrap();
+    admin
+        .execute_unprepared(&format!("CREATE SCHEMA {name}"))
+        .await
+        .unwrap();
     let mut options = ConnectOptions::new(postgres);
-    options.max_connections(8).sqlx_logging(false).set_schema_search_path(&name);
+    options
+        .max_connections(8)
+        .sqlx_logging(false)
+        .set_schema_search_path(&name);
     let db = Database::connect(options).await.unwrap();
     Migrator::up(&db, None).await.unwrap();
     let (path, query) = s3.split_once('?').unwrap_or((s3, ""));
     let url = format!("{}/{name}?{query}", path.trim_end_matches('/'));
     let backend = backend_open(&url, settings).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    Place { name: "PostgreSQL + S3", db, backend, clock: clock(), dir }
+    Place {
+        name: "PostgreSQL + S3",
+        db,
+        backend,
+        clock: clock(),
+        dir,
+    }
 }
 
 /// Takes a whole disk in from memory and publishes it.

@@ -184,7 +184,7 @@ fn indexes() -> Vec<IndexCreateStatement> {
         for column in columns {
             index.col(Alias::new(*column));
         }
-        index.to_owned()
+        index.take()
     };
     vec![
         index("store_object_session", "store_object", &["session"]),

@@ -19,7 +19,9 @@ pub struct Probe {
 /// Writes, reads, lists and deletes an object. An error says what does not work.
 pub(crate) async fn probe(backend: &dyn Backend, world: &World) -> Result<Probe> {
     let key = format!("probe/{}", world.uuid());
-    let data = Bytes::from_iter((0..PROBE_BYTES).map(|at| at.to_le_bytes()[at as usize % 3]));
+    let data = (0..PROBE_BYTES)
+        .map(|at| at.to_le_bytes()[at as usize % 3])
+        .collect::<Bytes>();
     backend
         .put_new(&key, data.clone())
         .await

@@ -22,7 +22,7 @@ const TRIES: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// A call without a byte of payload, and one that moves a pack.
 const SHORT_LIMIT: Duration = Duration::from_secs(20);
-const LONG_LIMIT: Duration = Duration::from_secs(120);
+const LONG_LIMIT: Duration = Duration::from_mins(2);
 
 /// Objects in a bucket.
 #[derive(Debug)]
@@ -129,9 +129,10 @@ impl Remote {
         self.retry(&what, LONG_LIMIT, |again| {
             let data = data.clone();
             async move {
-                let result = match conditional {
-                    true => self.operator.write_with(key, data).if_not_exists(true).await,
-                    false => self.operator.write(key, data).await,
+                let result = if conditional {
+                    self.operator.write_with(key, data).if_not_exists(true).await
+                } else {
+                    self.operator.write(key, data).await
                 };
                 match result {
                     // Our own earlier try, whose answer was lost: keys are unique.
@@ -215,11 +216,11 @@ impl Backend for Remote {
             let entries = lister.map_err(move |error| self.error("list objects", &error));
             Ok::<_, Error>(entries.try_filter_map(|entry| async move {
                 let data = entry.metadata();
-                let listed = Listed {
+                let item = Listed {
                     key: entry.path().to_owned(),
                     bytes: data.content_length(),
                 };
-                Ok(data.is_file().then_some(listed))
+                Ok(data.is_file().then_some(item))
             }))
         };
         futures::stream::once(opened).try_flatten().boxed()

@@ -18,7 +18,7 @@ pub(crate) const BATCH_BYTES: usize = 256 * CHUNK;
 const GROUP_BYTES: usize = 1 << 20;
 /// A batch of many short runs is passed on although it holds little data.
 const RUNS_LIMIT: usize = 8192;
-const ZEROS: [u8; CHUNK] = [0; CHUNK];
+static ZEROS: [u8; CHUNK] = [0; CHUNK];
 
 /// Where bytes come from.
 #[derive(Debug, Clone)]
@@ -67,8 +67,7 @@ impl Batch {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.is_aligned() && (self.filled == BATCH_BYTES || self.runs.len() >= RUNS_LIMIT)
-            || self.filled == BATCH_BYTES
+        self.filled == BATCH_BYTES || self.is_aligned() && self.runs.len() >= RUNS_LIMIT
     }
 
     /// Whether the last chunk is complete.
@@ -96,14 +95,14 @@ impl Batch {
     }
 
     /// Adds bytes to the buffer; at most `room()`.
-    pub(crate) fn push(&mut self, length: usize, source: Source) {
+    pub(crate) fn push(&mut self, length: usize, source: &Source) {
         let before = self.filled.div_ceil(CHUNK);
         let mut done = 0;
         while done < length {
             // Cut where the threads' shares meet, so that each part belongs to one of them.
             let at = self.filled;
             let take = (length - done).min(GROUP_BYTES - at % GROUP_BYTES);
-            let source = match &source {
+            let source = match source {
                 Source::Zero => Source::Zero,
                 Source::Bytes(data) => Source::Bytes(data.slice(done..done + take)),
                 Source::File(file, offset) => Source::File(Arc::clone(file), offset + done as u64),

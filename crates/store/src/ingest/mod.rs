@@ -191,7 +191,7 @@ impl Ingest {
         let mut at = 0;
         while at < data.len() {
             let take = self.batch.room().min(data.len() - at);
-            self.batch.push(take, Source::Bytes(data.slice(at..at + take)));
+            self.batch.push(take, &Source::Bytes(data.slice(at..at + take)));
             self.position += take as u64;
             at += take;
             self.flush_if_full().await?;
@@ -225,7 +225,7 @@ impl Ingest {
                 .room()
                 .min(usize::try_from(length - done).unwrap_or(usize::MAX));
             self.batch
-                .push(take, Source::File(Arc::clone(file), offset + done));
+                .push(take, &Source::File(Arc::clone(file), offset + done));
             self.position += take as u64;
             done += take as u64;
             self.flush_if_full().await?;
@@ -240,7 +240,7 @@ impl Ingest {
         let ragged = self.position.next_multiple_of(CHUNK) - self.position;
         if ragged > 0 && !self.batch.is_aligned() {
             self.batch
-                .push(usize::try_from(ragged).unwrap_or_default(), Source::Zero);
+                .push(usize::try_from(ragged).unwrap_or_default(), &Source::Zero);
         }
         if !self.batch.is_empty() {
             self.flush().await?;
@@ -273,7 +273,7 @@ impl Ingest {
     async fn fill(&mut self, length: u64, source: impl FnOnce() -> Source) -> Result<()> {
         if length > 0 {
             self.batch
-                .push(usize::try_from(length).unwrap_or_default(), source());
+                .push(usize::try_from(length).unwrap_or_default(), &source());
             self.position += length;
             self.flush_if_full().await?;
         }

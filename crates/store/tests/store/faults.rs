@@ -46,11 +46,11 @@ async fn any_failing_call_leaves_the_store_whole() {
         let quiet = place.store().await;
         for (seed, fault) in faults.into_iter().enumerate() {
             let data = data(seed as u64);
-            let faulty = Arc::new(Faulty::new(Arc::clone(&place.backend), fault, 0));
-            let store = place.store_on(Arc::clone(&faulty) as _).await;
+            let device = Arc::new(Faulty::new(Arc::clone(&place.backend), fault, 0));
+            let store = place.store_on(Arc::clone(&device) as _).await;
             let mut failures = 0;
             for call in 1.. {
-                faulty.rearm(call);
+                device.rearm(call);
                 let Err(error) = try_import(&store, &place, &data).await else {
                     break;
                 };
@@ -100,10 +100,10 @@ async fn failing_reads_give_an_error_and_never_wrong_bytes() {
     for place in places().await {
         let root = try_import(&place.store().await, &place, &data).await.unwrap();
         for fault in [Fault::Io, Fault::Unavailable, Fault::Short] {
-            let faulty = Arc::new(Faulty::new(Arc::clone(&place.backend), fault, 0));
-            let store = place.store_on(Arc::clone(&faulty) as _).await;
+            let device = Arc::new(Faulty::new(Arc::clone(&place.backend), fault, 0));
+            let store = place.store_on(Arc::clone(&device) as _).await;
             for call in 1.. {
-                faulty.rearm(call);
+                device.rearm(call);
                 let mut back = vec![0; data.len()];
                 match store.disk_open(root).read_at(0, &mut back).await {
                     Ok(()) => {
@@ -123,8 +123,8 @@ async fn an_empty_place_whose_first_write_fails_can_be_tried_again() {
     for place in places().await {
         for fault in [Fault::NoSpace, Fault::AnswerLost] {
             // Calls: a listing to look for a header, another in `init`, the write of the header.
-            let faulty = Arc::new(Faulty::new(Arc::clone(&place.backend), fault, 3));
-            let made = Store::open_or_init(faulty, &place.db, place.options()).await;
+            let device = Arc::new(Faulty::new(Arc::clone(&place.backend), fault, 3));
+            let made = Store::open_or_init(device, &place.db, place.options()).await;
             if place.backend.stat("h/00000000").await.unwrap().is_none() {
                 assert_eq!(made.unwrap_err().kind(), expected(fault));
             }

@@ -1,5 +1,7 @@
 //! The store against real databases and real backends. One binary: see `support` for where it runs.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
+
 mod damage;
 mod faults;
 mod format;

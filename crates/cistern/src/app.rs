@@ -137,8 +137,8 @@ fn refuse_unfit(database: &Path) -> Result<()> {
     }
 }
 
-/// Opens the store, making it at the first start.
-async fn store_open(config: &Config, db: &Db) -> Result<Store> {
+/// The place of the objects that the settings name; a folder is made where there is none.
+pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
     let place = match config.objects() {
         config::Objects::Folder(path) => path.display().to_string(),
         config::Objects::S3(_) => config.objects.clone().unwrap_or_default(),
@@ -152,7 +152,12 @@ async fn store_open(config: &Config, db: &Db) -> Result<Store> {
             settings.insert(name.to_owned(), secret.expose().to_owned());
         }
     }
-    let backend = store::backend_open(&place, &settings)?;
+    Ok(store::backend_open(&place, &settings)?)
+}
+
+/// Opens the store, making it at the first start.
+async fn store_open(config: &Config, db: &Db) -> Result<Store> {
+    let backend = backend_open(config)?;
     Ok(Store::open_or_init(backend, db.conn(), store::Options::default()).await?)
 }
 

@@ -66,7 +66,7 @@ pub fn metrics_init() {
     }
 }
 
-/// What has been counted so far, in Prometheus' text format.
+/// What has been counted so far, in the text format of Prometheus.
 pub fn metrics_render() -> String {
     METRICS.get().map(PrometheusHandle::render).unwrap_or_default()
 }

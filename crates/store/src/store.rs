@@ -214,6 +214,17 @@ impl Store {
         backend::probe(&*self.inner.backend, &self.inner.options.world).await
     }
 
+    /// Answers when the backend does and still holds this store's header. One small read, for health checks.
+    pub async fn header_check(&self) -> Result<()> {
+        match header_load(&*self.inner.backend).await? {
+            Some(header) if header.store_id == self.id() => Ok(()),
+            _ => {
+                let text = format!("`{}` no longer holds the store {}", self.describe(), self.id());
+                Err(Error::new(Kind::NotFound, text))
+            }
+        }
+    }
+
     /// The root of `kind` and `owner`, if it is there.
     pub async fn root_get(&self, kind: &str, owner: &str) -> Result<Option<Root>> {
         let row = rows::root_get(&self.inner.db, self.inner.number, kind, owner).await;

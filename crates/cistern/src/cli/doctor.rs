@@ -6,18 +6,22 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
-use rustix::fs::{statfs, statvfs};
+use rustix::fs::statvfs;
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
 use super::flags::ServerFlags;
-use super::output::bytes;
+use super::output::bytes as shown;
 use super::{Context, Failure, Outcome, block_on};
+use crate::app;
 use crate::config::{Config, Database, Objects};
 use crate::platform::clock::Clock;
 use crate::platform::db::{Db, Place, migrate};
+use crate::platform::error::{Error, Result};
+use crate::platform::random;
 
 /// Below this much free space it is a warning.
 const ROOM_WARN: u64 = 10 << 30;
@@ -27,15 +31,8 @@ const ROOM_FAIL: u64 = 1 << 30;
 const FILES_WARN: u64 = 8192;
 /// 2026-01-01, before which no clock can be right.
 const CLOCK_MIN: i64 = 1_767_225_600;
-/// `f_type` of file systems on which `SQLite`'s locks and memory maps cannot be trusted (statfs(2)).
-const NETWORK_FILE_SYSTEMS: [(i64, &str); 6] = [
-    (0x6969, "NFS"),
-    (0xff53_4d42, "CIFS"),
-    (0xfe53_4d42, "SMB"),
-    (0x0102_1997, "9p"),
-    (0x00c3_6400, "Ceph"),
-    (0x6573_5546, "FUSE"),
-];
+/// How long the objects' place may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Flags of `doctor`: those of `serve`, whose settings it checks.
 #[derive(Debug, clap::Args)]
@@ -95,7 +92,7 @@ async fn all(config: &Config) -> Vec<Check> {
         file_system(config),
         room("space", &config.data),
         database(config).await,
-        objects(config),
+        objects(config).await,
     ];
     let is_running = is_running(&config.data);
     checks.push(port("port api", "listen-api", config.listen_api, is_running));
@@ -180,29 +177,18 @@ fn file_system(config: &Config) -> Check {
         return ok("file system", "the database is not in a file here");
     };
     let place = nearest(&path);
-    let Ok(found) = statfs(&place) else {
-        return warning("file system", format!("{} cannot be looked at", place.display()));
-    };
-    let kind = found.f_type;
-    match NETWORK_FILE_SYSTEMS.iter().find(|(magic, _)| *magic == kind) {
-        Some((_, name @ "FUSE")) => warning(
+    match store::folder::filesystem_kind(&place) {
+        Err(error) => warning(
             "file system",
-            format!(
-                "{} is on {name}; SQLite is safe only if that is a local disk",
-                place.display()
+            format!("{} cannot be looked at: {error}", place.display()),
+        ),
+        Ok(kind) => match kind.database_refusal(&path) {
+            Some(refusal) => failed("file system", refusal),
+            None => ok(
+                "file system",
+                format!("{} is on a local file system", place.display()),
             ),
-        ),
-        Some((_, name)) => failed(
-            "file system",
-            format!(
-                "{} is on {name}, where SQLite loses data; put --data on a local disk or use --database postgres://…",
-                place.display()
-            ),
-        ),
-        None => ok(
-            "file system",
-            format!("{} is on a local file system", place.display()),
-        ),
+        },
     }
 }
 
@@ -212,9 +198,9 @@ fn room(name: &'static str, path: &Path) -> Check {
         return warning(name, format!("{} cannot be looked at", place.display()));
     };
     let free = found.f_bavail.saturating_mul(found.f_frsize);
-    let text = format!("{} free at {}", bytes(free), place.display());
+    let text = format!("{} free at {}", shown(free), place.display());
     match free {
-        n if n < ROOM_FAIL => failed(name, format!("{text}; at least {} are needed", bytes(ROOM_FAIL))),
+        n if n < ROOM_FAIL => failed(name, format!("{text}; at least {} are needed", shown(ROOM_FAIL))),
         n if n < ROOM_WARN => warning(name, format!("{text}; images need room")),
         _ => ok(name, text),
     }
@@ -246,18 +232,43 @@ async fn database(config: &Config) -> Check {
     }
 }
 
-fn objects(config: &Config) -> Check {
+async fn objects(config: &Config) -> Check {
     const NAME: &str = "objects";
-    match config.objects() {
-        Objects::Folder(path) => {
-            let place = nearest(&path);
-            match probe(&place) {
-                Ok(()) => ok(NAME, format!("{} can be written", place.display())),
-                Err(error) => failed(NAME, format!("{} cannot be written: {error}", place.display())),
-            }
-        }
-        Objects::S3(s3) => warning(NAME, format!("bucket `{}` was not tried", s3.bucket)),
+    if let Objects::Folder(path) = config.objects()
+        && !path.is_dir()
+    {
+        // Opening a folder backend would make it.
+        let place = nearest(&path);
+        return match probe(&place) {
+            Ok(()) => ok(
+                NAME,
+                format!("{} is not there yet and can be made", path.display()),
+            ),
+            Err(error) => failed(NAME, format!("{} cannot be written: {error}", place.display())),
+        };
     }
+    match tokio::time::timeout(PATIENCE, objects_probe(config)).await {
+        Ok(Ok(place)) => ok(
+            NAME,
+            format!("{place} takes an object, gives it back and forgets it"),
+        ),
+        Ok(Err(error)) => failed(NAME, format!("a probe object failed: {}", error.chain())),
+        Err(_) => failed(NAME, format!("no answer within {} seconds", PATIENCE.as_secs())),
+    }
+}
+
+/// Writes, reads and removes one small object; returns the place's name.
+async fn objects_probe(config: &Config) -> Result<String> {
+    let backend = app::backend_open(config)?;
+    let key = format!("probe/doctor-{}", random::uuid().simple());
+    let content = bytes::Bytes::from_static(b"cistern doctor");
+    backend.put_new(&key, content.clone()).await?;
+    let read = backend.get(&key).await;
+    backend.delete(&key).await?;
+    if read? != content {
+        return Err(Error::bug("what was read is not what was written"));
+    }
+    Ok(backend.describe())
 }
 
 /// Whether a server holds this folder. Asking takes the lock for a moment, which a starting server would notice, so

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Mutex;
 
 use crate::app::App;
 use crate::platform::api::origin::{Peer, is_local};
-use crate::platform::error::Error;
+use crate::platform::error::{Error, Result};
 use crate::telemetry;
 
-/// How long the database may take to answer.
+/// How long the database, or the objects' place, may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a finding holds.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Where the server is in its life; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -47,8 +50,8 @@ pub async fn healthz() -> &'static str {
 }
 
 /// `/readyz` of a running server.
-pub async fn readyz(State((app, phase)): State<(App, Phase)>) -> Response {
-    match unready(&app, &phase).await {
+pub async fn readyz(State(readiness): State<Readiness>) -> Response {
+    match readiness.obstacle().await {
         None => "ready\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
@@ -59,18 +62,70 @@ pub async fn starting(State(phase): State<Phase>) -> Error {
     Error::Unavailable(phase.obstacle().unwrap_or("starting").to_owned())
 }
 
-async fn unready(app: &App, phase: &Phase) -> Option<String> {
-    if let Some(reason) = phase.obstacle() {
-        return Some(reason.to_owned());
+/// Why requests could not be served, if so, when it was last looked at.
+struct Finding {
+    at: Instant,
+    reason: Option<String>,
+}
+
+/// What `/readyz` looks at; clones share it.
+#[derive(Clone)]
+pub struct Readiness {
+    app: App,
+    phase: Phase,
+    /// The last finding. Nobody needs a token to ask, so that asking often must cost nothing.
+    last: Arc<Mutex<Option<Finding>>>,
+}
+
+impl Readiness {
+    /// Looks at `app` from now on.
+    pub fn new(app: App, phase: Phase) -> Self {
+        Self {
+            app,
+            phase,
+            last: Arc::default(),
+        }
     }
-    match tokio::time::timeout(PATIENCE, app.db.ping()).await {
+
+    /// Why requests cannot be served now, if so.
+    async fn obstacle(&self) -> Option<String> {
+        if let Some(reason) = self.phase.obstacle() {
+            return Some(reason.to_owned());
+        }
+        let mut last = self.last.lock().await;
+        if let Some(finding) = &*last
+            && finding.at.elapsed() < LOOK_EVERY
+        {
+            return finding.reason.clone();
+        }
+        let database = answer("the database", self.app.db.ping()).await;
+        let reason = match database {
+            None => {
+                answer("the objects' place", async {
+                    Ok(self.app.store.header_check().await?)
+                })
+                .await
+            }
+            found => found,
+        };
+        *last = Some(Finding {
+            at: Instant::now(),
+            reason: reason.clone(),
+        });
+        reason
+    }
+}
+
+/// Whether `work` ends well and in time; else a sentence for everyone, and the cause for the log.
+async fn answer(what: &str, work: impl Future<Output = Result<()>>) -> Option<String> {
+    match tokio::time::timeout(PATIENCE, work).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => {
             tracing::warn!(error = error.chain(), "not ready");
-            Some("the database does not answer".to_owned())
+            Some(format!("{what} does not answer; the server's log says why"))
         }
         Err(_) => Some(format!(
-            "the database did not answer within {} seconds",
+            "{what} did not answer within {} seconds",
             PATIENCE.as_secs()
         )),
     }

@@ -7,7 +7,7 @@ use axum::routing::get;
 use axum::{Router, middleware};
 
 use super::edge::{self, Edge};
-use super::health::{self, Phase};
+use super::health::{self, Phase, Readiness};
 use super::split;
 use crate::app::App;
 use crate::config::Config;
@@ -43,7 +43,7 @@ pub fn running(app: &App, phase: &Phase) -> Routers {
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
         .method_not_allowed_fallback(edge::method_not_allowed)
-        .with_state((app.clone(), phase.clone()));
+        .with_state(Readiness::new(app.clone(), phase.clone()));
     let api = crate::routes::api()
         .fallback(edge::not_found)
         .method_not_allowed_fallback(edge::method_not_allowed)

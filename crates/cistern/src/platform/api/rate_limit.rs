@@ -1,4 +1,4 @@
-//! How often a token may call, as `DigitalOcean` counts: a request counts for one hour, and a burst limit holds for
+//! How often a token may call, as DigitalOcean counts: a request counts for one hour, and a burst limit holds for
 //! any minute. Every answer says where the caller stands (`ratelimit-limit`, `-remaining`, `-reset`).
 //!
 //! Requests that do not prove a valid token count against their address, in a table of their own, so that strangers
@@ -201,7 +201,7 @@ impl Attempt<'_> {
 }
 
 impl Refused {
-    /// Says where the caller stands. `retry-after` only on a burst, as `DigitalOcean`: doctl would sleep for as long
+    /// Says where the caller stands. `retry-after` only on a burst, as DigitalOcean: doctl would sleep for as long
     /// as it says.
     pub fn write(self, headers: &mut HeaderMap) {
         headers.remove(header::RETRY_AFTER);

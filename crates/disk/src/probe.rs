@@ -79,15 +79,16 @@ impl Ends {
 
     /// The file system, volume or archive that fills the whole file, for a file without a partition table.
     pub(crate) fn bare(&self) -> Option<&'static str> {
-        let found = BARE.iter().find(|(at, magic, _)| has(&self.head, *at, magic));
-        if let Some((_, _, name)) = found {
+        if let Some((_, _, name)) = BARE.iter().find(|(at, magic, _)| has(&self.head, *at, magic)) {
             return Some(name);
         }
-        match () {
-            () if le_u16(&self.head, 1080) == 0xEF53 => Some("an ext2, ext3 or ext4 file system"),
-            () if le_u32(&self.head, 1024) == 0xF2F5_2010 => Some("an F2FS file system"),
-            () if le_u32(&self.head, 1024) == 0xE0F5_E1E2 => Some("an EROFS file system"),
-            () => None,
+        if le_u16(&self.head, 1080) == 0xEF53 {
+            return Some("an ext2, ext3 or ext4 file system");
+        }
+        match le_u32(&self.head, 1024) {
+            0xF2F5_2010 => Some("an F2FS file system"),
+            0xE0F5_E1E2 => Some("an EROFS file system"),
+            _ => None,
         }
     }
 }

@@ -254,8 +254,12 @@ fn tables_are_aligned_outside_the_header_and_inside_the_file() {
     fails(&header32(36, 0), damaged, "0 entries");
     fails(&header32(36, (4 << 20) + 1), ErrorKind::Limit, "L1 table");
     fails(&header32(36, 4 << 20), damaged, "cut off");
-    fails(&header32(56, 0), damaged, "refcount table");
-    fails(&header32(56, u32::MAX), damaged, "refcount table");
+    fails(&header32(56, 0), damaged, "refcount table is 0 bytes large");
+    fails(
+        &header32(56, u32::MAX),
+        damaged,
+        "refcount table is 1.9 TiB large",
+    );
     let limits = Limits {
         max_table_bytes: 7,
         ..Limits::default()

@@ -204,6 +204,21 @@ fn bodies_are_strict() {
 }
 
 #[test]
+fn no_more_warnings_than_are_sent_are_taken() {
+    let body = |count: u8| {
+        let mut body = vec![3, 0, b'r', b'a', b'w'];
+        body.extend(512_u64.to_le_bytes());
+        body.extend([0, 0, count]);
+        body.extend(vec![0; 2 * usize::from(count)]);
+        let length = u32::try_from(body.len()).unwrap().to_le_bytes();
+        [&[2], &length[..], &body].concat()
+    };
+    let message = |count| replay(&body(count)).unwrap_err().to_string();
+    assert!(message(32).contains("before it was done"), "32 are taken");
+    assert!(message(33).contains("malformed"));
+}
+
+#[test]
 fn long_text_is_cut_at_a_character() {
     let failure = Failure {
         kind: ErrorKind::Io,

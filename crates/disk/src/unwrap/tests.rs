@@ -224,6 +224,18 @@ fn zstd_windows_are_taken_up_to_128_mib() {
         ErrorKind::Limit,
         "--long=27",
     );
+    // However much memory is granted, larger ones stay out.
+    let granted = UnwrapLimits {
+        max_memory_bytes: 4 << 30,
+        ..LIMITS
+    };
+    let result = unwrap(
+        Wrapper::Zstd,
+        zstd_with_window(28).as_slice(),
+        &mut Vec::new(),
+        &granted,
+    );
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Limit);
     let limits = UnwrapLimits {
         max_memory_bytes: 8 << 20,
         ..LIMITS

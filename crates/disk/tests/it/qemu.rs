@@ -49,7 +49,7 @@ pub(crate) fn img(arguments: &[&str]) -> String {
 
 /// Runs one command of `qemu-io` on a qcow2 image.
 pub(crate) fn io(image: &Path, commands: &[&str]) -> String {
-    let mut arguments = vec!["-f", "qcow2"];
+    let mut arguments = vec!["-t", "unsafe", "-f", "qcow2"];
     for command in commands {
         arguments.extend(["-c", command]);
     }

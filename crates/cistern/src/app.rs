@@ -9,6 +9,7 @@ use sea_orm_migration::MigrationTrait;
 use store::Store;
 
 use crate::config::{self, Config};
+use crate::images::{self, handed::Handed};
 use crate::platform::accounts::service as accounts;
 use crate::platform::clock::Clock;
 use crate::platform::db::{self, Db, Place};
@@ -39,6 +40,8 @@ pub struct Inner {
     pub clock: Clock,
     /// Wakes the job engine when work was enqueued.
     pub queue: Queue,
+    /// Open files that wait for their import.
+    pub handed: Handed,
 }
 
 impl std::ops::Deref for App {
@@ -77,6 +80,7 @@ impl App {
                 store,
                 clock,
                 queue,
+                handed: Handed::default(),
             }),
         })
     }
@@ -108,12 +112,12 @@ impl App {
 
 /// Every kind of job this server runs.
 pub fn job_kinds() -> Registry {
-    Registry::default()
+    Registry::default().with(images::jobs::import_kind())
 }
 
 /// Who knows whether a thing that is to be tagged or put into a project exists: one owner for each kind of thing.
 pub fn resource_owners() -> Vec<Owner> {
-    Vec::new()
+    vec![images::service::resource_owner()]
 }
 
 /// Every migration of every room. They are applied in this order, and a released one keeps its name.
@@ -123,7 +127,8 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(ssh_keys::migration::SshKeys),
         Box::new(tags::migration::Tags),
         Box::new(projects::migration::Projects),
-        Box::new(crate::images::uploads::migration::Uploads),
+        Box::new(images::migration::Images),
+        Box::new(images::uploads::migration::Uploads),
     ];
     list.extend(store::migrations());
     list

@@ -37,5 +37,6 @@ fn collect() -> OpenApiRouter<App> {
         .merge(sizes::api::routes())
         .merge(ssh_keys::api::routes())
         .merge(tags::api::routes())
+        .merge(crate::images::api::routes())
         .merge(crate::images::uploads::api::routes())
 }

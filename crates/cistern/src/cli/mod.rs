@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::Env;
+use crate::images::sandbox;
 use crate::platform::error::Error;
 pub use flags::LocalFlags;
 pub use output::Output;
@@ -78,6 +79,12 @@ pub type Outcome<T = ()> = Result<T, Failure>;
 
 /// The executable's `main`.
 pub fn main() -> ExitCode {
+    // First of all: the sandbox's child must be what it was started as, without threads or settings.
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|word| word == sandbox::SUBCOMMAND) {
+        let args: Vec<String> = args.filter_map(|arg| arg.into_string().ok()).collect();
+        return sandbox::child::main(&args);
+    }
     let matches = match Cli::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return usage(&error),

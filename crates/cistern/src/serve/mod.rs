@@ -26,9 +26,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::config::Config;
+use crate::images;
 use crate::platform::accounts::service::FirstStart;
 use crate::platform::clock::Clock;
 use crate::platform::error::{Context, Error, Result};
@@ -84,6 +86,9 @@ pub async fn run(config: Config) -> Result<()> {
     announce(&app.config, &urls, first.as_ref());
 
     let upkeep = tokio::spawn(upkeep(app.clone(), certificate.clone()));
+    let sweeping = CancellationToken::new();
+    tokio::spawn(images::service::sweeper(app.clone(), sweeping.clone()));
+    let _sweeping = sweeping.drop_guard();
     while signals.stop_or_reload().await {
         certificate_reload(&app, certificate.as_deref());
     }

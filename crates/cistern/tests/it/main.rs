@@ -7,6 +7,7 @@
 mod harness;
 mod imports;
 mod kill;
+mod sandbox;
 #[path = "../../src/testing/schema.rs"]
 mod schema;
 mod secrets;

@@ -1,0 +1,427 @@
+//! The import job: fetch, check, open, read and store, publish.
+//!
+//! Each step can be repeated: a download goes on where it was, opening and reading begin anew, and only the last
+//! step, one transaction, changes what anyone sees. What the job needs on disk is named after its number.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use disk::{Format, Info};
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use store::{Disk, Session};
+use tokio::time::Instant;
+use url::Url;
+use uuid::Uuid;
+
+use super::fetch::{self, Fetch, FetchError};
+use super::ingest;
+use super::model::{self, Status};
+use super::rows::{self, Model, Published};
+use super::sandbox::{Opened, Sandbox};
+use super::spool::Spool;
+use super::{service, uploads};
+use crate::app::App;
+use crate::platform::db::Tx;
+use crate::platform::error::{Context, Result};
+use crate::platform::events::{self, Event};
+use crate::platform::jobs::{Job, JobContext, JobError, JobKind};
+use crate::platform::net::Guard;
+
+/// The kind of an import's job.
+pub const IMPORT: &str = "image.import";
+/// The kind of an image's root in the store.
+pub const ROOT_KIND: &str = "image";
+
+/// What an import's job is enqueued with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Payload {
+    /// The image.
+    pub image_id: i64,
+    /// Where its bytes are.
+    pub input: Input,
+}
+
+/// Where an import's bytes are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "lowercase")]
+pub enum Input {
+    /// At the address in the image's row: it may hold credentials, and payloads are shown.
+    Url,
+    /// In a file that was uploaded.
+    Upload {
+        /// The upload.
+        id: String,
+        /// Its file.
+        path: PathBuf,
+    },
+    /// In an open file of this process.
+    Local {
+        /// Its name there.
+        id: Uuid,
+    },
+}
+
+/// The kind that imports.
+pub fn import_kind() -> JobKind {
+    JobKind {
+        name: IMPORT,
+        max_attempts: 5,
+        run: |context| Box::pin(run(context)),
+        failed,
+    }
+}
+
+async fn run(context: JobContext) -> std::result::Result<(), JobError> {
+    let payload: Payload = context.job.payload()?;
+    let spool =
+        Spool::open(&context.app.data, context.job.id).context("could not make the folder for imports")?;
+    let import = Import {
+        context: &context,
+        payload: &payload,
+        spool: &spool,
+        start: Instant::now(),
+    };
+    let done = import.run().await;
+    if done.is_ok() {
+        clean_up(&context.app, context.job.id, &payload).await;
+    }
+    match done {
+        // Only the context knows whether it was cancelled, or the server stops.
+        Err(JobError::Stopped) => context.check().and(Err(JobError::Stopped)),
+        other => other,
+    }
+}
+
+/// Ends the image with the job, and removes what the job had on disk once that is committed.
+fn failed<'a>(app: &'a App, tx: &'a Tx, job: &'a Job, reason: &'a str) -> BoxFuture<'a, Result<()>> {
+    Box::pin(async move {
+        let payload: Payload = job.payload()?;
+        let reason = if reason == "cancelled" {
+            "The import was cancelled."
+        } else {
+            reason
+        };
+        service::image_fail_in_tx(app, tx, payload.image_id, reason).await?;
+        let (app, job) = (app.clone(), job.id);
+        // Waits for its turn behind this transaction. Should the process end first, the sweepers find it all.
+        tokio::spawn(async move {
+            let row = crate::platform::jobs::rows::job_get(app.db.conn(), job).await;
+            if row.is_ok_and(|row| row.is_none_or(|row| row.finished_at.is_some())) {
+                clean_up(&app, job, &payload).await;
+            }
+        });
+        Ok(())
+    })
+}
+
+async fn clean_up(app: &App, job: i64, payload: &Payload) {
+    if let Ok(spool) = Spool::open(&app.data, job) {
+        spool.remove();
+    }
+    match &payload.input {
+        Input::Url => {}
+        Input::Upload { id, .. } => {
+            if let Err(error) = uploads::service::upload_done(app, id).await {
+                tracing::warn!(
+                    error = error.chain(),
+                    "could not remove an upload that was imported"
+                );
+            }
+        }
+        Input::Local { id } => app.handed.remove(*id),
+    }
+}
+
+/// One attempt.
+struct Import<'a> {
+    context: &'a JobContext,
+    payload: &'a Payload,
+    spool: &'a Spool,
+    start: Instant,
+}
+
+impl Import<'_> {
+    async fn run(&self) -> std::result::Result<(), JobError> {
+        let row = self.begin().await?;
+        let file = self.input(&row).await?;
+        let is_checked = self.sha256_check(&row, &file).await?;
+        let (file, format, is_wrapped) = self.open(file).await?;
+        let session = self
+            .context
+            .app
+            .store
+            .session_open(&format!("image {}", row.id))
+            .await;
+        let session = session.map_err(crate::platform::error::Error::from)?;
+        let (info, disk) = match self.read(&session, file, format).await {
+            Ok(done) => done,
+            Err(error) => {
+                give_up(session).await;
+                return Err(error);
+            }
+        };
+        // The digest of a plain raw file is the disk's own.
+        let sha256 = row
+            .expected_sha256
+            .clone()
+            .filter(|_| is_checked && !is_wrapped && format == Format::Raw);
+        let published = self.publish(&row, &session, &info, &disk, sha256).await;
+        if published.is_err() {
+            give_up(session).await;
+        }
+        published
+    }
+
+    /// Shows the image as being worked on.
+    async fn begin(&self) -> std::result::Result<Model, JobError> {
+        self.context.check()?;
+        let tx = self.context.write().await?;
+        rows::image_set_status(&*tx, self.payload.image_id, Status::New, Status::Pending).await?;
+        let row = rows::image_get(&*tx, self.payload.image_id).await?;
+        tx.commit().await?;
+        row.filter(|row| row.status == Status::Pending.as_str())
+            .ok_or(JobError::Cancelled)
+    }
+
+    /// The file with the image, as it was served or uploaded.
+    async fn input(&self, row: &Model) -> std::result::Result<File, JobError> {
+        match &self.payload.input {
+            Input::Url => self.fetch(row).await,
+            Input::Upload { path, .. } => file_open(path),
+            Input::Local { id } => match self.context.app.handed.get(*id) {
+                Ok(Some(file)) => Ok(file),
+                Ok(None) => Err(JobError::Fail(
+                    "The server stopped before it had read the file. Import it again.".into(),
+                )),
+                Err(error) => Err(file_failed(&error)),
+            },
+        }
+    }
+
+    async fn fetch(&self, row: &Model) -> std::result::Result<File, JobError> {
+        let url: Option<Url> = row.source_url.as_deref().and_then(|url| url.parse().ok());
+        let url =
+            url.ok_or_else(|| JobError::Fail("The image's address is gone. Import it again.".into()))?;
+        let config = &self.context.app.config.fetch;
+        let path = self.spool.input();
+        fetch::fetch(&Fetch {
+            guard: &Guard::new(&self.context.app.config),
+            url: &url,
+            path: &path,
+            limits: fetch::Limits::new(config.max_bytes, Duration::from_secs(config.timeout_seconds)),
+            stop: &self.context.stop,
+            progress: &|at: fetch::Progress| self.progress("fetch", at.done, at.total),
+        })
+        .await
+        .map_err(|error| match error {
+            FetchError::Refused(reason) => JobError::Fail(reason),
+            FetchError::Local(reason) => JobError::Retry(reason),
+            FetchError::Stopped => JobError::Stopped,
+        })?;
+        file_open(&path)
+    }
+
+    /// Compares the digest that the user gave, if they gave one.
+    async fn sha256_check(&self, row: &Model, file: &File) -> std::result::Result<bool, JobError> {
+        let Some(expected) = row.expected_sha256.clone() else {
+            return Ok(false);
+        };
+        let file = file.try_clone().map_err(|e| file_failed(&e))?;
+        let (done, stop) = (Arc::new(AtomicU64::new(0)), self.context.stop.clone());
+        let counter = Arc::clone(&done);
+        let total = file.metadata().map_err(|e| file_failed(&e))?.len();
+        let hash = tokio::task::spawn_blocking(move || {
+            sha256(&file, &|bytes| {
+                counter.store(bytes, Ordering::Relaxed);
+                !stop.is_cancelled()
+            })
+        });
+        let found = self
+            .shown("verify", &done, Some(total), async { hash.await })
+            .await;
+        let found = found
+            .map_err(|e| JobError::Retry(e.to_string()))?
+            .map_err(|e| file_failed(&e))?;
+        self.context.check()?;
+        if found == expected {
+            return Ok(true);
+        }
+        Err(JobError::Fail(format!(
+            "The file is not the expected one: its SHA-256 is {found}, not {expected}. Check both, and whether the \
+             download changed."
+        )))
+    }
+
+    /// Finds the disk: the file itself, or what comes out of it. Says whether it was compressed.
+    async fn open(&self, file: File) -> std::result::Result<(File, Format, bool), JobError> {
+        let sandbox = self.sandbox();
+        let length = file.metadata().map_err(|e| file_failed(&e))?.len();
+        let (path, done) = (self.spool.disk(), Arc::new(AtomicU64::new(0)));
+        let input = file.try_clone().map_err(|e| file_failed(&e))?;
+        let opened = self
+            .shown(
+                "unwrap",
+                &done,
+                None,
+                sandbox.open(input, &path, Arc::clone(&done)),
+            )
+            .await?;
+        let bytes = match opened {
+            Opened::Disk(format) => return Ok((file, format, false)),
+            Opened::Unwrapped(bytes) => bytes,
+        };
+        tracing::info!(compressed = length, bytes, "an image was decompressed");
+        let file = file_open(&path)?;
+        let input = file.try_clone().map_err(|e| file_failed(&e))?;
+        match sandbox
+            .open(input, &path.with_extension("new"), Arc::default())
+            .await?
+        {
+            Opened::Disk(format) => Ok((file, format, true)),
+            Opened::Unwrapped(_) => Err(JobError::Fail(
+                "The image is compressed twice. Decompress it once and import that.".into(),
+            )),
+        }
+    }
+
+    async fn read(
+        &self,
+        session: &Session,
+        file: File,
+        format: Format,
+    ) -> std::result::Result<(Info, Disk), JobError> {
+        let total = AtomicU64::new(0);
+        let progress = |done, of| {
+            total.fetch_max(of, Ordering::Relaxed);
+            self.progress(
+                "read",
+                done,
+                Some(total.load(Ordering::Relaxed)).filter(|t| *t > 0),
+            );
+        };
+        Ok(ingest::ingest(&self.sandbox(), session, file, format, progress).await?)
+    }
+
+    /// The one transaction in which the image becomes available.
+    async fn publish(
+        &self,
+        row: &Model,
+        session: &Session,
+        info: &Info,
+        disk: &Disk,
+        sha256: Option<String>,
+    ) -> std::result::Result<(), JobError> {
+        self.context.check()?;
+        let app = &self.context.app;
+        let found = published(info, disk, sha256);
+        let regions: Vec<String> = row.region_wanted.iter().cloned().collect();
+        let tx = self.context.write().await?;
+        if !rows::image_publish(&*tx, row.id, &regions, found).await? {
+            return Err(JobError::Cancelled);
+        }
+        let owner = row.id.to_string();
+        let commit = session.commit_in_tx(&*tx, ROOT_KIND, &owner, disk.root).await;
+        commit.map_err(crate::platform::error::Error::from)?;
+        let who = events::Who {
+            team_id: Some(row.team_id),
+            ..events::Who::default()
+        };
+        let stats = json!({ "new_bytes": disk.stats.stored_bytes, "virtual_bytes": info.virtual_bytes });
+        let event = Event::done("image.import", "image", row.id).with(stats);
+        events::record_in_tx(&*tx, app.clock.now(), &who, event).await?;
+        self.context.complete_in_tx(&tx).await?;
+        Ok(tx.commit().await?)
+    }
+
+    fn sandbox(&self) -> Sandbox<'_> {
+        Sandbox {
+            stop: &self.context.stop,
+            max_virtual_bytes: self.context.app.config.image.max_virtual_bytes,
+        }
+    }
+
+    fn progress(&self, step: &str, done: u64, total: Option<u64>) {
+        let rate = fetch::rate(self.start, done);
+        self.context.progress(
+            json!({ "step": step, "done_bytes": done, "total_bytes": total, "bytes_per_second": rate }),
+        );
+    }
+
+    /// Shows a counter while `work` goes on.
+    async fn shown<T>(
+        &self,
+        step: &str,
+        done: &AtomicU64,
+        total: Option<u64>,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let mut work = std::pin::pin!(work);
+        let mut ticks = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tokio::select! {
+                out = &mut work => return out,
+                _ = ticks.tick() => self.progress(step, done.load(Ordering::Relaxed), total),
+            }
+        }
+    }
+}
+
+fn published(info: &Info, disk: &Disk, sha256: Option<String>) -> Published {
+    let data = disk.stats.new_bytes + disk.stats.deduplicated_bytes;
+    Published {
+        min_disk_size: model::min_disk_size(info.virtual_bytes),
+        size_gigabytes: model::gigabytes(data),
+        virtual_bytes: info.virtual_bytes.cast_signed(),
+        logical_bytes: data.cast_signed(),
+        new_bytes: disk.stats.stored_bytes.cast_signed(),
+        format: info.format.name().to_owned(),
+        variant: info.variant.clone(),
+        warnings: info.warnings.clone(),
+        sha256,
+        root_digest: disk.root.digest.to_string(),
+        root_level: i32::from(disk.root.level),
+        root_domain: disk.root.domain,
+    }
+}
+
+/// Lets go of what a session wrote; what this cannot remove, the store's own clean-up does.
+async fn give_up(session: Session) {
+    if let Err(error) = session.abort().await {
+        tracing::warn!(%error, "could not give a store session up");
+    }
+}
+
+fn file_open(path: &Path) -> std::result::Result<File, JobError> {
+    File::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            JobError::Fail("The image's file is gone from the server. Import it again.".into())
+        }
+        _ => file_failed(&error),
+    })
+}
+
+fn file_failed(error: &std::io::Error) -> JobError {
+    tracing::error!(%error, "could not read an image's file");
+    JobError::Retry("The server could not read the image's file; its log has the details.".into())
+}
+
+/// The digest of a file in hex; `go_on` is told how many bytes are done and may end it early.
+fn sha256(file: &File, go_on: &dyn Fn(u64) -> bool) -> std::io::Result<String> {
+    use std::os::unix::fs::FileExt;
+    let (mut hasher, mut at, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 20]);
+    while go_on(at) {
+        let got = file.read_at(&mut buffer, at)?;
+        if got == 0 {
+            break;
+        }
+        hasher.update(&buffer[..got]);
+        at += got as u64;
+    }
+    Ok(hex::encode(hasher.finalize()))
+}

@@ -1,0 +1,504 @@
+//! The `image` and `image_count` tables.
+//!
+//! A row is in at most one list, by its `listing`: its team's number, or one of the numbers for everyone's images;
+//! none while it is deleted. `image_count` holds how many rows of a listing have an id in each block of 4096 ids,
+//! changed in the same transaction. Totals and the place of a page come from it, so neither grows with the list:
+//! counting and skipping a million rows takes SQLite tens of milliseconds.
+
+use sea_orm::entity::prelude::*;
+use sea_orm::sea_query::{ExprTrait, OnConflict, Query};
+use sea_orm::{ActiveModelTrait, Order, QueryOrder, QuerySelect, Set};
+
+use super::model::{Kind, Status};
+use crate::platform::clock::Time;
+use crate::platform::paging::{Listed, Page};
+use crate::platform::tags::rows::tagged_integer_ids;
+
+/// Ids in a block of `image_count`, as a power of two.
+const BLOCK_BITS: u32 = 12;
+
+/// An image.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "image")]
+pub struct Model {
+    #[sea_orm(primary_key)]
+    pub id: i64,
+    pub team_id: i64,
+    pub listing: Option<i64>,
+    pub kind: String,
+    pub name: String,
+    pub distribution: String,
+    pub slug: Option<String>,
+    pub public: bool,
+    pub description: String,
+    pub status: String,
+    pub error_message: Option<String>,
+    pub regions: Json,
+    pub region_wanted: Option<String>,
+    pub min_disk_size: Option<i32>,
+    pub size_gigabytes: Option<f64>,
+    pub virtual_bytes: Option<i64>,
+    pub logical_bytes: Option<i64>,
+    pub new_bytes: Option<i64>,
+    pub format: Option<String>,
+    pub variant: Option<String>,
+    pub warnings: Json,
+    pub source: Option<String>,
+    pub source_url: Option<String>,
+    pub sha256: Option<String>,
+    pub expected_sha256: Option<String>,
+    pub root_digest: Option<String>,
+    pub root_level: Option<i32>,
+    pub root_domain: Option<i64>,
+    pub protected: bool,
+    pub kept_tags: Option<Json>,
+    pub job_id: Option<i64>,
+    pub action_id: Option<i64>,
+    pub created_at: DateTimeUtc,
+    pub deleted_at: Option<DateTimeUtc>,
+    pub purge_at: Option<DateTimeUtc>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+/// How many images a block of ids holds.
+mod count {
+    use sea_orm::entity::prelude::*;
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "image_count")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub listing: i64,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub block: i64,
+        pub rows: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+
+    impl Model {
+        /// How many there are.
+        pub fn counted(&self) -> u64 {
+            u64::try_from(self.rows).unwrap_or(0)
+        }
+    }
+}
+
+/// What a new row is made of.
+#[derive(Clone, Debug)]
+pub struct NewRow<'a> {
+    pub team_id: i64,
+    pub kind: Kind,
+    pub name: &'a str,
+    pub distribution: &'a str,
+    pub description: &'a str,
+    pub region: &'a str,
+    pub source: Option<&'a str>,
+    pub source_url: Option<&'a str>,
+    pub expected_sha256: Option<&'a str>,
+}
+
+/// What an import found out, written when the image becomes available.
+#[derive(Clone, Debug)]
+pub struct Published {
+    pub min_disk_size: i32,
+    pub size_gigabytes: f64,
+    pub virtual_bytes: i64,
+    pub logical_bytes: i64,
+    pub new_bytes: i64,
+    pub format: String,
+    pub variant: String,
+    pub warnings: Vec<String>,
+    pub sha256: Option<String>,
+    pub root_digest: String,
+    pub root_level: i32,
+    pub root_domain: i64,
+}
+
+pub async fn image_insert(conn: &impl ConnectionTrait, now: Time, new: &NewRow<'_>) -> Result<Model, DbErr> {
+    let row = ActiveModel {
+        team_id: Set(new.team_id),
+        listing: Set(Some(new.team_id)),
+        kind: Set(new.kind.as_str().to_owned()),
+        name: Set(new.name.to_owned()),
+        distribution: Set(new.distribution.to_owned()),
+        public: Set(false),
+        description: Set(new.description.to_owned()),
+        status: Set(Status::New.as_str().to_owned()),
+        regions: Set(serde_json::json!([])),
+        region_wanted: Set(Some(new.region.to_owned())),
+        warnings: Set(serde_json::json!([])),
+        source: Set(new.source.map(str::to_owned)),
+        source_url: Set(new.source_url.map(str::to_owned)),
+        expected_sha256: Set(new.expected_sha256.map(str::to_owned)),
+        protected: Set(false),
+        created_at: Set(now),
+        ..Default::default()
+    };
+    let row = row.insert(conn).await?;
+    count_add(conn, new.team_id, row.id, 1).await?;
+    Ok(row)
+}
+
+/// Names the job and the action that work on an image.
+pub async fn image_set_job(conn: &impl ConnectionTrait, id: i64, job: i64, action: i64) -> Result<(), DbErr> {
+    Entity::update_many()
+        .col_expr(Column::JobId, Expr::value(job))
+        .col_expr(Column::ActionId, Expr::value(action))
+        .filter(Column::Id.eq(id))
+        .exec(conn)
+        .await?;
+    Ok(())
+}
+
+/// One image, whoever's.
+pub async fn image_get(conn: &impl ConnectionTrait, id: i64) -> Result<Option<Model>, DbErr> {
+    Entity::find_by_id(id).one(conn).await
+}
+
+/// A public image by its slug.
+pub async fn image_by_slug(conn: &impl ConnectionTrait, slug: &str) -> Result<Option<Model>, DbErr> {
+    Entity::find()
+        .filter(Column::Slug.eq(slug))
+        .filter(Column::Public.eq(true))
+        .one(conn)
+        .await
+}
+
+/// A page of these listings, newest first.
+pub async fn image_list(
+    conn: &impl ConnectionTrait,
+    listings: &[i64],
+    page: Page,
+) -> Result<Listed<Model>, DbErr> {
+    let blocks = count::Entity::find()
+        .filter(count::Column::Listing.is_in(listings.iter().copied()))
+        .order_by_desc(count::Column::Block)
+        .all(conn)
+        .await?;
+    let total = blocks.iter().map(count::Model::counted).sum();
+    let Some(place) = place(&blocks, page) else {
+        return Ok(Listed {
+            rows: Vec::new(),
+            total,
+        });
+    };
+    // The ids come from the index alone; only the rows of the page are read.
+    let ids = Query::select()
+        .column(Column::Id)
+        .from(Entity)
+        .and_where(Column::Listing.is_in(listings.iter().copied()))
+        .and_where(Column::Id.between(place.first_id, place.last_id))
+        .order_by(Column::Id, Order::Desc)
+        .offset(place.skip)
+        .limit(page.size)
+        .to_owned();
+    let rows = Entity::find()
+        .filter(Column::Id.in_subquery(ids))
+        .order_by_desc(Column::Id)
+        .all(conn)
+        .await?;
+    Ok(Listed { rows, total })
+}
+
+/// A page of those in these listings that carry a team's tag, newest first.
+pub async fn image_list_tagged(
+    conn: &impl ConnectionTrait,
+    listings: &[i64],
+    (team_id, tag): (i64, &str),
+    page: Page,
+) -> Result<Listed<Model>, DbErr> {
+    let select = Entity::find()
+        .filter(Column::Id.in_subquery(tagged_integer_ids(team_id, tag, "image")))
+        .filter(Column::Listing.is_in(listings.iter().copied()));
+    let total = select.clone().count(conn).await?;
+    let rows = select
+        .order_by_desc(Column::Id)
+        .offset(page.offset())
+        .limit(page.size)
+        .all(conn)
+        .await?;
+    Ok(Listed { rows, total })
+}
+
+/// Of `ids`, those of images that a team has and did not delete.
+pub async fn image_existing(
+    conn: &impl ConnectionTrait,
+    team_id: i64,
+    ids: &[i64],
+) -> Result<Vec<i64>, DbErr> {
+    Entity::find()
+        .select_only()
+        .column(Column::Id)
+        .filter(Column::Id.is_in(ids.iter().copied()))
+        .filter(Column::Listing.eq(team_id))
+        .into_tuple()
+        .all(conn)
+        .await
+}
+
+/// Where a page lies: it is all between these ids, after skipping the newest few of them.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    first_id: i64,
+    last_id: i64,
+    skip: u64,
+}
+
+/// Finds a page by the counts of blocks, which come newest first, a block once for each listing.
+fn place(blocks: &[count::Model], page: Page) -> Option<Place> {
+    let (mut before, mut skip, mut last_id, mut lowest) = (0, 0, None, None);
+    for block in blocks {
+        let rows = block.counted();
+        let starts_new = lowest != Some(block.block);
+        if starts_new && last_id.is_some() && before >= page.offset() + page.size {
+            break;
+        }
+        if starts_new && last_id.is_none() {
+            skip = before;
+        }
+        before += rows;
+        if last_id.is_none() && before > page.offset() {
+            last_id = Some(((block.block + 1) << BLOCK_BITS) - 1);
+        }
+        lowest = Some(block.block);
+    }
+    Some(Place {
+        first_id: lowest? << BLOCK_BITS,
+        last_id: last_id?,
+        skip: page.offset() - skip,
+    })
+}
+
+/// Moves an image from `from` to another status; returns false where it was not in that one.
+pub async fn image_set_status(
+    conn: &impl ConnectionTrait,
+    id: i64,
+    from: Status,
+    to: Status,
+) -> Result<bool, DbErr> {
+    let done = Entity::update_many()
+        .col_expr(Column::Status, Expr::value(to.as_str()))
+        .filter(Column::Id.eq(id))
+        .filter(Column::Status.eq(from.as_str()))
+        .exec(conn)
+        .await?;
+    Ok(done.rows_affected == 1)
+}
+
+/// Makes an image that is being imported available; returns false where it no longer is being imported.
+pub async fn image_publish(
+    conn: &impl ConnectionTrait,
+    id: i64,
+    regions: &[String],
+    found: Published,
+) -> Result<bool, DbErr> {
+    let done = Entity::update_many()
+        .col_expr(Column::Status, Expr::value(Status::Available.as_str()))
+        .col_expr(Column::Regions, Expr::value(serde_json::json!(regions)))
+        .col_expr(Column::MinDiskSize, Expr::value(found.min_disk_size))
+        .col_expr(Column::SizeGigabytes, Expr::value(found.size_gigabytes))
+        .col_expr(Column::VirtualBytes, Expr::value(found.virtual_bytes))
+        .col_expr(Column::LogicalBytes, Expr::value(found.logical_bytes))
+        .col_expr(Column::NewBytes, Expr::value(found.new_bytes))
+        .col_expr(Column::Format, Expr::value(found.format))
+        .col_expr(Column::Variant, Expr::value(found.variant))
+        .col_expr(Column::Warnings, Expr::value(serde_json::json!(found.warnings)))
+        .col_expr(Column::Sha256, Expr::value(found.sha256))
+        .col_expr(Column::RootDigest, Expr::value(found.root_digest))
+        .col_expr(Column::RootLevel, Expr::value(found.root_level))
+        .col_expr(Column::RootDomain, Expr::value(found.root_domain))
+        .col_expr(Column::SourceUrl, Expr::value(Option::<String>::None))
+        .filter(Column::Id.eq(id))
+        .filter(Column::Status.is_in([Status::New.as_str(), Status::Pending.as_str()]))
+        .exec(conn)
+        .await?;
+    Ok(done.rows_affected == 1)
+}
+
+/// Takes an image out of its list as deleted, with the reason where an import failed. Returns false where it was
+/// deleted already.
+pub async fn image_hide(
+    conn: &impl ConnectionTrait,
+    now: Time,
+    row: &Model,
+    purge_at: Time,
+    error: Option<&str>,
+) -> Result<bool, DbErr> {
+    let done = Entity::update_many()
+        .col_expr(Column::Status, Expr::value(Status::Deleted.as_str()))
+        .col_expr(Column::Listing, Expr::value(Option::<i64>::None))
+        .col_expr(Column::ErrorMessage, Expr::value(error.map(str::to_owned)))
+        .col_expr(Column::DeletedAt, Expr::value(now))
+        .col_expr(Column::PurgeAt, Expr::value(purge_at))
+        .col_expr(Column::SourceUrl, Expr::value(Option::<String>::None))
+        .filter(Column::Id.eq(row.id))
+        .filter(Column::Status.ne(Status::Deleted.as_str()))
+        .exec(conn)
+        .await?;
+    if done.rows_affected == 1
+        && let Some(listing) = row.listing
+    {
+        count_add(conn, listing, row.id, -1).await?;
+    }
+    Ok(done.rows_affected == 1)
+}
+
+/// Brings a deleted image whose disk is still kept back into its team's list; returns false where it cannot be.
+pub async fn image_unhide(conn: &impl ConnectionTrait, now: Time, row: &Model) -> Result<bool, DbErr> {
+    let done = Entity::update_many()
+        .col_expr(Column::Status, Expr::value(Status::Available.as_str()))
+        .col_expr(Column::Listing, Expr::value(row.team_id))
+        .col_expr(Column::DeletedAt, Expr::value(Option::<Time>::None))
+        .col_expr(Column::PurgeAt, Expr::value(Option::<Time>::None))
+        .filter(Column::Id.eq(row.id))
+        .filter(Column::Status.eq(Status::Deleted.as_str()))
+        .filter(Column::RootDigest.is_not_null())
+        .filter(Column::PurgeAt.gt(now))
+        .exec(conn)
+        .await?;
+    if done.rows_affected == 1 {
+        count_add(conn, row.team_id, row.id, 1).await?;
+    }
+    Ok(done.rows_affected == 1)
+}
+
+/// Remembers the tags of a deleted image, which no longer carries them.
+pub async fn image_keep_tags(conn: &impl ConnectionTrait, id: i64, names: &[String]) -> Result<(), DbErr> {
+    Entity::update_many()
+        .col_expr(Column::KeptTags, Expr::value(serde_json::json!(names)))
+        .filter(Column::Id.eq(id))
+        .exec(conn)
+        .await?;
+    Ok(())
+}
+
+/// Marks a deleted image's disk as given up; returns false where it was before.
+pub async fn image_forget_disk(conn: &impl ConnectionTrait, id: i64) -> Result<bool, DbErr> {
+    let done = Entity::update_many()
+        .col_expr(Column::RootDigest, Expr::value(Option::<String>::None))
+        .filter(Column::Id.eq(id))
+        .filter(Column::Status.eq(Status::Deleted.as_str()))
+        .filter(Column::RootDigest.is_not_null())
+        .exec(conn)
+        .await?;
+    Ok(done.rows_affected == 1)
+}
+
+/// Some deleted images whose time to be restored is over and whose disk is still kept.
+pub async fn image_list_due(conn: &impl ConnectionTrait, now: Time, limit: u64) -> Result<Vec<Model>, DbErr> {
+    Entity::find()
+        .filter(Column::Status.eq(Status::Deleted.as_str()))
+        .filter(Column::PurgeAt.lte(now))
+        .filter(Column::RootDigest.is_not_null())
+        .limit(limit)
+        .all(conn)
+        .await
+}
+
+/// Removes the rows of images that were deleted before `before` and keep no disk; returns how many.
+pub async fn image_remove_old(conn: &impl ConnectionTrait, before: Time) -> Result<u64, DbErr> {
+    let done = Entity::delete_many()
+        .filter(Column::Status.eq(Status::Deleted.as_str()))
+        .filter(Column::PurgeAt.lte(before))
+        .filter(Column::RootDigest.is_null())
+        .exec(conn)
+        .await?;
+    Ok(done.rows_affected)
+}
+
+/// What a user may change of an image; `None` leaves it.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    pub name: Option<String>,
+    pub distribution: Option<String>,
+    pub description: Option<String>,
+    pub protected: Option<bool>,
+}
+
+pub async fn image_update(conn: &impl ConnectionTrait, id: i64, change: Change) -> Result<(), DbErr> {
+    let row = ActiveModel {
+        id: Set(id),
+        name: change.name.map_or_else(Default::default, Set),
+        distribution: change.distribution.map_or_else(Default::default, Set),
+        description: change.description.map_or_else(Default::default, Set),
+        protected: change.protected.map_or_else(Default::default, Set),
+        ..Default::default()
+    };
+    if row.is_changed() {
+        row.update(conn).await?;
+    }
+    Ok(())
+}
+
+/// Keeps the digest that was computed after the import.
+pub async fn image_set_sha256(conn: &impl ConnectionTrait, id: i64, sha256: &str) -> Result<(), DbErr> {
+    Entity::update_many()
+        .col_expr(Column::Sha256, Expr::value(sha256))
+        .filter(Column::Id.eq(id))
+        .exec(conn)
+        .await?;
+    Ok(())
+}
+
+async fn count_add(conn: &impl ConnectionTrait, listing: i64, id: i64, by: i64) -> Result<(), DbErr> {
+    let row = count::ActiveModel {
+        listing: Set(listing),
+        block: Set(id >> BLOCK_BITS),
+        rows: Set(by),
+    };
+    let old = Expr::col((count::Entity, count::Column::Rows));
+    let on_conflict = OnConflict::columns([count::Column::Listing, count::Column::Block])
+        .value(count::Column::Rows, old.add(by))
+        .to_owned();
+    count::Entity::insert(row)
+        .on_conflict(on_conflict)
+        .exec_without_returning(conn)
+        .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(listing: i64, block: i64, rows: i64) -> count::Model {
+        count::Model { listing, block, rows }
+    }
+
+    fn at(number: u64, size: u64) -> Page {
+        Page { number, size }
+    }
+
+    #[test]
+    fn a_page_is_found_by_blocks() {
+        let blocks = [block(1, 9, 10), block(0, 9, 5), block(1, 4, 100), block(1, 0, 3)];
+        let first = place(&blocks, at(1, 20)).expect("there are rows");
+        assert_eq!(
+            (first.first_id, first.last_id, first.skip),
+            (4 << 12, (10 << 12) - 1, 0)
+        );
+        // Rows 12 to 15: still in block 9, of which both listings' rows are skipped over.
+        let second = place(&blocks, at(4, 4)).expect("there are rows");
+        assert_eq!(
+            (second.first_id, second.last_id, second.skip),
+            (4 << 12, (10 << 12) - 1, 12)
+        );
+        let later = place(&blocks, at(3, 20)).expect("there are rows");
+        assert_eq!(
+            (later.first_id, later.last_id, later.skip),
+            (4 << 12, (5 << 12) - 1, 25)
+        );
+        let last = place(&blocks, at(6, 20)).expect("there are rows");
+        assert_eq!((last.first_id, last.skip), (0, 85));
+        assert!(place(&blocks, at(7, 20)).is_none());
+        assert!(place(&[], at(1, 20)).is_none());
+    }
+}

@@ -1,0 +1,187 @@
+//! The child's side: gives everything up, then parses its standard input and writes records to its standard output.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::process::ExitCode;
+
+use disk::record::{Failure, Record, Writer};
+use disk::unwrap::{UnwrapLimits, unwrap};
+use disk::{Error, Format, Limits, Probe};
+
+use super::{attempt, lockdown};
+
+/// Processor time of a child, in seconds: what 100 GB of bzip2 take, and some.
+const CPU_SECONDS: u64 = 8 * 3600;
+/// Exit code: the sandbox could not be closed, so nothing was parsed.
+pub const CODE_NOT_LOCKED: u8 = 11;
+/// Exit code: the arguments make no sense.
+const CODE_USAGE: u8 = 2;
+
+/// What a child is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Say what the file is, and open it where it is compressed.
+    Open {
+        /// How many bytes may come out.
+        max_bytes: u64,
+    },
+    /// Read the disk in it.
+    Read {
+        /// As what.
+        format: Format,
+        /// The largest disk.
+        max_virtual_bytes: u64,
+    },
+}
+
+impl Task {
+    /// The arguments after the subcommand.
+    pub fn args(self) -> Vec<String> {
+        match self {
+            Self::Open { max_bytes } => vec!["open".into(), max_bytes.to_string()],
+            Self::Read {
+                format,
+                max_virtual_bytes,
+            } => {
+                vec!["read".into(), format.name().into(), max_virtual_bytes.to_string()]
+            }
+        }
+    }
+
+    fn parse(args: &[String]) -> Option<Self> {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        match args.as_slice() {
+            ["open", max] => Some(Self::Open {
+                max_bytes: max.parse().ok()?,
+            }),
+            ["read", format, max] => Some(Self::Read {
+                format: format.parse().ok()?,
+                max_virtual_bytes: max.parse().ok()?,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// The hidden subcommand; `args` are those after its name. To be called first of all, before any thread starts.
+pub fn main(args: &[String]) -> ExitCode {
+    match args {
+        [word] if word == "self-test" => return attempt::all(),
+        [word, name] if word == "attempt" => return attempt::one(name),
+        _ => {}
+    }
+    let Some(task) = Task::parse(args) else {
+        return CODE_USAGE.into();
+    };
+    let (Ok(input), Ok(output)) = (
+        io::stdin().as_fd().try_clone_to_owned(),
+        io::stdout().as_fd().try_clone_to_owned(),
+    ) else {
+        return CODE_NOT_LOCKED.into();
+    };
+    let Ok(input) = Positioned::new(File::from(input)) else {
+        return CODE_NOT_LOCKED.into();
+    };
+    if lockdown::all(CPU_SECONDS).is_err() {
+        return CODE_NOT_LOCKED.into();
+    }
+    match serve_positioned(task, input, File::from(output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Does the task without giving anything up, as unit tests need it.
+#[cfg(test)]
+pub fn serve(task: Task, input: File, output: impl Write) -> io::Result<()> {
+    serve_positioned(task, Positioned::new(input)?, output)
+}
+
+/// Does the task. An error means that nobody reads the output any more.
+fn serve_positioned(task: Task, input: Positioned, output: impl Write) -> io::Result<()> {
+    let mut writer = Writer::new(output);
+    let done = match task {
+        Task::Open { max_bytes } => open(input, &mut writer, max_bytes),
+        Task::Read {
+            format,
+            max_virtual_bytes,
+        } => read(format, input, &mut writer, max_virtual_bytes),
+    };
+    if let Err(error) = done {
+        writer.write(&Record::Failure(Failure::from(&error)))?;
+    }
+    writer.flush()
+}
+
+fn open<W: Write>(mut input: Positioned, writer: &mut Writer<W>, max_bytes: u64) -> Result<(), Error> {
+    let probe = disk::probe(&mut input)?;
+    writer.write(&Record::Probe(probe)).map_err(pipe)?;
+    let Probe::Wrapped(wrapper) = probe else {
+        return Ok(());
+    };
+    input.seek(SeekFrom::Start(0)).map_err(pipe)?;
+    let limits = UnwrapLimits {
+        max_bytes,
+        ..UnwrapLimits::default()
+    };
+    let bytes = unwrap(wrapper, input, writer, &limits)?;
+    writer.write(&Record::Unwrapped(bytes)).map_err(pipe)
+}
+
+fn read<W: Write>(
+    format: Format,
+    mut input: Positioned,
+    writer: &mut Writer<W>,
+    max_virtual_bytes: u64,
+) -> Result<(), Error> {
+    let limits = Limits {
+        max_virtual_bytes,
+        ..Limits::default()
+    };
+    let info = disk::info(format, &mut input, &limits)?;
+    writer.write(&Record::Info(info)).map_err(pipe)?;
+    let info = disk::read(format, &mut input, &limits, &mut |extent| {
+        writer.write(&Record::Extent(extent))
+    })?;
+    writer.write(&Record::Done(info)).map_err(pipe)
+}
+
+fn pipe(_: io::Error) -> Error {
+    Error::new(disk::ErrorKind::Io, "The parser lost its pipe.")
+}
+
+/// A file with a position of its own: the server reads the same open file meanwhile, and they share the kernel's.
+struct Positioned {
+    file: File,
+    at: u64,
+    length: u64,
+}
+
+impl Positioned {
+    fn new(file: File) -> io::Result<Self> {
+        let length = file.metadata()?.len();
+        Ok(Self { file, at: 0, length })
+    }
+}
+
+impl Read for Positioned {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.file.read_at(buffer, self.at)?;
+        self.at += got as u64;
+        Ok(got)
+    }
+}
+
+impl Seek for Positioned {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.length.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}

@@ -1,0 +1,304 @@
+//! The server's side: starts a child, reads what it says, watches that it moves, and names its death.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use disk::record::{Failure, ReadLimits, Reader, Record};
+use disk::{Content, ErrorKind, Format, Info, Probe};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::child::Task;
+use super::start::{self, Running};
+
+/// How long a child may think without saying anything.
+const STALL: Duration = Duration::from_secs(120);
+/// How often it is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Blocks of zeros of this size become holes.
+const HOLE_BYTES: usize = 64 << 10;
+
+/// Why parsing did not end well; sentences are for the user.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SandboxError {
+    /// The image is to blame.
+    Image(String),
+    /// This server is; it may work later.
+    Local(String),
+    /// `stop` fired.
+    Stopped,
+}
+
+/// What a file turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// A disk of this format.
+    Disk(Format),
+    /// It was compressed; so many bytes came out of it.
+    Unwrapped(u64),
+}
+
+/// A piece of a disk, in order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Comes first.
+    Info(Info),
+    /// So many zeros.
+    Zero(u64),
+    /// These bytes of the file: offset and length.
+    Source(u64, u64),
+    /// These bytes.
+    Data(Bytes),
+    /// Comes last, with every warning.
+    Done(Info),
+}
+
+/// Starts children for one import.
+#[derive(Debug)]
+pub struct Sandbox<'a> {
+    /// Ends what runs.
+    pub stop: &'a CancellationToken,
+    /// The largest disk, in bytes.
+    pub max_virtual_bytes: u64,
+}
+
+/// Why a conversation ended early.
+enum Broken {
+    /// The child says why.
+    Said(Failure),
+    /// It broke the rules or died.
+    Off(disk::Error),
+    /// What came could not be passed on.
+    Local(io::Error),
+}
+
+impl From<disk::Error> for Broken {
+    fn from(error: disk::Error) -> Self {
+        Self::Off(error)
+    }
+}
+
+/// Odd while the child is being waited for; changes with every record.
+type Moves = Arc<AtomicU64>;
+
+impl Sandbox<'_> {
+    /// Says what `input` is. Where it is compressed, what comes out is written to `output`, a new file with holes
+    /// for zeros; `done` counts its bytes.
+    pub async fn open(
+        &self,
+        input: File,
+        output: &Path,
+        done: Arc<AtomicU64>,
+    ) -> Result<Opened, SandboxError> {
+        // Formats add a little around the disk: headers and tables.
+        let max_bytes = self.max_virtual_bytes.saturating_add(1 << 30);
+        let output = output.to_owned();
+        self.run(Task::Open { max_bytes }, input, move |conversation| {
+            match conversation.next()? {
+                Some(Record::Probe(Probe::Disk(format))) => return Ok(Opened::Disk(format)),
+                Some(Record::Probe(Probe::Wrapped(_))) => {}
+                other => return Err(unexpected(other)),
+            }
+            let mut file = SparseFile::create(&output).map_err(Broken::Local)?;
+            loop {
+                match conversation.next()? {
+                    Some(Record::Bytes(bytes)) => {
+                        file.write(bytes).map_err(Broken::Local)?;
+                        done.store(file.length, Ordering::Relaxed);
+                    }
+                    Some(Record::Unwrapped(bytes)) => {
+                        file.finish().map_err(Broken::Local)?;
+                        return Ok(Opened::Unwrapped(bytes));
+                    }
+                    other => return Err(unexpected(other)),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Reads the disk in `input`, handing pieces to `sender`. Only when this returns well do they make a disk.
+    pub async fn read(
+        &self,
+        format: Format,
+        input: File,
+        sender: mpsc::Sender<Piece>,
+    ) -> Result<(), SandboxError> {
+        let task = Task::Read {
+            format,
+            max_virtual_bytes: self.max_virtual_bytes,
+        };
+        self.run(task, input, move |conversation| {
+            loop {
+                let piece = match conversation.next()? {
+                    Some(Record::Info(info)) => Piece::Info(info),
+                    Some(Record::Extent(extent)) => match extent.content {
+                        Content::Zero => Piece::Zero(extent.length),
+                        Content::Source(at) => Piece::Source(at, extent.length),
+                        Content::Data(bytes) => Piece::Data(Bytes::copy_from_slice(bytes)),
+                    },
+                    Some(Record::Done(info)) => Piece::Done(info),
+                    other => return Err(unexpected(other)),
+                };
+                let is_last = matches!(piece, Piece::Done(_));
+                if sender.blocking_send(piece).is_err() {
+                    return Err(Broken::Local(io::ErrorKind::BrokenPipe.into()));
+                }
+                if is_last {
+                    return Ok(());
+                }
+            }
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        task: Task,
+        input: File,
+        work: impl FnOnce(&mut Conversation) -> Result<T, Broken> + Send + 'static,
+    ) -> Result<T, SandboxError> {
+        let limits = ReadLimits {
+            max_virtual_bytes: self.max_virtual_bytes,
+            source_bytes: input.metadata().map_err(|e| not_started(&e))?.len(),
+            max_unwrapped_bytes: self.max_virtual_bytes.saturating_add(1 << 30),
+        };
+        let (running, output) = start::start(task, input).map_err(|e| not_started(&e))?;
+        let moves = Moves::default();
+        let mut conversation = Conversation {
+            reader: Reader::new(output, limits),
+            moves: Arc::clone(&moves),
+        };
+        let job = tokio::task::spawn_blocking(move || work(&mut conversation));
+        let ended = self.watch(job, &running, &moves).await?;
+        match ended {
+            Ok(value) => Ok(value),
+            Err(Broken::Said(failure)) if failure.kind != ErrorKind::Io => {
+                Err(SandboxError::Image(failure.message))
+            }
+            Err(Broken::Said(failure)) => Err(SandboxError::Local(failure.message)),
+            Err(Broken::Off(error)) => Err(running.death(&error)),
+            Err(Broken::Local(error)) => Err(SandboxError::Local(local(&error))),
+        }
+    }
+
+    /// Waits for the conversation's end; ends the child where it stands still or is no longer wanted.
+    async fn watch<T>(
+        &self,
+        mut job: tokio::task::JoinHandle<Result<T, Broken>>,
+        running: &Running,
+        moves: &Moves,
+    ) -> Result<Result<T, Broken>, SandboxError> {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut seen, mut since) = (0, Instant::now());
+        loop {
+            tokio::select! {
+                ended = &mut job => {
+                    return ended.map_err(|e| {
+                        tracing::error!(error = %e, "reading from a parser panicked");
+                        SandboxError::Local("Something went wrong on our side; the server's log has the details.".into())
+                    });
+                }
+                () = self.stop.cancelled() => {
+                    running.kill();
+                    return Err(SandboxError::Stopped);
+                }
+                _ = ticks.tick() => {}
+            }
+            let now = moves.load(Ordering::Relaxed);
+            // Even: the store is slow, not the child.
+            if now != seen || now % 2 == 0 {
+                (seen, since) = (now, Instant::now());
+            } else if since.elapsed() > STALL {
+                running.kill();
+                return Err(SandboxError::Image(format!(
+                    "Reading the image made no progress for {} s. It is probably damaged: make it anew.",
+                    STALL.as_secs()
+                )));
+            }
+        }
+    }
+}
+
+/// What a child says, record by record.
+struct Conversation {
+    reader: Reader<start::Pipe>,
+    moves: Moves,
+}
+
+impl Conversation {
+    fn next(&mut self) -> Result<Option<Record<'_>>, Broken> {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+        let record = self.reader.next();
+        self.moves.fetch_add(1, Ordering::Relaxed);
+        match record? {
+            Some(Record::Failure(failure)) => Err(Broken::Said(failure)),
+            other => Ok(other),
+        }
+    }
+}
+
+/// The order of records is checked before; this is what is left.
+fn unexpected(record: Option<Record<'_>>) -> Broken {
+    tracing::warn!(?record, "a parser said something out of turn");
+    Broken::Off(disk::Error::new(
+        ErrorKind::Damaged,
+        "The image could not be read: its parser broke off. The image is probably damaged: make it anew.",
+    ))
+}
+
+fn not_started(error: &io::Error) -> SandboxError {
+    tracing::error!(%error, "could not start a parser");
+    SandboxError::Local("The server could not start the image's parser; its log has the details.".into())
+}
+
+fn local(error: &io::Error) -> String {
+    tracing::error!(%error, "could not write what a parser gave");
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "The server's disk is full. Ask its operator to make room, then import again.".into()
+        }
+        _ => "The server could not write the image to its disk; its log has the details.".into(),
+    }
+}
+
+/// A file in which zeros are holes.
+struct SparseFile {
+    file: File,
+    length: u64,
+}
+
+impl SparseFile {
+    fn create(path: &Path) -> io::Result<Self> {
+        let file = File::options()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .open(path)?;
+        Ok(Self { file, length: 0 })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        const ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
+        for block in bytes.chunks(HOLE_BYTES) {
+            if *block != ZEROS[..block.len()] {
+                self.file.write_all_at(block, self.length)?;
+            }
+            self.length += block.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Zeros at the end count too.
+    fn finish(self) -> io::Result<()> {
+        self.file.set_len(self.length)
+    }
+}

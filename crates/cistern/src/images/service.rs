@@ -1,0 +1,425 @@
+//! What can be done with images.
+
+use std::collections::HashMap;
+
+use chrono::TimeDelta;
+use sea_orm::ConnectionTrait;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::jobs::{self, Input, Payload};
+use super::model::{self, Filter, ImportSource, Kind, NewImport, Status};
+use super::rows::{self, Change, Model, NewRow};
+use super::spool;
+use super::uploads::service as uploads;
+use crate::app::App;
+use crate::platform::accounts::Caller;
+use crate::platform::actions::{self, service::Followed};
+use crate::platform::db::Tx;
+use crate::platform::error::{Error, Result};
+use crate::platform::events::{self, Event};
+use crate::platform::jobs as engine;
+use crate::platform::net::Guard;
+use crate::platform::paging::{Listed, Page};
+use crate::platform::regions::region_find;
+use crate::platform::resources::Owner;
+use crate::platform::tags::service as tags;
+
+/// How long a deleted image can be restored.
+const RESTORE_FOR: TimeDelta = TimeDelta::hours(24);
+/// How long the row of a deleted image still answers after that.
+const TOMBSTONE_FOR: TimeDelta = TimeDelta::days(30);
+/// How often the sweeper looks.
+const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+/// What Terraform looks for in the answer to a second delete.
+const DELETED_ALREADY: &str = "Image Can not delete an already deleted image.";
+/// Attempts of an import before it fails for good.
+const IMPORT_ATTEMPTS: i32 = 5;
+
+/// Starts the import of an image: its row, its action and its job, in one transaction of the caller's. Wake the
+/// queue after the commit.
+pub async fn image_import_in_tx(
+    app: &App,
+    tx: &Tx,
+    caller: &Caller,
+    new: &NewImport,
+) -> Result<(Model, actions::rows::Model)> {
+    let now = app.clock.now();
+    let row = image_insert(app, tx, caller, new).await?;
+    let (input, node) = match &new.source {
+        ImportSource::Url { .. } => (Input::Url, None),
+        ImportSource::Upload { id } => {
+            let id = id.to_string();
+            let taken = uploads::upload_take_in_tx(app, tx, caller, &id, row.id).await?;
+            (Input::Upload { id, path: taken.path }, Some(taken.node))
+        }
+        ImportSource::Local { id } => (Input::Local { id: *id }, Some(app.node.clone())),
+    };
+    let action = actions::NewAction {
+        team_id: caller.team_id,
+        kind: "create",
+        resource_type: "image",
+        resource_id: Some(row.id),
+        region: Some(&new.region),
+    };
+    let action = actions::action_create_in_tx(&**tx, now, &action).await?;
+    let job = engine::NewJob {
+        kind: jobs::IMPORT,
+        payload: json!(Payload {
+            image_id: row.id,
+            input
+        }),
+        team_id: Some(caller.team_id),
+        action_id: Some(action.id),
+        // An uploaded or handed-over file is on one node and nowhere else.
+        node,
+        priority: 0,
+    };
+    let job = engine::job_enqueue_in_tx(&**tx, now, job, IMPORT_ATTEMPTS).await?;
+    rows::image_set_job(&**tx, row.id, job, action.id).await?;
+    let detail = json!({ "name": row.name, "source": row.source });
+    let event = Event::done("image.create", "image", row.id).with(detail);
+    events::record_in_tx(&**tx, now, &caller.who, event).await?;
+    let row = Model {
+        job_id: Some(job),
+        action_id: Some(action.id),
+        ..row
+    };
+    Ok((row, action))
+}
+
+async fn image_insert(app: &App, tx: &Tx, caller: &Caller, new: &NewImport) -> Result<Model> {
+    caller.require("image:create")?;
+    model::name_check(&new.name)?;
+    let description = new.description.as_deref().unwrap_or_default();
+    model::description_check(description)?;
+    tags::tag_names_check(&new.tags)?;
+    if region_find(&new.region).is_none() {
+        return Err(Error::invalid(format!(
+            "`{}` is not a region; `GET /v2/regions` lists them",
+            new.region
+        )));
+    }
+    let expected = new
+        .expected_sha256
+        .as_deref()
+        .map(model::sha256_check)
+        .transpose()?;
+    let (source, url) = match &new.source {
+        ImportSource::Url { url } => {
+            Guard::new(&app.config).url_check(url).map_err(Error::invalid)?;
+            (model::url_shown(url), Some(url.as_str()))
+        }
+        ImportSource::Upload { .. } => ("upload".to_owned(), None),
+        ImportSource::Local { .. } => ("file".to_owned(), None),
+    };
+    let row = NewRow {
+        team_id: caller.team_id,
+        kind: Kind::Custom,
+        name: &new.name,
+        distribution: model::distribution(new.distribution.as_deref()),
+        description,
+        region: &new.region,
+        source: Some(&source),
+        source_url: url,
+        expected_sha256: expected.as_deref(),
+    };
+    let row = rows::image_insert(&**tx, app.clock.now(), &row).await?;
+    tags_set_in_tx(app, tx, &row, &new.tags).await?;
+    Ok(row)
+}
+
+async fn tags_set_in_tx(app: &App, tx: &Tx, row: &Model, names: &[String]) -> Result<()> {
+    tags::tags_set_in_tx(
+        &**tx,
+        app.clock.now(),
+        row.team_id,
+        names,
+        "image",
+        &row.id.to_string(),
+    )
+    .await
+}
+
+/// Takes the tags off an image that was deleted, and remembers them for its return.
+async fn tags_keep_in_tx(app: &App, tx: &Tx, row: &Model) -> Result<()> {
+    let id = row.id.to_string();
+    let mut tags = tags::tags_of(&**tx, row.team_id, "image", std::slice::from_ref(&id)).await?;
+    let Some(names) = tags.remove(&id) else {
+        return Ok(());
+    };
+    rows::image_keep_tags(&**tx, row.id, &names).await?;
+    tags_set_in_tx(app, tx, row, &[]).await
+}
+
+/// The tags of images, by their ids; none where the caller may not read tags.
+pub async fn image_tags(app: &App, caller: &Caller, rows: &[Model]) -> Result<HashMap<String, Vec<String>>> {
+    if !caller.may("tag:read") {
+        return Ok(HashMap::new());
+    }
+    let ids: Vec<String> = rows.iter().map(|row| row.id.to_string()).collect();
+    tags::tags_of(app.db.conn(), caller.team_id, "image", &ids).await
+}
+
+/// Tells tags and projects which images there are.
+pub fn resource_owner() -> Owner {
+    Owner {
+        kind: "image",
+        existing: |tx, team_id, ids| {
+            Box::pin(async move {
+                let numbers: Vec<i64> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+                let existing = rows::image_existing(&**tx, team_id, &numbers).await?;
+                Ok(existing.into_iter().map(|id| id.to_string()).collect())
+            })
+        },
+    }
+}
+
+/// Starts an import and wakes the workers.
+pub async fn image_import(
+    app: &App,
+    caller: &Caller,
+    new: &NewImport,
+) -> Result<(Model, actions::rows::Model)> {
+    let tx = app.db.write().await?;
+    let made = image_import_in_tx(app, &tx, caller, new).await?;
+    tx.commit().await?;
+    app.queue.wake();
+    Ok(made)
+}
+
+/// A page of the images that the caller can see, newest first.
+pub async fn image_list(app: &App, caller: &Caller, filter: &Filter, page: Page) -> Result<Listed<Model>> {
+    caller.require("image:read")?;
+    let listings = filter.listings(caller.team_id);
+    Ok(match &filter.tag_name {
+        None => rows::image_list(app.db.conn(), &listings, page).await?,
+        Some(tag) => rows::image_list_tagged(app.db.conn(), &listings, (caller.team_id, tag), page).await?,
+    })
+}
+
+/// An image by its number, or a public one by its slug. A deleted one answers as long as its row is kept: Terraform
+/// takes the status `deleted`, but not a 404, for "gone".
+pub async fn image_get(app: &App, caller: &Caller, id_or_slug: &str) -> Result<Model> {
+    caller.require("image:read")?;
+    let row = match id_or_slug.parse() {
+        Ok(id) => rows::image_get(app.db.conn(), id).await?,
+        Err(_) => rows::image_by_slug(app.db.conn(), id_or_slug).await?,
+    };
+    row.filter(|row| row.public || row.team_id == caller.team_id)
+        .ok_or(Error::NotFound)
+}
+
+/// Changes an image's name, distribution, description or protection.
+pub async fn image_update(app: &App, caller: &Caller, id: i64, change: Change) -> Result<Model> {
+    caller.require("image:update")?;
+    if let Some(name) = &change.name {
+        model::name_check(name)?;
+    }
+    if let Some(text) = &change.description {
+        model::description_check(text)?;
+    }
+    let change = Change {
+        distribution: change
+            .distribution
+            .map(|d| model::distribution(Some(&d)).to_owned()),
+        ..change
+    };
+    let tx = app.db.write().await?;
+    let row = image_own(&*tx, caller, id).await?;
+    if row.status == Status::Deleted.as_str() {
+        return Err(Error::NotFound);
+    }
+    rows::image_update(&*tx, id, change).await?;
+    events::record_in_tx(
+        &*tx,
+        app.clock.now(),
+        &caller.who,
+        Event::done("image.update", "image", id),
+    )
+    .await?;
+    let row = image_own(&*tx, caller, id).await?;
+    tx.commit().await?;
+    Ok(row)
+}
+
+/// Deletes an image: out of the lists at once, its disk kept for a day so that it can be restored. With `purge` the
+/// disk is given up now. What is being imported is cancelled.
+pub async fn image_delete(app: &App, caller: &Caller, id: i64, purge: bool) -> Result<()> {
+    caller.require("image:delete")?;
+    let now = app.clock.now();
+    let tx = app.db.write().await?;
+    let row = image_own(&*tx, caller, id).await?;
+    if row.protected {
+        return Err(Error::invalid(format!(
+            "Image {id} is protected. Set `protected` to false before deleting it."
+        )));
+    }
+    let is_available = row.status == Status::Available.as_str();
+    let keep = is_available && !purge;
+    let purge_at = if keep { now + RESTORE_FOR } else { now };
+    let hidden = rows::image_hide(&*tx, now, &row, purge_at, None).await?;
+    if hidden {
+        tags_keep_in_tx(app, &tx, &row).await?;
+    }
+    let given_up = purge && disk_forget_in_tx(app, &tx, id).await?;
+    if !hidden && !given_up {
+        return Err(Error::invalid(DELETED_ALREADY));
+    }
+    if let (false, Some(job)) = (is_available, row.job_id) {
+        engine::job_cancel_in_tx(&*tx, job).await?;
+        engine::rows::job_hurry(&*tx, now, job).await?;
+    }
+    let event = Event::done("image.delete", "image", id).with(json!({ "name": row.name, "purge": purge }));
+    events::record_in_tx(&*tx, now, &caller.who, event).await?;
+    tx.commit().await?;
+    app.queue.wake();
+    Ok(())
+}
+
+/// Brings a deleted image back within a day.
+pub async fn image_restore(app: &App, caller: &Caller, id: i64) -> Result<Model> {
+    caller.require("image:update")?;
+    let now = app.clock.now();
+    let tx = app.db.write().await?;
+    let row = image_own(&*tx, caller, id).await?;
+    if row.status != Status::Deleted.as_str() {
+        return Err(Error::invalid(format!("Image {id} is not deleted.")));
+    }
+    if !rows::image_unhide(&*tx, now, &row).await? {
+        return Err(Error::invalid(format!(
+            "Image {id} cannot be restored: its data is gone. Import it again."
+        )));
+    }
+    let kept: Vec<String> = row
+        .kept_tags
+        .clone()
+        .and_then(|k| serde_json::from_value(k).ok())
+        .unwrap_or_default();
+    tags_set_in_tx(app, &tx, &row, &kept).await?;
+    events::record_in_tx(&*tx, now, &caller.who, Event::done("image.restore", "image", id)).await?;
+    let row = image_own(&*tx, caller, id).await?;
+    tx.commit().await?;
+    Ok(row)
+}
+
+/// How far the import of an image is, while it runs.
+pub async fn image_progress(app: &App, row: &Model) -> Result<Option<serde_json::Value>> {
+    let is_importing = [Status::New, Status::Pending]
+        .iter()
+        .any(|s| s.as_str() == row.status);
+    let (true, Some(job)) = (is_importing, row.job_id) else {
+        return Ok(None);
+    };
+    let job = engine::rows::job_get(app.db.conn(), job).await?;
+    Ok(job.and_then(|job| job.progress))
+}
+
+/// The actions of an image, newest first.
+pub async fn image_actions(app: &App, caller: &Caller, id: i64, page: Page) -> Result<Listed<Followed>> {
+    let row = image_get(app, caller, &id.to_string()).await?;
+    actions::service::action_list(app, caller, Some(("image", row.id)), page).await
+}
+
+/// One action of an image.
+pub async fn image_action(app: &App, caller: &Caller, id: i64, action: i64) -> Result<Followed> {
+    image_get(app, caller, &id.to_string()).await?;
+    let action = actions::service::action_get(app, caller, action).await?;
+    if action.row.resource_type != "image" || action.row.resource_id != Some(id) {
+        return Err(Error::NotFound);
+    }
+    Ok(action)
+}
+
+/// Ends an import that failed or was cancelled: the image is `deleted` and says why.
+pub async fn image_fail_in_tx(app: &App, tx: &Tx, id: i64, reason: &str) -> Result<()> {
+    let now = app.clock.now();
+    let Some(row) = rows::image_get(&**tx, id).await? else {
+        return Ok(());
+    };
+    if !rows::image_hide(&**tx, now, &row, now, Some(reason)).await? {
+        // A user deleted it first; their delete stands as it is.
+        return Ok(());
+    }
+    tags_keep_in_tx(app, tx, &row).await?;
+    let who = events::Who {
+        team_id: Some(row.team_id),
+        ..events::Who::default()
+    };
+    let event = Event::done("image.import", "image", id)
+        .ended(events::Outcome::Failed)
+        .with(json!({ "name": row.name, "reason": reason }));
+    events::record_in_tx(&**tx, now, &who, event).await
+}
+
+/// Gives up the disks whose time to be restored is over, and removes rows that nobody asks for any more.
+pub async fn image_sweep(app: &App) -> Result<()> {
+    let now = app.clock.now();
+    loop {
+        let due = rows::image_list_due(app.db.conn(), now, 100).await?;
+        if due.is_empty() {
+            break;
+        }
+        for row in due {
+            let tx = app.db.write().await?;
+            if disk_forget_in_tx(app, &tx, row.id).await? {
+                let who = events::Who {
+                    team_id: Some(row.team_id),
+                    ..events::Who::default()
+                };
+                events::record_in_tx(&*tx, now, &who, Event::done("image.purge", "image", row.id)).await?;
+            }
+            tx.commit().await?;
+        }
+    }
+    rows::image_remove_old(app.db.conn(), now - TOMBSTONE_FOR).await?;
+    Ok(())
+}
+
+/// Removes the working files of imports that have ended.
+pub async fn spool_sweep(app: &App) -> Result<()> {
+    for job in spool::jobs(&app.data) {
+        let row = engine::rows::job_get(app.db.conn(), job).await?;
+        let is_open = row.is_some_and(|row| row.finished_at.is_none());
+        if !is_open && let Ok(files) = spool::Spool::open(&app.data, job) {
+            files.remove();
+        }
+    }
+    Ok(())
+}
+
+/// Sweeps now and every minute until `stop` fires.
+pub async fn sweeper(app: App, stop: CancellationToken) {
+    loop {
+        for swept in [spool_sweep(&app).await, image_sweep(&app).await] {
+            if let Err(error) = swept {
+                tracing::error!(error = error.chain(), "could not clean up after images");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Lets go of a deleted image's disk: garbage collection may free it. False where it was let go before.
+async fn disk_forget_in_tx(app: &App, tx: &Tx, id: i64) -> Result<bool> {
+    if !rows::image_forget_disk(&**tx, id).await? {
+        return Ok(false);
+    }
+    app.store
+        .root_delete_in_tx(&**tx, jobs::ROOT_KIND, &id.to_string())
+        .await?;
+    Ok(true)
+}
+
+/// An image of the caller's team. One of everyone's can be seen, but not changed.
+async fn image_own(conn: &impl ConnectionTrait, caller: &Caller, id: i64) -> Result<Model> {
+    let row = rows::image_get(conn, id).await?.ok_or(Error::NotFound)?;
+    match (row.team_id == caller.team_id, row.public) {
+        (true, _) => Ok(row),
+        (false, true) => Err(Error::Forbidden),
+        (false, false) => Err(Error::NotFound),
+    }
+}

@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::model::{Filter, ImportSource, ListKind, NewImport};
+use super::model::{Filter, ImportSource, Kind, ListKind, NewImport};
 use super::rows::{Change, Model};
 use super::service;
 use crate::app::App;
@@ -39,7 +39,7 @@ pub fn routes() -> OpenApiRouter<App> {
 pub struct ImageBody {
     id: i64,
     name: String,
-    r#type: String,
+    r#type: &'static str,
     distribution: String,
     slug: Option<String>,
     public: bool,
@@ -83,12 +83,7 @@ impl ImageBody {
         let is_restorable = row.root_digest.is_some();
         Self {
             id: row.id,
-            // DigitalOcean answers `snapshot` for its own distributions too; Terraform's data source expects it.
-            r#type: if row.kind == "base" {
-                "snapshot".into()
-            } else {
-                row.kind
-            },
+            r#type: Kind::of(&row.kind).shown(),
             name: row.name,
             distribution: row.distribution,
             slug: row.slug,

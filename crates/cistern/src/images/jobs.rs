@@ -242,9 +242,7 @@ impl Import<'_> {
                 !stop.is_cancelled()
             })
         });
-        let found = self
-            .shown("verify", &done, Some(total), async { hash.await })
-            .await;
+        let found = self.shown("verify", &done, Some(total), hash).await;
         let found = found
             .map_err(|e| JobError::Retry(e.to_string()))?
             .map_err(|e| file_failed(&e))?;

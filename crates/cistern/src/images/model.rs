@@ -20,13 +20,30 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The word in the database and on the wire.
+    /// The word in the database.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Base => "base",
             Self::Custom => "custom",
             Self::Snapshot => "snapshot",
             Self::Backup => "backup",
+        }
+    }
+
+    /// The kind of a row; an unknown word is a user's own.
+    pub fn of(word: &str) -> Self {
+        let all = [Self::Base, Self::Snapshot, Self::Backup];
+        all.into_iter()
+            .find(|kind| kind.as_str() == word)
+            .unwrap_or(Self::Custom)
+    }
+
+    /// The `type` that clients see. DigitalOcean answers `snapshot` for its own distributions too, and Terraform's
+    /// data source expects it.
+    pub fn shown(self) -> &'static str {
+        match self {
+            Self::Base => "snapshot",
+            other => other.as_str(),
         }
     }
 }

@@ -438,16 +438,6 @@ pub async fn image_update(conn: &impl ConnectionTrait, id: i64, change: Change) 
     Ok(())
 }
 
-/// Keeps the digest that was computed after the import.
-pub async fn image_set_sha256(conn: &impl ConnectionTrait, id: i64, sha256: &str) -> Result<(), DbErr> {
-    Entity::update_many()
-        .col_expr(Column::Sha256, Expr::value(sha256))
-        .filter(Column::Id.eq(id))
-        .exec(conn)
-        .await?;
-    Ok(())
-}
-
 async fn count_add(conn: &impl ConnectionTrait, listing: i64, id: i64, by: i64) -> Result<(), DbErr> {
     let row = count::ActiveModel {
         listing: Set(listing),

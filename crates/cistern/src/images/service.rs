@@ -30,7 +30,7 @@ const RESTORE_FOR: TimeDelta = TimeDelta::hours(24);
 /// How long the row of a deleted image still answers after that.
 const TOMBSTONE_FOR: TimeDelta = TimeDelta::days(30);
 /// How often the sweeper looks.
-const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_mins(1);
 /// What Terraform looks for in the answer to a second delete.
 const DELETED_ALREADY: &str = "Image Can not delete an already deleted image.";
 /// Attempts of an import before it fails for good.

@@ -95,7 +95,7 @@ async fn import(app: &App, new: NewImport) -> (Model, actions::rows::Model) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let action = tokio::time::timeout(Duration::from_secs(120), wait)
+    let action = tokio::time::timeout(Duration::from_mins(2), wait)
         .await
         .expect("ends in time");
     engine.stop().await;
@@ -117,8 +117,11 @@ fn disk(mib: usize) -> Vec<u8> {
     disk[454..458].copy_from_slice(&2048u32.to_le_bytes());
     disk[458..462].copy_from_slice(&sectors.to_le_bytes());
     disk[510..512].copy_from_slice(&[0x55, 0xaa]);
-    for (at, byte) in disk[1 << 20..(1 << 20) + 300_000].iter_mut().enumerate() {
-        *byte = (at % 253) as u8;
+    for (byte, value) in disk[1 << 20..(1 << 20) + 300_000]
+        .iter_mut()
+        .zip((0..=252).cycle())
+    {
+        *byte = value;
     }
     disk
 }
@@ -347,7 +350,7 @@ async fn deleting_what_is_being_imported_cancels_the_job() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let action = tokio::time::timeout(Duration::from_secs(60), ended)
+    let action = tokio::time::timeout(Duration::from_mins(1), ended)
         .await
         .expect("ends in time");
     engine.stop().await;

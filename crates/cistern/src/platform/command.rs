@@ -77,6 +77,7 @@ fn own(args: &[String]) -> Command {
 
 impl OwnProcess {
     /// Ends it now. It may have ended before.
+    #[cfg_attr(test, expect(dead_code, reason = "unit tests start no process"))]
     pub fn kill(&self) {
         let _ = self.lock().0.kill();
     }

@@ -22,7 +22,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may take, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the head of an answer may take.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 /// Longest address.
 const MAX_URL_BYTES: usize = 8 << 10;
 /// Lines in the head of an answer at most.
@@ -261,18 +261,14 @@ pub fn innermost(error: &reqwest::Error) -> String {
     out
 }
 
-/// Where packets to `ip` really go: the IPv4 address inside a mapped or translated IPv6 one.
+/// Where packets to `ip` really go: the IPv4 address inside a mapped (RFC 4291) or translated (NAT64's well-known
+/// prefix, RFC 6052) IPv6 one.
 fn target(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
-    let [a, b, c, d, e, f, high, low] = v6.segments();
-    let embedded = || {
-        let [w, x] = high.to_be_bytes();
-        let [y, z] = low.to_be_bytes();
-        IpAddr::V4(Ipv4Addr::new(w, x, y, z))
-    };
-    match (a, b, c, d, e, f) {
-        // IPv4-mapped (RFC 4291) and NAT64's well-known prefix (RFC 6052).
-        (0, 0, 0, 0, 0, 0xffff) | (0x64, 0xff9b, 0, 0, 0, 0) => embedded(),
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)).into()
+        }
         _ => ip,
     }
 }

@@ -48,7 +48,7 @@ impl Limits {
         Self {
             max_bytes,
             total,
-            stall: Duration::from_secs(60),
+            stall: Duration::from_mins(1),
             attempts: (4, 10),
             wait: Duration::from_secs(1),
         }

@@ -38,6 +38,7 @@ pub enum Task {
 
 impl Task {
     /// The arguments after the subcommand.
+    #[cfg_attr(test, expect(dead_code, reason = "unit tests start no process"))]
     pub fn args(self) -> Vec<String> {
         match self {
             Self::Open { max_bytes } => vec!["open".into(), max_bytes.to_string()],

@@ -19,7 +19,7 @@ use super::child::Task;
 use super::start::{self, Running};
 
 /// How long a child may think without saying anything.
-const STALL: Duration = Duration::from_secs(120);
+const STALL: Duration = Duration::from_mins(2);
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Blocks of zeros of this size become holes.
@@ -104,7 +104,7 @@ impl Sandbox<'_> {
             match conversation.next()? {
                 Some(Record::Probe(Probe::Disk(format))) => return Ok(Opened::Disk(format)),
                 Some(Record::Probe(Probe::Wrapped(_))) => {}
-                other => return Err(unexpected(other)),
+                other => return Err(unexpected(other.as_ref())),
             }
             let mut file = SparseFile::create(&output).map_err(Broken::Local)?;
             loop {
@@ -117,7 +117,7 @@ impl Sandbox<'_> {
                         file.finish().map_err(Broken::Local)?;
                         return Ok(Opened::Unwrapped(bytes));
                     }
-                    other => return Err(unexpected(other)),
+                    other => return Err(unexpected(other.as_ref())),
                 }
             }
         })
@@ -145,7 +145,7 @@ impl Sandbox<'_> {
                         Content::Data(bytes) => Piece::Data(Bytes::copy_from_slice(bytes)),
                     },
                     Some(Record::Done(info)) => Piece::Done(info),
-                    other => return Err(unexpected(other)),
+                    other => return Err(unexpected(other.as_ref())),
                 };
                 let is_last = matches!(piece, Piece::Done(_));
                 if sender.blocking_send(piece).is_err() {
@@ -215,7 +215,7 @@ impl Sandbox<'_> {
             }
             let now = moves.load(Ordering::Relaxed);
             // Even: the store is slow, not the child.
-            if now != seen || now % 2 == 0 {
+            if now != seen || now.is_multiple_of(2) {
                 (seen, since) = (now, Instant::now());
             } else if since.elapsed() > STALL {
                 running.kill();
@@ -247,7 +247,7 @@ impl Conversation {
 }
 
 /// The order of records is checked before; this is what is left.
-fn unexpected(record: Option<Record<'_>>) -> Broken {
+fn unexpected(record: Option<&Record<'_>>) -> Broken {
     tracing::warn!(?record, "a parser said something out of turn");
     Broken::Off(disk::Error::new(
         ErrorKind::Damaged,
@@ -287,7 +287,7 @@ impl SparseFile {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        const ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
+        static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
         for block in bytes.chunks(HOLE_BYTES) {
             if *block != ZEROS[..block.len()] {
                 self.file.write_all_at(block, self.length)?;

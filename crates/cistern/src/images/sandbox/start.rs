@@ -1,23 +1,19 @@
 //! How a child is started, and what its death means.
 
-use std::fs::File;
-use std::io;
-
-use super::SandboxError;
-use super::child::Task;
-
-#[cfg(not(test))]
-pub use real::{Pipe, Running, start};
 #[cfg(test)]
-pub use threaded::{Pipe, Running, start};
+pub use in_thread::{Pipe, Running, start};
+#[cfg(not(test))]
+pub use process::{Pipe, Running, start};
 
 #[cfg(not(test))]
-mod real {
+mod process {
+    use std::fs::File;
+    use std::io;
     use std::process::ChildStdout;
 
-    use super::*;
-    use crate::images::sandbox::SUBCOMMAND;
-    use crate::platform::command::{self, OwnProcess};
+    use crate::images::sandbox::child::{CODE_NOT_LOCKED, Task};
+    use crate::images::sandbox::{SUBCOMMAND, SandboxError};
+    use crate::platform::command::{self, End, OwnProcess};
 
     /// What the child writes to.
     pub type Pipe = ChildStdout;
@@ -34,6 +30,7 @@ mod real {
     }
 
     impl Running {
+        /// Ends it now.
         pub fn kill(&self) {
             self.0.kill();
         }
@@ -42,20 +39,51 @@ mod real {
         pub fn death(&self, error: &disk::Error) -> SandboxError {
             let end = self.0.end();
             tracing::warn!(?end, error = error.message(), "a parser broke off");
-            match end {
-                Ok(end) => super::death(end, error),
-                Err(_) => SandboxError::Image(error.message().to_owned()),
-            }
+            end.map_or_else(
+                |_| SandboxError::Image(error.message().to_owned()),
+                |end| reason(end, error),
+            )
         }
+    }
+
+    /// What an unexpected end means.
+    fn reason(end: End, error: &disk::Error) -> SandboxError {
+        let text = match end {
+            End::Code(code) if code == i32::from(CODE_NOT_LOCKED) => {
+                return SandboxError::Local(
+                    "The server could not close the sandbox for the image's parser, so it was not parsed; images need \
+                     Linux with seccomp."
+                        .into(),
+                );
+            }
+            // SIGABRT
+            End::Signal(6) => {
+                "Reading the image takes more memory than is allowed. Make it with smaller tables or lower compression."
+            }
+            // SIGXCPU
+            End::Signal(24) => {
+                "Reading the image takes too much processor time. Make it with lower compression."
+            }
+            // SIGSYS
+            End::Signal(31) => {
+                "Reading the image made its parser do something forbidden, so it was stopped. The image is probably \
+                 damaged or hostile: make it anew."
+            }
+            _ => error.message(),
+        };
+        SandboxError::Image(text.to_owned())
     }
 }
 
 /// In unit tests there is no executable of ours to start: the same code runs in a thread. `tests/it` runs the real
 /// one.
 #[cfg(test)]
-mod threaded {
-    use super::*;
-    use crate::images::sandbox::child;
+mod in_thread {
+    use std::fs::File;
+    use std::io;
+
+    use crate::images::sandbox::SandboxError;
+    use crate::images::sandbox::child::{self, Task};
 
     pub type Pipe = io::PipeReader;
 
@@ -67,34 +95,12 @@ mod threaded {
         Ok((Running, reader))
     }
 
+    #[expect(clippy::unused_self, reason = "as the real one")]
     impl Running {
         pub fn kill(&self) {}
 
         pub fn death(&self, error: &disk::Error) -> SandboxError {
             SandboxError::Image(error.message().to_owned())
         }
-    }
-}
-
-/// What an unexpected end means.
-#[cfg_attr(test, expect(dead_code, reason = "unit tests start no process"))]
-fn death(end: crate::platform::command::End, error: &disk::Error) -> SandboxError {
-    use crate::platform::command::End;
-    let image = |text: &str| SandboxError::Image(text.to_owned());
-    match end {
-        End::Code(code) if code == i32::from(super::child::CODE_NOT_LOCKED) => SandboxError::Local(
-            "The server could not close the sandbox for the image's parser, so it was not parsed; images need Linux \
-             with seccomp."
-                .into(),
-        ),
-        End::Signal(6) => image(
-            "Reading the image takes more memory than is allowed. Make it with smaller tables or lower compression.",
-        ),
-        End::Signal(24) => image("Reading the image takes too much processor time. Make it with lower compression."),
-        End::Signal(31) => image(
-            "Reading the image made its parser do something forbidden, so it was stopped. The image is probably \
-             damaged or hostile: make it anew.",
-        ),
-        _ => SandboxError::Image(error.message().to_owned()),
     }
 }

@@ -4,6 +4,7 @@
 //! `sqlite+folder` (the default), `postgres+s3`, `postgres+folder` or `sqlite+s3`. PostgreSQL and the S3 server are
 //! started by the harness.
 
+mod auth;
 mod harness;
 mod imports;
 mod kill;

@@ -65,7 +65,19 @@ impl Api {
 
     /// Sends a request and checks the answer's form.
     pub(crate) async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Answer {
+        let answer = self.send_unjudged(method.clone(), path, body).await;
+        answer.check(&method, path);
+        answer
+    }
+
+    /// Sends a request.
+    pub(crate) async fn send_unjudged(&self, method: Method, path: &str, body: Option<&Value>) -> Answer {
         let mut request = self.request(method.clone(), path);
+        if path.starts_with("/v2/uploads") {
+            request = request
+                .header("tus-resumable", "1.0.0")
+                .header("upload-offset", "0");
+        }
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -79,14 +91,12 @@ impl Api {
             .await
             .unwrap_or_else(|e| panic!("{method} {path}: body: {e}"));
         let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        let answer = Answer {
+        Answer {
             status,
             headers,
             json,
             bytes,
-        };
-        answer.check(&method, path);
-        answer
+        }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

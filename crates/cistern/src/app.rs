@@ -10,10 +10,11 @@ use store::Store;
 
 use crate::config::{self, Config};
 use crate::images::{self, handed::Handed};
-use crate::platform::accounts::service as accounts;
+use crate::platform::accounts::{SignIns, service as accounts};
 use crate::platform::clock::Clock;
 use crate::platform::db::{self, Db, Place};
 use crate::platform::error::{Context, Error, Result};
+use crate::platform::events::Refusals;
 use crate::platform::jobs::{Engine, Queue, Registry};
 use crate::platform::resources::Owner;
 use crate::platform::{projects, random, ssh_keys, tags};
@@ -42,6 +43,10 @@ pub struct Inner {
     pub queue: Queue,
     /// Open files that wait for their import.
     pub handed: Handed,
+    /// Guards signing in.
+    pub sign_ins: SignIns,
+    /// Bounds how many refusals are written.
+    pub refusals: Refusals,
 }
 
 impl std::ops::Deref for App {
@@ -57,14 +62,10 @@ impl App {
     /// No job runs until [`App::engine_start`].
     pub async fn open(config: Config) -> Result<Self> {
         let data = folder_create(&config.data)?;
-        let place = match config.database() {
-            config::Database::Sqlite(path) => {
-                refuse_unfit(&path)?;
-                Place::Sqlite(path)
-            }
-            config::Database::Postgres(url) => Place::Postgres(url.expose().to_owned()),
-        };
-        let db = Db::open(&place, config.database_max_connections).await?;
+        if let config::Database::Sqlite(path) = config.database() {
+            refuse_unfit(&path)?;
+        }
+        let db = Db::open(&place(&config), config.database_max_connections).await?;
         if let Some(copy) = db::migrate::run(&db, Some(&data)).await? {
             tracing::info!(copy = %copy.display(), "the database was copied aside before it was migrated");
         }
@@ -81,6 +82,8 @@ impl App {
                 clock,
                 queue,
                 handed: Handed::default(),
+                sign_ins: SignIns::default(),
+                refusals: Refusals::default(),
             }),
         })
     }
@@ -96,6 +99,15 @@ impl App {
                 config.data.display()
             )));
         }
+        // Migrating is for the server: it may be running, and be older than this command.
+        let db = Db::open(&place(&config), 1).await?;
+        if !db::migrate::is_current(&db).await? {
+            return Err(Error::Precondition(
+                "this installation's database is empty, or older than this version of Cistern; start `cistern serve` once \
+                 with this version, which brings it up to date"
+                    .into(),
+            ));
+        }
         Self::open(config).await
     }
 
@@ -107,6 +119,13 @@ impl App {
     /// On the very first start makes the first owner, who is also the operator, and their team; later `None`.
     pub async fn first_start(&self) -> Result<Option<accounts::FirstStart>> {
         accounts::first_start(self).await
+    }
+}
+
+fn place(config: &Config) -> Place {
+    match config.database() {
+        config::Database::Sqlite(path) => Place::Sqlite(path),
+        config::Database::Postgres(url) => Place::Postgres(url.expose().to_owned()),
     }
 }
 

@@ -5,6 +5,7 @@
 mod app;
 mod cli;
 mod config;
+mod console;
 mod images;
 mod platform;
 mod registry;

@@ -7,7 +7,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
-use crate::platform::{accounts, actions, projects, regions, sizes, ssh_keys, tags};
+use crate::platform::{accounts, actions, events, jobs, projects, regions, sizes, ssh_keys, tags};
 
 /// The document's head; the paths come from the routes.
 #[derive(OpenApi)]
@@ -31,7 +31,10 @@ pub fn api() -> axum::Router<App> {
 fn collect() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(accounts::account_api::routes())
+        .merge(accounts::api::routes())
         .merge(actions::api::routes())
+        .merge(events::api::routes())
+        .merge(jobs::api::routes())
         .merge(projects::api::routes())
         .merge(regions::api::routes())
         .merge(sizes::api::routes())

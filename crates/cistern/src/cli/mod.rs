@@ -17,7 +17,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::Env;
 use crate::images::sandbox;
+use crate::platform::accounts::cli as accounts;
 use crate::platform::error::Error;
+use crate::platform::{events, jobs};
 pub use flags::LocalFlags;
 pub use output::Output;
 
@@ -49,6 +51,19 @@ enum Command {
     /// Look at the settings
     #[command(subcommand)]
     Config(config::Command),
+    /// API tokens, on the server's machine
+    #[command(subcommand)]
+    Token(accounts::TokenCommand),
+    /// People, on the server's machine
+    #[command(subcommand)]
+    User(accounts::UserCommand),
+    /// Teams, on the server's machine
+    #[command(subcommand)]
+    Team(accounts::TeamCommand),
+    /// What happened: changes, sign-ins, refusals
+    Events(events::cli::Args),
+    /// Long work
+    Jobs(jobs::cli::Args),
     /// Check this machine and installation
     Doctor(doctor::Args),
     /// Print a shell's completion script
@@ -117,6 +132,11 @@ fn run(command: Command, context: &Context) -> Outcome {
         Command::Serve(args) => serve::run(&args, context),
         Command::Init(args) => serve::init(&args, context),
         Command::Config(command) => config::run(command, context),
+        Command::Token(command) => accounts::token_run(command, context),
+        Command::User(command) => accounts::user_run(command, context),
+        Command::Team(command) => accounts::team_run(command, context),
+        Command::Events(args) => events::cli::run(args, context),
+        Command::Jobs(args) => jobs::cli::run(args, context),
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Completions(args) => {
             completions::run(&args);

@@ -19,3 +19,4 @@ pub mod resources;
 pub mod sizes;
 pub mod ssh_keys;
 pub mod tags;
+pub mod upkeep;

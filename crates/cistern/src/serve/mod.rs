@@ -89,11 +89,13 @@ pub async fn run(config: Config) -> Result<()> {
     let sweeping = CancellationToken::new();
     tokio::spawn(images::service::sweeper(app.clone(), sweeping.clone()));
     let _sweeping = sweeping.drop_guard();
+    let tidying = tokio::spawn(crate::platform::upkeep::run(app.clone()));
     while signals.stop_or_reload().await {
         certificate_reload(&app, certificate.as_deref());
     }
     phase.drain();
     upkeep.abort();
+    tidying.abort();
     tracing::info!(
         seconds = app.config.shutdown_seconds,
         "stopping; a second signal stops at once"

@@ -13,6 +13,7 @@ use crate::app::App;
 use crate::config::Config;
 use crate::platform::api::origin::Network;
 use crate::platform::api::rate_limit::{self, RateLimiter};
+use crate::platform::events;
 use crate::registry::oci;
 
 /// What the two listeners answer.
@@ -45,12 +46,14 @@ pub fn running(app: &App, phase: &Phase) -> Routers {
         .method_not_allowed_fallback(edge::method_not_allowed)
         .with_state(Readiness::new(app.clone(), phase.clone()));
     let api = crate::routes::api()
+        .merge(crate::console::pages::routes())
         .fallback(edge::not_found)
         .method_not_allowed_fallback(edge::method_not_allowed)
         .layer(middleware::from_fn_with_state(
             Arc::clone(&limiter),
             rate_limit::layer,
         ))
+        .layer(middleware::from_fn_with_state(app.clone(), events::api::refusals))
         .with_state(app.clone())
         .merge(watching.clone())
         .layer(DefaultBodyLimit::max(app.config.http.max_body_bytes));

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, header};
+use axum::middleware::from_fn_with_state;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -16,6 +17,7 @@ use crate::platform::accounts::service::{TokenSpec, team_create, token_create, u
 use crate::platform::accounts::{Role, Scopes};
 use crate::platform::api::origin::{Network, Origin, Peer};
 use crate::platform::events::Who;
+use crate::platform::events::api::refusals;
 
 static SCHEMA: LazyLock<Option<Schema>> = LazyLock::new(Schema::load);
 
@@ -48,7 +50,9 @@ impl Tester {
             .await
             .expect("the first start")
             .expect("it is the first");
-        let router = crate::routes::api().with_state(app.clone());
+        let router = crate::routes::api()
+            .layer(from_fn_with_state(app.clone(), refusals))
+            .with_state(app.clone());
         Self {
             app,
             router,
@@ -75,10 +79,11 @@ impl Tester {
 
     /// The same service, with a token that is none.
     pub fn stranger(&self) -> Self {
-        self.with_text(format!("dop_v1_{}", "0".repeat(64)))
+        self.with_text(&format!("dop_v1_{}", "0".repeat(64)))
     }
 
-    async fn with_token(&self, team_id: i64, user_id: i64, scopes: Scopes) -> Self {
+    /// The same service, with a new token of this user in this team.
+    pub async fn with_token(&self, team_id: i64, user_id: i64, scopes: Scopes) -> Self {
         let spec = TokenSpec {
             team_id,
             user_id,
@@ -89,16 +94,27 @@ impl Tester {
         let made = token_create(&self.app, &Who::default(), &spec)
             .await
             .expect("a new token");
-        self.with_text(made.text)
+        self.with_text(&made.text)
     }
 
-    fn with_text(&self, token: String) -> Self {
+    /// The same service, with this token's text.
+    pub fn with_text(&self, token: &str) -> Self {
         Self {
             app: self.app.clone(),
             router: self.router.clone(),
-            token,
+            token: token.to_owned(),
             dir: self.dir.clone(),
         }
+    }
+
+    /// The token's text.
+    pub fn text(&self) -> &str {
+        &self.token
+    }
+
+    /// `PUT path` with a JSON body.
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        self.send("PUT", path, Some(body)).await
     }
 
     /// `GET path`.
@@ -114,6 +130,25 @@ impl Tester {
     /// `POST path` with a JSON body.
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         self.send("POST", path, Some(body)).await
+    }
+
+    /// `POST path` with a form.
+    pub async fn send_form(&self, path: &str, form: &str) -> Answer {
+        let request = Request::builder()
+            .method("POST")
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .extension(origin())
+            .body(Body::from(form.to_owned()))
+            .expect("a valid request");
+        let response = self
+            .router
+            .clone()
+            .oneshot(request)
+            .await
+            .expect("the router answers");
+        read(format!("POST {path}"), response).await
     }
 
     /// Any request. Panics where the answer does not fit DigitalOcean's schema.
@@ -145,7 +180,8 @@ impl Tester {
     }
 }
 
-fn origin() -> Origin {
+/// Where the tests' requests come from.
+pub fn origin() -> Origin {
     let address = SocketAddr::from(([127, 0, 0, 1], 9));
     let peer = Peer {
         address,

@@ -4,8 +4,21 @@
 //! run the installation. A token acts for one user in one team, never with more rights than that user has now.
 
 pub mod account_api;
+pub mod api;
+mod attempts;
+pub mod cli;
 pub mod model;
+mod password;
 pub mod rows;
 pub mod service;
 
+pub use attempts::network;
 pub use model::{Caller, Role, Scopes};
+pub use service::FirstStart;
+
+/// What guards signing in; one for the whole process.
+#[derive(Debug, Default)]
+pub struct SignIns {
+    attempts: attempts::Attempts,
+    hasher: password::Hasher,
+}

@@ -45,10 +45,84 @@ impl FromStr for Role {
     }
 }
 
-/// Resources of the installation: only operators touch them, whatever their token says.
-const OPERATOR_RESOURCES: [&str; 6] = ["store", "job", "gc", "limit", "user", "team"];
-/// Resources of the team itself: only owners change them.
-const OWNER_RESOURCES: [&str; 2] = ["member", "setting"];
+/// Who may work with a resource; everyone of a team may read what is the team's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    /// Everyone, also viewers: it is their own.
+    Own,
+    /// Everyone reads, members and owners change.
+    Team,
+    /// Everyone reads, owners change.
+    Owner,
+    /// Of the installation: only operators touch it, whatever their role and token say.
+    Operator,
+}
+
+/// Every resource that a scope can name: DigitalOcean's names first, then ours. What is not listed here nobody may
+/// touch, so that a new room has to decide.
+const RESOURCES: [(Level, &[&str]); 5] = [
+    (
+        Level::Team,
+        &[
+            "account",
+            "actions",
+            "addon",
+            "api",
+            "block_storage",
+            "block_storage_action",
+            "block_storage_snapshot",
+            "database",
+            "domain",
+            "droplet",
+            "firewall",
+            "image",
+            "kubernetes",
+            "load_balancer",
+            "project",
+            "regions",
+            "registry",
+            "reserved_ip",
+            "sizes",
+            "snapshot",
+            "spaces",
+            "ssh_key",
+            "tag",
+            "vpc",
+        ],
+    ),
+    (
+        Level::Team,
+        &[
+            "1_click",
+            "backup",
+            "destination",
+            "event",
+            "schedule",
+            "source",
+            "upload",
+        ],
+    ),
+    (Level::Own, &["token"]),
+    (Level::Owner, &["member", "setting"]),
+    (Level::Operator, &["gc", "job", "limit", "store", "team", "user"]),
+];
+
+/// The verbs that a scope can name.
+const VERBS: [&str; 8] = [
+    "read",
+    "create",
+    "update",
+    "delete",
+    "write",
+    "access_cluster",
+    "admin",
+    "assign_resource",
+];
+
+fn level(resource: &str) -> Option<Level> {
+    let found = RESOURCES.iter().find(|(_, names)| names.contains(&resource));
+    found.map(|(level, _)| *level)
+}
 
 /// What a token may do: a list of `resource:verb`, or everything its user may.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,19 +143,7 @@ impl Scopes {
             .filter(|s| !s.is_empty())
             .collect();
         for scope in &list {
-            let valid = scope.split_once(':').is_some_and(|(resource, verb)| {
-                let word = |w: &str| {
-                    !w.is_empty()
-                        && w.bytes()
-                            .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'*')
-                };
-                word(resource) && word(verb)
-            });
-            if !valid {
-                return Err(Error::invalid(format!(
-                    "`{scope}` is not a scope; write `resource:verb`, for example `image:read` or `image:*`"
-                )));
-            }
+            scope_check(scope)?;
         }
         if list.is_empty() {
             return Err(Error::invalid(
@@ -102,10 +164,48 @@ impl Scopes {
         self.0.is_empty() || self.0.iter().any(matches)
     }
 
+    /// Whether everything that `other` allows is allowed here too.
+    pub fn cover(&self, other: &Self) -> bool {
+        // A star in `other` is matched only by a star here.
+        self.is_all() || (!other.is_all() && other.0.iter().all(|scope| self.allow(scope)))
+    }
+
+    /// Whether nothing is narrowed.
+    pub fn is_all(&self) -> bool {
+        self.0.is_empty() || self.0.iter().any(|scope| scope == "*:*")
+    }
+
     /// As DigitalOcean's token info lists them.
     pub fn list(&self) -> &[String] {
         &self.0
     }
+}
+
+/// Refuses what is not `resource:verb` with words that exist.
+fn scope_check(scope: &str) -> Result<()> {
+    let Some((resource, verb)) = scope.split_once(':') else {
+        return Err(Error::invalid(format!(
+            "`{scope}` is not a scope; write `resource:verb`, for example `image:read` or `image:*`"
+        )));
+    };
+    if resource != "*" && level(resource).is_none() {
+        let nearest = RESOURCES
+            .iter()
+            .flat_map(|(_, names)| *names)
+            .map(|name| (strsim::jaro_winkler(name, resource), name))
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map_or("image", |(_, name)| *name);
+        return Err(Error::invalid(format!(
+            "`{scope}` is not a scope: there is no resource `{resource}`; did you mean `{nearest}`?"
+        )));
+    }
+    if verb != "*" && !VERBS.contains(&verb) {
+        return Err(Error::invalid(format!(
+            "`{scope}` is not a scope: there is no verb `{verb}`; verbs are {} and *",
+            VERBS.join(", ")
+        )));
+    }
+    Ok(())
 }
 
 /// Who makes a request, with what they may do now.
@@ -140,14 +240,12 @@ impl Caller {
     /// Whether the caller may do `scope`.
     pub fn may(&self, scope: &str) -> bool {
         let (resource, verb) = scope.split_once(':').unwrap_or((scope, ""));
-        let by_role = if OPERATOR_RESOURCES.contains(&resource) {
-            self.is_operator
-        } else if verb == "read" {
-            true
-        } else if OWNER_RESOURCES.contains(&resource) {
-            self.role >= Role::Owner
-        } else {
-            self.role >= Role::Member
+        let by_role = match level(resource) {
+            Some(Level::Own) => true,
+            Some(Level::Team) => verb == "read" || self.role >= Role::Member,
+            Some(Level::Owner) => verb == "read" || self.role >= Role::Owner,
+            Some(Level::Operator) => self.is_operator,
+            None => false,
         };
         by_role && self.scopes.allow(scope)
     }
@@ -171,6 +269,80 @@ mod tests {
             is_operator,
             scopes,
             who: Who::default(),
+        }
+    }
+
+    /// Each level with one of its resources: may a viewer, a member, an owner read it; change it; may an operator.
+    #[test]
+    fn the_matrix_of_roles_and_scopes_is_what_the_levels_say() {
+        let table = [
+            ("token", [true; 3], [true; 3]),
+            ("image", [true; 3], [false, true, true]),
+            ("event", [true; 3], [false, true, true]),
+            ("member", [true; 3], [false, false, true]),
+            ("setting", [true; 3], [false, false, true]),
+            ("store", [false; 3], [false; 3]),
+            ("user", [false; 3], [false; 3]),
+            ("team", [false; 3], [false; 3]),
+            ("job", [false; 3], [false; 3]),
+            ("unheard_of", [false; 3], [false; 3]),
+        ];
+        let roles = [Role::Viewer, Role::Member, Role::Owner];
+        for (resource, read, change) in table {
+            for (i, role) in roles.into_iter().enumerate() {
+                for (verb, wanted) in [
+                    ("read", read[i]),
+                    ("create", change[i]),
+                    ("update", change[i]),
+                    ("delete", change[i]),
+                ] {
+                    let scope = format!("{resource}:{verb}");
+                    let by_operator = matches!(level(resource), Some(Level::Operator));
+                    // Nothing, everything, the resource, the scope itself, and three that do not grant it.
+                    let grants = [
+                        ("", true),
+                        ("*:*", true),
+                        (&*format!("*:{verb}"), true),
+                        ("tag:*", false),
+                        ("*:admin", false),
+                        ("droplet:create,vpc:read", false),
+                    ];
+                    for (scopes, granted) in grants {
+                        let at = format!("{scope} {role:?} {scopes:?}");
+                        assert_eq!(caller(role, false, scopes).may(&scope), wanted && granted, "{at}");
+                        assert_eq!(
+                            caller(role, true, scopes).may(&scope),
+                            (wanted || by_operator) && granted,
+                            "operator {at}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scopes_cover_only_what_they_allow() {
+        let scopes = |text: &str| {
+            if text.is_empty() {
+                Scopes::all()
+            } else {
+                Scopes::parse(text).expect("valid")
+            }
+        };
+        for (maker, made, covers) in [
+            ("", "", true),
+            ("", "image:read", true),
+            ("image:*", "image:read,image:delete", true),
+            ("image:*", "image:*", true),
+            ("*:read", "image:read", true),
+            ("*:*", "image:*", true),
+            ("image:read", "image:*", false),
+            ("image:read", "*:read", false),
+            ("image:read", "image:read,tag:read", false),
+            ("*:*", "", true),
+        ] {
+            assert_eq!(scopes(maker).cover(&scopes(made)), covers, "{maker:?} {made:?}");
         }
     }
 
@@ -201,6 +373,11 @@ mod tests {
             ":read",
             "Image:read",
             "image:read;tag:read",
+            "images:read",
+            "image:reed",
+            "im*ge:read",
+            "image:rea*",
+            "image:read:x",
         ] {
             assert!(Scopes::parse(bad).is_err(), "{bad:?}");
         }

@@ -11,7 +11,7 @@ use super::rate_limit::Proof;
 use crate::app::App;
 use crate::platform::accounts::{Caller, service};
 use crate::platform::error::{Error, Result};
-use crate::platform::events::Who;
+use crate::platform::events::{Acting, Who};
 
 impl FromRequestParts<App> for Caller {
     type Rejection = Error;
@@ -23,6 +23,9 @@ impl FromRequestParts<App> for Caller {
         let caller = service::authenticate(app, text, who).await?;
         if let Some(proof) = parts.extensions.get::<Proof>() {
             proof.given();
+        }
+        if let Some(acting) = parts.extensions.get::<Acting>() {
+            acting.set(&caller.who);
         }
         Ok(caller)
     }
@@ -51,7 +54,8 @@ pub fn who(parts: &Parts) -> Who {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// The token of `Authorization: Bearer`.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())

@@ -1,15 +1,22 @@
 //! Events: who did what, from where, under which request, and how it ended.
 //!
 //! An event of a change is written in the transaction of that change ([`record_in_tx`]); a refusal, which changes
-//! nothing, by itself ([`record`]). No secret is ever part of one: `detail` holds names and numbers only.
+//! nothing, by itself and within bounds ([`record_refusal`]). No secret is ever part of one: `detail` holds names and numbers only.
 
+pub mod api;
+pub mod cli;
+mod refusals;
 pub mod rows;
+pub mod service;
+
+use std::sync::{Arc, OnceLock};
 
 use sea_orm::ConnectionTrait;
 use serde::{Deserialize, Serialize};
 
 use super::clock::Time;
 use super::error::Result;
+pub use refusals::{Refusals, record_refusal};
 
 /// Who acts, and from where. The system itself is [`Who::default`].
 #[derive(Clone, Debug, Default)]
@@ -39,7 +46,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn as_str(self) -> &'static str {
+    /// Its name in the database, the API and the CLI.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Refused => "refused",
@@ -103,4 +111,21 @@ impl Event {
 pub async fn record_in_tx(conn: &impl ConnectionTrait, now: Time, who: &Who, event: Event) -> Result<()> {
     rows::event_insert(conn, now, who, event).await?;
     Ok(())
+}
+
+/// Put into a request's extensions; whoever authenticates the request says here who it was, so that a refusal further
+/// out can name them.
+#[derive(Clone, Debug, Default)]
+pub struct Acting(Arc<OnceLock<Who>>);
+
+impl Acting {
+    /// Says who it is.
+    pub fn set(&self, who: &Who) {
+        let _ = self.0.set(who.clone());
+    }
+
+    /// Who it was, if anybody authenticated.
+    pub fn get(&self) -> Option<&Who> {
+        self.0.get()
+    }
 }

@@ -1,7 +1,8 @@
 //! The `event` table.
 
 use sea_orm::entity::prelude::*;
-use sea_orm::{QueryOrder, QuerySelect, Set};
+use sea_orm::sea_query::Query;
+use sea_orm::{Order, QueryOrder, QuerySelect, Set};
 
 use super::{Event, Who};
 use crate::platform::clock::Time;
@@ -54,27 +55,68 @@ pub async fn event_insert(
     Ok(())
 }
 
-/// Events newest first, of one team or (for operators) of all; `before` continues after the last id seen.
+/// Which events.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of one team; none means all.
+    pub team_id: Option<i64>,
+    /// `resource.verb`, or `resource` for all of its verbs.
+    pub what: Option<String>,
+    /// How they ended.
+    pub outcome: Option<String>,
+    /// Not older than this.
+    pub since: Option<Time>,
+    /// Only ids below this one, newest first.
+    pub before: Option<i64>,
+    /// Only ids above this one, oldest first.
+    pub after: Option<i64>,
+}
+
+/// Events, newest first unless `after` is given.
 pub async fn event_list(
     conn: &impl ConnectionTrait,
-    team_id: Option<i64>,
-    before: Option<i64>,
+    filter: &Filter,
     limit: u64,
 ) -> Result<Vec<Model>, DbErr> {
-    let mut select = Entity::find().order_by_desc(Column::Id).limit(limit);
-    if let Some(team_id) = team_id {
+    let order = if filter.after.is_some() {
+        Order::Asc
+    } else {
+        Order::Desc
+    };
+    let mut select = Entity::find().order_by(Column::Id, order).limit(limit);
+    if let Some(team_id) = filter.team_id {
         select = select.filter(Column::TeamId.eq(team_id));
     }
-    if let Some(before) = before {
+    match &filter.what {
+        Some(what) if what.contains('.') => select = select.filter(Column::What.eq(what)),
+        Some(what) => select = select.filter(Column::What.starts_with(format!("{what}."))),
+        None => {}
+    }
+    if let Some(outcome) = &filter.outcome {
+        select = select.filter(Column::Outcome.eq(outcome));
+    }
+    if let Some(since) = filter.since {
+        select = select.filter(Column::At.gte(since));
+    }
+    if let Some(before) = filter.before {
         select = select.filter(Column::Id.lt(before));
+    }
+    if let Some(after) = filter.after {
+        select = select.filter(Column::Id.gt(after));
     }
     select.all(conn).await
 }
 
-/// Forgets events older than `before`; returns how many.
-pub async fn event_forget(conn: &impl ConnectionTrait, before: Time) -> Result<u64, DbErr> {
+/// Forgets at most `limit` events older than `before`; returns how many.
+pub async fn event_forget(conn: &impl ConnectionTrait, before: Time, limit: u64) -> Result<u64, DbErr> {
+    let old = Query::select()
+        .column(Column::Id)
+        .from(Entity)
+        .and_where(Column::At.lt(before))
+        .limit(limit)
+        .to_owned();
     Ok(Entity::delete_many()
-        .filter(Column::At.lt(before))
+        .filter(Column::Id.in_subquery(old))
         .exec(conn)
         .await?
         .rows_affected)

@@ -8,10 +8,13 @@
 //!
 //! No transaction is open while a job works.
 
+pub mod api;
+pub mod cli;
 mod context;
 mod engine;
 mod model;
 pub mod rows;
+pub mod service;
 #[cfg(test)]
 mod tests;
 

@@ -256,8 +256,16 @@ pub async fn job_of_action(conn: &impl ConnectionTrait, action_id: i64) -> Resul
 }
 
 /// Newest first; `open` leaves out what has ended.
-pub async fn job_list(conn: &impl ConnectionTrait, open: bool, limit: u64) -> Result<Vec<Model>, DbErr> {
+pub async fn job_list(
+    conn: &impl ConnectionTrait,
+    open: bool,
+    before: Option<i64>,
+    limit: u64,
+) -> Result<Vec<Model>, DbErr> {
     let mut select = Entity::find().order_by_desc(Column::Id).limit(limit);
+    if let Some(before) = before {
+        select = select.filter(Column::Id.lt(before));
+    }
     if open {
         select = select.filter(Column::Status.is_in([QUEUED, RUNNING]));
     }

@@ -44,7 +44,11 @@ async fn a_key_lives_by_its_id_and_by_its_fingerprint() {
     assert_eq!(api.delete(&format!("{PATH}/{id}")).await.status, 204);
     api.delete(&by_print).await.refused(404, "not_found");
 
-    let seen = events::rows::event_list(api.app.db.conn(), Some(1), None, 100)
+    let filter = events::rows::Filter {
+        team_id: Some(1),
+        ..Default::default()
+    };
+    let seen = events::rows::event_list(api.app.db.conn(), &filter, 100)
         .await
         .expect("reads");
     let seen: Vec<&str> = seen

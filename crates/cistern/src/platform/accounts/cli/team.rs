@@ -1,0 +1,204 @@
+//! `cistern team`.
+
+use serde_json::{Value, json};
+
+use super::{open, page, shown, table, usage};
+use crate::cli::{Context, LocalFlags, Outcome, block_on};
+use crate::platform::accounts::Role;
+use crate::platform::accounts::service::{self, MemberView};
+use crate::platform::clock::wire;
+use crate::platform::events::Who;
+
+/// Makes teams and says who is in them.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Make a team
+    #[command(after_help = "Example:\n  cistern team create Web")]
+    Create(Create),
+    /// List all teams
+    List(List),
+    /// Say who is in a team
+    #[command(subcommand)]
+    Member(Member),
+}
+
+/// Says who is in a team.
+#[derive(Debug, clap::Subcommand)]
+pub enum Member {
+    /// List a team's members
+    List(MemberList),
+    /// Make a user a member
+    #[command(after_help = "Example:\n  cistern team member add ann@example.com --team Web --role owner")]
+    Add(MemberRole),
+    /// Give a member another role
+    SetRole(MemberRole),
+    /// Remove a member; their tokens of this team end
+    Remove(MemberOne),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Create {
+    #[command(flatten)]
+    local: LocalFlags,
+    /// For people; unique
+    name: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct List {
+    #[command(flatten)]
+    local: LocalFlags,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct MemberList {
+    #[command(flatten)]
+    local: LocalFlags,
+    /// By name [default: the first]
+    #[arg(long)]
+    team: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct MemberOne {
+    #[command(flatten)]
+    local: LocalFlags,
+    /// Whom
+    email: String,
+    /// By name [default: the first]
+    #[arg(long)]
+    team: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct MemberRole {
+    #[command(flatten)]
+    one: MemberOne,
+    /// owner, member or viewer
+    #[arg(long)]
+    role: String,
+}
+
+/// Runs one.
+pub fn run(command: Command, context: &Context) -> Outcome {
+    block_on(async {
+        match command {
+            Command::Create(args) => create(args, context).await,
+            Command::List(args) => list(args, context).await,
+            Command::Member(Member::List(args)) => member_list(args, context).await,
+            Command::Member(Member::Add(args)) => member_role(args, true, context).await,
+            Command::Member(Member::SetRole(args)) => member_role(args, false, context).await,
+            Command::Member(Member::Remove(args)) => member_remove(args, context).await,
+        }
+    })
+}
+
+async fn create(args: Create, context: &Context) -> Outcome {
+    let app = open(&args.local, context).await?;
+    let team = service::team_create(&app, &Who::default(), &args.name).await?;
+    let document = json!({ "team": { "id": team.id, "uuid": team.uuid, "name": team.name } });
+    context.output.document(&document, || {
+        format!(
+            "Team {0} is made; it has no members yet. Next: `cistern user create EMAIL --team '{0}' --role owner`, or \
+             `cistern team member add EMAIL --team '{0}' --role owner` for a user who exists.",
+            team.name
+        )
+    });
+    Ok(())
+}
+
+async fn list(args: List, context: &Context) -> Outcome {
+    let app = open(&args.local, context).await?;
+    let mut teams = Vec::new();
+    for number in 1.. {
+        let listed = service::team_list(&app, page(number)).await?;
+        let is_last = listed.rows.is_empty();
+        teams.extend(listed.rows);
+        if is_last || teams.len() as u64 >= listed.total {
+            break;
+        }
+    }
+    let documents: Vec<Value> = teams
+        .iter()
+        .map(|t| json!({ "id": t.id, "uuid": t.uuid, "name": t.name, "created_at": wire(t.created_at) }))
+        .collect();
+    context.output.document(&json!({ "teams": documents }), || {
+        let mut table = table(&["ID", "NAME", "MADE"]);
+        for t in &teams {
+            table.add_row([t.id.to_string().as_str(), &t.name, &shown(t.created_at)]);
+        }
+        table.to_string()
+    });
+    Ok(())
+}
+
+fn document(member: &MemberView) -> Value {
+    json!({
+        "user_id": member.user.id, "email": member.user.email, "name": member.user.name,
+        "role": member.role.as_str(), "is_disabled": member.user.disabled_at.is_some(),
+        "created_at": wire(member.since),
+    })
+}
+
+async fn member_list(args: MemberList, context: &Context) -> Outcome {
+    let app = open(&args.local, context).await?;
+    let team = service::team_find(&app, args.team.as_deref()).await?;
+    let mut members = Vec::new();
+    for number in 1.. {
+        let listed = service::member_list(&app, team.id, page(number)).await?;
+        let is_last = listed.rows.is_empty();
+        members.extend(listed.rows);
+        if is_last || members.len() as u64 >= listed.total {
+            break;
+        }
+    }
+    let documents: Vec<Value> = members.iter().map(document).collect();
+    context.output.document(&json!({ "members": documents }), || {
+        let mut table = table(&["USER", "E-MAIL", "ROLE", "STATE", "SINCE"]);
+        for m in &members {
+            let state = if m.user.disabled_at.is_some() {
+                "disabled"
+            } else {
+                "active"
+            };
+            table.add_row([
+                m.user.id.to_string().as_str(),
+                &m.user.email,
+                m.role.as_str(),
+                state,
+                &shown(m.since),
+            ]);
+        }
+        table.to_string()
+    });
+    Ok(())
+}
+
+async fn member_role(args: MemberRole, is_new: bool, context: &Context) -> Outcome {
+    let role: Role = args.role.parse().map_err(usage)?;
+    let app = open(&args.one.local, context).await?;
+    let team = service::team_find(&app, args.one.team.as_deref()).await?;
+    let user = service::user_by_email(&app, &args.one.email).await?;
+    let who = Who::default();
+    let member = match is_new {
+        true => service::member_add(&app, &who, team.id, user.id, role).await?,
+        false => service::member_set_role(&app, &who, team.id, user.id, role).await?,
+    };
+    context
+        .output
+        .document(&json!({ "member": document(&member) }), || {
+            format!("{} is {} of {}.", member.user.email, role.as_str(), team.name)
+        });
+    Ok(())
+}
+
+async fn member_remove(args: MemberOne, context: &Context) -> Outcome {
+    let app = open(&args.local, context).await?;
+    let team = service::team_find(&app, args.team.as_deref()).await?;
+    let user = service::user_by_email(&app, &args.email).await?;
+    service::member_remove(&app, &Who::default(), team.id, user.id).await?;
+    context.output.document(&json!({ "removed": user.email }), || {
+        format!("{} is not a member of {} any more.", user.email, team.name)
+    });
+    Ok(())
+}

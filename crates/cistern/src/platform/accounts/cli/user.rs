@@ -1,0 +1,218 @@
+//! `cistern user`.
+
+use serde_json::{Value, json};
+
+use super::{open, page, prompt, shown, table, usage};
+use crate::cli::{Context, LocalFlags, Outcome, block_on};
+use crate::platform::accounts::service::{self, UserNew};
+use crate::platform::accounts::{Role, rows};
+use crate::platform::clock::wire;
+use crate::platform::events::Who;
+
+/// Makes, lists and changes the people of the installation.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Make a user and a member of a team
+    #[command(after_help = "Example:\n  cistern user create ann@example.com --team Web --role owner")]
+    Create(Create),
+    /// List all users
+    List(List),
+    /// Set a user's password; their browsers are signed out
+    #[command(after_help = "Examples:
+  cistern user passwd ann@example.com
+  printf %s \"$PASSWORD\" | cistern user passwd ann@example.com --password-stdin")]
+    Passwd(Passwd),
+    /// Let a user do nothing any more: tokens and sign-ins end at once
+    Disable(One),
+    /// Let a disabled user in again
+    Enable(One),
+    /// Print a link that signs a user in to the console once, within a day
+    Link(Link),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Create {
+    #[command(flatten)]
+    local: LocalFlags,
+    /// For signing in
+    email: String,
+    /// For people [default: the e-mail address]
+    #[arg(long)]
+    name: Option<String>,
+    /// The first team, by name [default: the first]
+    #[arg(long)]
+    team: Option<String>,
+    /// owner, member or viewer
+    #[arg(long, default_value = "member")]
+    role: String,
+    /// May also run the installation
+    #[arg(long)]
+    operator: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct List {
+    #[command(flatten)]
+    local: LocalFlags,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Passwd {
+    #[command(flatten)]
+    local: LocalFlags,
+    /// Whose
+    email: String,
+    /// Read it from standard input, its first line
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct One {
+    #[command(flatten)]
+    local: LocalFlags,
+    /// Whom
+    email: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Link {
+    #[command(flatten)]
+    local: LocalFlags,
+    /// Whom
+    email: String,
+    /// The team to act in, by name [default: their first]
+    #[arg(long)]
+    team: Option<String>,
+}
+
+/// Runs one.
+pub fn run(command: Command, context: &Context) -> Outcome {
+    block_on(async {
+        match command {
+            Command::Create(args) => create(args, context).await,
+            Command::List(args) => list(args, context).await,
+            Command::Passwd(args) => passwd(args, context).await,
+            Command::Disable(args) => set_disabled(args, true, context).await,
+            Command::Enable(args) => set_disabled(args, false, context).await,
+            Command::Link(args) => link(args, context).await,
+        }
+    })
+}
+
+fn document(user: &rows::user::Model) -> Value {
+    json!({
+        "id": user.id, "uuid": user.uuid, "email": user.email, "name": user.name, "is_operator": user.is_operator,
+        "has_password": user.password_hash.is_some(), "is_disabled": user.disabled_at.is_some(),
+        "created_at": wire(user.created_at),
+    })
+}
+
+async fn create(args: Create, context: &Context) -> Outcome {
+    let role: Role = args.role.parse().map_err(usage)?;
+    let app = open(&args.local, context).await?;
+    let team = service::team_find(&app, args.team.as_deref()).await?;
+    let new = UserNew {
+        email: &args.email,
+        name: args.name.as_deref(),
+        team: (team.id, role),
+        is_operator: args.operator,
+    };
+    let user = service::user_create_as(&app, &Who::default(), &new).await?;
+    context.output.document(&json!({ "user": document(&user) }), || {
+        format!(
+            "{} is a user now, {} of {}. Next: `cistern user link {0}` lets them in to the console, `cistern token \
+             create --user {0}` makes them a token.",
+            user.email,
+            role.as_str(),
+            team.name
+        )
+    });
+    Ok(())
+}
+
+async fn list(args: List, context: &Context) -> Outcome {
+    let app = open(&args.local, context).await?;
+    let mut users = Vec::new();
+    for number in 1.. {
+        let listed = service::user_list(&app, page(number)).await?;
+        let is_last = listed.rows.is_empty();
+        users.extend(listed.rows);
+        if is_last || users.len() as u64 >= listed.total {
+            break;
+        }
+    }
+    let documents: Vec<Value> = users.iter().map(document).collect();
+    context.output.document(&json!({ "users": documents }), || {
+        let mut table = table(&["ID", "E-MAIL", "NAME", "OPERATOR", "PASSWORD", "STATE", "MADE"]);
+        let yes = |is: bool| if is { "yes" } else { "no" };
+        for u in &users {
+            table.add_row([
+                u.id.to_string().as_str(),
+                &u.email,
+                &u.name,
+                yes(u.is_operator),
+                yes(u.password_hash.is_some()),
+                if u.disabled_at.is_some() {
+                    "disabled"
+                } else {
+                    "active"
+                },
+                &shown(u.created_at),
+            ]);
+        }
+        table.to_string()
+    });
+    Ok(())
+}
+
+async fn passwd(args: Passwd, context: &Context) -> Outcome {
+    let app = open(&args.local, context).await?;
+    let user = service::user_by_email(&app, &args.email).await?;
+    let password = match args.password_stdin {
+        true => prompt::from_stdin()?,
+        false => prompt::from_terminal(&user.email)?,
+    };
+    service::password_set(&app, &Who::default(), user.id, &password).await?;
+    context.output.document(&json!({ "user": user.email }), || {
+        format!(
+            "The password of {} is set; their browsers are signed out.",
+            user.email
+        )
+    });
+    Ok(())
+}
+
+async fn set_disabled(args: One, is_disabled: bool, context: &Context) -> Outcome {
+    let app = open(&args.local, context).await?;
+    let user = service::user_by_email(&app, &args.email).await?;
+    service::user_set_disabled(&app, &Who::default(), user.id, is_disabled).await?;
+    let state = if is_disabled { "disabled" } else { "enabled" };
+    context
+        .output
+        .document(&json!({ "user": user.email, "is_disabled": is_disabled }), || {
+            format!("{} is {state}.", user.email)
+        });
+    Ok(())
+}
+
+async fn link(args: Link, context: &Context) -> Outcome {
+    let app = open(&args.local, context).await?;
+    let user = service::user_by_email(&app, &args.email).await?;
+    let team = match &args.team {
+        Some(name) => Some(service::team_find(&app, Some(name)).await?.id),
+        None => None,
+    };
+    let link = service::link_create(&app, &Who::default(), user.id, team).await?;
+    let scheme = if app.config.has_tls() { "https" } else { "http" };
+    let base = app.config.external_url.api.as_ref().map_or_else(
+        || format!("{scheme}://{}", app.config.listen_api),
+        |url| url.as_str().trim_end_matches('/').to_owned(),
+    );
+    let url = format!("{base}/sign-in/{}", link.secret);
+    context.output.document(
+        &json!({ "url": url, "expires_at": wire(link.expires_at) }),
+        || url.clone(),
+    );
+    Ok(())
+}

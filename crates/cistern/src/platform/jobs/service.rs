@@ -1,0 +1,46 @@
+//! Looking at jobs and cancelling them.
+
+use serde_json::json;
+
+use super::rows;
+use crate::app::App;
+use crate::platform::error::{Error, Result};
+use crate::platform::events::{self, Event, Who};
+
+pub use rows::Model as JobRow;
+
+/// Jobs of one answer at most.
+const LIST_MAX: u64 = 200;
+
+/// Jobs newest first; `open` leaves out what has ended.
+pub async fn job_list(app: &App, open: bool, before: Option<i64>) -> Result<Vec<JobRow>> {
+    Ok(rows::job_list(app.db.conn(), open, before, LIST_MAX).await?)
+}
+
+/// A job.
+pub async fn job_get(app: &App, id: i64) -> Result<JobRow> {
+    rows::job_get(app.db.conn(), id).await?.ok_or(Error::NotFound)
+}
+
+/// Asks a job to stop: one that waits ends within a second, one that runs at its next step.
+pub async fn job_cancel(app: &App, who: &Who, id: i64) -> Result<JobRow> {
+    let now = app.clock.now();
+    let tx = app.db.write().await?;
+    let job = rows::job_get(&*tx, id).await?.ok_or(Error::NotFound)?;
+    if !rows::job_cancel(&*tx, id).await? {
+        return Err(Error::Conflict(format!(
+            "job {id} has ended already ({})",
+            job.status
+        )));
+    }
+    rows::job_hurry(&*tx, now, id).await?;
+    let who = Who {
+        team_id: job.team_id.or(who.team_id),
+        ..who.clone()
+    };
+    let event = Event::done("job.cancel", "job", id).with(json!({ "kind": job.kind }));
+    events::record_in_tx(&*tx, now, &who, event).await?;
+    tx.commit().await?;
+    app.queue.wake();
+    job_get(app, id).await
+}

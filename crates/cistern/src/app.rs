@@ -131,7 +131,10 @@ fn place(config: &Config) -> Place {
 
 /// Every kind of job this server runs.
 pub fn job_kinds() -> Registry {
-    Registry::default().with(images::jobs::import_kind())
+    Registry::default()
+        .with(images::jobs::import_kind())
+        .with(images::checksum::kind())
+        .with(crate::platform::storage::jobs::verify_kind())
 }
 
 /// Who knows whether a thing that is to be tagged or put into a project exists: one owner for each kind of thing.
@@ -148,6 +151,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(projects::migration::Projects),
         Box::new(images::migration::Images),
         Box::new(images::uploads::migration::Uploads),
+        Box::new(images::checksum::migration::Checksums),
     ];
     list.extend(store::migrations());
     list

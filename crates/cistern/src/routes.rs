@@ -41,5 +41,7 @@ fn collect() -> OpenApiRouter<App> {
         .merge(ssh_keys::api::routes())
         .merge(tags::api::routes())
         .merge(crate::images::api::routes())
+        .merge(crate::images::download::api::routes())
         .merge(crate::images::uploads::api::routes())
+        .merge(crate::platform::storage::api::routes())
 }

@@ -44,6 +44,17 @@ pub struct Client {
 }
 
 impl Remote {
+    /// The token.
+    pub fn token(&self, context: &Context) -> Outcome<Secret> {
+        self.token.clone().or_else(|| context.env.token()).ok_or_else(|| {
+            Failure::Usage(
+                "no token; give --token or set CISTERN_TOKEN. On the server's machine `cistern token create --data DIR` \
+                 makes one"
+                    .into(),
+            )
+        })
+    }
+
     /// Prepares to talk; nothing is sent yet.
     pub fn client(&self, context: &Context) -> Outcome<Client> {
         let base = match (&self.url, context.env.url()) {
@@ -51,13 +62,7 @@ impl Remote {
             (None, text) => Url::parse(text.unwrap_or(DEFAULT_URL))
                 .map_err(|e| Failure::Usage(format!("CISTERN_URL is not an address: {e}")))?,
         };
-        let Some(token) = self.token.clone().or_else(|| context.env.token()) else {
-            return Err(Failure::Usage(
-                "no token; give --token or set CISTERN_TOKEN. On the server's machine `cistern token create --data DIR` \
-                 makes one"
-                    .into(),
-            ));
-        };
+        let token = self.token(context)?;
         crate::serve::provider_install();
         let mut http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(10))
@@ -81,6 +86,11 @@ impl Remote {
 }
 
 impl Client {
+    /// The server's address.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
     /// A request to a path such as `/v2/images?page=2`, signed in; send it with [`Client::send`].
     pub fn request(&self, method: Method, path: &str) -> Outcome<RequestBuilder> {
         let url = self
@@ -125,7 +135,8 @@ impl Client {
         self.json(self.request(Method::DELETE, path)?).await
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+    /// Why no answer came, as a sentence.
+    pub fn unreachable(&self, error: &reqwest::Error) -> Failure {
         let hint = if error.is_connect() {
             "; is the server running, and is --url right?"
         } else {
@@ -136,7 +147,7 @@ impl Client {
 }
 
 /// What the server said, with its request id, by which its log can be searched.
-async fn refusal(response: Response) -> Failure {
+pub async fn refusal(response: Response) -> Failure {
     let status = response.status();
     let body: Value = match response.bytes().await {
         Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),

@@ -9,6 +9,7 @@ mod config;
 mod doctor;
 mod flags;
 pub mod output;
+pub mod progress;
 mod serve;
 
 use std::process::ExitCode;
@@ -48,6 +49,12 @@ enum Command {
     Serve(serve::Args),
     /// Make the data folder and the database, and the first token
     Init(serve::InitArgs),
+    /// Disk images: bring them in, look at them, take them out
+    #[command(subcommand)]
+    Image(crate::images::cli::Command),
+    /// The store: figures, and the search for damage
+    #[command(subcommand)]
+    Store(crate::platform::storage::cli::Command),
     /// Look at the settings
     #[command(subcommand)]
     Config(config::Command),
@@ -131,6 +138,8 @@ fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Serve(args) => serve::run(&args, context),
         Command::Init(args) => serve::init(&args, context),
+        Command::Image(command) => crate::images::cli::run(command, context),
+        Command::Store(command) => crate::platform::storage::cli::run(command, context),
         Command::Config(command) => config::run(command, context),
         Command::Token(command) => accounts::token_run(command, context),
         Command::User(command) => accounts::user_run(command, context),

@@ -1,6 +1,8 @@
 //! `/v2/images`, as DigitalOcean has it, and our additions: `expected_sha256` and `upload` on create, `protected`,
 //! `?purge=true`, `restore`, and the fields of an image that DigitalOcean does not show.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -13,7 +15,7 @@ use uuid::Uuid;
 
 use super::model::{Filter, ImportSource, Kind, ListKind, NewImport};
 use super::rows::{Change, Model};
-use super::service;
+use super::{checksum, service};
 use crate::app::App;
 use crate::platform::accounts::Caller;
 use crate::platform::actions::api::{ActionAnswer, ActionList, ActionView};
@@ -69,6 +71,8 @@ pub struct ImageBody {
     logical_bytes: Option<i64>,
     /// What it added to the store, in bytes.
     new_bytes: Option<i64>,
+    /// The SHA-256 of its downloads by format, once they are known.
+    checksums: BTreeMap<String, String>,
     /// Until when a deleted image can be restored.
     #[serde(skip_serializing_if = "Option::is_none")]
     restorable_until: Option<String>,
@@ -105,6 +109,7 @@ impl ImageBody {
             virtual_bytes: row.virtual_bytes,
             logical_bytes: row.logical_bytes,
             new_bytes: row.new_bytes,
+            checksums: BTreeMap::new(),
             restorable_until: row.purge_at.filter(|_| is_restorable).map(wire),
             import: None,
         }
@@ -395,7 +400,7 @@ async fn image_action_get(
     Ok(Json(ActionAnswer { action }))
 }
 
-async fn answer(app: &App, caller: &Caller, row: Model) -> Result<Json<ImageAnswer>> {
+pub(super) async fn answer(app: &App, caller: &Caller, row: Model) -> Result<Json<ImageAnswer>> {
     let import = service::image_progress(app, &row).await?;
     let mut bodies = bodies(app, caller, vec![row]).await?;
     let mut image = bodies.pop().ok_or_else(|| Error::bug("one row makes one body"))?;
@@ -405,9 +410,15 @@ async fn answer(app: &App, caller: &Caller, row: Model) -> Result<Json<ImageAnsw
 
 async fn bodies(app: &App, caller: &Caller, rows: Vec<Model>) -> Result<Vec<ImageBody>> {
     let mut tags = service::image_tags(app, caller, &rows).await?;
+    let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+    let mut checksums = checksum::checksum_list(app, &ids).await?;
     let body = |row: Model| {
+        let checksums = checksums.remove(&row.id).unwrap_or_default();
         let tags = tags.remove(&row.id.to_string()).unwrap_or_default();
-        ImageBody::new(row, tags)
+        ImageBody {
+            checksums,
+            ..ImageBody::new(row, tags)
+        }
     };
     Ok(rows.into_iter().map(body).collect())
 }

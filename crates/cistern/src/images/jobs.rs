@@ -25,7 +25,7 @@ use super::model::{self, Status};
 use super::rows::{self, Model, Published};
 use super::sandbox::{Opened, Sandbox};
 use super::spool::Spool;
-use super::{service, uploads};
+use super::{checksum, local, service, uploads};
 use crate::app::App;
 use crate::platform::db::Tx;
 use crate::platform::error::{Context, Result};
@@ -150,6 +150,7 @@ impl Import<'_> {
     async fn run(&self) -> std::result::Result<(), JobError> {
         let row = self.begin().await?;
         let file = self.input(&row).await?;
+        let source = self.handed(&file)?;
         let is_checked = self.sha256_check(&row, &file).await?;
         let (file, format, is_wrapped) = self.open(file).await?;
         let session = self
@@ -166,6 +167,12 @@ impl Import<'_> {
                 return Err(error);
             }
         };
+        if let Some((stamp, file)) = source
+            && let Err(changed) = stamp.check(&file)
+        {
+            give_up(session).await;
+            return Err(changed.into());
+        }
         // The digest of a plain raw file is the disk's own.
         let sha256 = row
             .expected_sha256
@@ -202,6 +209,15 @@ impl Import<'_> {
                 Err(error) => Err(file_failed(&error)),
             },
         }
+    }
+
+    /// A file that was handed over is still its owner's: what it was like before the first byte is read.
+    fn handed(&self, file: &File) -> std::result::Result<Option<(local::Stamp, File)>, JobError> {
+        if !matches!(self.payload.input, Input::Local { .. }) {
+            return Ok(None);
+        }
+        let both = || Ok((local::Stamp::of(file)?, file.try_clone()?));
+        both().map(Some).map_err(|e| file_failed(&e))
     }
 
     async fn fetch(&self, row: &Model) -> std::result::Result<File, JobError> {
@@ -333,8 +349,11 @@ impl Import<'_> {
         let stats = json!({ "new_bytes": disk.stats.stored_bytes, "virtual_bytes": info.virtual_bytes });
         let event = Event::done("image.import", "image", row.id).with(stats);
         events::record_in_tx(&*tx, app.clock.now(), &who, event).await?;
+        checksum::checksum_enqueue_in_tx(&*tx, app.clock.now(), row.team_id, row.id).await?;
         self.context.complete_in_tx(&tx).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        app.queue.wake();
+        Ok(())
     }
 
     fn sandbox(&self) -> Sandbox<'_> {

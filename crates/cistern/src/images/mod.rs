@@ -7,10 +7,14 @@
 pub mod api;
 #[cfg(test)]
 mod api_tests;
+pub mod checksum;
+pub mod cli;
+pub mod download;
 mod fetch;
 pub mod handed;
 mod ingest;
 pub mod jobs;
+pub mod local;
 pub mod migration;
 pub mod model;
 pub mod rows;

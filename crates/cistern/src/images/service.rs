@@ -7,6 +7,7 @@ use sea_orm::ConnectionTrait;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::checksum;
 use super::jobs::{self, Input, Payload};
 use super::model::{self, Filter, ImportSource, Kind, NewImport, Status};
 use super::rows::{self, Change, Model, NewRow};
@@ -408,6 +409,7 @@ async fn disk_forget_in_tx(app: &App, tx: &Tx, id: i64) -> Result<bool> {
     if !rows::image_forget_disk(&**tx, id).await? {
         return Ok(false);
     }
+    checksum::checksum_forget_in_tx(&**tx, id).await?;
     app.store
         .root_delete_in_tx(&**tx, jobs::ROOT_KIND, &id.to_string())
         .await?;

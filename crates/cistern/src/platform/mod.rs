@@ -18,5 +18,6 @@ pub mod regions;
 pub mod resources;
 pub mod sizes;
 pub mod ssh_keys;
+pub mod storage;
 pub mod tags;
 pub mod upkeep;

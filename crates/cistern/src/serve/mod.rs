@@ -88,6 +88,11 @@ pub async fn run(config: Config) -> Result<()> {
     let upkeep = tokio::spawn(upkeep(app.clone(), certificate.clone()));
     let sweeping = CancellationToken::new();
     tokio::spawn(images::service::sweeper(app.clone(), sweeping.clone()));
+    tokio::spawn(images::uploads::service::upload_sweeper(
+        app.clone(),
+        sweeping.clone(),
+    ));
+    tokio::spawn(images::local::serve(app.clone(), sweeping.clone()));
     let _sweeping = sweeping.drop_guard();
     let tidying = tokio::spawn(crate::platform::upkeep::run(app.clone()));
     while signals.stop_or_reload().await {

@@ -14,8 +14,10 @@ use super::model::{CHECKSUMS, Checksum, EXTENSIONS, Refusal, VERSION, number};
 use super::rows::Model;
 use super::service::{self, Append, BodyStream, NewUpload};
 use crate::app::App;
+use crate::images::local::SOCKET;
 use crate::platform::accounts::Caller;
 use crate::platform::api::error::{ErrorBody, ErrorId};
+use crate::platform::api::origin::{Peer, is_local};
 use crate::platform::clock::Time;
 use crate::platform::error::{Error, Result};
 
@@ -65,14 +67,25 @@ impl FromRequestParts<App> for Tus {
 #[utoipa::path(options, path = "/v2/uploads", tag = "Uploads", responses(
     (status = 204, description = "The version, extensions and limits in `Tus-…` headers"),
 ))]
-async fn options(State(app): State<App>) -> Response {
-    let headers = [
+async fn options(State(app): State<App>, caller: Option<Caller>, request: Request) -> Response {
+    let tus = [
         ("tus-version", VERSION.to_owned()),
         ("tus-extension", EXTENSIONS.to_owned()),
         ("tus-checksum-algorithm", CHECKSUMS.to_owned()),
         ("tus-max-size", app.config.upload.max_bytes.to_string()),
     ];
-    (StatusCode::NO_CONTENT, headers).into_response()
+    let mut response = (StatusCode::NO_CONTENT, tus).into_response();
+    // A command on this machine, with a token, may hand over the open file instead.
+    let peer = request.extensions().get::<Peer>();
+    let is_near = peer.is_some_and(|peer| is_local(peer, request.headers()));
+    if is_near
+        && caller.is_some_and(|caller| caller.may("image:create"))
+        && let Some(path) = app.data.join(SOCKET).to_str()
+        && let Ok(path) = HeaderValue::from_str(path)
+    {
+        response.headers_mut().insert("cistern-socket", path);
+    }
+    response
 }
 
 /// Begin an upload

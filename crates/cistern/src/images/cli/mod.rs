@@ -1,0 +1,203 @@
+//! `cistern image`: bring disks in, look at them, take them out again.
+
+mod export;
+mod import;
+mod show;
+mod tus;
+
+use clap::Subcommand;
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::cli::client::{Client, Remote};
+use crate::cli::{Context, Failure, Outcome, block_on};
+
+/// `cistern image …`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring in a disk image, from a file or a URL
+    Import(import::Args),
+    /// List your images
+    List(ListArgs),
+    /// Show an image
+    Get(OneArgs),
+    /// Delete an image; it can be restored for a day
+    Delete(DeleteArgs),
+    /// Bring a deleted image back
+    Restore(OneArgs),
+    /// Download an image as raw or qcow2
+    Export(export::Args),
+}
+
+/// Flags of `list`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  cistern image list\n  cistern image list --all --json")]
+pub struct ListArgs {
+    /// Also everyone's: distributions and applications
+    #[arg(long)]
+    all: bool,
+    /// Only those with this tag
+    #[arg(long, value_name = "TAG")]
+    tag: Option<String>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// One image.
+#[derive(Debug, clap::Args)]
+pub struct OneArgs {
+    /// Its number or name
+    #[arg(value_name = "ID|NAME")]
+    image: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Flags of `delete`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  cistern image delete web\n  cistern image delete 12 --purge")]
+pub struct DeleteArgs {
+    /// Its number or name
+    #[arg(value_name = "ID|NAME")]
+    image: String,
+    /// Free its room now instead of in a day; cannot be undone
+    #[arg(long)]
+    purge: bool,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Runs a command.
+pub fn run(command: Command, context: &Context) -> Outcome {
+    block_on(async {
+        match command {
+            Command::Import(args) => import::run(args, context).await,
+            Command::List(args) => list(args, context).await,
+            Command::Get(args) => get(args, context).await,
+            Command::Delete(args) => delete(args, context).await,
+            Command::Restore(args) => restore(args, context).await,
+            Command::Export(args) => export::run(args, context).await,
+        }
+    })
+}
+
+async fn list(args: ListArgs, context: &Context) -> Outcome {
+    let client = args.remote.client(context)?;
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    if !args.all {
+        query.append_pair("private", "true");
+    }
+    if let Some(tag) = &args.tag {
+        query.append_pair("tag_name", tag);
+    }
+    let images = image_list(&client, &query.finish()).await?;
+    let document = serde_json::json!({ "images": images, "meta": { "total": images.len() } });
+    context.output.document(&document, || show::table(&images, now()));
+    Ok(())
+}
+
+async fn get(args: OneArgs, context: &Context) -> Outcome {
+    let client = args.remote.client(context)?;
+    let id = image_find(&client, &args.image, false).await?;
+    let answer = client.get(&format!("/v2/images/{id}")).await?;
+    context
+        .output
+        .document(&answer, || show::one(&answer["image"], now()));
+    Ok(())
+}
+
+async fn delete(args: DeleteArgs, context: &Context) -> Outcome {
+    let client = args.remote.client(context)?;
+    let id = image_find(&client, &args.image, false).await?;
+    let query = if args.purge { "?purge=true" } else { "" };
+    client.delete(&format!("/v2/images/{id}{query}")).await?;
+    let answer = client.get(&format!("/v2/images/{id}")).await?;
+    context.output.document(&answer, || {
+        if args.purge {
+            format!("Deleted image {id}; its room is freed.")
+        } else {
+            format!("Deleted image {id}. Within a day `cistern image restore {id}` brings it back.")
+        }
+    });
+    Ok(())
+}
+
+async fn restore(args: OneArgs, context: &Context) -> Outcome {
+    let client = args.remote.client(context)?;
+    let Ok(id) = args.image.parse::<i64>() else {
+        // A deleted image is in no list, so no name leads to it.
+        return Err(Failure::Usage("a deleted image is restored by its number".into()));
+    };
+    let answer = client
+        .post(&format!("/v2/images/{id}/restore"), &Value::Null)
+        .await?;
+    context
+        .output
+        .document(&answer, || format!("Image {id} is back."));
+    Ok(())
+}
+
+/// All pages of a list.
+async fn image_list(client: &Client, query: &str) -> Outcome<Vec<Value>> {
+    let mut images = Vec::new();
+    for page in 1.. {
+        let answer = client
+            .get(&format!("/v2/images?{query}&per_page=200&page={page}"))
+            .await?;
+        let rows = answer["images"].as_array().cloned().unwrap_or_default();
+        images.extend(rows);
+        if answer["links"]["pages"]["next"].is_null() {
+            break;
+        }
+    }
+    Ok(images)
+}
+
+/// The number of an image that is named by its number or its name.
+async fn image_find(client: &Client, text: &str, only_available: bool) -> Outcome<i64> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    let images = image_list(client, "private=true").await?;
+    let usable = |image: &&Value| !only_available || image["status"] == "available";
+    let ids: Vec<i64> = images
+        .iter()
+        .filter(|image| image["name"] == text)
+        .filter(usable)
+        .filter_map(|image| image["id"].as_i64())
+        .collect();
+    match ids[..] {
+        [id] => Ok(id),
+        [] => Err(Failure::Failed(format!(
+            "there is no image `{text}`; `cistern image list` shows what there is"
+        ))),
+        _ => {
+            let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+            Err(Failure::Failed(format!(
+                "{} images are called `{text}`; name one by its number: {}",
+                ids.len(),
+                ids.join(", ")
+            )))
+        }
+    }
+}
+
+/// The time, for ages.
+fn now() -> crate::platform::clock::Time {
+    crate::platform::clock::Clock::default().now()
+}
+
+/// Deletes what an interrupted command left on the server; what goes wrong is not worth hiding the interruption.
+async fn give_up(client: &Client, path: &str) {
+    // The server may still hold the lock for the connection that was just dropped.
+    for _ in 0..20 {
+        let Ok(request) = client.request(Method::DELETE, path) else {
+            return;
+        };
+        match request.header("tus-resumable", "1.0.0").send().await {
+            Ok(response) if response.status() == reqwest::StatusCode::LOCKED => {}
+            _ => return,
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    }
+}

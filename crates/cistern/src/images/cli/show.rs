@@ -1,0 +1,174 @@
+//! Images for people.
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::Value;
+
+use crate::cli::output;
+use crate::platform::clock::Time;
+
+/// A list, one line an image.
+pub fn table(images: &[Value], now: Time) -> String {
+    if images.is_empty() {
+        return "No images yet. `cistern image import FILE --name NAME` brings one in.".into();
+    }
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_header(["ID", "NAME", "STATUS", "DISK", "DATA", "FORMAT", "AGE"]);
+    for image in images {
+        table.add_row([
+            text(&image["id"]),
+            text(&image["name"]),
+            text(&image["status"]),
+            size(&image["virtual_bytes"]),
+            size(&image["logical_bytes"]),
+            text(&image["format"]),
+            age(&image["created_at"], now),
+        ]);
+    }
+    for right in [0, 3, 4, 6] {
+        if let Some(column) = table.column_mut(right) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    if let Some(first) = table.column_mut(0) {
+        first.set_padding((0, 1));
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+/// One image, a line a fact.
+pub fn one(image: &Value, now: Time) -> String {
+    let mut facts = vec![
+        ("ID", text(&image["id"])),
+        ("Name", text(&image["name"])),
+        ("Status", text(&image["status"])),
+    ];
+    let mut add = |name, value: String| {
+        if !value.is_empty() && value != "-" {
+            facts.push((name, value));
+        }
+    };
+    add("Error", text(&image["error_message"]));
+    add("Disk", size(&image["virtual_bytes"]));
+    add("Data", size(&image["logical_bytes"]));
+    add("New in store", size(&image["new_bytes"]));
+    add("Format", text(&image["variant"]));
+    add("Distribution", text(&image["distribution"]));
+    add("Description", text(&image["description"]));
+    add("Source", text(&image["source"]));
+    add("Regions", list(&image["regions"]));
+    add("Tags", list(&image["tags"]));
+    add("Created", format!("{} ago", age(&image["created_at"], now)));
+    add("Restorable until", text(&image["restorable_until"]));
+    for (format, digest) in image["checksums"].as_object().into_iter().flatten() {
+        add("SHA-256", format!("{} ({format})", text(digest)));
+    }
+    for warning in image["warnings"].as_array().into_iter().flatten() {
+        add("Warning", text(warning));
+    }
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines: Vec<String> = facts
+        .into_iter()
+        .map(|(name, value)| format!("{name:width$}  {value}"))
+        .collect();
+    lines.join("\n")
+}
+
+/// What an import did, in a sentence or two.
+pub fn imported(image: &Value, took: std::time::Duration) -> String {
+    let id = text(&image["id"]);
+    format!(
+        "Image {id} ({}) is available: {} disk, {} data, {} new in the store, in {:.1} s.\nNext: cistern image export \
+         {id} --format qcow2 -o FILE",
+        text(&image["name"]),
+        size(&image["virtual_bytes"]),
+        size(&image["logical_bytes"]),
+        size(&image["new_bytes"]),
+        took.as_secs_f64(),
+    )
+}
+
+/// A value as text that cannot move a terminal's cursor; `-` for nothing.
+pub fn text(value: &Value) -> String {
+    let text = match value {
+        Value::Null => return "-".into(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+fn size(value: &Value) -> String {
+    value.as_u64().map_or_else(|| "-".into(), output::bytes)
+}
+
+fn list(value: &Value) -> String {
+    let items: Vec<String> = value.as_array().into_iter().flatten().map(text).collect();
+    items.join(", ")
+}
+
+/// How long ago, in the largest unit.
+fn age(value: &Value, now: Time) -> String {
+    let Some(then) = value.as_str().and_then(|t| t.parse::<Time>().ok()) else {
+        return "-".into();
+    };
+    let seconds = (now - then).num_seconds().max(0);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn now() -> Time {
+        "2026-01-02T03:04:05Z".parse().expect("a time")
+    }
+
+    fn image() -> Value {
+        json!({
+            "id": 7, "name": "web\u{1b}[2J", "status": "available", "virtual_bytes": 2_147_483_648_u64,
+            "logical_bytes": 1_572_864, "new_bytes": 0, "format": "qcow2", "variant": "qcow2 v3",
+            "created_at": "2026-01-02T01:04:05Z", "error_message": "", "regions": ["nyc3"], "tags": [],
+            "checksums": { "raw": "ab" },
+        })
+    }
+
+    #[test]
+    fn a_table_has_sizes_and_ages_for_people() {
+        let shown = table(&[image()], now());
+        let lines: Vec<&str> = shown.lines().collect();
+        assert!(lines[0].contains("NAME") && lines[0].contains("AGE"), "{shown}");
+        for part in ["7", "available", "2.0 GiB", "1.5 MiB", "qcow2", "2 h"] {
+            assert!(lines[1].contains(part), "{part}: {shown}");
+        }
+        assert!(!shown.contains('\u{1b}'), "a name cannot steer the terminal");
+        assert!(table(&[], now()).contains("cistern image import"));
+    }
+
+    #[test]
+    fn one_image_shows_what_is_known_and_nothing_empty() {
+        let shown = one(&image(), now());
+        assert!(shown.contains("SHA-256") && shown.contains("ab (raw)"), "{shown}");
+        assert!(!shown.contains("Tags") && !shown.contains("Error"), "{shown}");
+    }
+
+    #[test]
+    fn ages_are_in_the_largest_unit() {
+        let of = |text: &str| age(&json!(text), now());
+        assert_eq!(of("2026-01-02T03:04:00Z"), "5 s");
+        assert_eq!(of("2026-01-02T03:00:00Z"), "4 min");
+        assert_eq!(of("2025-12-30T03:00:00Z"), "3 d");
+        assert_eq!(of("2027-01-01T00:00:00Z"), "0 s");
+        assert_eq!(age(&Value::Null, now()), "-");
+    }
+}

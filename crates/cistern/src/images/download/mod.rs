@@ -1,0 +1,15 @@
+//! Downloads: a stored disk comes out again as a raw or qcow2 file, made while it is sent.
+//!
+//! Nothing is spooled: [`disk::layout`] knows every byte's place in the file, so any range can be made by itself, and
+//! the length is known before the first byte. Data goes out only after the store has checked it; where stored data is
+//! damaged the connection is cut before the range, and an event says which it is. The bytes are pulled by the client:
+//! who reads slowly makes us read slowly, who goes away makes us stop.
+
+pub mod api;
+mod export;
+pub mod range;
+pub mod service;
+#[cfg(test)]
+mod tests;
+
+pub use export::{Export, Format, etag};

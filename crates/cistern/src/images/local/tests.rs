@@ -1,0 +1,188 @@
+//! What the socket takes and refuses.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::file::check_kind;
+use super::*;
+use crate::app::App;
+use crate::app::tests::app;
+use crate::config::Secret;
+
+struct World {
+    app: App,
+    token: String,
+    stop: CancellationToken,
+    dir: tempfile::TempDir,
+}
+
+async fn world() -> World {
+    let (app, dir) = app().await;
+    let token = app
+        .first_start()
+        .await
+        .expect("starts")
+        .expect("is the first")
+        .token;
+    let stop = CancellationToken::new();
+    tokio::spawn(serve(app.clone(), stop.clone()));
+    World {
+        app,
+        token,
+        stop,
+        dir,
+    }
+}
+
+impl World {
+    async fn connect(&self) -> Connection {
+        let wait = async {
+            loop {
+                if let Ok(connection) = connect(&self.app.data.join(SOCKET)).await {
+                    return connection;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait)
+            .await
+            .expect("listens in time")
+    }
+
+    fn request(token: &str) -> Request {
+        Request {
+            token: Secret::new(token),
+            name: "disk".into(),
+            region: "nyc3".into(),
+            tags: Vec::new(),
+            distribution: None,
+            description: None,
+            expected_sha256: None,
+        }
+    }
+
+    fn disk(&self) -> File {
+        let path = self.dir.path().join("disk.raw");
+        std::fs::write(&path, vec![7; 4096]).expect("writes");
+        File::open(path).expect("opens")
+    }
+
+    /// The answer to a request with this file.
+    async fn ask(&self, token: &str, file: &File) -> Answer {
+        let mut connection = self.connect().await;
+        connection
+            .hand_over(&World::request(token), file)
+            .await
+            .expect("sends");
+        connection.next().await.expect("reads").expect("answers")
+    }
+}
+
+#[tokio::test]
+async fn a_file_becomes_an_image_that_reads_from_the_descriptor() {
+    let w = world().await;
+    let Answer::Image(image) = w.ask(&w.token, &w.disk()).await else {
+        panic!("refused");
+    };
+    assert_eq!(image["status"], "NEW");
+    assert_eq!(image["name"], "disk");
+    let mode = std::fs::metadata(w.app.data.join(SOCKET))
+        .expect("is there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    w.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_cancel_ends_the_import() {
+    let w = world().await;
+    let mut connection = w.connect().await;
+    connection
+        .hand_over(&World::request(&w.token), &w.disk())
+        .await
+        .expect("sends");
+    connection.next().await.expect("reads").expect("answers");
+    connection.cancel().await.expect("sends");
+    let last = loop {
+        match connection.next().await.expect("reads") {
+            Some(Answer::Image(image)) if image["status"] == "deleted" => break image,
+            Some(Answer::Image(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(last["status"], "deleted");
+}
+
+#[tokio::test]
+async fn strangers_and_narrow_tokens_are_refused_and_nothing_is_kept() {
+    let w = world().await;
+    let Answer::Error(reason) = w.ask(&format!("dop_v1_{}", "0".repeat(64)), &w.disk()).await else {
+        panic!("taken");
+    };
+    assert!(reason.contains("authenticate"), "{reason}");
+}
+
+#[tokio::test]
+async fn only_regular_files_opened_for_reading_are_taken() {
+    let w = world().await;
+    let writable = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open({
+            w.disk();
+            w.dir.path().join("disk.raw")
+        })
+        .expect("opens");
+    let folder = File::open(w.dir.path()).expect("opens");
+    let device = File::open("/dev/zero").expect("opens");
+    for (what, file) in [("writable", &writable), ("folder", &folder), ("device", &device)] {
+        let Answer::Error(reason) = w.ask(&w.token, file).await else {
+            panic!("{what} was taken");
+        };
+        assert!(reason.contains("file"), "{what}: {reason}");
+    }
+    assert!(check_kind(&w.disk()).is_ok());
+}
+
+#[tokio::test]
+async fn a_request_without_a_file_or_of_another_shape_is_refused() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let w = world().await;
+    w.connect().await;
+    let whole = serde_json::to_string(&World::request(&w.token)).expect("writes");
+    for text in [
+        format!("{whole}\n"),
+        "{}\n".into(),
+        "no json\n".into(),
+        "x".repeat(80_000),
+    ] {
+        let mut stream = tokio::net::UnixStream::connect(w.app.data.join(SOCKET))
+            .await
+            .expect("connects");
+        // The server may answer and close before it has read all of it.
+        let _ = stream.write_all(text.as_bytes()).await;
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        assert!(
+            answer.contains("error") || text.len() > 70_000,
+            "{text:.40}: {answer}"
+        );
+        assert!(!answer.contains(&w.token));
+    }
+}
+
+#[test]
+fn a_file_that_is_written_to_is_noticed() {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(b"abc").expect("writes");
+    let reader = File::open(file.path()).expect("opens");
+    let stamp = Stamp::of(&reader).expect("is there");
+    assert!(stamp.check(&reader).is_ok());
+    file.write_all(b"d").expect("writes");
+    assert!(stamp.check(&reader).is_err());
+}

@@ -1,0 +1,266 @@
+//! `cistern store`: on a data folder with `--data`, otherwise through a server.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+use store::VerifyProgress;
+
+use super::model::{Report, StoreStats};
+use crate::app::App;
+use crate::cli::client::Remote;
+use crate::cli::progress::Progress;
+use crate::cli::{Context, Failure, LocalFlags, Outcome, block_on, output};
+
+/// How often it is looked how far a verification is.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+
+/// `cistern store …`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show how much is stored, and what deduplication and compression save
+    Stats(StatsArgs),
+    /// Look for damage; exits with 1 and a line for each damaged range where there is any
+    Verify(VerifyArgs),
+}
+
+/// Flags of `stats`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  cistern store stats --data /var/lib/cistern\n  cistern store stats --json"
+)]
+pub struct StatsArgs {
+    #[command(flatten)]
+    local: LocalFlags,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Flags of `verify`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  cistern store verify                            is everything there?\n  cistern store \
+                  verify --read-data --data DIR   is every byte of it right?"
+)]
+pub struct VerifyArgs {
+    /// Read and hash every stored byte
+    #[arg(long)]
+    read_data: bool,
+    #[command(flatten)]
+    local: LocalFlags,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Runs a command.
+pub fn run(command: Command, context: &Context) -> Outcome {
+    block_on(async {
+        match command {
+            Command::Stats(args) => stats(args, context).await,
+            Command::Verify(args) => verify(args, context).await,
+        }
+    })
+}
+
+async fn stats(args: StatsArgs, context: &Context) -> Outcome {
+    let stats: StoreStats = if args.local.has_data() {
+        let app = App::open_existing(args.local.config(context)?).await?;
+        app.store
+            .stats()
+            .await
+            .map_err(crate::platform::error::Error::from)?
+            .into()
+    } else {
+        let answer = args.remote.client(context)?.get("/v2/store/stats").await?;
+        read(&answer["stats"])?
+    };
+    context.output.document(&stats, || stats_text(&stats));
+    Ok(())
+}
+
+async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
+    let progress = Progress::new();
+    let step = if args.read_data {
+        "reading the store"
+    } else {
+        "looking through the store"
+    };
+    progress.step(step, None);
+    let found = if args.local.has_data() {
+        verify_local(&args, context, &progress).await
+    } else {
+        verify_remote(&args, context, &progress).await
+    };
+    progress.clear();
+    let report = found?;
+    context
+        .output
+        .document(&json!({ "verify": report }), || report_text(&report));
+    if report.is_clean() {
+        return Ok(());
+    }
+    let count = report.damage.len() as u64 + report.more;
+    Err(Failure::Failed(format!(
+        "{count} damaged {}; restore the objects from a copy of the store, or import the images again",
+        if count == 1 { "range" } else { "ranges" }
+    )))
+}
+
+async fn verify_local(args: &VerifyArgs, context: &Context, progress: &Progress) -> Outcome<Report> {
+    let app = App::open_existing(args.local.config(context)?).await?;
+    let counters = VerifyProgress::default();
+    let mut work = std::pin::pin!(app.store.verify(args.read_data, &counters));
+    loop {
+        tokio::select! {
+            found = &mut work => {
+                let found = found.map_err(crate::platform::error::Error::from)?;
+                return Ok(Report::new(args.read_data, found, &counters));
+            }
+            () = tokio::time::sleep(LOOK_EVERY) => progress.set(counters.bytes.load(Relaxed)),
+        }
+    }
+}
+
+async fn verify_remote(args: &VerifyArgs, context: &Context, progress: &Progress) -> Outcome<Report> {
+    let client = args.remote.client(context)?;
+    let body = json!({ "read_data": args.read_data });
+    let mut answer = client.post("/v2/store/verify", &body).await?;
+    loop {
+        let run = &answer["verification"];
+        if let Some(bytes) = run["progress"]["bytes"].as_u64() {
+            progress.set(bytes);
+        }
+        match run["status"].as_str() {
+            Some("done") => return read(&run["report"]),
+            Some("queued" | "running") => {}
+            _ => {
+                let reason = run["error"].as_str().unwrap_or("the verification was not done");
+                return Err(Failure::Failed(reason.to_owned()));
+            }
+        }
+        let path = format!("/v2/store/verify/{}", run["id"]);
+        tokio::time::sleep(LOOK_EVERY).await;
+        answer = client.get(&path).await?;
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(value: &Value) -> Outcome<T> {
+    serde_json::from_value(value.clone())
+        .map_err(|e| Failure::Failed(format!("the server's answer is not understood: {e}")))
+}
+
+fn stats_text(stats: &StoreStats) -> String {
+    let bytes = output::bytes;
+    let saved = if stats.stored_bytes > 0 {
+        // One decimal, in whole numbers.
+        let tenths = u128::from(stats.logical_bytes) * 10 / u128::from(stats.stored_bytes);
+        format!("  ({}.{} times less)", tenths / 10, tenths % 10)
+    } else {
+        String::new()
+    };
+    format!(
+        "Disks      {:>12}  in {}\nData       {:>12}  without zeros, as if nothing were shared\nStored     {:>12}{saved}\n\
+         Chunks     {:>12}  in {}\nWriting    {:>12}",
+        bytes(stats.virtual_bytes),
+        count(stats.roots, "disk"),
+        bytes(stats.logical_bytes),
+        bytes(stats.stored_bytes),
+        stats.chunks,
+        count(stats.packs, "pack"),
+        stats.open_sessions,
+    )
+}
+
+fn report_text(report: &Report) -> String {
+    let mut lines: Vec<String> = report
+        .damage
+        .iter()
+        .map(|d| {
+            format!(
+                "{} {}: bytes {}-{}: {}",
+                d.kind,
+                d.id,
+                d.from,
+                d.to.saturating_sub(1),
+                d.reason
+            )
+        })
+        .collect();
+    if report.more > 0 {
+        lines.push(format!("and {} more", report.more));
+    }
+    if report.is_clean() {
+        let how = if report.read_data {
+            "every byte was read"
+        } else {
+            "nothing is missing; --read-data reads it all"
+        };
+        let (disks, packs) = (count(report.roots, "disk"), count(report.packs, "pack"));
+        lines.push(format!(
+            "No damage in {disks} and {packs} ({}): {how}.",
+            output::bytes(report.bytes)
+        ));
+    }
+    lines.join("\n")
+}
+
+fn count(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::Damage;
+    use super::*;
+
+    #[test]
+    fn each_damaged_range_is_a_line() {
+        let damage = Damage {
+            kind: "image".into(),
+            id: "7".into(),
+            from: 65_536,
+            to: 131_072,
+            reason: "the object is too short".into(),
+        };
+        let report = Report {
+            damage: vec![damage.clone(), damage],
+            more: 3,
+            ..Report::default()
+        };
+        let text = report_text(&report);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "image 7: bytes 65536-131071: the object is too short");
+        assert_eq!((lines.len(), lines[2]), (3, "and 3 more"));
+    }
+
+    #[test]
+    fn a_clean_store_says_what_was_looked_at() {
+        let report = Report {
+            roots: 1,
+            packs: 2,
+            ..Report::default()
+        };
+        let text = report_text(&report);
+        assert!(text.starts_with("No damage in 1 disk and 2 packs"), "{text}");
+    }
+
+    #[test]
+    fn what_was_saved_is_told() {
+        let stats = StoreStats {
+            roots: 2,
+            virtual_bytes: 4 << 30,
+            logical_bytes: 3 << 30,
+            stored_bytes: 2 << 30,
+            packs: 9,
+            chunks: 100,
+            chunk_bytes: 1,
+            open_sessions: 0,
+        };
+        let text = stats_text(&stats);
+        assert!(
+            text.contains("1.5 times less") && text.contains("2 disks"),
+            "{text}"
+        );
+    }
+}

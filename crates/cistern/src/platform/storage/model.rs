@@ -1,0 +1,108 @@
+//! What is told of the store.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Most damaged ranges that one run tells; a broken disk array has no end of them.
+pub const MAX_TOLD: usize = 10_000;
+
+/// Figures of the store, in bytes as they lie in the backend unless the name says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StoreStats {
+    /// Disks that are kept.
+    pub roots: u64,
+    /// Sum of the sizes of all disks.
+    pub virtual_bytes: u64,
+    /// Sum of what is not zero in them, as if nothing were shared or compressed.
+    pub logical_bytes: u64,
+    /// What the packs take.
+    pub stored_bytes: u64,
+    /// Packs.
+    pub packs: u64,
+    /// Different chunks.
+    pub chunks: u64,
+    /// What the chunks take of the packs; the rest is overhead, or waits to be freed.
+    pub chunk_bytes: u64,
+    /// Who is writing now.
+    pub open_sessions: u64,
+}
+
+impl From<store::Stats> for StoreStats {
+    fn from(stats: store::Stats) -> Self {
+        Self {
+            roots: stats.roots,
+            virtual_bytes: stats.virtual_bytes,
+            logical_bytes: stats.logical_bytes,
+            stored_bytes: stats.stored_bytes,
+            packs: stats.packs,
+            chunks: stats.chunks,
+            chunk_bytes: stats.chunk_bytes,
+            open_sessions: stats.open_sessions,
+        }
+    }
+}
+
+/// A damaged range of a disk, or of a pack that no disk needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Damage {
+    /// `image`, `snapshot`, …, or `store`.
+    pub kind: String,
+    /// Which one.
+    pub id: String,
+    /// The first damaged byte.
+    pub from: u64,
+    /// The byte after the last.
+    pub to: u64,
+    /// Why.
+    pub reason: String,
+}
+
+impl From<store::Damage> for Damage {
+    fn from(damage: store::Damage) -> Self {
+        Self {
+            kind: damage.kind,
+            id: damage.owner,
+            from: damage.range.start,
+            to: damage.range.end,
+            reason: damage.reason,
+        }
+    }
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Report {
+    /// Whether every frame was read, or only what there should be was looked up.
+    pub read_data: bool,
+    /// Packs that were looked at.
+    pub packs: u64,
+    /// Bytes of packs that were read.
+    pub bytes: u64,
+    /// Disks that were walked.
+    pub roots: u64,
+    /// What is damaged, the first ten thousand.
+    pub damage: Vec<Damage>,
+    /// How many more there are.
+    pub more: u64,
+}
+
+impl Report {
+    /// A finished run.
+    pub fn new(read_data: bool, found: Vec<store::Damage>, progress: &store::VerifyProgress) -> Self {
+        use std::sync::atomic::Ordering::Relaxed;
+        let more = found.len().saturating_sub(MAX_TOLD);
+        Self {
+            read_data,
+            packs: progress.packs.load(Relaxed),
+            bytes: progress.bytes.load(Relaxed),
+            roots: progress.roots.load(Relaxed),
+            damage: found.into_iter().take(MAX_TOLD).map(Damage::from).collect(),
+            more: more as u64,
+        }
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.damage.is_empty()
+    }
+}

@@ -1,0 +1,65 @@
+//! What operators can do with the store.
+
+use serde_json::json;
+
+use super::jobs::{ATTEMPTS, VERIFY};
+use super::model::{Report, StoreStats};
+use crate::app::App;
+use crate::platform::accounts::Caller;
+use crate::platform::error::{Context, Error, Result};
+use crate::platform::events::{self, Event};
+use crate::platform::jobs::{NewJob, job_enqueue_in_tx, rows};
+
+/// A verification, running or over.
+pub struct Verification {
+    /// The job.
+    pub job: rows::Model,
+    /// What it found, once it is over.
+    pub report: Option<Report>,
+}
+
+/// The store's figures.
+pub async fn store_stats(app: &App, caller: &Caller) -> Result<StoreStats> {
+    caller.require("store:read")?;
+    Ok(app.store.stats().await?.into())
+}
+
+/// Starts the search for damage; with `read_data` every stored byte is read.
+pub async fn verify_start(app: &App, caller: &Caller, read_data: bool) -> Result<Verification> {
+    caller.require("store:update")?;
+    let now = app.clock.now();
+    let tx = app.db.write().await?;
+    let new = NewJob {
+        kind: VERIFY,
+        payload: json!({ "read_data": read_data }),
+        team_id: None,
+        action_id: None,
+        node: None,
+        priority: 0,
+    };
+    let id = job_enqueue_in_tx(&*tx, now, new, ATTEMPTS).await?;
+    let event = Event::done("store.verify_start", "job", id).with(json!({ "read_data": read_data }));
+    events::record_in_tx(&*tx, now, &caller.who, event).await?;
+    tx.commit().await?;
+    app.queue.wake();
+    verify_load(app, id).await
+}
+
+/// How a verification is.
+pub async fn verify_get(app: &App, caller: &Caller, id: i64) -> Result<Verification> {
+    caller.require("store:read")?;
+    verify_load(app, id).await
+}
+
+async fn verify_load(app: &App, id: i64) -> Result<Verification> {
+    let job = rows::job_get(app.db.conn(), id).await?;
+    let job = job.filter(|job| job.kind == VERIFY).ok_or(Error::NotFound)?;
+    let report = match (&job.state, job.finished_at) {
+        (Some(state), Some(_)) => {
+            let report = serde_json::from_value(state.clone());
+            Some(report.context("could not read what a verification found")?)
+        }
+        _ => None,
+    };
+    Ok(Verification { job, report })
+}

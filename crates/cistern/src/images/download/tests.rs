@@ -14,10 +14,9 @@ use tower::ServiceExt as _;
 use crate::app::App;
 use crate::app::tests::app;
 use crate::images::model::{ImportSource, NewImport};
-use crate::images::{checksum, jobs, service};
+use crate::images::{checksum, service};
 use crate::platform::accounts::{Caller, Role, Scopes, service as accounts};
 use crate::platform::events::{self, Who};
-use crate::platform::jobs::{Engine, Registry};
 
 const MIB: usize = 1 << 20;
 
@@ -70,10 +69,7 @@ async fn world() -> World {
         },
         expected_sha256: None,
     };
-    let kinds = Registry::default()
-        .with(jobs::import_kind())
-        .with(checksum::kind());
-    let engine = Engine::start(&app, kinds, "n", 2).await.expect("starts");
+    let engine = app.engine_start().await.expect("starts");
     let (row, _) = service::image_import(&app, &caller, &new)
         .await
         .expect("is taken");
@@ -83,6 +79,10 @@ async fn world() -> World {
             .expect("reads")
             .is_empty()
         {
+            let now = service::image_get(&app, &caller, &row.id.to_string())
+                .await
+                .expect("is there");
+            assert_ne!(now.status, "deleted", "{:?}", now.error_message);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -283,7 +283,7 @@ async fn damaged_data_cuts_the_download_and_an_event_says_where() {
     };
     assert!(got.len() <= 5 * MIB, "{error}: {} bytes came", got.len());
     assert!(got == w.disk[..got.len()], "what came is right");
-    let events = events::rows::event_list(w.app.db.conn(), None, None, 5)
+    let events = events::rows::event_list(w.app.db.conn(), &events::rows::Filter::default(), 5)
         .await
         .expect("lists");
     let event = events.iter().find(|e| e.outcome == "failed").expect("an event");

@@ -29,10 +29,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const MAX_CLIENTS: usize = 64;
 
 /// Listens at `DATA/cistern.sock` until `stop`. The caller holds the folder's lock, so a socket that is there already
-/// is a leftover.
-pub async fn serve(app: App, stop: CancellationToken) -> Result<()> {
+/// is a leftover. Where it cannot listen (the path of a socket has at most 107 bytes) files come by upload only.
+pub async fn serve(app: App, stop: CancellationToken) {
     let path = app.data.join(SOCKET);
-    let listener = listen(&path).context(&format!("could not listen at {}", path.display()))?;
+    let listener = match listen(&path) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "cannot take files at a local socket; uploads still work");
+            return;
+        }
+    };
     let mut clients = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -52,7 +58,6 @@ pub async fn serve(app: App, stop: CancellationToken) -> Result<()> {
     }
     // Dropping the clients closes their connections; imports go on or end by the engine's rules.
     let _ = fs::remove_file(&path);
-    Ok(())
 }
 
 fn listen(path: &Path) -> io::Result<UnixListener> {

@@ -91,7 +91,10 @@ async fn store_pieces(
     while let Some(piece) = pieces.recv().await {
         match piece {
             Piece::Zero(length) => ingest.extent_zero(length).await?,
-            Piece::Source(at, length) => source(&mut ingest, &file, at, length, &progress).await?,
+            Piece::Source(at, length) => {
+                let shown = |done| progress(done, info.virtual_bytes);
+                source(&mut ingest, &file, (at, length), &shown).await?;
+            }
             Piece::Data(bytes) => ingest.extent_data(bytes).await?,
             Piece::Done(info) => {
                 let disk = ingest.finish().await?;
@@ -108,9 +111,8 @@ async fn store_pieces(
 async fn source(
     ingest: &mut store::Ingest,
     file: &Arc<File>,
-    at: u64,
-    length: u64,
-    progress: &impl Fn(u64, u64),
+    (at, length): (u64, u64),
+    progress: &impl Fn(u64),
 ) -> Result<(), store::Error> {
     const STEP: u64 = 64 << 20;
     let mut done = 0;
@@ -118,7 +120,7 @@ async fn source(
         let step = STEP.min(length - done);
         ingest.extent_file(file, at + done, step).await?;
         done += step;
-        progress(ingest.position(), 0);
+        progress(ingest.position());
     }
     Ok(())
 }

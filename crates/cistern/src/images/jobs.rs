@@ -5,8 +5,8 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use disk::{Format, Info};
@@ -85,7 +85,7 @@ async fn run(context: JobContext) -> std::result::Result<(), JobError> {
         context: &context,
         payload: &payload,
         spool: &spool,
-        start: Instant::now(),
+        pace: Pace::default(),
     };
     let done = import.run().await;
     if done.is_ok() {
@@ -143,7 +143,7 @@ struct Import<'a> {
     context: &'a JobContext,
     payload: &'a Payload,
     spool: &'a Spool,
-    start: Instant,
+    pace: Pace,
 }
 
 impl Import<'_> {
@@ -310,15 +310,7 @@ impl Import<'_> {
         file: File,
         format: Format,
     ) -> std::result::Result<(Info, Disk), JobError> {
-        let total = AtomicU64::new(0);
-        let progress = |done, of| {
-            total.fetch_max(of, Ordering::Relaxed);
-            self.progress(
-                "read",
-                done,
-                Some(total.load(Ordering::Relaxed)).filter(|t| *t > 0),
-            );
-        };
+        let progress = |done, total| self.progress("read", done, Some(total));
         Ok(ingest::ingest(&self.sandbox(), session, file, format, progress).await?)
     }
 
@@ -364,7 +356,7 @@ impl Import<'_> {
     }
 
     fn progress(&self, step: &str, done: u64, total: Option<u64>) {
-        let rate = fetch::rate(self.start, done);
+        let rate = self.pace.rate(step, done);
         self.context.progress(
             json!({ "step": step, "done_bytes": done, "total_bytes": total, "bytes_per_second": rate }),
         );
@@ -384,6 +376,28 @@ impl Import<'_> {
             tokio::select! {
                 out = &mut work => return out,
                 _ = ticks.tick() => self.progress(step, done.load(Ordering::Relaxed), total),
+            }
+        }
+    }
+}
+
+/// How fast a step is: it begins where it is first heard of, which is not at zero for a download that goes on.
+#[derive(Debug, Default)]
+struct Pace(Mutex<Option<(String, Instant, u64)>>);
+
+impl Pace {
+    /// Bytes a second since the step began.
+    fn rate(&self, step: &str, done: u64) -> u64 {
+        let mut begun = self.0.lock().expect("never held over a panic");
+        match &*begun {
+            Some((of, at, from)) if of == step => {
+                let ms = at.elapsed().as_millis().max(1);
+                let bytes = u128::from(done.saturating_sub(*from));
+                u64::try_from(bytes * 1000 / ms).unwrap_or(u64::MAX)
+            }
+            _ => {
+                *begun = Some((step.to_owned(), Instant::now(), done));
+                0
             }
         }
     }

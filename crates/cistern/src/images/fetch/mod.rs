@@ -16,7 +16,7 @@ use std::time::Duration;
 use reqwest::Response;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -273,10 +273,4 @@ fn local(error: &std::io::Error) -> FetchError {
         }
         _ => "The server could not write the download to its disk; its log has the details.".into(),
     })
-}
-
-/// Bytes a second since `start`.
-pub fn rate(start: Instant, bytes: u64) -> u64 {
-    let ms = start.elapsed().as_millis().max(1);
-    u64::try_from(u128::from(bytes) * 1000 / ms).unwrap_or(u64::MAX)
 }

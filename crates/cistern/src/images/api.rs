@@ -164,6 +164,9 @@ impl ListQuery {
 /// A new image.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ImageCreate {
+    // Left out it is refused like an empty one, after the caller's scope was looked at.
+    #[serde(default)]
+    #[schema(required)]
     name: String,
     /// Where it is downloaded from, http or https. Or give `upload`.
     #[serde(default)]
@@ -248,6 +251,8 @@ fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<bool,
 /// An action on an image.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ActionCreate {
+    #[serde(default)]
+    #[schema(required)]
     r#type: String,
 }
 

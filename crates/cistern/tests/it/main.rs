@@ -14,3 +14,4 @@ mod schema;
 mod secrets;
 mod serve;
 mod tidy;
+mod transfer;

@@ -1,0 +1,311 @@
+//! Disks in and out by the `cistern` command: handed over, uploaded, cut off, cancelled, exported.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::harness::images::{downloaded, settled};
+use crate::harness::process::{command, find, run, run_ok, variable};
+use crate::harness::{Server, disks, until};
+
+/// A file in a folder that goes with it.
+struct Source {
+    path: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+fn source(bytes: &[u8]) -> Source {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("disk.img");
+    std::fs::write(&path, bytes).expect("writes");
+    Source { path, dir }
+}
+
+impl Source {
+    fn text(&self) -> &str {
+        self.path.to_str().expect("UTF-8")
+    }
+}
+
+/// `cistern image import --json` of a file, and what it printed.
+fn import(server: &Server, file: &Source, name: &str, more: &[&str]) -> (Output, Value) {
+    let mut words = vec!["image", "import", file.text(), "--name", name, "--json"];
+    words.extend_from_slice(more);
+    let output = run(&mut server.remote(&words));
+    let json = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    (output, json)
+}
+
+fn last_line(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    text.lines().last().unwrap_or_default().to_owned()
+}
+
+/// From now on the server cannot be handed files: they are uploaded.
+fn without_socket(server: &Server) {
+    let socket = server.data().join("cistern.sock");
+    std::fs::remove_file(socket).expect("a server has a socket");
+}
+
+#[tokio::test]
+async fn a_file_is_handed_over_here_and_uploaded_elsewhere_and_comes_out_equal() {
+    let server = Server::start();
+    let disk = disks::raw(24, 11);
+    let file = source(&disk);
+    for way in ["file", "upload"] {
+        if way == "upload" {
+            without_socket(&server);
+        }
+        let (output, json) = import(&server, &file, way, &["--tag", "a", "--tag", "b"]);
+        assert!(output.status.success(), "{output:?}");
+        let image = &json["image"];
+        assert_eq!(
+            (&image["status"], &image["source"]),
+            (&json!("available"), &json!(way))
+        );
+        assert_eq!(image["tags"].as_array().map(Vec::len), Some(2), "{image}");
+        let out = file.dir.path().join(way);
+        let words = ["image", "export", way, "--format", "raw", "-o"];
+        run_ok(server.remote(&words).arg(&out));
+        assert!(std::fs::read(&out).expect("was written") == disk, "{way}");
+    }
+    let left = std::fs::read_dir(server.data().join("spool/uploads"))
+        .expect("is there")
+        .count();
+    assert_eq!(left, 0, "an upload is removed when its image is available");
+}
+
+#[tokio::test]
+async fn what_is_refused_ends_with_1_and_the_reason_as_the_last_line() {
+    let server = Server::start();
+    let (disk, text) = (source(&disks::raw(4, 1)), source(&b"no disk\n".repeat(2000)));
+    for way in ["file", "upload"] {
+        if way == "upload" {
+            without_socket(&server);
+        }
+        let (output, json) = import(&server, &text, "text", &[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(json["image"]["status"], "deleted");
+        let reason = json["image"]["error_message"].as_str().expect("a reason");
+        assert!(
+            !reason.is_empty() && last_line(&output).ends_with(reason),
+            "{output:?}"
+        );
+
+        let wrong = "0".repeat(64);
+        let (output, _) = import(&server, &disk, "wrong", &["--expected-sha256", &wrong]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(last_line(&output).contains("SHA-256"), "{output:?}");
+    }
+    let nobody = run(&mut server.remote(&["image", "import", "/no/such/file", "--name", "x"]));
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(last_line(&nobody).contains("/no/such/file"));
+    let usage = run(&mut server.remote(&["image", "import"]));
+    assert_eq!(usage.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_after_the_server_was_killed() {
+    let mut server = Server::start();
+    let disk = disks::raw(8, 5);
+    let tus = |method: Method, path: &str| {
+        server
+            .api()
+            .request(method, path)
+            .header("tus-resumable", "1.0.0")
+    };
+    let begun = tus(Method::POST, "/v2/uploads")
+        .header("upload-length", disk.len())
+        .send()
+        .await
+        .expect("answers");
+    assert_eq!(begun.status(), StatusCode::CREATED);
+    let path = begun.headers()["location"].to_str().expect("ASCII").to_owned();
+    let half = disk.len() / 2;
+    let patch = |request: reqwest::RequestBuilder, from: usize, to: usize| {
+        request
+            .header("upload-offset", from)
+            .header("content-type", "application/offset+octet-stream")
+            .body(disk[from..to].to_vec())
+            .send()
+    };
+    let first = patch(tus(Method::PATCH, &path), 0, half).await.expect("answers");
+    assert_eq!(first.headers()["upload-offset"], half.to_string().as_str());
+    server.kill();
+    // What a write that was never acknowledged may have left.
+    let file = server
+        .data()
+        .join("spool/uploads")
+        .join(path.rsplit('/').next().expect("an id"));
+    let mut bytes = std::fs::read(&file).expect("is there");
+    bytes.extend_from_slice(&[0xff; 5000]);
+    std::fs::write(&file, bytes).expect("writes");
+    server.start_again();
+
+    let api = server.api();
+    let tus = |method: Method, path: &str| api.request(method, path).header("tus-resumable", "1.0.0");
+    let head = tus(Method::HEAD, &path).send().await.expect("answers");
+    assert_eq!(head.headers()["upload-offset"], half.to_string().as_str());
+    let id = path.rsplit('/').next().expect("an id");
+    let body = json!({ "name": "resumed", "region": "nyc3", "upload": id });
+    let early = api.post("/v2/images", &body).await.expect(422);
+    assert!(
+        early["message"]
+            .as_str()
+            .expect("a sentence")
+            .contains("not complete"),
+        "{early}"
+    );
+    assert_eq!(
+        api.get("/v2/images?private=true").await.expect(200)["meta"]["total"],
+        0
+    );
+
+    let rest = patch(tus(Method::PATCH, &path), half, disk.len())
+        .await
+        .expect("answers");
+    assert_eq!(rest.status(), StatusCode::NO_CONTENT);
+    let made = api.post("/v2/images", &body).await.expect(202);
+    let image = settled(&api, made["image"]["id"].as_i64().expect("an id")).await;
+    assert_eq!(image["status"], "available", "{image}");
+    assert!(downloaded(&api, image["id"].as_i64().expect("an id"), "raw").await == disk);
+}
+
+#[tokio::test]
+async fn ctrl_c_cancels_the_import() {
+    let server = Server::start();
+    let api = server.api();
+    // Takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/disk.img", silent.local_addr().expect("is bound"));
+    let mut command = server.remote(&["image", "import", &url, "--name", "never"]);
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    until("the import to begin", 60, || async {
+        let images = api.get("/v2/images?private=true").await.expect(200);
+        (images["images"][0]["status"] == "pending").then_some(())
+    })
+    .await;
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("is running");
+    let output = child.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(last_line(&output).contains("cancelled"), "{output:?}");
+    let image = settled(&api, 1).await;
+    assert_eq!(image["status"], "deleted");
+    assert_eq!(
+        api.get("/v2/images?private=true").await.expect(200)["meta"]["total"],
+        0
+    );
+}
+
+#[tokio::test]
+async fn exports_are_checked_sparse_and_agree_with_qemu() {
+    let server = Server::start();
+    let disk = disks::raw(32, 9);
+    let file = source(&disk);
+    let (_, json) = import(&server, &file, "web", &[]);
+    let id = json["image"]["id"].as_i64().expect("an id");
+    let api = server.api();
+    until("the checksums", 60, || async {
+        let image = api.get(&format!("/v2/images/{id}")).await.expect(200);
+        image["image"]["checksums"]["qcow2"].is_string().then_some(())
+    })
+    .await;
+    for format in ["raw", "qcow2"] {
+        let out = file.dir.path().join(format!("out.{format}"));
+        let words = ["image", "export", "web", "--json", "--format", format, "-o"];
+        let said: Value = serde_json::from_str(&run_ok(server.remote(&words).arg(&out))).expect("JSON");
+        let bytes = std::fs::read(&out).expect("was written");
+        let sha256 = hex_digest(&bytes);
+        assert_eq!(said["export"]["sha256"], sha256, "{said}");
+        assert_eq!(said["export"]["checked"], true);
+    }
+    let raw = file.dir.path().join("out.raw");
+    assert!(std::fs::read(&raw).expect("was written") == disk);
+    let piped = run(&mut server.remote(&["image", "export", "web", "-o", "-"]));
+    assert!(piped.stdout == disk, "stdout has the disk and nothing else");
+    judged_by_qemu(&file.path, &file.dir.path().join("out.qcow2"));
+
+    let names: Vec<String> = std::fs::read_dir(file.dir.path())
+        .expect("lists")
+        .map(|e| e.expect("readable").file_name().to_string_lossy().into_owned())
+        .collect();
+    assert!(names.iter().all(|n| !n.contains(".part-")), "{names:?}");
+    let missing = run(&mut server.remote(&["image", "export", "no-such", "-o", "x"]));
+    assert_eq!(missing.status.code(), Some(1));
+}
+
+fn hex_digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// `qemu-img check` and `compare`, where it is installed; `CISTERN_REQUIRE_CLIENTS=1` insists.
+fn judged_by_qemu(raw: &Path, qcow2: &Path) {
+    let Some(qemu) = find("qemu-img") else {
+        assert_ne!(
+            variable("CISTERN_REQUIRE_CLIENTS").as_deref(),
+            Some("1"),
+            "qemu-img is not installed"
+        );
+        eprintln!("skipped: qemu-img is not installed");
+        return;
+    };
+    let qemu = qemu.to_str().expect("UTF-8");
+    run_ok(command(qemu).arg("check").arg(qcow2));
+    run_ok(
+        command(qemu)
+            .args(["compare", "-f", "raw", "-F", "qcow2"])
+            .arg(raw)
+            .arg(qcow2),
+    );
+}
+
+#[tokio::test]
+async fn commands_on_images_do_what_they_say() {
+    let server = Server::start();
+    let file = source(&disks::raw(4, 2));
+    for name in ["one", "twice", "twice"] {
+        let (output, _) = import(&server, &file, name, &[]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    let json = |words: &[&str]| -> Value {
+        let mut command = server.remote(words);
+        serde_json::from_str(&run_ok(command.arg("--json"))).expect("one JSON document")
+    };
+    assert_eq!(
+        json(&["image", "list"])["images"].as_array().map(Vec::len),
+        Some(3)
+    );
+    assert_eq!(json(&["image", "get", "one"])["image"]["name"], "one");
+    let table = run_ok(&mut server.remote(&["image", "list"]));
+    assert!(
+        table.contains("NAME") && table.contains("twice") && table.contains("4.0 MiB"),
+        "{table}"
+    );
+
+    let ambiguous = run(&mut server.remote(&["image", "get", "twice"]));
+    assert_eq!(ambiguous.status.code(), Some(1));
+    assert!(
+        last_line(&ambiguous).contains("2, 3") || last_line(&ambiguous).contains("3, 2"),
+        "{ambiguous:?}"
+    );
+
+    assert_eq!(json(&["image", "delete", "one"])["image"]["status"], "deleted");
+    assert_eq!(json(&["image", "restore", "1"])["image"]["status"], "available");
+    json(&["image", "delete", "1", "--purge"]);
+    assert_eq!(
+        run(&mut server.remote(&["image", "restore", "1"])).status.code(),
+        Some(1)
+    );
+
+    let clean = json(&["store", "verify", "--read-data"]);
+    assert_eq!(clean["verify"]["damage"], json!([]));
+    assert_eq!(json(&["store", "stats"])["roots"], 2);
+}

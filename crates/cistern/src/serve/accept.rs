@@ -164,8 +164,8 @@ fn builder(http: &Http) -> Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(header_time)
-        .max_buf_size(http.max_header_bytes.max(8192))
-        .pipeline_flush(true);
+        // Never `pipeline_flush`: with it hyper takes all of a body into memory, however slowly the client reads.
+        .max_buf_size(http.max_header_bytes.max(8192));
     builder
         .http2()
         .timer(TokioTimer::new())

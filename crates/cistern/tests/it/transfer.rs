@@ -125,14 +125,14 @@ async fn an_upload_goes_on_after_the_server_was_killed() {
     assert_eq!(begun.status(), StatusCode::CREATED);
     let path = begun.headers()["location"].to_str().expect("ASCII").to_owned();
     let half = disk.len() / 2;
-    let patch = |request: reqwest::RequestBuilder, from: usize, to: usize| {
+    let append = |request: reqwest::RequestBuilder, from: usize, to: usize| {
         request
             .header("upload-offset", from)
             .header("content-type", "application/offset+octet-stream")
             .body(disk[from..to].to_vec())
             .send()
     };
-    let first = patch(tus(Method::PATCH, &path), 0, half).await.expect("answers");
+    let first = append(tus(Method::PATCH, &path), 0, half).await.expect("answers");
     assert_eq!(first.headers()["upload-offset"], half.to_string().as_str());
     server.kill();
     // What a write that was never acknowledged may have left.
@@ -164,7 +164,7 @@ async fn an_upload_goes_on_after_the_server_was_killed() {
         0
     );
 
-    let rest = patch(tus(Method::PATCH, &path), half, disk.len())
+    let rest = append(tus(Method::PATCH, &path), half, disk.len())
         .await
         .expect("answers");
     assert_eq!(rest.status(), StatusCode::NO_CONTENT);
@@ -308,4 +308,51 @@ async fn commands_on_images_do_what_they_say() {
     let clean = json(&["store", "verify", "--read-data"]);
     assert_eq!(clean["verify"]["damage"], json!([]));
     assert_eq!(json(&["store", "stats"])["roots"], 2);
+}
+
+#[tokio::test]
+async fn who_reads_slowly_costs_the_server_no_memory() {
+    let mut server = Server::start();
+    let file = source(&disks::raw(384, 21));
+    let (output, json) = import(&server, &file, "large", &[]);
+    assert!(output.status.success(), "{output:?}");
+    let id = &json["image"]["id"];
+    // A new process: what the import took is not counted.
+    assert!(server.terminate().success());
+    server.start_again();
+    let request = server
+        .api()
+        .request(Method::GET, &format!("/v2/images/{id}/download"));
+    let mut response = request.send().await.expect("answers");
+    response.chunk().await.expect("reads").expect("some of it");
+    // From now on nothing is read; the server goes on until every buffer is full.
+    let (mut last, mut still) = ((0, 0), 0);
+    let peak = until("the server to wait for the client", 60, || {
+        let now = ticks_and_peak(server.pid());
+        still = if now == last { still + 1 } else { 0 };
+        last = now;
+        let is_waiting = still == 10;
+        async move { is_waiting.then_some(now.1) }
+    })
+    .await;
+    assert!(peak < 200 << 10, "the server took {} MiB", peak >> 10);
+    drop(response);
+}
+
+/// Processor time a process has used, in ticks, and the most memory it had, in KiB.
+fn ticks_and_peak(pid: u32) -> (u64, u64) {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).expect("it runs");
+    let stat = read("stat");
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("a name").split(' ').collect();
+    let ticks = [11, 12]
+        .iter()
+        .map(|n| fields[*n].parse::<u64>().expect("a number"))
+        .sum();
+    let status = read("status");
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("a line");
+    let peak = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+    (ticks, peak)
 }

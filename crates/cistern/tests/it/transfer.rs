@@ -243,7 +243,7 @@ async fn exports_are_checked_sparse_and_agree_with_qemu() {
 }
 
 fn hex_digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// `qemu-img check` and `compare`, where it is installed; `CISTERN_REQUIRE_CLIENTS=1` insists.

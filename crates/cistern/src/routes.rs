@@ -1,12 +1,13 @@
 //! The one list of API routes: every room's `api::routes()`, and the OpenAPI document made from the same list.
 
-use axum::Json;
 use axum::routing::get;
+use axum::{Json, middleware};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
+use crate::platform::api::door::{self, Doors};
 use crate::platform::{accounts, actions, events, jobs, projects, regions, sizes, ssh_keys, tags};
 
 /// The document's head; the paths come from the routes.
@@ -18,14 +19,19 @@ use crate::platform::{accounts, actions, events, jobs, projects, regions, sizes,
 struct Document;
 
 /// All routes of the API listener below `/v2` and `/v1`, with the document at `/v2/openapi.json`.
-pub fn api() -> axum::Router<App> {
+///
+/// Every operation's door stands before its handler.
+pub fn api(app: &App) -> axum::Router<App> {
     let (router, mut document) = collect().split_for_parts();
     let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
     document
         .components
         .get_or_insert_default()
         .add_security_scheme("token", bearer);
-    router.route("/v2/openapi.json", get(|| async move { Json(document) }))
+    let doors = Doors::new(app, &document);
+    router
+        .route_layer(middleware::from_fn_with_state(doors, door::layer))
+        .route("/v2/openapi.json", get(|| async move { Json(document) }))
 }
 
 fn collect() -> OpenApiRouter<App> {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use env::Env;
-pub use load::{Loaded, Origin, Problem, load};
+pub use load::{Loaded, Origin, load};
 pub use secret::Secret;
 
 /// Everything that can be set. Plain data: [`load`] has checked it.

@@ -266,7 +266,6 @@ async fn image_list(
     paged: Paged,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<ImageList>> {
-    caller.require("image:read")?;
     let listed = service::image_list(&app, &caller, &query.filter()?, paged.page).await?;
     Ok(Json(ImageList {
         paging: paged.paging(listed.total),
@@ -283,7 +282,6 @@ async fn image_create(
     caller: Caller,
     Body(body): Body<ImageCreate>,
 ) -> Result<(StatusCode, Json<ImageAnswer>)> {
-    caller.require("image:create")?;
     let (row, _) = service::image_import(&app, &caller, &body.check()?).await?;
     Ok((StatusCode::ACCEPTED, answer(&app, &caller, row).await?))
 }
@@ -311,7 +309,6 @@ async fn image_update(
     Path(id): Path<i64>,
     Body(body): Body<ImageUpdate>,
 ) -> Result<Json<ImageAnswer>> {
-    caller.require("image:update")?;
     let change = Change {
         // godo sends what was not given as an empty text.
         name: body.name.filter(|n| !n.is_empty()),
@@ -333,7 +330,6 @@ async fn image_delete(
     Path(id): Path<i64>,
     Query(query): Query<DeleteQuery>,
 ) -> Result<StatusCode> {
-    caller.require("image:delete")?;
     service::image_delete(&app, &caller, id, query.purge).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -347,7 +343,6 @@ async fn image_restore(
     caller: Caller,
     Path(id): Path<i64>,
 ) -> Result<Json<ImageAnswer>> {
-    caller.require("image:update")?;
     let row = service::image_restore(&app, &caller, id).await?;
     answer(&app, &caller, row).await
 }
@@ -362,7 +357,6 @@ async fn image_action_list(
     paged: Paged,
     Path(id): Path<i64>,
 ) -> Result<Json<ActionList>> {
-    caller.require("image:read")?;
     let listed = service::image_actions(&app, &caller, id, paged.page).await?;
     Ok(Json(ActionList {
         paging: paged.paging(listed.total),
@@ -381,7 +375,6 @@ async fn image_action_create(
     Path(id): Path<i64>,
     Body(body): Body<ActionCreate>,
 ) -> Result<(StatusCode, Json<ActionAnswer>)> {
-    caller.require("image:update")?;
     service::image_get(&app, &caller, &id.to_string()).await?;
     Err(Error::invalid(match body.r#type.as_str() {
         "transfer" => "This image is in every region already: all regions are served by the local store.",
@@ -400,7 +393,6 @@ async fn image_action_get(
     caller: Caller,
     Path((id, action)): Path<(i64, i64)>,
 ) -> Result<Json<ActionAnswer>> {
-    caller.require("image:read")?;
     let action = service::image_action(&app, &caller, id, action).await?.into();
     Ok(Json(ActionAnswer { action }))
 }

@@ -45,7 +45,7 @@ pub fn running(app: &App, phase: &Phase) -> Routers {
         .route("/metrics", get(health::metrics))
         .method_not_allowed_fallback(edge::method_not_allowed)
         .with_state(Readiness::new(app.clone(), phase.clone()));
-    let api = crate::routes::api()
+    let api = crate::routes::api(app)
         .merge(crate::console::pages::routes())
         .fallback(edge::not_found)
         .method_not_allowed_fallback(edge::method_not_allowed)

@@ -50,7 +50,7 @@ impl Tester {
             .await
             .expect("the first start")
             .expect("it is the first");
-        let router = crate::routes::api()
+        let router = crate::routes::api(&app)
             .layer(from_fn_with_state(app.clone(), refusals))
             .with_state(app.clone());
         Self {
@@ -70,7 +70,9 @@ impl Tester {
     /// The same service, with a token of another team.
     pub async fn other_team(&self) -> Self {
         let who = Who::default();
-        let team = team_create(&self.app, &who, "Other").await.expect("a new team");
+        let team = team_create(&self.app, &who, "Other", 1)
+            .await
+            .expect("a new team");
         let user = user_create(&self.app, &who, "other@localhost", team.id, Role::Owner, false)
             .await
             .expect("a new user");

@@ -90,7 +90,7 @@ async fn world() -> World {
         .await
         .expect("is imported and hashed in time");
     engine.stop().await;
-    let router = crate::routes::api().with_state(app.clone());
+    let router = crate::routes::api(&app).with_state(app.clone());
     let path = format!("/v2/images/{}/download", row.id);
     World {
         app,
@@ -209,7 +209,9 @@ async fn heads_say_what_comes_and_ranges_are_parts_of_it() {
 async fn others_get_nothing() {
     let w = world().await;
     let who = Who::default();
-    let team = accounts::team_create(&w.app, &who, "other").await.expect("makes");
+    let team = accounts::team_create(&w.app, &who, "other", 1)
+        .await
+        .expect("makes");
     let user = accounts::user_create(&w.app, &who, "o@example.com", team.id, Role::Owner, false).await;
     let user = user.expect("makes").id;
     for (team_id, user_id, scopes, status) in [

@@ -30,7 +30,7 @@ struct World {
 async fn world() -> World {
     let (app, dir) = app().await;
     let first = app.first_start().await.expect("starts").expect("is the first");
-    let router = crate::routes::api().with_state(app.clone());
+    let router = crate::routes::api(&app).with_state(app.clone());
     World {
         app,
         router,
@@ -457,7 +457,9 @@ async fn another_team_and_a_narrow_token_see_nothing() {
     let w = world().await;
     let path = w.begin(5).await;
     let who = Who::default();
-    let team = accounts::team_create(&w.app, &who, "other").await.expect("makes");
+    let team = accounts::team_create(&w.app, &who, "other", 1)
+        .await
+        .expect("makes");
     let user = accounts::user_create(&w.app, &who, "o@example.com", team.id, Role::Owner, false)
         .await
         .expect("makes");

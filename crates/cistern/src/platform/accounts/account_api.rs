@@ -54,7 +54,6 @@ struct AccountAnswer {
 #[utoipa::path(get, path = "/v2/account", tag = "Account", operation_id = "account_get",
     security(("token" = ["account:read"])), responses((status = 200, body = AccountAnswer)))]
 async fn get(State(app): State<App>, caller: Caller) -> Result<Json<AccountAnswer>> {
-    caller.require("account:read")?;
     let (user, team) = service::account_get(&app, &caller).await?;
     let account = AccountView {
         droplet_limit: LIMIT,

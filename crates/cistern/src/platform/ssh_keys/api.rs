@@ -78,7 +78,6 @@ fn answer(row: rows::Model) -> Json<SshKeyAnswer> {
 #[utoipa::path(get, path = "/v2/account/keys", tag = "SSH Keys", operation_id = "sshKeys_list", params(PageQuery),
     security(("token" = ["ssh_key:read"])), responses((status = 200, body = SshKeyList)))]
 async fn list(State(app): State<App>, caller: Caller, paged: Paged) -> Result<Json<SshKeyList>> {
-    caller.require("ssh_key:read")?;
     let listed = service::key_list(&app, &caller, paged.page).await?;
     Ok(Json(SshKeyList {
         paging: paged.paging(listed.total),
@@ -94,7 +93,6 @@ async fn create(
     caller: Caller,
     Body(body): Body<SshKeyCreate>,
 ) -> Result<(StatusCode, Json<SshKeyAnswer>)> {
-    caller.require("ssh_key:create")?;
     let row = service::key_create(&app, &caller, &body.name, &body.public_key).await?;
     Ok((StatusCode::CREATED, answer(row)))
 }
@@ -108,7 +106,6 @@ async fn get(
     caller: Caller,
     Path(which): Path<String>,
 ) -> Result<Json<SshKeyAnswer>> {
-    caller.require("ssh_key:read")?;
     Ok(answer(service::key_get(&app, &caller, &which).await?))
 }
 
@@ -122,7 +119,6 @@ async fn update(
     Path(which): Path<String>,
     Body(body): Body<SshKeyUpdate>,
 ) -> Result<Json<SshKeyAnswer>> {
-    caller.require("ssh_key:update")?;
     Ok(answer(
         service::key_update(&app, &caller, &which, body.name.as_deref()).await?,
     ))
@@ -134,7 +130,6 @@ async fn update(
     params(("ssh_key_identifier" = String, Path, description = "its id or its fingerprint")),
     security(("token" = ["ssh_key:delete"])), responses((status = 204)))]
 async fn delete(State(app): State<App>, caller: Caller, Path(which): Path<String>) -> Result<StatusCode> {
-    caller.require("ssh_key:delete")?;
     service::key_delete(&app, &caller, &which).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -170,7 +170,6 @@ impl ResourceName {
 #[utoipa::path(get, path = "/v2/tags", tag = "Tags", operation_id = "tags_list", params(PageQuery),
     security(("token" = ["tag:read"])), responses((status = 200, body = TagList)))]
 async fn list(State(app): State<App>, caller: Caller, origin: Origin, paged: Paged) -> Result<Json<TagList>> {
-    caller.require("tag:read")?;
     let listed = service::tag_list(&app, &caller, paged.page).await?;
     Ok(Json(TagList {
         paging: paged.paging(listed.total),
@@ -194,7 +193,6 @@ async fn create(
     origin: Origin,
     Body(body): Body<TagCreate>,
 ) -> Result<Response> {
-    caller.require("tag:create")?;
     if let Err(error) = tag_name_check(&body.name) {
         return Ok(bad_name(&error, &origin));
     }
@@ -226,7 +224,6 @@ async fn get(
     origin: Origin,
     Path(name): Path<String>,
 ) -> Result<Json<TagAnswer>> {
-    caller.require("tag:read")?;
     let tag = service::tag_get(&app, &caller, &name).await?;
     Ok(Json(TagAnswer {
         tag: view(tag, origin.base_url()),
@@ -240,7 +237,6 @@ async fn get(
     params(("tag_id" = String, Path, description = "its name as it was first written")),
     security(("token" = ["tag:delete"])), responses((status = 204)))]
 async fn delete(State(app): State<App>, caller: Caller, Path(name): Path<String>) -> Result<StatusCode> {
-    caller.require("tag:delete")?;
     service::tag_delete(&app, &caller, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -257,7 +253,6 @@ async fn tag_resources(
     Path(name): Path<String>,
     Body(body): Body<TagChange>,
 ) -> Result<StatusCode> {
-    caller.require("tag:create")?;
     service::tag_resources(&app, &caller, &name, &body.check()?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -274,7 +269,6 @@ async fn untag_resources(
     Path(name): Path<String>,
     Body(body): Body<TagChange>,
 ) -> Result<StatusCode> {
-    caller.require("tag:delete")?;
     service::untag_resources(&app, &caller, &name, &body.check()?).await?;
     Ok(StatusCode::NO_CONTENT)
 }

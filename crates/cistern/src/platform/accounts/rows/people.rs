@@ -140,6 +140,16 @@ pub async fn user_list_of(conn: &impl ConnectionTrait, ids: &[i64]) -> Result<Ve
         .await
 }
 
+/// The oldest operator who is not disabled.
+pub async fn operator_first(conn: &impl ConnectionTrait) -> Result<Option<user::Model>, DbErr> {
+    user::Entity::find()
+        .filter(user::Column::IsOperator.eq(true))
+        .filter(user::Column::DisabledAt.is_null())
+        .order_by_asc(user::Column::Id)
+        .one(conn)
+        .await
+}
+
 /// Operators who are not disabled; on PostgreSQL they stay locked until the transaction ends.
 pub async fn operator_list_locked(conn: &impl ConnectionTrait) -> Result<Vec<user::Model>, DbErr> {
     user::Entity::find()

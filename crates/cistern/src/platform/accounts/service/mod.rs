@@ -30,8 +30,8 @@ pub use tokens::{
     token_list, token_list_all, token_revoke, token_revoke_local, token_revoke_self,
 };
 pub use users::{
-    UserChange, UserNew, user_by_email, user_change, user_create, user_create_as, user_emails, user_get,
-    user_list, user_set_disabled,
+    UserChange, UserNew, operator_first, user_by_email, user_change, user_create, user_create_as,
+    user_emails, user_get, user_list, user_set_disabled,
 };
 
 /// What the very first start made; shown once.

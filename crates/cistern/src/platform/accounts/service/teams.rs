@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{check_name, rows};
 use crate::app::App;
-use crate::platform::accounts::Caller;
+use crate::platform::accounts::{Caller, Role};
 use crate::platform::db::conflict;
 use crate::platform::error::{Error, Result};
 use crate::platform::events::{self, Event, Who};
@@ -25,15 +25,16 @@ pub async fn team_of(app: &App, caller: &Caller) -> Result<rows::team::Model> {
         .ok_or(Error::NotFound)
 }
 
-/// Makes a team, without members.
-pub async fn team_create(app: &App, who: &Who, name: &str) -> Result<rows::team::Model> {
+/// Makes a team, with its first owner.
+pub async fn team_create(app: &App, who: &Who, name: &str, owner: i64) -> Result<rows::team::Model> {
     check_name("a team's name", name)?;
     let now = app.clock.now();
     let tx = app.db.write().await?;
     let team = rows::team_insert(&*tx, now, &random::uuid().to_string(), name)
         .await
         .map_err(|e| conflict(e, format!("there is a team `{name}` already")))?;
-    let event = Event::done("team.create", "team", team.id).with(json!({ "name": name }));
+    rows::member_insert(&*tx, now, team.id, owner, Role::Owner).await?;
+    let event = Event::done("team.create", "team", team.id).with(json!({ "name": name, "owner": owner }));
     events::record_in_tx(&*tx, now, who, event).await?;
     tx.commit().await?;
     Ok(team)

@@ -108,6 +108,13 @@ pub async fn user_by_email(app: &App, email: &str) -> Result<rows::user::Model> 
         })
 }
 
+/// The first of those who run the installation.
+pub async fn operator_first(app: &App) -> Result<rows::user::Model> {
+    rows::operator_first(app.db.conn()).await?.ok_or_else(|| {
+        Error::Precondition("nobody runs this installation yet; `cistern serve` makes the first user".into())
+    })
+}
+
 /// Changes a user. The last operator stays one; a disabled user's sign-ins end.
 pub async fn user_change(app: &App, who: &Who, id: i64, change: &UserChange) -> Result<rows::user::Model> {
     let tx = app.db.write().await?;

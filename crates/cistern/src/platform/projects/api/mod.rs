@@ -44,7 +44,6 @@ async fn answer(app: &App, caller: &Caller, row: project::Model) -> Result<Json<
 }
 
 async fn update(app: &App, caller: &Caller, which: Which, change: Change) -> Result<Json<ProjectAnswer>> {
-    caller.require("project:update")?;
     let row = service::project_update(app, caller, &which, change).await?;
     answer(app, caller, row).await
 }
@@ -56,7 +55,6 @@ async fn resource_page(
     paged: &Paged,
     which: Which,
 ) -> Result<Json<ResourceList>> {
-    caller.require("project:read")?;
     let listed = service::resource_list(app, caller, &which, paged.page).await?;
     Ok(Json(ResourceList {
         paging: paged.paging(listed.total),
@@ -91,7 +89,6 @@ async fn resource_assign(
 #[utoipa::path(get, path = "/v2/projects", tag = "Projects", operation_id = "projects_list", params(PageQuery),
     security(("token" = ["project:read"])), responses((status = 200, body = ProjectList)))]
 async fn list(State(app): State<App>, caller: Caller, paged: Paged) -> Result<Json<ProjectList>> {
-    caller.require("project:read")?;
     let listed = service::project_list(&app, &caller, paged.page).await?;
     let team = accounts::team_of(&app, &caller).await?;
     Ok(Json(ProjectList {
@@ -112,7 +109,6 @@ async fn create(
     caller: Caller,
     Body(body): Body<ProjectCreate>,
 ) -> Result<(StatusCode, Json<ProjectAnswer>)> {
-    caller.require("project:create")?;
     let row = service::project_create(&app, &caller, body.into()).await?;
     Ok((StatusCode::CREATED, answer(&app, &caller, row).await?))
 }
@@ -121,7 +117,6 @@ async fn create(
 #[utoipa::path(get, path = "/v2/projects/default", tag = "Projects", operation_id = "projects_get_default",
     security(("token" = ["project:read"])), responses((status = 200, body = ProjectAnswer)))]
 async fn default_get(State(app): State<App>, caller: Caller) -> Result<Json<ProjectAnswer>> {
-    caller.require("project:read")?;
     let row = service::project_get(&app, &caller, &Which::Default).await?;
     answer(&app, &caller, row).await
 }
@@ -134,7 +129,6 @@ async fn get(
     caller: Caller,
     Path(uuid): Path<String>,
 ) -> Result<Json<ProjectAnswer>> {
-    caller.require("project:read")?;
     let row = service::project_get(&app, &caller, &Which::Uuid(uuid)).await?;
     answer(&app, &caller, row).await
 }
@@ -191,7 +185,6 @@ async fn patch(
 #[utoipa::path(delete, path = "/v2/projects/{project_id}", tag = "Projects", operation_id = "projects_delete", params(("project_id" = String, Path, description = "its UUID")),
     security(("token" = ["project:delete"])), responses((status = 204), (status = 412, body = ErrorBody)))]
 async fn delete(State(app): State<App>, caller: Caller, Path(uuid): Path<String>) -> Result<StatusCode> {
-    caller.require("project:delete")?;
     service::project_delete(&app, &caller, &Which::Uuid(uuid)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

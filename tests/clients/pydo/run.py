@@ -190,7 +190,7 @@ def check_keys_paging():
 
 def check_projects():
     default = runs("project-default", 200, client.projects.get_default).get("project", {})
-    body = {"name": f"pydo-{RUN}", "purpose": "Just trying out", "description": "one", "environment": "Production"}
+    body = {"name": f"pydo-{RUN}", "purpose": "Just trying out DigitalOcean", "description": "one", "environment": "Production"}
     project = runs("project-create", 201, client.projects.create, body).get("project", {})
     equal("project-fields", body, {k: project.get(k) for k in body})
     like("project-id", UUID, project.get("id"))

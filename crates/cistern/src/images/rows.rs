@@ -323,6 +323,25 @@ pub async fn image_publish(
     Ok(done.rows_affected == 1)
 }
 
+/// Adds a region to those that an image is in; where it is in that one, nothing changes. The row is locked while it is
+/// read: on PostgreSQL two transfers at once would otherwise take each other's region back.
+pub async fn image_add_region(conn: &impl ConnectionTrait, id: i64, region: &str) -> Result<(), DbErr> {
+    let locked = Entity::find_by_id(id).lock_exclusive().one(conn).await?;
+    let Some(Json::Array(mut regions)) = locked.map(|row| row.regions) else {
+        return Ok(());
+    };
+    if regions.iter().any(|known| known == region) {
+        return Ok(());
+    }
+    regions.push(region.into());
+    Entity::update_many()
+        .col_expr(Column::Regions, Expr::value(Json::Array(regions)))
+        .filter(Column::Id.eq(id))
+        .exec(conn)
+        .await?;
+    Ok(())
+}
+
 /// Takes an image out of its list as deleted, with the reason where an import failed. Returns false where it was
 /// deleted already.
 pub async fn image_hide(

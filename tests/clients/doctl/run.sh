@@ -96,10 +96,10 @@ check_account() {
 
 # `auth init` asks /v1/oauth/token/info about the token before it keeps it.
 check_auth_init() {
-  runs auth-init auth init --context "ours-$run" --token-validation-server "$CISTERN_URL"
+  runs auth-init auth init --token-validation-server "$CISTERN_URL"
   like auth-init-valid '(✔|OK)' "$out"
   DIGITALOCEAN_ACCESS_TOKEN=dop_v1_0000000000000000000000000000000000000000000000000000000000000000 \
-    refused auth-init-wrong-token 'Unable to use supplied token|401' auth init --context "wrong-$run" \
+    refused auth-init-wrong-token '401 .*Unable to authenticate you' auth init \
     --token-validation-server "$CISTERN_URL"
 }
 

@@ -123,7 +123,7 @@ func (s *suite) imageTransfer(id int) {
 		s.is("image-actions-three", 3, len(actions))
 		s.is("image-actions-newest-first", "sgp1", regionSlug(actions[0]))
 	}
-	_, _, err = s.client.ImageActions.Transfer(s.ctx, id, &godo.ActionRequest{"type": "transfer", "region": "mars1"})
+	_, _, err := s.client.ImageActions.Transfer(s.ctx, id, &godo.ActionRequest{"type": "transfer", "region": "mars1"})
 	s.refused("image-transfer-nowhere", http.StatusUnprocessableEntity, "region", err)
 }
 

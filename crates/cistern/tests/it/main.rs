@@ -5,6 +5,7 @@
 //! started by the harness.
 
 mod auth;
+mod cli;
 mod harness;
 mod imports;
 mod kill;

@@ -7,7 +7,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::images::{import, settled};
 use crate::harness::process::{cistern, run_ok};
-use crate::harness::{Files, Server, disks, until};
+use crate::harness::files::Files;
+use crate::harness::{Server, disks, until};
 
 #[test]
 fn a_parser_can_open_no_file_and_no_socket_and_start_nothing() {

@@ -24,11 +24,12 @@ tools=(
   "doctl|go|github.com/digitalocean/doctl/cmd/doctl|DigitalOcean's command 1.166.0, acceptance"
   "godo|godo|.|DigitalOcean's Go library 1.202.0, acceptance (builds tests/clients/godo)"
   "pydo|pip|pydo|DigitalOcean's Python library 0.44.0, acceptance over TLS"
+  "tus|pip|tuspy|the tus project's Python client 1.1.0, acceptance of uploads"
   "restic|go|github.com/restic/restic/cmd/restic|backup program 0.18.0, peer of make bench"
   "cargo-deny|cargo|0.20.2|licences, bans and sources of the Rust dependencies, make lint"
 )
 # What "everything" is: apt holds apt-demo.
-everything=(apt versitygw doctl godo pydo restic cargo-deny)
+everything=(apt versitygw doctl godo pydo tus restic cargo-deny)
 
 # One package a line, with the programs that are looked for instead of asking dpkg (so that another distribution's
 # packages do as well). A program in a sbin folder is found although an ordinary user's PATH lacks it.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs DigitalOcean's own clients against fresh servers: doctl over http, godo and pydo over TLS.
+# Runs DigitalOcean's own clients against fresh servers: doctl over http, godo and pydo over TLS; and tus uploads.
 #
 #   run.sh                 all of them
 #   run.sh doctl godo…     only these
@@ -20,7 +20,7 @@ for name in $(compgen -e CISTERN_); do
 done
 
 suites=("$@")
-((${#suites[@]})) || suites=(doctl godo pydo)
+((${#suites[@]})) || suites=(doctl godo pydo tus)
 say() { printf '%s\n' "$*" >&2; }
 
 work=$(mktemp -d)
@@ -97,6 +97,10 @@ if wanted doctl; then
   server http http
   run_suite doctl "$here/doctl/run.sh"
 fi
+if wanted tus; then
+  server tus http
+  CISTERN_URL=$url CISTERN_TOKEN=$token run_suite tus "$cache/bin/tus" -B "$here/tus/run.py"
+fi
 if wanted godo || wanted pydo; then
   server tls https --tls-self-signed
   subject+=(CISTERN_CA="$work/tls/tls/ca.pem")
@@ -105,6 +109,6 @@ if wanted godo || wanted pydo; then
 fi
 if ((${#failed[@]})); then
   say "failed: ${failed[*]}"
-  tail -n 20 "$work"/{http,tls}.log >&2 2>/dev/null || true
+  tail -n 20 "$work"/{http,tus,tls}.log >&2 2>/dev/null || true
   exit 1
 fi

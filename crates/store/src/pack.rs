@@ -61,6 +61,14 @@ pub(crate) struct Encoded {
     payload: Vec<u8>,
 }
 
+#[cfg(test)]
+impl Encoded {
+    /// What a faulty compressor or memory would have made.
+    pub(crate) fn spoil(&mut self, at: usize) {
+        self.payload[at] ^= 1;
+    }
+}
+
 thread_local! {
     /// Making a context costs as much as a chunk or two: each thread keeps its own.
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };

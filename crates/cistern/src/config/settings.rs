@@ -218,7 +218,7 @@ pub const SETTINGS: &[Setting] = &[
         "fetch.allow",
         Kind::List,
         "Networks (CIDR) that images may be downloaded from although they are private, loopback or otherwise \
-         refused.",
+         refused. Our own listeners stay refused.",
     ),
     row("fetch.max_bytes", Kind::Number, "Largest download, in bytes."),
     row(

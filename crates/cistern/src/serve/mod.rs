@@ -59,7 +59,7 @@ struct Urls {
 }
 
 /// Serves until a signal comes.
-pub async fn run(config: Config, output: Output) -> Result<()> {
+pub async fn run(mut config: Config, output: Output) -> Result<()> {
     let mut signals = Signals::new()?;
     tls::provider_install();
     telemetry::metrics_init();
@@ -69,6 +69,7 @@ pub async fn run(config: Config, output: Output) -> Result<()> {
     let certificate = certificate(&config)?;
     let bound = Bound::new(&config).await?;
     let urls = bound.urls(&config)?;
+    bound.tell(&mut config)?;
 
     let phase = Phase::default();
     let starting = routers::starting(&config, &phase);
@@ -79,6 +80,7 @@ pub async fn run(config: Config, output: Output) -> Result<()> {
         app = App::open(config) => app?,
         () = signals.stop() => return Ok(()),
     };
+    app.objects_test().await?;
     let first = app.first_start().await?;
     let engine = app.engine_start().await?;
     let running = routers::running(&app, &phase);
@@ -127,6 +129,19 @@ impl Bound {
             Some(bind("listen_registry", config.listen_registry).await?)
         };
         Ok(Self { api, registry })
+    }
+
+    /// Puts the real ports into the settings, where port 0 was asked for: a download must not reach them.
+    fn tell(&self, config: &mut Config) -> Result<()> {
+        let port = |socket: &TcpListener| -> Result<u16> {
+            let address = socket.local_addr().context("a listener has no address")?;
+            Ok(address.port())
+        };
+        config.listen_api.set_port(port(&self.api)?);
+        if let Some(registry) = &self.registry {
+            config.listen_registry.set_port(port(registry)?);
+        }
+        Ok(())
     }
 
     fn urls(&self, config: &Config) -> Result<Urls> {

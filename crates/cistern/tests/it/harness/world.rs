@@ -56,7 +56,6 @@ pub(crate) struct Postgres {
     port: u16,
     next: std::sync::atomic::AtomicU32,
     _server: Guarded,
-    _dir: tempfile::TempDir,
 }
 
 /// Starts the cluster at its first use.
@@ -68,15 +67,17 @@ pub(crate) fn postgres() -> &'static Postgres {
 impl Postgres {
     fn start() -> Self {
         let initdb = find("initdb").expect("PostgreSQL is installed (tests/clients/install.sh apt)");
+        // The link in /usr/local/bin that some machines have leads to where all of PostgreSQL's programs are.
+        let initdb = initdb.canonicalize().expect("it is there");
         let bin = initdb
             .parent()
             .expect("it lies in a folder")
             .display()
             .to_string();
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let data = dir.path().join("pg").display().to_string();
+        let dir = tempfile::tempdir().expect("a temporary folder").keep();
+        let data = dir.join("pg").display().to_string();
         let port = free_port();
-        run_ok(command("chmod").arg("0777").arg(dir.path()));
+        run_ok(command("chmod").arg("0777").arg(&dir));
         // PostgreSQL refuses to run as root.
         run_ok(as_postgres().args([
             &format!("{bin}/initdb"),
@@ -106,18 +107,18 @@ impl Postgres {
         ] {
             words.extend(["-c".into(), setting.to_owned()]);
         }
-        let server = spawn_guarded(words, &dir.path().join("postgres.log"));
+        let server = spawn_guarded(&words, &dir);
         let ready = || {
             command(&format!("{bin}/pg_isready"))
                 .args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()])
                 .status()
+                .expect("pg_isready lies beside initdb")
         };
-        wait("PostgreSQL", || ready().is_ok_and(|s| s.success()));
+        wait("PostgreSQL", || ready().success());
         Self {
             port,
             next: 0.into(),
             _server: server,
-            _dir: dir,
         }
     }
 
@@ -160,7 +161,6 @@ pub(crate) struct S3 {
     next: std::sync::atomic::AtomicU32,
     data: std::path::PathBuf,
     _server: Guarded,
-    _dir: tempfile::TempDir,
 }
 
 /// Starts the S3 server at its first use.
@@ -172,8 +172,8 @@ pub(crate) fn s3() -> &'static S3 {
 impl S3 {
     fn start() -> Self {
         let program = find("versitygw").expect("versitygw is installed (tests/clients/install.sh versitygw)");
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let (data, side) = (dir.path().join("data"), dir.path().join("side"));
+        let dir = tempfile::tempdir().expect("a temporary folder").keep();
+        let (data, side) = (dir.join("data"), dir.join("side"));
         for folder in [&data, &side] {
             std::fs::create_dir(folder).expect("a folder can be made");
         }
@@ -191,7 +191,7 @@ impl S3 {
             text(&side),
             text(&data),
         ];
-        let server = spawn_guarded(words, &dir.path().join("s3.log"));
+        let server = spawn_guarded(&words, &dir);
         wait("the S3 server", || {
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
@@ -200,7 +200,6 @@ impl S3 {
             next: 0.into(),
             data,
             _server: server,
-            _dir: dir,
         }
     }
 

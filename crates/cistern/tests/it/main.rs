@@ -7,11 +7,15 @@
 mod auth;
 mod harness;
 mod imports;
+mod jobs;
 mod kill;
+mod migrate;
 mod sandbox;
 #[path = "../../src/testing/schema.rs"]
 mod schema;
 mod secrets;
 mod serve;
+mod stop;
 mod tidy;
+mod tls;
 mod transfer;

@@ -22,10 +22,29 @@ pub(crate) fn name() -> String {
     variable("CISTERN_TEST_WORLD").unwrap_or_else(|| "sqlite+folder".into())
 }
 
-/// A database and a bucket of its own for one server.
+/// A database and a bucket of its own for one server, of this run's world.
 pub(crate) fn place() -> Place {
+    place_in(&name())
+}
+
+/// The same of a world that a test needs whatever this run's is; none, with the reason printed, where a program is
+/// missing.
+pub(crate) fn place_if_there(world: &str) -> Option<Place> {
+    let wanted = [("postgres", "initdb"), ("s3", "versitygw")];
+    let missing = wanted
+        .iter()
+        .find(|(word, program)| world.contains(word) && find(program).is_none());
+    if let Some((_, program)) = missing {
+        let text = format!("`{program}` is not there (tests/clients/install.sh)");
+        assert!(variable("CISTERN_REQUIRE_CLIENTS").is_none(), "{text}");
+        eprintln!("skipped: {text}");
+        return None;
+    }
+    Some(place_in(world))
+}
+
+fn place_in(name: &str) -> Place {
     let mut place = Place::default();
-    let name = name();
     let (database, objects) = name
         .split_once('+')
         .unwrap_or_else(|| panic!("`{name}` is not a world"));
@@ -38,14 +57,19 @@ pub(crate) fn place() -> Place {
         "folder" => {}
         "s3" => {
             place.objects = Some(s3().bucket());
-            place.env = vec![
-                ("CISTERN_OBJECTS_ACCESS_KEY".into(), S3_KEY.into()),
-                ("CISTERN_OBJECTS_SECRET_KEY".into(), S3_SECRET.into()),
-            ];
+            place.env = s3_keys();
         }
         other => panic!("`{other}` is not a backend of this suite"),
     }
     place
+}
+
+/// The key to the S3 server, as settings.
+fn s3_keys() -> Vec<(String, String)> {
+    vec![
+        ("CISTERN_OBJECTS_ACCESS_KEY".into(), S3_KEY.into()),
+        ("CISTERN_OBJECTS_SECRET_KEY".into(), S3_SECRET.into()),
+    ]
 }
 
 const S3_KEY: &str = "cistern-tests";
@@ -201,6 +225,11 @@ impl S3 {
             data,
             _server: server,
         }
+    }
+
+    /// Where it listens on loopback.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// The URL of a new, empty bucket.

@@ -25,22 +25,20 @@ pub(crate) async fn job_of(api: &Api, image: i64) -> Value {
         .clone()
 }
 
-/// Waits until the download has come to where the file server holds it.
-pub(crate) async fn held_up(api: &Api, image: i64, at: usize) -> Value {
+/// Waits until part of the download is on the disk; the rest is held.
+pub(crate) async fn held_up(api: &Api, image: i64) -> Value {
     until("the download to come to where it is held", 30, || async {
         let job = job_of(api, image).await;
         let done = job["progress"]["done_bytes"].as_u64();
-        (job["progress"]["step"] == "fetch" && done == Some(at as u64)).then_some(job)
+        (job["progress"]["step"] == "fetch" && done >= Some(1 << 20)).then_some(job)
     })
     .await
 }
 
 /// A disk of 8 MiB of which the first 3 come at once.
-pub(crate) const AT: usize = 3 << 20;
-
 pub(crate) fn held(files: &Files, name: &str, seed: u64) -> (Held, Vec<u8>) {
     let disk = disks::raw(8, seed);
-    (files.put_held(name, disk.clone(), AT), disk)
+    (files.put_held(name, disk.clone(), 3 << 20), disk)
 }
 
 /// What a user and an operator see of how an import ended.
@@ -62,7 +60,7 @@ async fn an_import_cut_off_by_a_kill_goes_on_where_it_was() {
     let (held, disk) = held(&files, "held.img", 1);
     let api = server.api();
     let id = import(&api, "held", &held.url).await;
-    held_up(&api, id, AT).await;
+    held_up(&api, id).await;
     server.kill();
     server.start_again();
     held.release();
@@ -90,7 +88,7 @@ async fn a_running_import_is_listed_and_cancelled() {
     for way in ["remote", "local"] {
         let (held, _) = held(&files, &format!("{way}.img"), 2);
         let id = import(&api, way, &held.url).await;
-        let job = held_up(&api, id, AT).await;
+        let job = held_up(&api, id).await;
         let command = |words: &[&str]| match way {
             "remote" => server.remote(words),
             _ => server.local(words),
@@ -129,7 +127,7 @@ async fn two_servers_share_the_work() {
         import(&api, "two", &two.url).await,
     ];
     for id in ids {
-        held_up(&api, id, AT).await;
+        held_up(&api, id).await;
     }
     for server in [&first, &second] {
         assert_eq!(
@@ -155,7 +153,7 @@ async fn a_server_that_slept_past_its_lease_changes_nothing() {
     let files = Files::start().await;
     let (held, disk) = held(&files, "held.img", 5);
     let id = import(&sleeper.api(), "held", &held.url).await;
-    held_up(&sleeper.api(), id, AT).await;
+    held_up(&sleeper.api(), id).await;
     sleeper.signal(Signal::STOP);
 
     let other = setup.start_beside(&sleeper);

@@ -10,7 +10,7 @@ use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, settled};
 use crate::harness::server::Setup;
 use crate::harness::{Server, until};
-use crate::jobs::{AT, held, held_up, job_of};
+use crate::jobs::{held, held_up, job_of};
 
 const BODY: &str = r#"{"name":"made-while-stopping"}"#;
 
@@ -91,7 +91,7 @@ async fn a_running_import_is_handed_back_and_goes_on_after_the_next_start() {
     let (mut server, files) = (Server::start(), Files::start().await);
     let (held, disk) = held(&files, "held.img", 6);
     let id = import(&server.api(), "held", &held.url).await;
-    held_up(&server.api(), id, AT).await;
+    held_up(&server.api(), id).await;
     let started = Instant::now();
     assert!(server.terminate().success(), "{}", server.log_text());
     assert!(started.elapsed() < Duration::from_secs(10), "a job is asked to stop");

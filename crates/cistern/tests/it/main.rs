@@ -5,6 +5,7 @@
 //! started by the harness.
 
 mod auth;
+mod faults;
 mod harness;
 mod imports;
 mod jobs;

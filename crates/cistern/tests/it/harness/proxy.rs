@@ -30,9 +30,8 @@ pub(crate) enum Fault {
     Slow(u64),
 }
 
-/// A running proxy; it ends with the test's runtime.
+/// A running proxy; it ends with the test process.
 pub(crate) struct Proxy {
-    port: u16,
     state: Arc<State>,
 }
 
@@ -43,25 +42,24 @@ struct State {
 
 impl Proxy {
     /// Starts it before the S3 server; `None` where there is none.
-    pub(crate) async fn start() -> Option<(Self, Place)> {
+    pub(crate) fn start() -> Option<(Self, Place)> {
         let mut place = place_if_there("sqlite+s3")?;
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("loopback has a free port");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        listener.set_nonblocking(true).expect("it can wait");
         let port = listener.local_addr().expect("it is bound").port();
         let state = Arc::new(State {
             fault: Mutex::new(Fault::None),
             seen: AtomicU64::new(0),
         });
-        tokio::spawn(accept(listener, Arc::clone(&state)));
+        // A thread of its own: tests block theirs while they wait for a process that needs the proxy.
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(accept(listener, shared));
+        });
         let (behind, before) = (format!(":{}", s3().port()), format!(":{port}"));
         place.objects = place.objects.map(|url| url.replace(&behind, &before));
-        Some((Self { port, state }, place))
-    }
-
-    /// Where it listens.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+        Some((Self { state }, place))
     }
 
     /// From the next request on this happens.
@@ -75,7 +73,8 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
+async fn accept(listener: std::net::TcpListener, state: Arc<State>) {
+    let listener = TcpListener::from_std(listener).expect("it is bound");
     while let Ok((client, _)) = listener.accept().await {
         let state = Arc::clone(&state);
         tokio::spawn(async move {

@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -170,6 +171,15 @@ pub struct Events {
 pub struct Jobs {
     /// Jobs that run at once in this process.
     pub workers: usize,
+    /// How long a job stays with a server that does not answer, in seconds.
+    pub lease_seconds: u32,
+}
+
+impl Jobs {
+    /// How long a job stays with a server that does not answer.
+    pub fn lease(&self) -> TimeDelta {
+        TimeDelta::seconds(i64::from(self.lease_seconds))
+    }
 }
 
 /// What is logged.
@@ -240,7 +250,10 @@ impl Default for Config {
                 anonymous_per_minute: 6_000,
             },
             events: Events { retention_days: 90 },
-            jobs: Jobs { workers: 4 },
+            jobs: Jobs {
+                workers: 4,
+                lease_seconds: 30,
+            },
             log: Log {
                 level: "info".into(),
                 format: LogFormat::Text,

@@ -189,7 +189,13 @@ async fn a_narrow_token_opens_only_its_own_door() {
 async fn what_another_team_has_is_as_if_it_were_not() {
     let (server, files) = (Server::start(), Files::start().await);
     let ours = server.api();
-    let things = things(&ours, &files).await;
+    let mut things = things(&ours, &files).await;
+    // A user of our team alone: who runs the installation owns every team they make.
+    run_ok(&mut server.local(&["user", "create", "ours@example.com"]));
+    let members = ours.get("/v2/members").await.expect(200);
+    let member = members["members"].as_array().expect("a list").iter();
+    let member = member.max_by_key(|m| m["user_id"].as_i64()).expect("we have members");
+    things.insert("user_id", member["user_id"].to_string());
     run_ok(&mut server.local(&["team", "create", "others"]));
     // An owner of the other team who does not run the installation.
     run_ok(&mut server.local(&[

@@ -6,14 +6,19 @@
 
 mod auth;
 mod cli;
+mod faults;
 mod harness;
 mod imports;
+mod jobs;
 mod kill;
+mod migrate;
 mod nginx;
 mod sandbox;
 #[path = "../../src/testing/schema.rs"]
 mod schema;
 mod secrets;
 mod serve;
+mod stop;
 mod tidy;
+mod tls;
 mod transfer;

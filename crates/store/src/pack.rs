@@ -22,6 +22,8 @@ pub const ENTRY_BYTES: usize = 48;
 pub const TRAILER_BYTES: usize = 64;
 /// A pack is sealed when it holds this much.
 pub(crate) const TARGET_BYTES: usize = 12 << 20;
+/// Bytes that a pack being filled takes in memory: what is sealed, the frame that makes it full, and some.
+pub(crate) const CAPACITY_BYTES: usize = TARGET_BYTES + (1 << 20);
 /// The largest pack that a reader has to accept.
 pub const LIMIT_BYTES: usize = 16 << 20;
 /// The largest plain frame: a full tree node is longer than nothing else but a chunk.
@@ -51,38 +53,46 @@ pub struct Entry {
     pub level: u8,
 }
 
-/// A frame compressed but not yet placed in a pack.
+/// A frame compressed but not yet placed in a pack. Its payload lies where its plain bytes were.
 pub(crate) struct Encoded {
-    pub(crate) digest: Digest,
-    kind: FrameKind,
+    digest: Digest,
+    pub(crate) kind: FrameKind,
     level: u8,
     codec: u8,
     plain_bytes: u32,
-    payload: Vec<u8>,
+    payload_bytes: usize,
 }
 
 thread_local! {
-    /// Making a context costs as much as a chunk or two: each thread keeps its own.
-    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    /// Making a context costs as much as a chunk or two: each thread keeps its own, and room for one frame.
+    static COMPRESSOR: RefCell<Option<(Compressor<'static>, Vec<u8>)>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    static DECODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Compresses into `to`; gives the length, or nothing where it does not fit.
-fn compress(plain: &[u8], to: &mut [u8]) -> Result<Option<usize>> {
+/// Compresses in place; gives the length, or nothing (and changes nothing) where that does not shrink it.
+fn compress(bytes: &mut [u8]) -> Result<Option<usize>> {
     COMPRESSOR.with_borrow_mut(|slot| {
-        let compressor = match slot {
-            Some(compressor) => compressor,
-            None => slot.insert(
-                Compressor::new(ZSTD_LEVEL)
-                    .map_err(|error| Error::io("cannot start the compressor", error))?,
-            ),
+        let (compressor, scratch) = match slot {
+            Some(slot) => slot,
+            None => {
+                let compressor = Compressor::new(ZSTD_LEVEL)
+                    .map_err(|error| Error::io("cannot start the compressor", error))?;
+                slot.insert((compressor, vec![0; PLAIN_LIMIT as usize]))
+            }
         };
-        Ok(compressor.compress_to_buffer(plain, to).ok())
+        // A destination smaller than the input makes zstd give up early on what does not shrink.
+        let room = bytes.len().saturating_sub(1);
+        let Ok(length) = compressor.compress_to_buffer(bytes, &mut scratch[..room]) else {
+            return Ok(None);
+        };
+        bytes[..length].copy_from_slice(&scratch[..length]);
+        Ok(Some(length))
     })
 }
 
-/// Decompresses at most `limit` bytes.
-fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>> {
+/// Decompresses into an empty vector, at most as much as it has room for.
+fn decompress(payload: &[u8], to: &mut Vec<u8>) -> Result<()> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         let decompressor = match slot {
             Some(decompressor) => decompressor,
@@ -91,32 +101,27 @@ fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>> {
             ),
         };
         decompressor
-            .decompress(payload, limit)
+            .decompress_to_buffer(payload, to)
+            .map(drop)
             .map_err(|error| Error::new(Kind::Damaged, "frame does not decompress").with_source(error))
     })
 }
 
-/// Compresses plain bytes; keeps them as they are where that does not shrink them.
-pub(crate) fn frame_encode(digest: Digest, kind: FrameKind, level: u8, plain: &[u8]) -> Result<Encoded> {
-    let length_error = || {
-        Error::new(
-            Kind::Invalid,
-            format!("a frame of {} bytes is too long", plain.len()),
-        )
-    };
-    let plain_bytes = u32::try_from(plain.len()).map_err(|_| length_error())?;
+/// Compresses plain bytes in place; keeps them as they are where that does not shrink them.
+pub(crate) fn frame_encode(
+    digest: Digest,
+    kind: FrameKind,
+    level: u8,
+    bytes: &mut [u8],
+) -> Result<Encoded> {
+    let plain_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     if plain_bytes > PLAIN_LIMIT {
-        return Err(length_error());
+        let text = format!("a frame of {} bytes is too long", bytes.len());
+        return Err(Error::new(Kind::Invalid, text));
     }
-    // A destination smaller than the input makes zstd give up early on what does not shrink.
-    let mut payload = vec![0; plain.len().saturating_sub(1)];
-    let (codec, payload) = match compress(plain, &mut payload)? {
-        Some(length) => {
-            payload.truncate(length);
-            payload.shrink_to_fit();
-            (CODEC_ZSTD, payload)
-        }
-        None => (CODEC_RAW, plain.to_vec()),
+    let (codec, payload_bytes) = match compress(bytes)? {
+        Some(length) => (CODEC_ZSTD, length),
+        None => (CODEC_RAW, bytes.len()),
     };
     Ok(Encoded {
         digest,
@@ -124,12 +129,19 @@ pub(crate) fn frame_encode(digest: Digest, kind: FrameKind, level: u8, plain: &[
         level,
         codec,
         plain_bytes,
-        payload,
+        payload_bytes,
     })
 }
 
 /// Decodes one frame. Checks its structure; the caller compares the digest.
 pub fn frame_decode(frame: &[u8]) -> Result<Vec<u8>> {
+    let mut plain = Vec::new();
+    frame_decode_to(frame, &mut plain)?;
+    Ok(plain)
+}
+
+/// Decodes one frame into an empty vector.
+fn frame_decode_to(frame: &[u8], plain: &mut Vec<u8>) -> Result<()> {
     let damaged = |what: &str| Error::new(Kind::Damaged, format!("frame {what}"));
     if frame.len() < FRAME_HEADER_BYTES {
         return Err(damaged("is shorter than its header"));
@@ -145,32 +157,45 @@ pub fn frame_decode(frame: &[u8]) -> Result<Vec<u8>> {
             format!("frame has unknown cipher {}", header[1]),
         ));
     }
-    let plain = match header[0] {
-        CODEC_RAW => payload.to_vec(),
-        CODEC_ZSTD => decompress(payload, plain_bytes as usize)?,
+    plain.reserve_exact(plain_bytes as usize);
+    match header[0] {
+        CODEC_RAW => plain.extend_from_slice(payload),
+        CODEC_ZSTD => decompress(payload, plain)?,
         codec => {
             return Err(Error::new(
                 Kind::Incompatible,
                 format!("frame has unknown codec {codec}"),
             ));
         }
-    };
+    }
     if plain.len() != plain_bytes as usize {
         return Err(damaged("has the wrong length when decoded"));
     }
-    Ok(plain)
+    Ok(())
 }
 
 /// Decodes a frame and compares the digest: wrong bytes never leave here.
 pub(crate) fn frame_open(keys: &Keys, kind: FrameKind, digest: Digest, frame: &[u8]) -> Result<Vec<u8>> {
     let plain = frame_decode(frame)?;
-    if keys.digest(kind, &plain) != digest {
-        return Err(Error::new(
-            Kind::Damaged,
-            format!("frame does not match its digest {digest}"),
-        ));
-    }
+    digest_check(keys, kind, digest, &plain)?;
     Ok(plain)
+}
+
+/// Decodes a frame and compares the digest, and keeps nothing.
+fn frame_check(keys: &Keys, kind: FrameKind, digest: Digest, frame: &[u8]) -> Result<()> {
+    DECODED.with_borrow_mut(|plain| {
+        plain.clear();
+        frame_decode_to(frame, plain)?;
+        digest_check(keys, kind, digest, plain)
+    })
+}
+
+fn digest_check(keys: &Keys, kind: FrameKind, digest: Digest, plain: &[u8]) -> Result<()> {
+    if keys.digest(kind, plain) == digest {
+        return Ok(());
+    }
+    let text = format!("frame does not match its digest {digest}");
+    Err(Error::new(Kind::Damaged, text))
 }
 
 /// A pack being filled.
@@ -181,8 +206,8 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    pub(crate) fn new(id: Uuid, store_id: Uuid) -> Self {
-        let mut bytes = Vec::with_capacity(TARGET_BYTES + (1 << 20));
+    /// `bytes` is empty, and best has [`CAPACITY_BYTES`].
+    pub(crate) fn new(id: Uuid, store_id: Uuid, mut bytes: Vec<u8>) -> Self {
         bytes.extend_from_slice(HEADER_MAGIC);
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
         bytes.extend_from_slice(&64_u32.to_le_bytes());
@@ -201,7 +226,8 @@ impl Builder {
         self.bytes.len() + self.entries.len() * ENTRY_BYTES + TRAILER_BYTES
     }
 
-    pub(crate) fn push(&mut self, frame: &Encoded) -> Result<()> {
+    /// Adds a frame; `bytes` begins with its payload.
+    pub(crate) fn push(&mut self, frame: &Encoded, bytes: &[u8]) -> Result<()> {
         let entry = Entry {
             digest: frame.digest,
             offset: 0,
@@ -210,7 +236,7 @@ impl Builder {
             kind: frame.kind,
             level: frame.level,
         };
-        self.place(entry, frame.codec, &frame.payload)
+        self.place(entry, frame.codec, &bytes[..frame.payload_bytes])
     }
 
     /// Adds all frames of another pack that is being filled.
@@ -358,7 +384,7 @@ pub(crate) fn verify(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
                 format!("pack {id}: frame {index} contradicts the index"),
             ));
         }
-        frame_open(keys, entry.kind, entry.digest, frame).map(drop)
+        frame_check(keys, entry.kind, entry.digest, frame)
     })?;
     Ok(entries)
 }
@@ -373,14 +399,14 @@ mod tests {
 
     fn sample() -> (Keys, Sealed) {
         let keys = Keys::new(&[3; 32]);
-        let mut builder = Builder::new(Uuid::from_u128(9), Uuid::from_u128(1));
+        let mut builder = Builder::new(Uuid::from_u128(9), Uuid::from_u128(1), Vec::new());
         for seed in 0..5_u8 {
-            let plain: Vec<u8> = (0..CHUNK_BYTES)
+            let mut plain: Vec<u8> = (0..CHUNK_BYTES)
                 .map(|i| if seed < 3 { seed } else { hash(i, seed) })
                 .collect();
             let digest = keys.digest(FrameKind::Data, &plain);
-            let frame = frame_encode(digest, FrameKind::Data, 0, &plain).unwrap();
-            builder.push(&frame).unwrap();
+            let frame = frame_encode(digest, FrameKind::Data, 0, &mut plain).unwrap();
+            builder.push(&frame, &plain).unwrap();
         }
         (keys.clone(), builder.seal(&keys).unwrap())
     }

@@ -10,6 +10,7 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use crate::digest::{Digest, FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
+use crate::memory::PackBytes;
 use crate::{CHUNK_BYTES, FORMAT};
 
 /// Bytes before the first frame.
@@ -201,24 +202,26 @@ fn digest_check(keys: &Keys, kind: FrameKind, digest: Digest, plain: &[u8]) -> R
 /// A pack being filled.
 pub(crate) struct Builder {
     pub(crate) id: Uuid,
-    bytes: Vec<u8>,
+    bytes: PackBytes,
     entries: Vec<Entry>,
 }
 
 impl Builder {
-    /// `bytes` is empty, and best has [`CAPACITY_BYTES`].
-    pub(crate) fn new(id: Uuid, store_id: Uuid, mut bytes: Vec<u8>) -> Self {
-        bytes.extend_from_slice(HEADER_MAGIC);
-        bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&64_u32.to_le_bytes());
-        bytes.extend_from_slice(id.as_bytes());
-        bytes.extend_from_slice(store_id.as_bytes());
-        bytes.resize(HEADER_BYTES, 0);
-        Self {
+    /// Begins a pack in `bytes`, which are empty.
+    pub(crate) fn new(id: Uuid, store_id: Uuid, mut bytes: PackBytes) -> Result<Self> {
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        header.extend_from_slice(HEADER_MAGIC);
+        header.extend_from_slice(&FORMAT.to_le_bytes());
+        header.extend_from_slice(&64_u32.to_le_bytes());
+        header.extend_from_slice(id.as_bytes());
+        header.extend_from_slice(store_id.as_bytes());
+        header.resize(HEADER_BYTES, 0);
+        bytes.append(&header)?;
+        Ok(Self {
             id,
             bytes,
             entries: Vec::new(),
-        }
+        })
     }
 
     /// Bytes that the pack would have if it were sealed now.
@@ -257,12 +260,13 @@ impl Builder {
         let offset = u32::try_from(self.bytes.len()).map_err(too_long)?;
         let length = u32::try_from(payload.len()).map_err(too_long)?;
         let index = u32::try_from(self.entries.len()).map_err(too_long)?;
-        self.bytes
-            .extend_from_slice(&[codec, CIPHER_NONE, entry.kind as u8, entry.level]);
-        self.bytes.extend_from_slice(&index.to_le_bytes());
-        self.bytes.extend_from_slice(&length.to_le_bytes());
-        self.bytes.extend_from_slice(&entry.plain_bytes.to_le_bytes());
-        self.bytes.extend_from_slice(payload);
+        let mut header = [0; FRAME_HEADER_BYTES];
+        header[..4].copy_from_slice(&[codec, CIPHER_NONE, entry.kind as u8, entry.level]);
+        header[4..8].copy_from_slice(&index.to_le_bytes());
+        header[8..12].copy_from_slice(&length.to_le_bytes());
+        header[12..].copy_from_slice(&entry.plain_bytes.to_le_bytes());
+        self.bytes.append(&header)?;
+        self.bytes.append(payload)?;
         self.entries.push(Entry {
             offset,
             length: length + 16,
@@ -273,31 +277,31 @@ impl Builder {
 
     /// Writes footer and trailer.
     pub(crate) fn seal(mut self, keys: &Keys) -> Result<Sealed> {
-        let footer = self.bytes.len();
+        let start = self.bytes.len();
+        let mut footer = Vec::with_capacity(self.entries.len() * ENTRY_BYTES + TRAILER_BYTES);
         for entry in &self.entries {
             let codec = self.bytes[entry.offset as usize];
-            self.bytes.extend_from_slice(&entry.digest.0);
-            self.bytes.extend_from_slice(&entry.offset.to_le_bytes());
-            self.bytes.extend_from_slice(&entry.length.to_le_bytes());
-            self.bytes.extend_from_slice(&entry.plain_bytes.to_le_bytes());
-            self.bytes
-                .extend_from_slice(&[entry.kind as u8, entry.level, codec, CIPHER_NONE]);
+            footer.extend_from_slice(&entry.digest.0);
+            footer.extend_from_slice(&entry.offset.to_le_bytes());
+            footer.extend_from_slice(&entry.length.to_le_bytes());
+            footer.extend_from_slice(&entry.plain_bytes.to_le_bytes());
+            footer.extend_from_slice(&[entry.kind as u8, entry.level, codec, CIPHER_NONE]);
         }
-        let tail = self.bytes.len();
         let too_long = |_| Error::new(Kind::Invalid, "the pack is full");
-        let footer_offset = u32::try_from(footer).map_err(too_long)?;
+        let footer_offset = u32::try_from(start).map_err(too_long)?;
         let count = u32::try_from(self.entries.len()).map_err(too_long)?;
         let mut fields = [0_u8; 24];
         fields[0..4].copy_from_slice(&footer_offset.to_le_bytes());
         fields[4..8].copy_from_slice(&count.to_le_bytes());
         fields[8..12].copy_from_slice(&FORMAT.to_le_bytes());
-        let mac = keys.footer_mac(&[&self.bytes[..HEADER_BYTES], &self.bytes[footer..tail], &fields]);
-        self.bytes.extend_from_slice(&fields);
-        self.bytes.extend_from_slice(&mac);
-        self.bytes.extend_from_slice(TRAILER_MAGIC);
+        let mac = keys.footer_mac(&[&self.bytes[..HEADER_BYTES], &footer, &fields]);
+        footer.extend_from_slice(&fields);
+        footer.extend_from_slice(&mac);
+        footer.extend_from_slice(TRAILER_MAGIC);
+        self.bytes.append(&footer)?;
         Ok(Sealed {
             id: self.id,
-            bytes: Bytes::from(self.bytes),
+            bytes: Bytes::from_owner(self.bytes),
             entries: self.entries,
         })
     }
@@ -395,11 +399,15 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::memory::Memory;
 
     fn sample() -> (Keys, Sealed) {
         let keys = Keys::new(&[3; 32]);
-        let mut builder = Builder::new(Uuid::from_u128(9), Uuid::from_u128(1), Vec::new());
+        let bytes = Arc::new(Memory::default()).pack().unwrap();
+        let mut builder = Builder::new(Uuid::from_u128(9), Uuid::from_u128(1), bytes).unwrap();
         for seed in 0..5_u8 {
             let mut plain: Vec<u8> = (0..CHUNK_BYTES)
                 .map(|i| if seed < 3 { seed } else { hash(i, seed) })

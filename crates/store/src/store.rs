@@ -12,7 +12,7 @@ use crate::backend::{self, Backend, Probe};
 use crate::digest::{Digest, FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
 use crate::header::{DedupDomain, FEATURES_READ, FEATURES_WRITE, Header};
-use crate::ingest::memory::Memory;
+use crate::memory::Memory;
 use crate::pack;
 use crate::rows::{self, Hit, Location};
 use crate::tree::TreeRoot;

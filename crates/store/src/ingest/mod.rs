@@ -10,7 +10,6 @@
 
 mod batch;
 mod builder;
-pub(crate) mod memory;
 mod pack_put;
 mod stages;
 
@@ -28,6 +27,7 @@ use crate::reader::DiskReader;
 use crate::session::SessionInner;
 use crate::tree::{TreeRoot, root_level};
 use crate::{CHUNK_BYTES, compute};
+pub(crate) use batch::BATCH_BYTES;
 use batch::{Batch, Source};
 
 /// A finished disk, not yet published.

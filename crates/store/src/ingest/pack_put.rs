@@ -37,8 +37,7 @@ pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pendi
     let backend = &session.store.inner.backend;
     // Stays counted where the write may still land although we are not there to see it.
     session.puts.fetch_add(1, Ordering::SeqCst);
-    let written = backend.put_new(&key, sealed.bytes.clone()).await;
-    session.store.inner.memory.pack_return(sealed.bytes);
+    let written = backend.put_new(&key, sealed.bytes).await;
     // And after an error that does not tell whether it will.
     if !written.as_ref().is_err_and(Error::retryable) {
         session.puts.fetch_sub(1, Ordering::SeqCst);

@@ -11,11 +11,11 @@ use tokio::task::JoinSet;
 
 use super::batch::{Batch, Run};
 use super::builder::{Builder as TreeBuilder, NewNode};
-use super::memory::{Buffer, User};
 use super::pack_put::{Pending, pack_put};
 use super::{Disk, Progress};
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
+use crate::memory::{Buffer, User};
 use crate::pack::{self, Builder as PackBuilder, Encoded};
 use crate::reader::nodes::TreeReader;
 use crate::session::SessionInner;
@@ -99,12 +99,12 @@ async fn hash_stage(
     while let Some(mut batch) = input.recv().await {
         let mut buffer = None;
         if batch.has_bytes() {
-            buffer = Some(job.memory.batch().await.ok_or_else(stopped)?);
+            buffer = Some(job.memory.batch().await?);
         }
         let keys = job.session.store.inner.keys.clone();
         let hashed = compute(move || {
             let digests = match &mut buffer {
-                Some(buffer) => batch.read_and_hash(&keys, &mut buffer.bytes)?,
+                Some(buffer) => batch.read_and_hash(&keys, buffer.bytes_mut())?,
                 None => Vec::new(),
             };
             Ok(Hashed {
@@ -267,7 +267,7 @@ fn compressed(missing: Missing) -> Result<Compressed> {
         chunks,
         nodes,
     } = missing;
-    let bytes = buffer.as_mut().map_or(&mut [][..], |buffer| &mut buffer.bytes);
+    let bytes = buffer.as_mut().map_or(&mut [][..], Buffer::bytes_mut);
     let chunks: Result<Vec<_>> = bytes
         .par_chunks_mut(CHUNK_BYTES as usize)
         .zip(&chunks)
@@ -306,7 +306,7 @@ impl Packer {
         while let Some(missing) = input.recv().await {
             let compressed = compute(move || compressed(missing)).await?;
             for (place, frame) in &compressed.chunks {
-                let buffer = compressed.buffer.as_ref().map_or(&[][..], |buffer| &buffer.bytes);
+                let buffer = compressed.buffer.as_ref().map_or(&[][..], Buffer::bytes);
                 self.push(frame, &buffer[place * CHUNK_BYTES as usize..]).await?;
             }
             for (node, frame) in &compressed.nodes {
@@ -327,9 +327,14 @@ impl Packer {
             FrameKind::Data => &mut self.data,
             FrameKind::Node => &mut self.nodes,
         };
-        let builder = slot.get_or_insert_with(|| {
-            PackBuilder::new(store.options.world.uuid(), store.header.store_id, store.memory.pack())
-        });
+        let builder = match slot {
+            Some(builder) => builder,
+            None => slot.insert(PackBuilder::new(
+                store.options.world.uuid(),
+                store.header.store_id,
+                store.memory.pack()?,
+            )?),
+        };
         builder.push(frame, bytes)?;
         if builder.sealed_bytes() < pack::TARGET_BYTES {
             return Ok(());
@@ -344,7 +349,7 @@ impl Packer {
         while self.puts.len() >= PUTS_AT_ONCE {
             self.put_join().await?;
         }
-        let permit = self.job.memory.memory().put().await.ok_or_else(stopped)?;
+        let permit = self.job.memory.memory().put().await?;
         let (session, pending) = (Arc::clone(&self.job.session), self.pending.clone());
         self.puts.spawn(async move {
             let _permit = permit;

@@ -222,7 +222,8 @@ mod tests {
         pack.append(b"abc").expect("fits");
         assert_eq!(&*pack, b"abc");
         assert!(pack.append(&vec![0; pack::CAPACITY_BYTES - 2]).is_err());
-        pack.append(&vec![0; pack::CAPACITY_BYTES - 3]).expect("fits exactly");
+        pack.append(&vec![0; pack::CAPACITY_BYTES - 3])
+            .expect("fits exactly");
         let sealed = bytes::Bytes::from_owner(pack);
         let reader = sealed.slice(1..3);
         drop(sealed);

@@ -109,12 +109,7 @@ fn decompress(payload: &[u8], to: &mut Vec<u8>) -> Result<()> {
 }
 
 /// Compresses plain bytes in place; keeps them as they are where that does not shrink them.
-pub(crate) fn frame_encode(
-    digest: Digest,
-    kind: FrameKind,
-    level: u8,
-    bytes: &mut [u8],
-) -> Result<Encoded> {
+pub(crate) fn frame_encode(digest: Digest, kind: FrameKind, level: u8, bytes: &mut [u8]) -> Result<Encoded> {
     let plain_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     if plain_bytes > PLAIN_LIMIT {
         let text = format!("a frame of {} bytes is too long", bytes.len());

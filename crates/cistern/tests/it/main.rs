@@ -8,6 +8,7 @@ mod auth;
 mod harness;
 mod imports;
 mod kill;
+mod memory;
 mod sandbox;
 #[path = "../../src/testing/schema.rs"]
 mod schema;

@@ -169,7 +169,7 @@ fn refuse_unfit(database: &Path) -> Result<()> {
 pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
     let place = match config.objects() {
         config::Objects::Folder(path) => path.display().to_string(),
-        config::Objects::S3(_) => config.objects.clone().unwrap_or_default(),
+        config::Objects::S3(url) => url,
     };
     let mut settings = store::Settings::new();
     for (name, value) in [

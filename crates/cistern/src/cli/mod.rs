@@ -144,7 +144,7 @@ fn run(command: Command, context: &Context) -> Outcome {
         Command::Token(command) => accounts::token_run(command, context),
         Command::User(command) => accounts::user_run(command, context),
         Command::Team(command) => accounts::team_run(command, context),
-        Command::Events(args) => events::cli::run(args, context),
+        Command::Events(args) => events::cli::run(&args, context),
         Command::Jobs(args) => jobs::cli::run(args, context),
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Completions(args) => {

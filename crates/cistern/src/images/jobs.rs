@@ -71,7 +71,6 @@ pub enum Input {
 pub fn import_kind() -> JobKind {
     JobKind {
         name: IMPORT,
-        max_attempts: 5,
         run: |context| Box::pin(run(context)),
         failed,
     }

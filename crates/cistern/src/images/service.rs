@@ -22,6 +22,7 @@ use crate::platform::events::{self, Event};
 use crate::platform::jobs as engine;
 use crate::platform::net::Guard;
 use crate::platform::paging::{Listed, Page};
+use crate::platform::projects;
 use crate::platform::regions::region_find;
 use crate::platform::resources::Owner;
 use crate::platform::tags::service as tags;
@@ -410,6 +411,7 @@ async fn disk_forget_in_tx(app: &App, tx: &Tx, id: i64) -> Result<bool> {
         return Ok(false);
     }
     checksum::checksum_forget_in_tx(&**tx, id).await?;
+    projects::service::resource_forget_in_tx(&**tx, "image", &id.to_string()).await?;
     app.store
         .root_delete_in_tx(&**tx, jobs::ROOT_KIND, &id.to_string())
         .await?;

@@ -183,14 +183,15 @@ async fn member_list(args: MemberList, context: &Context) -> Outcome {
 }
 
 async fn member_role(args: MemberRole, is_new: bool, context: &Context) -> Outcome {
-    let role: Role = args.role.parse().map_err(usage)?;
+    let role: Role = args.role.parse().map_err(|e| usage(&e))?;
     let app = open(&args.one.local, context).await?;
     let team = service::team_find(&app, args.one.team.as_deref()).await?;
     let user = service::user_by_email(&app, &args.one.email).await?;
     let who = Who::default();
-    let member = match is_new {
-        true => service::member_add(&app, &who, team.id, user.id, role).await?,
-        false => service::member_set_role(&app, &who, team.id, user.id, role).await?,
+    let member = if is_new {
+        service::member_add(&app, &who, team.id, user.id, role).await?
+    } else {
+        service::member_set_role(&app, &who, team.id, user.id, role).await?
     };
     context
         .output

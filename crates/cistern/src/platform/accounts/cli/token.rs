@@ -79,7 +79,7 @@ async fn create(args: Create, context: &Context) -> Outcome {
         .scopes
         .as_deref()
         .map_or(Ok(Scopes::all()), Scopes::parse)
-        .map_err(usage)?;
+        .map_err(|e| usage(&e))?;
     let app = open(&args.local, context).await?;
     let team = service::team_find(&app, args.team.as_deref()).await?;
     let user = match &args.user {

@@ -109,7 +109,7 @@ fn document(user: &rows::user::Model) -> Value {
 }
 
 async fn create(args: Create, context: &Context) -> Outcome {
-    let role: Role = args.role.parse().map_err(usage)?;
+    let role: Role = args.role.parse().map_err(|e| usage(&e))?;
     let app = open(&args.local, context).await?;
     let team = service::team_find(&app, args.team.as_deref()).await?;
     let new = UserNew {
@@ -169,9 +169,10 @@ async fn list(args: List, context: &Context) -> Outcome {
 async fn passwd(args: Passwd, context: &Context) -> Outcome {
     let app = open(&args.local, context).await?;
     let user = service::user_by_email(&app, &args.email).await?;
-    let password = match args.password_stdin {
-        true => prompt::from_stdin()?,
-        false => prompt::from_terminal(&user.email)?,
+    let password = if args.password_stdin {
+        prompt::from_stdin()?
+    } else {
+        prompt::from_terminal(&user.email)?
     };
     service::password_set(&app, &Who::default(), user.id, &password).await?;
     context.output.document(&json!({ "user": user.email }), || {

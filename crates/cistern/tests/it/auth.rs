@@ -169,7 +169,11 @@ async fn a_token_that_is_none_opens_nothing() {
 async fn a_narrow_token_opens_only_its_own_door() {
     let server = Server::start();
     let api = server.api();
-    let narrow = made(&api, json!({ "name": "narrow", "scopes": ["sizes:read", "regions:read"] })).await;
+    let narrow = made(
+        &api,
+        json!({ "name": "narrow", "scopes": ["sizes:read", "regions:read"] }),
+    )
+    .await;
     for (method, path, scope) in ROUTES {
         if matches!(*scope, "-" | "*" | "sizes:read" | "regions:read") {
             continue;
@@ -194,7 +198,9 @@ async fn what_another_team_has_is_as_if_it_were_not() {
     run_ok(&mut server.local(&["user", "create", "ours@example.com"]));
     let members = ours.get("/v2/members").await.expect(200);
     let member = members["members"].as_array().expect("a list").iter();
-    let member = member.max_by_key(|m| m["user_id"].as_i64()).expect("we have members");
+    let member = member
+        .max_by_key(|m| m["user_id"].as_i64())
+        .expect("we have members");
     things.insert("user_id", member["user_id"].to_string());
     run_ok(&mut server.local(&["team", "create", "others"]));
     // An owner of the other team who does not run the installation.

@@ -508,8 +508,8 @@ async fn serve_says_its_addresses_as_json_once_and_its_secrets_only_at_first() {
             let token = said["first_start"]["token"].as_str().expect("a token");
             let api = crate::harness::api::Api::new(url, token);
             api.get("/v2/account").await.expect(200);
-            let link = said["first_start"]["sign_in_link"].as_str().expect("a link");
-            assert!(link.starts_with(&format!("{url}/sign-in/")), "{link}");
+            let sign_in = said["first_start"]["sign_in_link"].as_str().expect("a link");
+            assert!(sign_in.starts_with(&format!("{url}/sign-in/")), "{sign_in}");
         }
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("is running");
@@ -540,9 +540,9 @@ async fn init_makes_a_folder_once_and_doctor_judges_it() {
         "{fine}"
     );
     document(setup.command(&data, &["doctor"]).args(ports));
-    let file = dir.path().join("file");
-    std::fs::write(&file, "x").expect("writes");
-    let bad = run(setup.command(&file, &["doctor"]).args(ports));
+    let no_folder = dir.path().join("file");
+    std::fs::write(&no_folder, "x").expect("writes");
+    let bad = run(setup.command(&no_folder, &["doctor"]).args(ports));
     assert_eq!(bad.status.code(), Some(1), "{bad:?}");
     assert!(reason(&bad).contains("failed"), "{bad:?}");
 }

@@ -11,6 +11,7 @@ mod harness;
 mod imports;
 mod jobs;
 mod kill;
+mod memory;
 mod migrate;
 mod nginx;
 mod sandbox;

@@ -93,7 +93,11 @@ async fn aged(db: &DatabaseConnection, table: &str) -> String {
 #[tokio::test]
 async fn an_older_schema_is_copied_aside_and_migrated() {
     let mut server = Server::start();
-    server.api().post("/v2/tags", &serde_json::json!({ "name": "kept" })).await.expect(201);
+    server
+        .api()
+        .post("/v2/tags", &serde_json::json!({ "name": "kept" }))
+        .await
+        .expect(201);
     server.terminate();
     let db = database(&server).await;
     let before = migrations(&db).await;
@@ -126,7 +130,11 @@ async fn an_older_schema_is_copied_aside_and_migrated() {
 #[tokio::test]
 async fn a_failed_migration_leaves_everything_as_it_was() {
     let mut server = Server::start();
-    server.api().post("/v2/tags", &serde_json::json!({ "name": "kept" })).await.expect(201);
+    server
+        .api()
+        .post("/v2/tags", &serde_json::json!({ "name": "kept" }))
+        .await
+        .expect(201);
     server.terminate();
     let db = database(&server).await;
     let complete = migrations(&db).await;

@@ -57,7 +57,7 @@ impl Proxied {
             path(dir.path()),
         ];
         let log = dir.path().join("nginx.log");
-        let guarded = spawn_guarded(words.to_vec(), &log);
+        let guarded = spawn_guarded(&words, &log);
         until("nginx to listen", 20, || async {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             assert!(

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::harness::files::Files;
 use crate::harness::images::{import, settled};
 use crate::harness::process::{cistern, run_ok};
-use crate::harness::files::Files;
 use crate::harness::{Server, disks, until};
 
 #[test]
@@ -16,7 +16,8 @@ fn a_parser_can_open_no_file_and_no_socket_and_start_nothing() {
     let said = |attempt: &str| {
         let start = format!("{attempt}: ");
         let line = report.lines().find_map(|line| line.strip_prefix(&start));
-        line.unwrap_or_else(|| panic!("{attempt} was not tried: {report}")).to_owned()
+        line.unwrap_or_else(|| panic!("{attempt} was not tried: {report}"))
+            .to_owned()
     };
     for works in ["nothing", "write-pipe"] {
         assert_eq!(said(works), "allowed", "the sandbox itself works: {report}");
@@ -69,7 +70,9 @@ fn parser_of(server: u32) -> Option<PathBuf> {
         read("cmdline").contains("__sandbox") && read("status").contains(&format!("\nPPid:\t{server}\n"))
     };
     let processes = std::fs::read_dir("/proc").expect("lists");
-    processes.filter_map(|entry| Some(entry.ok()?.path())).find(is_ours)
+    processes
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(is_ours)
 }
 
 /// What the parser's state file says of seccomp: 2 once the list of system calls is in force.
@@ -119,7 +122,11 @@ async fn the_death_of_a_parser_has_a_name_and_it_holds_nothing_but_its_pipes() {
             std::fs::read(parser.join("environ")).expect("reads").len() < 64,
             "no secret came along"
         );
-        let name = parser.file_name().expect("a number").to_string_lossy().into_owned();
+        let name = parser
+            .file_name()
+            .expect("a number")
+            .to_string_lossy()
+            .into_owned();
         let pid = Pid::from_raw(name.parse().expect("a number")).expect("not zero");
         kill_process(pid, signal).expect("it runs");
         let image = settled(&api, id).await;

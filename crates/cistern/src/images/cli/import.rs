@@ -21,7 +21,7 @@ use crate::images::local::{self, Answer, Connection, Request, SOCKET, Stamp};
 const DEFAULT_REGION: &str = "nyc3";
 /// The first look at an import comes soon, later ones less often.
 const LOOK_FIRST: Duration = Duration::from_millis(100);
-const LOOK_LAST: Duration = Duration::from_secs(1);
+const LOOK_LAST: Duration = Duration::from_millis(250);
 /// Where a server keeps its data that nobody told otherwise.
 const DEFAULT_DATA: &str = "./cistern-data";
 

@@ -195,10 +195,7 @@ impl Server {
             .append(true)
             .open(self.log())
             .expect("the log opens");
-        let mut command = wrapped(
-            self.setup.command(&self.data(), &["serve"]),
-            &self.setup.wrapper,
-        );
+        let mut command = wrapped(self.setup.command(&self.data(), &["serve"]), &self.setup.wrapper);
         command
             .args(["--listen-api", &self.setup.listen[0]])
             .args(["--listen-registry", &self.setup.listen[1]])

@@ -26,8 +26,8 @@ struct Proxied {
     /// Where the server listens, without.
     backend: SocketAddr,
     ca: reqwest::Certificate,
-    dir: tempfile::TempDir,
     _nginx: Guarded,
+    dir: tempfile::TempDir,
 }
 
 impl Proxied {
@@ -56,8 +56,11 @@ impl Proxied {
             "-p".into(),
             path(dir.path()),
         ];
-        let log = dir.path().join("nginx.log");
-        let guarded = spawn_guarded(&words, &log);
+        // The helper's alone: it is removed with it.
+        let folder = dir.path().join("nginx");
+        std::fs::create_dir(&folder).expect("a folder");
+        let log = folder.join("log");
+        let guarded = spawn_guarded(&words, &folder);
         until("nginx to listen", 20, || async {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             assert!(

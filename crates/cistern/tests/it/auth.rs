@@ -15,7 +15,7 @@ use crate::harness::process::run_ok;
 use crate::harness::{Server, disks, until};
 
 /// Method, path, and the scope it needs: `-` for none and no token either, `*` for any valid token.
-const ROUTES: &[(&str, &str, &str)] = &[
+pub(crate) const ROUTES: &[(&str, &str, &str)] = &[
     ("POST", "/v1/oauth/revoke", "-"),
     ("GET", "/v1/oauth/token/info", "*"),
     ("GET", "/v2/account", "account:read"),
@@ -169,7 +169,11 @@ async fn a_token_that_is_none_opens_nothing() {
 async fn a_narrow_token_opens_only_its_own_door() {
     let server = Server::start();
     let api = server.api();
-    let narrow = made(&api, json!({ "name": "narrow", "scopes": ["sizes:read", "regions:read"] })).await;
+    let narrow = made(
+        &api,
+        json!({ "name": "narrow", "scopes": ["sizes:read", "regions:read"] }),
+    )
+    .await;
     for (method, path, scope) in ROUTES {
         if matches!(*scope, "-" | "*" | "sizes:read" | "regions:read") {
             continue;
@@ -194,7 +198,9 @@ async fn what_another_team_has_is_as_if_it_were_not() {
     run_ok(&mut server.local(&["user", "create", "ours@example.com"]));
     let members = ours.get("/v2/members").await.expect(200);
     let member = members["members"].as_array().expect("a list").iter();
-    let member = member.max_by_key(|m| m["user_id"].as_i64()).expect("we have members");
+    let member = member
+        .max_by_key(|m| m["user_id"].as_i64())
+        .expect("we have members");
     things.insert("user_id", member["user_id"].to_string());
     run_ok(&mut server.local(&["team", "create", "others"]));
     // An owner of the other team who does not run the installation.
@@ -297,7 +303,7 @@ async fn things(api: &Api, files: &Files) -> BTreeMap<&'static str, String> {
 }
 
 /// Makes a token: its text and its id.
-async fn made(api: &Api, body: Value) -> (String, String) {
+pub(crate) async fn made(api: &Api, body: Value) -> (String, String) {
     let answer = api.post("/v2/tokens", &body).await.expect(201);
     let token = &answer["token"];
     let text = ["token", "text", "access_token", "value"]
@@ -322,7 +328,7 @@ fn sample(path: &str, things: &BTreeMap<&'static str, String>) -> String {
         .join("/")
 }
 
-async fn call(api: &Api, method: &str, path: &str) -> Answer {
+pub(crate) async fn call(api: &Api, method: &str, path: &str) -> Answer {
     let method: Method = method.parse().expect("a method");
     let body = (!matches!(method, Method::GET | Method::HEAD | Method::OPTIONS)).then(|| json!({}));
     api.send_unjudged(method, path, body.as_ref()).await

@@ -101,9 +101,7 @@ async fn a_bucket_whose_answers_are_cut_off() {
     let (api, files) = (server.api(), Files::start().await);
     let disk = disks::raw(8, 23);
     let url = files.put("disk.img", disk.clone());
-    let id = imported(&api, "whole", &url).await["id"]
-        .as_i64()
-        .expect("an id");
+    let id = imported(&api, "whole", &url).await["id"].as_i64().expect("an id");
     proxy.set(Fault::Truncated);
     assert_eq!(
         try_download(&api, id, &disk).await,
@@ -237,7 +235,11 @@ async fn a_full_disk_is_said_and_what_is_there_stays() {
         job["error"].as_str().is_some_and(|e| e.contains("store is full")),
         "{job:#}"
     );
-    assert_eq!(try_download(&api, old_id, &old).await, Some(()), "reading goes on");
+    assert_eq!(
+        try_download(&api, old_id, &old).await,
+        Some(()),
+        "reading goes on"
+    );
 
     std::fs::remove_file(&ballast).expect("it is there");
     let image = settled(&api, id).await;
@@ -269,10 +271,7 @@ async fn a_disk_that_cannot_be_read_is_said_and_never_guessed_at() {
     let whole = std::fs::read(&device).expect("reads");
     let packs = forget_cached(&root.join("store"));
     assert!(packs > 0, "there are packs");
-    let file = std::fs::File::options()
-        .write(true)
-        .open(&device)
-        .expect("opens");
+    let file = std::fs::File::options().write(true).open(&device).expect("opens");
     file.set_len(0).expect("is cut short");
     assert_eq!(try_download(&api, id, &disk).await, None);
     assert!(

@@ -12,10 +12,7 @@ use crate::harness::{Server, disks, until, world};
 
 /// The import job of an image.
 pub(crate) async fn job_of(api: &Api, image: i64) -> Value {
-    let actions = api
-        .get(&format!("/v2/images/{image}/actions"))
-        .await
-        .expect(200);
+    let actions = api.get(&format!("/v2/images/{image}/actions")).await.expect(200);
     let action = &actions["actions"][0]["id"];
     let jobs = api.get("/v2/jobs?all=true").await.expect(200);
     let jobs = jobs["jobs"].as_array().expect("a list");
@@ -43,9 +40,7 @@ pub(crate) fn held(files: &Files, name: &str, seed: u64) -> (Held, Vec<u8>) {
 
 /// What a user and an operator see of how an import ended.
 async fn seen(api: &Api, image: i64) -> Value {
-    let list = |path: String, key: &'static str| async move {
-        api.get(&path).await.expect(200)[key].clone()
-    };
+    let list = |path: String, key: &'static str| async move { api.get(&path).await.expect(200)[key].clone() };
     json!({
         "image": list(format!("/v2/images/{image}"), "image").await,
         "actions": list(format!("/v2/images/{image}/actions"), "actions").await,

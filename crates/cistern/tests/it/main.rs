@@ -5,17 +5,20 @@
 //! started by the harness.
 
 mod auth;
+mod events;
 mod faults;
 mod harness;
 mod imports;
 mod jobs;
 mod kill;
 mod migrate;
+mod roles;
 mod sandbox;
 #[path = "../../src/testing/schema.rs"]
 mod schema;
 mod secrets;
 mod serve;
+mod start;
 mod stop;
 mod tidy;
 mod tls;

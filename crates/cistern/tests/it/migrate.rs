@@ -6,11 +6,11 @@ use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statemen
 use crate::harness::Server;
 use crate::harness::process::run;
 
-async fn database(server: &Server) -> DatabaseConnection {
+pub(crate) async fn database(server: &Server) -> DatabaseConnection {
     Database::connect(server.database_url()).await.expect("connects")
 }
 
-async fn execute(db: &DatabaseConnection, sql: &str) {
+pub(crate) async fn execute(db: &DatabaseConnection, sql: &str) {
     db.execute_unprepared(sql)
         .await
         .unwrap_or_else(|e| panic!("{sql}: {e}"));
@@ -93,7 +93,11 @@ async fn aged(db: &DatabaseConnection, table: &str) -> String {
 #[tokio::test]
 async fn an_older_schema_is_copied_aside_and_migrated() {
     let mut server = Server::start();
-    server.api().post("/v2/tags", &serde_json::json!({ "name": "kept" })).await.expect(201);
+    server
+        .api()
+        .post("/v2/tags", &serde_json::json!({ "name": "kept" }))
+        .await
+        .expect(201);
     server.terminate();
     let db = database(&server).await;
     let before = migrations(&db).await;
@@ -126,7 +130,11 @@ async fn an_older_schema_is_copied_aside_and_migrated() {
 #[tokio::test]
 async fn a_failed_migration_leaves_everything_as_it_was() {
     let mut server = Server::start();
-    server.api().post("/v2/tags", &serde_json::json!({ "name": "kept" })).await.expect(201);
+    server
+        .api()
+        .post("/v2/tags", &serde_json::json!({ "name": "kept" }))
+        .await
+        .expect(201);
     server.terminate();
     let db = database(&server).await;
     let complete = migrations(&db).await;

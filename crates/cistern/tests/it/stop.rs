@@ -44,7 +44,11 @@ async fn a_request_in_flight_is_answered_and_no_new_one_is_taken() {
     let mut server = Server::start();
     let mut stream = begun(&server).await;
     server.signal(Signal::TERM);
-    let address = server.api_url.strip_prefix("http://").expect("plain HTTP").to_owned();
+    let address = server
+        .api_url
+        .strip_prefix("http://")
+        .expect("plain HTTP")
+        .to_owned();
     until("the door to close", 10, || async {
         TcpStream::connect(&address).await.is_err().then_some(())
     })
@@ -94,7 +98,10 @@ async fn a_running_import_is_handed_back_and_goes_on_after_the_next_start() {
     held_up(&server.api(), id).await;
     let started = Instant::now();
     assert!(server.terminate().success(), "{}", server.log_text());
-    assert!(started.elapsed() < Duration::from_secs(10), "a job is asked to stop");
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "a job is asked to stop"
+    );
     held.release();
     server.start_again();
     let api = server.api();

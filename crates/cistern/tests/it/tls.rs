@@ -25,7 +25,11 @@ async fn shows(server: &Server, certificate: &reqwest::Certificate) -> bool {
         .tls_certs_only([certificate.clone()]);
     let client = client.build().expect("a client");
     let url = format!("{}/healthz", server.api_url);
-    client.get(url).send().await.is_ok_and(|answer| answer.status() == 200)
+    client
+        .get(url)
+        .send()
+        .await
+        .is_ok_and(|answer| answer.status() == 200)
 }
 
 #[tokio::test]

@@ -110,7 +110,14 @@ impl Worker {
     async fn claim(&self) -> Result<Option<rows::Model>> {
         let now = self.app.clock.now();
         let tx = self.app.db.write().await?;
-        let row = rows::job_claim(&*tx, now, &self.node, &self.owner, now + self.app.config.jobs.lease()).await?;
+        let row = rows::job_claim(
+            &*tx,
+            now,
+            &self.node,
+            &self.owner,
+            now + self.app.config.jobs.lease(),
+        )
+        .await?;
         tx.commit().await?;
         Ok(row)
     }

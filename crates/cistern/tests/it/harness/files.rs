@@ -146,12 +146,7 @@ async fn serve(
         Some(from) if from < total => {
             let range = format!("bytes {from}-{}/{total}", total - 1);
             let head = [(header::CONTENT_RANGE, range), (header::ETAG, etag)];
-            (
-                StatusCode::PARTIAL_CONTENT,
-                head,
-                file.body(from),
-            )
-                .into_response()
+            (StatusCode::PARTIAL_CONTENT, head, file.body(from)).into_response()
         }
         _ => (
             [(header::ETAG, etag), (header::ACCEPT_RANGES, "bytes".into())],

@@ -111,7 +111,9 @@ async fn one(mut client: TcpStream, state: &State) -> std::io::Result<()> {
                 .windows(4)
                 .position(|w| w == b"\r\n\r\n")
                 .map_or(0, |at| at + 4);
-            client.write_all(&answer[..usize::midpoint(body, answer.len())]).await
+            client
+                .write_all(&answer[..usize::midpoint(body, answer.len())])
+                .await
         }
         Fault::Slow(ms) => {
             tokio::time::sleep(Duration::from_millis(ms)).await;

@@ -1,6 +1,6 @@
 //! A server under test.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -178,6 +178,20 @@ impl Server {
         Api::new(&self.api_url, run_ok(&mut self.local(&all)).trim())
     }
 
+    /// Gives the first owner a password.
+    pub(crate) fn password_set(&self, password: &str) {
+        let mut command = self.local(&["user", "passwd", "owner@localhost", "--password-stdin"]);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        stdin.write_all(password.as_bytes()).expect("writes");
+        drop(stdin);
+        assert!(child.wait().expect("it ends").success());
+    }
+
     /// Starts it (again) on the same installation and waits until both listeners are up.
     pub(crate) fn start_again(&mut self) {
         assert!(self.child.is_none(), "it runs already");
@@ -186,10 +200,7 @@ impl Server {
             .append(true)
             .open(self.log())
             .expect("the log opens");
-        let mut command = wrapped(
-            self.setup.command(&self.data(), &["serve"]),
-            &self.setup.wrapper,
-        );
+        let mut command = wrapped(self.setup.command(&self.data(), &["serve"]), &self.setup.wrapper);
         command
             .args(["--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"])
             .args(&self.setup.args);

@@ -24,18 +24,19 @@ tools=(
   "doctl|go|github.com/digitalocean/doctl/cmd/doctl|DigitalOcean's command 1.166.0, acceptance"
   "godo|godo|.|DigitalOcean's Go library 1.202.0, acceptance (builds tests/clients/godo)"
   "pydo|pip|pydo|DigitalOcean's Python library 0.44.0, acceptance over TLS"
+  "tus|pip|tuspy|the tus project's Python client 1.1.0, acceptance of uploads"
   "restic|go|github.com/restic/restic/cmd/restic|backup program 0.18.0, peer of make bench"
   "cargo-deny|cargo|0.20.2|licences, bans and sources of the Rust dependencies, make lint"
 )
 # What "everything" is: apt holds apt-demo.
-everything=(apt versitygw doctl godo pydo restic cargo-deny)
+everything=(apt versitygw doctl godo pydo tus restic cargo-deny)
 
 # One package a line, with the programs that are looked for instead of asking dpkg (so that another distribution's
 # packages do as well). A program in a sbin folder is found although an ordinary user's PATH lacks it.
 packages_demo="cpio:cpio curl:curl dosfstools:mkfs.fat e2fsprogs:mke2fs,debugfs fakeroot:fakeroot fdisk:sfdisk mtools:mcopy
  python3:python3 qemu-utils:qemu-img syslinux:syslinux syslinux-common:/usr/lib/syslinux/mbr/mbr.bin zstd:zstd"
 packages_test="borgbackup:borg bzip2:bzip2 gdisk:sgdisk jq:jq nginx-light:nginx
- openssh-client:ssh-keygen postgresql:/usr/lib/postgresql/*/bin/initdb python3-venv:python3 qemu-system-x86:qemu-system-x86_64 xz-utils:xz"
+ linux-perf:perf openssh-client:ssh-keygen postgresql:/usr/lib/postgresql/*/bin/initdb python3-venv:python3 qemu-system-x86:qemu-system-x86_64 strace:strace xz-utils:xz"
 
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 

@@ -111,6 +111,26 @@ impl App {
         Self::open(config).await
     }
 
+    /// Tests that the objects' place does what the store relies on, and refuses one that does not. A full one is no
+    /// reason not to start: what it holds can be read, and deleted.
+    pub async fn objects_test(&self) -> Result<()> {
+        match self.store.probe_backend().await {
+            Ok(probe) => {
+                tracing::info!(
+                    place = self.store.describe(),
+                    exclusive_create = probe.exclusive_create,
+                    "the objects' place does what it should"
+                );
+                Ok(())
+            }
+            Err(error) if error.kind() == store::Kind::NoSpace => {
+                tracing::warn!(%error, "the objects' place is full: images can be read, but not imported");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Starts the workers.
     pub async fn engine_start(&self) -> Result<Engine> {
         Engine::start(self, job_kinds(), &self.node, self.config.jobs.workers).await
@@ -169,7 +189,7 @@ fn refuse_unfit(database: &Path) -> Result<()> {
 pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
     let place = match config.objects() {
         config::Objects::Folder(path) => path.display().to_string(),
-        config::Objects::S3(_) => config.objects.clone().unwrap_or_default(),
+        config::Objects::S3(url) => url,
     };
     let mut settings = store::Settings::new();
     for (name, value) in [

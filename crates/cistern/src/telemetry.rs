@@ -8,7 +8,6 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use url::Url;
 
 use crate::config::{Log, LogFormat};
 
@@ -89,34 +88,4 @@ fn describe() {
         "Time from a request's head to its answer's, by listener and route."
     );
     metrics::describe_gauge!("http_connections", "Open connections, by listener.");
-}
-
-/// A URL without what may be secret: user, password, query and fragment. What is no URL is not shown at all.
-pub fn redacted(url: &str) -> String {
-    let Some(mut url) = Url::parse(url).ok().filter(Url::has_host) else {
-        return "(not a URL)".to_owned();
-    };
-    // These fail only on addresses that cannot have a user or password.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.set_fragment(None);
-    url.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_lose_what_may_be_secret() {
-        assert_eq!(
-            redacted("https://u:p@h.example:8/a?sig=s#f"),
-            "https://h.example:8/a"
-        );
-        assert_eq!(redacted("postgres://u:p@h/db"), "postgres://h/db");
-        for bad in ["u:p@h", "https://[", "", "/a?b"] {
-            assert_eq!(redacted(bad), "(not a URL)", "{bad}");
-        }
-    }
 }

@@ -155,7 +155,8 @@ impl<R: Read> Reader<R> {
 
     /// The next record; nothing after the closing one, or where the pipe ends behind a [`Record::Probe`].
     ///
-    /// The memory used stays below 3 MiB. A child that breaks a rule gives [`ErrorKind::Damaged`].
+    /// The memory used stays below 3 MiB. A child that breaks a rule gives [`ErrorKind::Damaged`], one that stops before
+    /// it is done [`ErrorKind::Io`].
     #[expect(
         clippy::should_implement_trait,
         reason = "the record borrows from the reader, which no iterator can"
@@ -164,7 +165,7 @@ impl<R: Read> Reader<R> {
         let Some(kind) = self.start()? else {
             return match self.state {
                 State::Over | State::Probed => Ok(None),
-                _ => Err(broken("it stopped before it was done")),
+                _ => Err(cut_off()),
             };
         };
         let record = body::decode(kind, &self.body).ok_or_else(|| broken("a record is malformed"))?;
@@ -184,12 +185,15 @@ impl<R: Read> Reader<R> {
         }
         let [kind, length @ ..] = start;
         let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
-        if got < start.len() || length > MAX_BODY_BYTES {
-            return Err(broken("a record is cut off or too long"));
+        if got < start.len() {
+            return Err(cut_off());
+        }
+        if length > MAX_BODY_BYTES {
+            return Err(broken("a record is too long"));
         }
         self.body.resize(length, 0);
         if read_full(&mut self.input, &mut self.body)? < length {
-            return Err(broken("a record is cut off or too long"));
+            return Err(cut_off());
         }
         Ok(Some(kind))
     }
@@ -209,10 +213,19 @@ fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
 }
 
 fn broken(reason: &str) -> Error {
-    Error::damaged(format!(
+    Error::damaged(sentence(reason))
+}
+
+/// The pipe ended too early: the child died, of whatever reason.
+fn cut_off() -> Error {
+    Error::new(ErrorKind::Io, sentence("it stopped before it was done"))
+}
+
+fn sentence(reason: &str) -> String {
+    format!(
         "The image could not be read: its parser broke off ({reason}). The image is probably damaged or hostile: \
          see what `qemu-img check` says about it, or make it anew."
-    ))
+    )
 }
 
 /// Holds one record against what may come now, and moves on.

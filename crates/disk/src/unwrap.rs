@@ -2,9 +2,11 @@
 //!
 //! What comes out must be one disk image: a second compression inside (a bomb, or a mistake) and an archive (several
 //! files) are refused by the first bytes that come out, before anything is written. Output is counted as it is
-//! produced, never taken from a header (CVE-2013-4463). Zeros or anything else behind the last part is refused,
+//! produced, never taken from a header (CVE-2013-4463), and what takes room (all but zeros, which become holes) may not
+//! be out of all proportion to what was sent: a few kilobytes must not fill a disk. Zeros or anything else behind the last part is refused,
 //! except the padding of xz, which belongs to its format.
 
+use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 use flate2::bufread::GzDecoder;
@@ -32,14 +34,21 @@ pub struct UnwrapLimits {
     /// Memory for the decoder, in bytes. Never used beyond 66 MiB for xz (dictionaries up to 64 MiB) and 128 MiB
     /// for zstd (windows up to `--long=27`); gzip and bzip2 need less than 5 MiB.
     pub max_memory_bytes: u64,
+    /// Bytes that may come out for each byte that goes in, in blocks of 4 KiB that are not all zeros.
+    pub max_ratio: u64,
+    /// How many such bytes may come out whatever went in.
+    pub ratio_free_bytes: u64,
 }
 
 impl Default for UnwrapLimits {
     /// 101 GiB: the largest disk of [`crate::Limits`] and what a format adds around it. Memory as much as is ever used.
+    /// A ratio of 250 beyond the first GiB: disks that are in use compress 2 to 10 times, zeros apart.
     fn default() -> Self {
         Self {
             max_bytes: 101 << 30,
             max_memory_bytes: 128 << 20,
+            max_ratio: 250,
+            ratio_free_bytes: 1 << 30,
         }
     }
 }
@@ -51,9 +60,11 @@ pub fn unwrap(
     output: &mut impl Write,
     limits: &UnwrapLimits,
 ) -> Result<u64, Error> {
+    let taken = Cell::new(0);
     let input = Input {
         inner: &mut input,
         failed: None,
+        taken: &taken,
     };
     let mut input = BufReader::with_capacity(BUFFER_BYTES, input);
     let mut output = Output {
@@ -62,6 +73,8 @@ pub fn unwrap(
         limits: *limits,
         head: Some(Vec::new()),
         produced: 0,
+        dense: 0,
+        taken: &taken,
     };
     match wrapper {
         Wrapper::Gzip => gzip(&mut input, &mut output),
@@ -76,17 +89,21 @@ pub fn unwrap(
 struct Input<'a> {
     inner: &'a mut dyn Read,
     failed: Option<io::Error>,
+    /// Bytes read so far.
+    taken: &'a Cell<u64>,
 }
 
 impl Read for Input<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.inner.read(buffer).map_err(|error| {
+        let read = self.inner.read(buffer).map_err(|error| {
             let kind = error.kind();
             if kind != io::ErrorKind::Interrupted {
                 self.failed = Some(error);
             }
-            kind.into()
-        })
+            kind
+        })?;
+        self.taken.set(self.taken.get().saturating_add(read as u64));
+        Ok(read)
     }
 }
 
@@ -340,6 +357,10 @@ struct Output<'a> {
     /// The first bytes, held back until there are enough to judge by.
     head: Option<Vec<u8>>,
     produced: u64,
+    /// Bytes produced in blocks that are not all zeros.
+    dense: u64,
+    /// Bytes that went in.
+    taken: &'a Cell<u64>,
 }
 
 impl Output<'_> {
@@ -351,6 +372,7 @@ impl Output<'_> {
                 human(self.limits.max_bytes)
             )));
         }
+        self.check_ratio(bytes)?;
         let Some(head) = &mut self.head else {
             return self.inner.write_all(bytes).map_err(output_failed);
         };
@@ -360,6 +382,24 @@ impl Output<'_> {
         } else {
             self.release()
         }
+    }
+
+    fn check_ratio(&mut self, bytes: &[u8]) -> Result<()> {
+        static ZEROS: [u8; 4096] = [0; 4096];
+        for block in bytes.chunks(ZEROS.len()) {
+            if ZEROS.get(..block.len()) != Some(block) {
+                self.dense = self.dense.saturating_add(block.len() as u64);
+            }
+        }
+        let allowed = self.taken.get().saturating_mul(self.limits.max_ratio);
+        if self.dense <= allowed.saturating_add(self.limits.ratio_free_bytes) {
+            return Ok(());
+        }
+        Err(Error::limit(format!(
+            "The image becomes more than {} times larger when it is decompressed, zeros not counted, which no disk in \
+             use does. If it is one all the same, decompress it and import it as it is.",
+            self.limits.max_ratio
+        )))
     }
 
     fn release(&mut self) -> Result<()> {

@@ -3,7 +3,7 @@
 use url::Url;
 
 use super::load::Problem;
-use super::{Config, Database, S3, Secret};
+use super::{Config, Database, Objects, Secret};
 
 /// Everything that is wrong with `config`.
 pub(super) fn check(config: &Config) -> Vec<Problem> {
@@ -140,14 +140,17 @@ fn check_places(config: &Config) -> Vec<Problem> {
             "`database` must begin with `sqlite:` or `postgres://`".into(),
         ));
     }
-    match config.objects.as_deref().and_then(s3_url) {
-        Some(Err(problem)) => out.push(problem),
-        Some(Ok(_)) if config.objects_access_key.is_some() != config.objects_secret_key.is_some() => {
-            out.push(Problem(
-                "`objects_access_key` and `objects_secret_key` belong together; give both".into(),
-            ));
-        }
-        _ => {}
+    out.extend(
+        config
+            .objects
+            .as_deref()
+            .and_then(|text| objects_check(text).err()),
+    );
+    let has_half_a_key = config.objects_access_key.is_some() != config.objects_secret_key.is_some();
+    if matches!(config.objects(), Objects::S3(_)) && has_half_a_key {
+        out.push(Problem(
+            "`objects_access_key` and `objects_secret_key` belong together; give both".into(),
+        ));
     }
     out
 }
@@ -166,18 +169,16 @@ fn is_host_name(host: &str) -> bool {
     host.len() <= 253 && host.split('.').all(label)
 }
 
-/// Reads `s3://bucket/prefix?endpoint=…&region=…`; none where `text` is a path. Keys are not part of it.
-pub(super) fn s3_url(text: &str) -> Option<Result<S3, Problem>> {
-    let (scheme, _) = text.split_once("://")?;
+/// Refuses what is neither a folder nor `s3://bucket/prefix?endpoint=…&region=…`. Keys are not part of it.
+fn objects_check(text: &str) -> Result<(), Problem> {
+    let Some((scheme, _)) = text.split_once("://") else {
+        return Ok(());
+    };
     if scheme != "s3" {
-        return Some(Err(Problem(format!(
+        return Err(Problem(format!(
             "`objects` begins with `{scheme}://`; give a folder or `s3://BUCKET/PREFIX`"
-        ))));
+        )));
     }
-    Some(parse_s3(text))
-}
-
-fn parse_s3(text: &str) -> Result<S3, Problem> {
     let url = Url::parse(text)
         .map_err(|_| Problem("`objects` is not a valid `s3://BUCKET/PREFIX` address".into()))?;
     if !url.username().is_empty() || url.password().is_some() {
@@ -186,31 +187,18 @@ fn parse_s3(text: &str) -> Result<S3, Problem> {
                 .into(),
         ));
     }
-    let bucket = url.host_str().unwrap_or_default().to_owned();
-    if bucket.is_empty() {
+    if url.host_str().unwrap_or_default().is_empty() {
         return Err(Problem(
             "`objects` names no bucket; give `s3://BUCKET/PREFIX`".into(),
         ));
     }
-    let prefix = url.path().trim_matches('/').to_owned();
-    let mut s3 = S3 {
-        bucket,
-        prefix,
-        endpoint: None,
-        region: None,
-        access_key: None,
-        secret_key: None,
-    };
-    for (key, value) in url.query_pairs() {
-        match key.as_ref() {
-            "endpoint" => s3.endpoint = Some(value.into_owned()),
-            "region" => s3.region = Some(value.into_owned()),
-            other => {
-                return Err(Problem(format!(
-                    "`objects` has `{other}=`; only `endpoint` and `region` are known there"
-                )));
-            }
-        }
+    let unknown = url
+        .query_pairs()
+        .find(|(key, _)| !matches!(key.as_ref(), "endpoint" | "region"));
+    match unknown {
+        Some((key, _)) => Err(Problem(format!(
+            "`objects` has `{key}=`; only `endpoint` and `region` are known there"
+        ))),
+        None => Ok(()),
     }
-    Ok(s3)
 }

@@ -215,25 +215,8 @@ pub enum Database {
 pub enum Objects {
     /// A folder.
     Folder(PathBuf),
-    /// A bucket of an S3 service.
-    S3(S3),
-}
-
-/// A bucket of an S3 service.
-#[derive(Clone, Debug)]
-pub struct S3 {
-    /// Its name.
-    pub bucket: String,
-    /// What every key begins with; empty, or without a slash at either end.
-    pub prefix: String,
-    /// The service's address; none means Amazon's.
-    pub endpoint: Option<String>,
-    /// The region, where the service wants one.
-    pub region: Option<String>,
-    /// The access key's id.
-    pub access_key: Option<Secret>,
-    /// The access key's secret.
-    pub secret_key: Option<Secret>,
+    /// The `s3://` URL of a bucket; the keys to it are settings of their own.
+    S3(String),
 }
 
 impl Default for Config {
@@ -304,7 +287,8 @@ impl Default for Fetch {
 }
 
 impl Config {
-    /// The settings for a folder, everything else as by default. For tests and local commands.
+    /// The settings for a folder, everything else as by default.
+    #[cfg(test)]
     pub fn for_data(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
@@ -328,13 +312,10 @@ impl Config {
         let Some(text) = &self.objects else {
             return Objects::Folder(self.data.join("store"));
         };
-        match check::s3_url(text) {
-            Some(Ok(s3)) => Objects::S3(S3 {
-                access_key: self.objects_access_key.clone(),
-                secret_key: self.objects_secret_key.clone(),
-                ..s3
-            }),
-            _ => Objects::Folder(PathBuf::from(text)),
+        if text.starts_with("s3://") {
+            Objects::S3(text.clone())
+        } else {
+            Objects::Folder(PathBuf::from(text))
         }
     }
 

@@ -1,8 +1,6 @@
 //! The one table of settings. A setting's variable and flag follow from its key, its default from
 //! [`Config::default`]; the tests hold this table, the struct and `docs/configuration.md` in step.
 
-use std::fmt::Write as _;
-
 use serde_json::Value;
 
 use super::Config;
@@ -76,29 +74,6 @@ pub fn shown(value: &Value) -> String {
         Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }
-}
-
-/// The table of `docs/configuration.md`.
-pub fn markdown() -> String {
-    let mut out =
-        String::from("| setting | variable | flag | default | what it is |\n|---|---|---|---|---|\n");
-    for s in SETTINGS {
-        let default = match s.default_text() {
-            text if text.is_empty() => "none".to_owned(),
-            text => format!("`{text}`"),
-        };
-        let flag = s
-            .flag()
-            .map_or_else(|| "none".to_owned(), |flag| format!("`--{flag}`"));
-        let _ = writeln!(
-            out,
-            "| `{}` | `{}` | {flag} | {default} | {} |",
-            s.key,
-            s.env(),
-            s.text
-        );
-    }
-    out
 }
 
 const fn row(key: &'static str, kind: Kind, text: &'static str) -> Setting {
@@ -243,7 +218,7 @@ pub const SETTINGS: &[Setting] = &[
         "fetch.allow",
         Kind::List,
         "Networks (CIDR) that images may be downloaded from although they are private, loopback or otherwise \
-         refused.",
+         refused. Our own listeners stay refused.",
     ),
     row("fetch.max_bytes", Kind::Number, "Largest download, in bytes."),
     row(

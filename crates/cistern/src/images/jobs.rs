@@ -23,7 +23,7 @@ use super::fetch::{self, Fetch, FetchError};
 use super::ingest;
 use super::model::{self, Status};
 use super::rows::{self, Model, Published};
-use super::sandbox::{Opened, Sandbox};
+use super::sandbox::{Opened, Patience, Sandbox};
 use super::spool::Spool;
 use super::{checksum, local, service, uploads};
 use crate::app::App;
@@ -71,7 +71,6 @@ pub enum Input {
 pub fn import_kind() -> JobKind {
     JobKind {
         name: IMPORT,
-        max_attempts: 5,
         run: |context| Box::pin(run(context)),
         failed,
     }
@@ -352,6 +351,7 @@ impl Import<'_> {
         Sandbox {
             stop: &self.context.stop,
             max_virtual_bytes: self.context.app.config.image.max_virtual_bytes,
+            patience: Patience::default(),
         }
     }
 

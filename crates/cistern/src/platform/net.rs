@@ -4,6 +4,9 @@
 //! so a name that changes its mind between check and connect gains nothing. Redirects are followed by hand and each
 //! is checked the same way. No proxy is used: a proxy would resolve the name again. (CVE-2024-29007, CVE-2026-25077,
 //! OSSA-2026-004: imports by URL that reached metadata services through a redirect.)
+//!
+//! Our own listeners are refused whatever is allow-listed: who allows loopback means a file server beside us, not that
+//! a user's URL may reach what we keep for this machine (`/metrics`, say).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -42,6 +45,7 @@ pub enum NetError {
 pub struct Guard {
     allow: Arc<[IpNet]>,
     own_hosts: Arc<[String]>,
+    own_ports: [u16; 2],
     redirects: u32,
 }
 
@@ -58,6 +62,7 @@ impl Guard {
         Self {
             allow: config.fetch.allow.iter().copied().collect(),
             own_hosts: own_hosts.map(|h| host_plain(&h)).collect(),
+            own_ports: [config.listen_api.port(), config.listen_registry.port()],
             redirects: config.fetch.redirects,
         }
     }
@@ -81,9 +86,10 @@ impl Guard {
     /// Refuses what can be refused without asking the network: what is no web address, or a forbidden literal one.
     pub fn url_check(&self, url: &Url) -> Result<(), String> {
         url_check(url)?;
+        let port = url.port_or_known_default().unwrap_or(80);
         match url.host() {
-            Some(Host::Ipv4(ip)) => self.address_check(&ip.to_string(), ip.into()),
-            Some(Host::Ipv6(ip)) => self.address_check(&ip.to_string(), ip.into()),
+            Some(Host::Ipv4(ip)) => self.address_check(&ip.to_string(), (ip, port).into()),
+            Some(Host::Ipv6(ip)) => self.address_check(&ip.to_string(), (ip, port).into()),
             _ => Ok(()),
         }
     }
@@ -110,16 +116,29 @@ impl Guard {
             Some(Host::Domain(name)) => (name.to_owned(), lookup(name, port).await?),
             None => return Err(NetError::Refused("The address names no host.".into())),
         };
-        for address in &addresses {
-            self.address_check(&name, address.ip())
-                .map_err(NetError::Refused)?;
-        }
+        self.addresses_check(&name, &addresses)
+            .map_err(NetError::Refused)?;
         Ok(addresses)
     }
 
+    /// Refuses a name when one of its addresses is refused: which of them answers is not ours to choose.
+    fn addresses_check(&self, name: &str, addresses: &[SocketAddr]) -> Result<(), String> {
+        addresses
+            .iter()
+            .try_for_each(|address| self.address_check(name, *address))
+    }
+
     /// Refuses an address that requests may not go to, with the reason.
-    pub fn address_check(&self, name: &str, ip: IpAddr) -> Result<(), String> {
+    fn address_check(&self, name: &str, address: SocketAddr) -> Result<(), String> {
+        let (ip, port) = (address.ip(), address.port());
         let target = target(ip);
+        let is_here = target.is_unspecified() || target.is_loopback() || is_own(target);
+        if self.own_ports.contains(&port) && is_here {
+            return Err(format!(
+                "{name} is this server itself, and it does not fetch from there. An image that it holds can be \
+                 exported, and imported again as a file."
+            ));
+        }
         if self
             .allow
             .iter()

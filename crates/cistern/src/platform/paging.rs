@@ -57,16 +57,6 @@ pub struct Listed<T> {
     pub total: u64,
 }
 
-impl<T> Listed<T> {
-    /// The same page with every row translated.
-    pub fn map<U>(self, f: impl FnMut(T) -> U) -> Listed<U> {
-        Listed {
-            rows: self.rows.into_iter().map(f).collect(),
-            total: self.total,
-        }
-    }
-}
-
 /// `meta` of a list.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct Meta {

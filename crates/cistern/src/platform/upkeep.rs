@@ -10,7 +10,7 @@ use super::events::service as events;
 use crate::app::App;
 
 /// How often; the first time when the server starts.
-const EVERY: Duration = Duration::from_secs(3600);
+const EVERY: Duration = Duration::from_hours(1);
 
 /// Runs until it is aborted. On several servers each does it; the second finds nothing.
 pub async fn run(app: App) {

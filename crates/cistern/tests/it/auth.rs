@@ -276,6 +276,8 @@ async fn things(api: &Api, files: &Files) -> BTreeMap<&'static str, String> {
     let project = json!({ "name": "p", "purpose": "Web Application" });
     let project = api.post("/v2/projects", &project).await.expect(201);
     let token = made(api, json!({ "name": "t" })).await.1;
+    let member = json!({ "email": "ours@example.com" });
+    let member = api.post("/v2/users", &member).await.expect(201);
     let upload = api
         .request(Method::POST, "/v2/uploads")
         .header("tus-resumable", "1.0.0")
@@ -296,7 +298,7 @@ async fn things(api: &Api, files: &Files) -> BTreeMap<&'static str, String> {
         ),
         ("token_id", token),
         ("id", location.rsplit('/').next().expect("an id").to_owned()),
-        ("user_id", "1".to_owned()),
+        ("user_id", member["user"]["id"].to_string()),
         ("team_id", "1".to_owned()),
         ("job_id", "1".to_owned()),
     ])

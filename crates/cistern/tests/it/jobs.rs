@@ -131,7 +131,8 @@ async fn two_servers_share_the_work() {
             "each has one of the two"
         );
     }
-    (one.release(), two.release());
+    one.release();
+    two.release();
     for id in ids {
         assert_eq!(settled(&second.api(), id).await["status"], "available");
     }

@@ -5,13 +5,16 @@
 //! started by the harness.
 
 mod auth;
+mod cli;
 mod events;
 mod faults;
 mod harness;
 mod imports;
 mod jobs;
 mod kill;
+mod memory;
 mod migrate;
+mod nginx;
 mod roles;
 mod sandbox;
 #[path = "../../src/testing/schema.rs"]

@@ -1,29 +1,55 @@
-//! The sandbox of image parsers, in the real executable: each way out is tried and must be closed.
+//! The sandbox of image parsers, in the real executable: each way out is tried and must be closed, and the death of
+//! a parser has a name.
 
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::files::Files;
+use crate::harness::images::{import, settled};
 use crate::harness::process::{cistern, run_ok};
+use crate::harness::{Server, disks, until};
 
 #[test]
 fn a_parser_can_open_no_file_and_no_socket_and_start_nothing() {
     let report = run_ok(cistern().args(["__sandbox", "self-test"]));
-    let lines: Vec<&str> = report.lines().collect();
-    assert_eq!(
-        lines.first(),
-        Some(&"nothing: allowed"),
-        "the sandbox itself works"
-    );
-    for way_out in ["open", "create", "socket", "unix-socket", "exec", "fork"] {
-        let expected = format!("{way_out}: denied (killed)");
-        assert!(lines.contains(&expected.as_str()), "{way_out}: {report}");
+    let said = |attempt: &str| {
+        let start = format!("{attempt}: ");
+        let line = report.lines().find_map(|line| line.strip_prefix(&start));
+        line.unwrap_or_else(|| panic!("{attempt} was not tried: {report}"))
+            .to_owned()
+    };
+    for works in ["nothing", "write-pipe"] {
+        assert_eq!(said(works), "allowed", "the sandbox itself works: {report}");
     }
-    assert!(lines.contains(&"memory: denied"), "{report}");
-    let landlock = lines.iter().find(|line| line.starts_with("landlock: "));
-    assert!(landlock.is_some_and(|line| !line.contains("allowed")), "{report}");
-    assert!(!std::path::Path::new("/tmp/cistern-sandbox-escaped").exists());
+    for way_out in [
+        "open",
+        "create",
+        "socket",
+        "unix-socket",
+        "exec",
+        "fork",
+        "thread",
+        "signal",
+        "other-process",
+        "memory-file",
+        "write-input",
+        // A kernel without Landlock: the other wall stands by itself.
+        "without-landlock",
+    ] {
+        assert_eq!(said(way_out), "denied (killed)", "{way_out}");
+    }
+    assert_eq!(said("memory"), "denied");
+    assert_eq!(said("loop"), "ended (out of time)");
+    assert_ne!(said("landlock"), "allowed");
+    // A kernel without seccomp: nothing is parsed there.
+    assert_eq!(said("without-seccomp"), "refused to begin");
+    assert!(!Path::new("/tmp/cistern-sandbox-escaped").exists());
 }
 
 #[test]
 fn a_parser_says_what_is_wrong_through_the_pipe_alone() {
-    for (input, word) in [("/dev/null", "empty"), (env!("CARGO_BIN_EXE_cistern"), "")] {
+    for (input, word) in [("/dev/null", "empty"), (env!("CARGO_BIN_EXE_cistern"), "program")] {
         let file = std::fs::File::open(input).expect("is there");
         let output = cistern()
             .args(["__sandbox", "open", "1000000"])
@@ -35,4 +61,78 @@ fn a_parser_says_what_is_wrong_through_the_pipe_alone() {
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(said.contains(word), "{input}: {said}");
     }
+}
+
+/// The parser that the server has started, where there is one.
+fn parser_of(server: u32) -> Option<PathBuf> {
+    let is_ours = |folder: &PathBuf| {
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        read("cmdline").contains("__sandbox") && read("status").contains(&format!("\nPPid:\t{server}\n"))
+    };
+    let processes = std::fs::read_dir("/proc").expect("lists");
+    processes
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(is_ours)
+}
+
+/// What the parser's state file says of seccomp: 2 once the list of system calls is in force.
+fn is_locked(parser: &Path) -> bool {
+    std::fs::read_to_string(parser.join("status")).is_ok_and(|status| status.contains("\nSeccomp:\t2\n"))
+}
+
+/// A disk whose zeros take the parser seconds: 24 GiB in 9 KiB of zstd.
+fn slow_disk() -> Vec<u8> {
+    let pack = |bytes: &[u8]| zstd::bulk::compress(bytes, 1).expect("fits");
+    let mut packed = pack(&disks::raw(4, 1));
+    let zeros = pack(&vec![0; 64 << 20]);
+    for _ in 0..24 << 4 {
+        packed.extend_from_slice(&zeros);
+    }
+    packed
+}
+
+#[tokio::test]
+async fn the_death_of_a_parser_has_a_name_and_it_holds_nothing_but_its_pipes() {
+    let server = Server::start();
+    let (api, files) = (server.api(), Files::start().await);
+    let url = files.put("slow.zst", slow_disk());
+    for (signal, words) in [
+        (Signal::SYS, "something forbidden"),
+        (Signal::XCPU, "too much processor time"),
+        (Signal::ABORT, "more memory than is allowed"),
+        (Signal::SEGV, "broke off"),
+    ] {
+        let id = import(&api, "slow", &url).await;
+        let parser = until("a parser at work", 60, || async {
+            parser_of(server.pid()).filter(|parser| is_locked(parser))
+        })
+        .await;
+        let open: Vec<String> = std::fs::read_dir(parser.join("fd"))
+            .expect("lists")
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .map(|target| target.to_string_lossy().into_owned())
+            .filter(|target| !target.starts_with("pipe:") && target != "/dev/null")
+            .collect();
+        let spool = server.data().join("spool");
+        assert!(
+            !open.is_empty() && open.iter().all(|target| Path::new(target).starts_with(&spool)),
+            "nothing but the image: {open:?}"
+        );
+        assert!(
+            std::fs::read(parser.join("environ")).expect("reads").len() < 64,
+            "no secret came along"
+        );
+        let name = parser
+            .file_name()
+            .expect("a number")
+            .to_string_lossy()
+            .into_owned();
+        let pid = Pid::from_raw(name.parse().expect("a number")).expect("not zero");
+        kill_process(pid, signal).expect("it runs");
+        let image = settled(&api, id).await;
+        assert_eq!(image["status"], "deleted", "{image}");
+        let reason = image["error_message"].as_str().expect("a reason");
+        assert!(reason.contains(words), "{signal:?}: {reason}");
+    }
+    assert_eq!(parser_of(server.pid()), None, "none is left");
 }

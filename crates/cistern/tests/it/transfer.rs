@@ -2,11 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
+use std::sync::{Arc, Mutex};
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
+use crate::harness::files::Files;
 use crate::harness::images::{downloaded, settled};
 use crate::harness::process::{command, find, run, run_ok, variable};
 use crate::harness::{Server, disks, until};
@@ -240,6 +244,218 @@ async fn exports_are_checked_sparse_and_agree_with_qemu() {
     assert!(names.iter().all(|n| !n.contains(".part-")), "{names:?}");
     let missing = run(&mut server.remote(&["image", "export", "no-such", "-o", "x"]));
     assert_eq!(missing.status.code(), Some(1));
+}
+
+/// A raw disk whose length is no multiple of anything but 512, and disks of zeros.
+#[tokio::test]
+async fn odd_and_empty_disks_come_out_as_they_went_in() {
+    let server = Server::start();
+    let mut odd = disks::raw(3, 17);
+    odd.extend_from_slice(&[0x5a; 3 * 512]);
+    let file = source(&odd);
+    let (output, _) = import(&server, &file, "odd", &[]);
+    assert!(output.status.success(), "{output:?}");
+    exported(&server, "odd", &file.path, "raw");
+    let Some(qemu) = find("qemu-img") else {
+        return judged_by_qemu(&file.path, &file.path);
+    };
+    for size in ["512", "197120", "64M", "70369281048576"] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let empty = Source {
+            path: dir.path().join("empty.qcow2"),
+            dir,
+        };
+        let mut create = command(qemu.to_str().expect("UTF-8"));
+        run_ok(
+            create
+                .args(["create", "-q", "-f", "qcow2"])
+                .arg(&empty.path)
+                .arg(size),
+        );
+        let (output, json) = import(&server, &empty, size, &[]);
+        if size.len() > 10 {
+            assert_eq!(output.status.code(), Some(1), "64 TiB and a sector");
+            assert!(last_line(&output).contains("limit is 100 GiB"), "{output:?}");
+            continue;
+        }
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(json["image"]["status"], "available");
+        exported(&server, size, &empty.path, "qcow2");
+    }
+}
+
+/// Exports an image in both formats, and holds both against the file it was made of.
+fn exported(server: &Server, image: &str, original: &Path, format: &str) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for to in ["raw", "qcow2"] {
+        let out = dir.path().join(to);
+        let words = ["image", "export", image, "--format", to, "-o"];
+        run_ok(server.remote(&words).arg(&out));
+        if let Some(qemu) = find("qemu-img") {
+            let qemu = qemu.to_str().expect("UTF-8");
+            // Strict: the sizes too.
+            let mut compare = command(qemu);
+            run_ok(
+                compare
+                    .args(["compare", "-s", "-f", format, "-F", to])
+                    .arg(original)
+                    .arg(&out),
+            );
+            if to == "qcow2" {
+                run_ok(command(qemu).args(["check", "-f", "qcow2"]).arg(&out));
+            }
+        }
+        if (to, format) == ("raw", "raw") {
+            let (was, is) = (std::fs::read(original), std::fs::read(&out));
+            assert!(was.expect("is there") == is.expect("was written"));
+        }
+    }
+}
+
+/// What becomes of a connection that has carried as many bytes as it may.
+#[derive(Clone, Copy)]
+enum After {
+    /// It is closed.
+    Cut,
+    /// It stays open, and nothing comes any more.
+    Hang,
+}
+
+/// A server in between that lets so many bytes of answers through a connection. Gives its URL, and what was asked.
+async fn between(server: &Server, bytes: u64, after: After) -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("is bound"));
+    let target = server.api_url.trim_start_matches("http://").to_owned();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (target, seen) = (target.clone(), Arc::clone(&seen));
+            tokio::spawn(async move {
+                let server = TcpStream::connect(target).await.expect("the server listens");
+                let (mut from_client, mut to_client) = client.into_split();
+                let (from_server, mut to_server) = server.into_split();
+                tokio::spawn(async move {
+                    let mut buffer = vec![0; 8192];
+                    while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
+                        seen.lock()
+                            .expect("not poisoned")
+                            .extend_from_slice(&buffer[..length]);
+                        if to_server.write_all(&buffer[..length]).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                let _ = tokio::io::copy(&mut from_server.take(bytes), &mut to_client).await;
+                if let After::Hang = after {
+                    std::future::pending::<()>().await;
+                }
+            });
+        }
+    });
+    (url, asked)
+}
+
+fn asked_for(asked: &Mutex<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&asked.lock().expect("not poisoned")).to_lowercase()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_goes_on_after_every_cut() {
+    let server = Server::start();
+    let disk = disks::raw(16, 31);
+    let file = source(&disk);
+    import(&server, &file, "cut", &[]);
+    let (url, asked) = between(&server, 7 << 20, After::Cut).await;
+    let out = file.dir.path().join("out.raw");
+    let mut export = server.remote(&["image", "export", "cut", "-o"]);
+    export.arg(&out).env("CISTERN_URL", &url);
+    let done = tokio::task::spawn_blocking(move || run_ok(&mut export));
+    done.await.expect("ends");
+    assert!(std::fs::read(&out).expect("was written") == disk);
+    let asked = asked_for(&asked);
+    assert_eq!(asked.matches("\r\nif-range: ").count(), 2, "{asked}");
+    assert_eq!(asked.matches("\r\nrange: bytes=").count(), 2, "{asked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_that_was_killed_is_continued_by_the_next_one() {
+    let server = Server::start();
+    let disk = disks::raw(160, 32);
+    let file = source(&disk);
+    import(&server, &file, "long", &[]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().join("out.raw");
+    let names = || -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder.path()).expect("lists");
+        entries.map(|entry| entry.expect("readable").path()).collect()
+    };
+    let (url, _) = between(&server, 150 << 20, After::Hang).await;
+    let mut export = server.remote(&["image", "export", "long", "-o"]);
+    export.arg(&out).env("CISTERN_URL", &url);
+    let mut child = export
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    until("most of the disk", 120, || async {
+        let part = names().pop()?;
+        (std::fs::metadata(part).ok()?.len() > 140 << 20).then_some(())
+    })
+    .await;
+    child.kill().expect("it runs");
+    child.wait().expect("ends");
+    assert!(!out.exists(), "nothing half is under the final name");
+    assert_eq!(names().len(), 1);
+
+    let (url, asked) = between(&server, u64::MAX, After::Cut).await;
+    let mut export = server.remote(&["image", "export", "long", "-o"]);
+    export.arg(&out).env("CISTERN_URL", &url);
+    let done = tokio::task::spawn_blocking(move || run_ok(&mut export));
+    done.await.expect("ends");
+    assert!(std::fs::read(&out).expect("was written") == disk);
+    assert_eq!(names(), [out], "the part is gone");
+    let asked = asked_for(&asked);
+    let from = asked
+        .split("\r\nrange: bytes=")
+        .nth(1)
+        .and_then(|rest| rest.split('-').next());
+    let from: u64 = from
+        .and_then(|from| from.parse().ok())
+        .unwrap_or_else(|| panic!("{asked}"));
+    assert!(from >= 64 << 20, "what was synced was not sent again: {from}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_imports_at_once_do_not_mix() {
+    let server = Server::start();
+    let (api, files) = (server.api(), Files::start().await);
+    let mut expected = Vec::new();
+    for seed in 0..4 {
+        let disk = disks::raw(8, 40 + seed);
+        let url = files.put(&format!("{seed}.raw"), disk.clone());
+        expected.push((
+            crate::harness::images::import(&api, &format!("url-{seed}"), &url).await,
+            disk,
+        ));
+    }
+    // Meanwhile, three by upload.
+    without_socket(&server);
+    let disks: Vec<Vec<u8>> = (0..3).map(|seed| disks::raw(8, 50 + seed)).collect();
+    let sources: Vec<Source> = disks.iter().map(|disk| source(disk)).collect();
+    let uploads: Vec<Value> = std::thread::scope(|scope| {
+        let running: Vec<_> = (sources.iter().zip(["up-0", "up-1", "up-2"]))
+            .map(|(file, name)| scope.spawn(|| import(&server, file, name, &[]).1))
+            .collect();
+        running.into_iter().map(|one| one.join().expect("ends")).collect()
+    });
+    for (json, disk) in uploads.into_iter().zip(disks) {
+        expected.push((json["image"]["id"].as_i64().expect("an id"), disk));
+    }
+    for (id, disk) in expected {
+        assert_eq!(settled(&api, id).await["status"], "available");
+        assert!(downloaded(&api, id, "raw").await == disk, "image {id}");
+    }
 }
 
 fn hex_digest(bytes: &[u8]) -> String {

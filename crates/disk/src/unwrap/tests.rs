@@ -6,6 +6,8 @@ use crate::error::ErrorKind;
 const LIMITS: UnwrapLimits = UnwrapLimits {
     max_bytes: 4 << 20,
     max_memory_bytes: 128 << 20,
+    max_ratio: 250,
+    ratio_free_bytes: 1 << 20,
 };
 
 fn pack(wrapper: Wrapper, bytes: &[u8]) -> Vec<u8> {
@@ -179,6 +181,42 @@ fn what_is_produced_is_counted_and_capped() {
         let exact = unpack(wrapper, &pack(wrapper, &vec![0; 4 << 20])).unwrap();
         assert_eq!(exact.len(), 4 << 20);
     }
+}
+
+#[test]
+fn what_takes_room_may_not_be_out_of_proportion() {
+    // The least of the four packs 0xff about a hundred times.
+    let limits = UnwrapLimits {
+        max_ratio: 20,
+        ..LIMITS
+    };
+    let opened = |wrapper, packed: &[u8]| {
+        let mut output = Vec::new();
+        unwrap(wrapper, packed, &mut output, &limits).map(|_| output)
+    };
+    for wrapper in Wrapper::ALL {
+        let error = opened(wrapper, &pack(wrapper, &vec![0xff; 3 << 20])).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit, "{wrapper}: {error}");
+        assert!(error.message().contains("20 times"), "{wrapper}: {error}");
+        // Zeros become holes, and the first bytes are free.
+        for (byte, length) in [(0, 3 << 20), (0xff, 1 << 20)] {
+            let output = opened(wrapper, &pack(wrapper, &vec![byte; length])).unwrap();
+            assert_eq!(output.len(), length, "{wrapper}");
+        }
+        // What goes in counts all the time, so a disk that is dense here and there passes.
+        let mut disk = vec![0xff; 2 << 20];
+        let mut state = 1_u32;
+        for byte in &mut disk[..100_000] {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *byte = state.to_be_bytes()[0];
+        }
+        assert!(
+            opened(wrapper, &pack(wrapper, &disk)).unwrap() == disk,
+            "{wrapper}"
+        );
+    }
+    let usual = UnwrapLimits::default();
+    assert_eq!((usual.max_ratio, usual.ratio_free_bytes), (250, 1 << 30));
 }
 
 /// An xz stream that asks for a dictionary of this size. Made by hand: an encoder would take the memory first.

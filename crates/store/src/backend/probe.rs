@@ -90,3 +90,128 @@ fn broken(backend: &dyn Backend, what: &str) -> Error {
     let text = format!("`{}` cannot hold a store: {what}", backend.describe());
     Error::new(Kind::Incompatible, text)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use async_trait::async_trait;
+    use futures::StreamExt as _;
+    use futures::stream::BoxStream;
+
+    use super::*;
+    use crate::backend::{Folder, Listed};
+
+    /// What a place gets wrong.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Lie {
+        None,
+        /// A second write to a key succeeds and wins.
+        Overwrites,
+        /// It is refused, and yet wins.
+        RefusesAndOverwrites,
+        OtherBytes,
+        OtherRange,
+        OtherSize,
+        NotListed,
+        ListedShort,
+        NotDeleted,
+    }
+
+    #[derive(Debug)]
+    struct Lying(Folder, Lie);
+
+    #[async_trait]
+    impl Backend for Lying {
+        async fn put_new(&self, key: &str, data: Bytes) -> Result<()> {
+            let done = self.0.put_new(key, data.clone()).await;
+            let wins = matches!(self.1, Lie::Overwrites | Lie::RefusesAndOverwrites);
+            if done.is_err() && wins {
+                self.0.delete(key).await?;
+                self.0.put_new(key, data).await?;
+            }
+            if self.1 == Lie::Overwrites { Ok(()) } else { done }
+        }
+
+        async fn get(&self, key: &str) -> Result<Bytes> {
+            let data = self.0.get(key).await?;
+            Ok(if self.1 == Lie::OtherBytes {
+                data.slice(1..)
+            } else {
+                data
+            })
+        }
+
+        async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+            // A place that ignores ranges gives the beginning.
+            let range = if self.1 == Lie::OtherRange {
+                0..range.end - range.start
+            } else {
+                range
+            };
+            self.0.get_range(key, range).await
+        }
+
+        async fn stat(&self, key: &str) -> Result<Option<u64>> {
+            let size = self.0.stat(key).await?;
+            Ok(if self.1 == Lie::OtherSize {
+                size.map(|size| size + 1)
+            } else {
+                size
+            })
+        }
+
+        fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed>> {
+            let lie = self.1;
+            let kept = move |one: &Result<Listed>| std::future::ready(lie != Lie::NotListed || one.is_err());
+            let listed = self.0.list(prefix).filter(kept);
+            listed
+                .map_ok(move |mut one| {
+                    one.bytes -= u64::from(lie == Lie::ListedShort);
+                    one
+                })
+                .boxed()
+        }
+
+        async fn delete(&self, key: &str) -> Result<()> {
+            if self.1 == Lie::NotDeleted {
+                return Ok(());
+            }
+            self.0.delete(key).await
+        }
+
+        fn describe(&self) -> String {
+            "a liar".into()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_place_that_does_not_keep_its_promises_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = World::system();
+        let with = |lie| Lying(Folder::open(dir.path()).unwrap(), lie);
+        let found = probe(&with(Lie::None), &world).await.unwrap();
+        assert!(found.exclusive_create);
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("probe")).unwrap().count(),
+            0,
+            "nothing stays"
+        );
+        // Keys are drawn so that this is no danger, as with S3 servers that ignore If-None-Match.
+        let found = probe(&with(Lie::Overwrites), &world).await.unwrap();
+        assert!(!found.exclusive_create);
+        for (lie, words) in [
+            (Lie::RefusesAndOverwrites, "a refused write changed"),
+            (Lie::OtherBytes, "differs from what was written"),
+            (Lie::OtherRange, "a range read gave other bytes"),
+            (Lie::OtherSize, "the size"),
+            (Lie::NotListed, "missing from the listing"),
+            (Lie::ListedShort, "missing from the listing"),
+            (Lie::NotDeleted, "after it had been deleted"),
+        ] {
+            let error = probe(&with(lie), &world).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Incompatible, "{lie:?}");
+            assert!(error.to_string().contains(words), "{lie:?}: {error}");
+        }
+    }
+}

@@ -28,6 +28,9 @@ fn header(root: &Path) -> ([u8; 16], [u8; 32]) {
         (Some(0), Some(65536))
     );
     assert_eq!(json["digest"], "blake3-keyed");
+    assert_eq!(json["dedup_domain"], "installation");
+    // Where the test's clock stands.
+    assert_eq!(json["created_us"].as_u64(), Some(1_800_000_000_000_000));
     assert_eq!(
         (json["features_read"].as_u64(), json["features_write"].as_u64()),
         (Some(0), Some(0))
@@ -51,6 +54,7 @@ fn pack(path: &Path, store: [u8; 16], key: &[u8; 32], out: &mut HashMap<(u8, [u8
     assert_eq!((u32_at(&bytes, 8), u32_at(&bytes, 12)), (0, 64));
     assert_eq!((&bytes[16..32], &bytes[32..48]), (&id.as_bytes()[..], &store[..]));
     assert_eq!(bytes[48..64], [0; 16]);
+    assert!(bytes.len() <= 16 << 20);
     let trailer = &bytes[bytes.len() - 64..];
     assert_eq!(&trailer[56..], b"CISTPEND");
     let (footer, count) = (u32_at(trailer, 0), u32_at(trailer, 4));
@@ -88,6 +92,12 @@ fn pack(path: &Path, store: [u8; 16], key: &[u8; 32], out: &mut HashMap<(u8, [u8
             2 => "cistern store 0 tree node",
             other => panic!("kind {other}"),
         };
+        assert!(kind == 2 || level == 0);
+        assert!(
+            kind == 2 || plain.iter().any(|byte| *byte != 0),
+            "zeros are not stored"
+        );
+        assert!(codec == 1 || length == 16 + plain_bytes, "as it is");
         let digest = blake3::keyed_hash(&blake3::derive_key(context, key), &plain);
         assert_eq!(digest.as_bytes(), &entry[..32]);
         out.insert((kind, *digest.as_bytes()), plain);
@@ -108,6 +118,8 @@ fn node(
     assert_eq!(bytes[4..6], [0, level]);
     let count = usize::from(u16::from_le_bytes([bytes[6], bytes[7]]));
     assert_eq!(bytes.len(), 8 + 128 + count * 32);
+    let named: u32 = bytes[8..136].iter().map(|byte| byte.count_ones()).sum();
+    assert_eq!(usize::try_from(named).unwrap(), count);
     let span = 1024_usize.pow(u32::from(level));
     let mut digests = bytes[136..].chunks_exact(32);
     for child in 0..1024 {
@@ -123,7 +135,35 @@ fn node(
         let plain = &frames[&(1, digest)];
         assert_eq!(plain.len(), 65536);
         let end = ((chunk + 1) * 65536).min(disk.len());
+        assert!(
+            plain[end - chunk * 65536..].iter().all(|byte| *byte == 0),
+            "behind the end"
+        );
         disk[chunk * 65536..end].copy_from_slice(&plain[..end - chunk * 65536]);
+    }
+}
+
+/// §1: every file below the folder, as a key.
+fn keys(root: &Path, folder: &Path, out: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            keys(root, &path, out);
+        } else {
+            out.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+}
+
+/// §1: `h/` and eight digits, or `p/`, the first two characters of a UUID in lower case, and the UUID.
+fn key_is_known(key: &str) -> bool {
+    match key.split('/').collect::<Vec<_>>().as_slice() {
+        ["h", number] => number.len() == 8 && number.bytes().all(|b| b.is_ascii_digit()),
+        ["p", start, id] => {
+            let id_text = uuid::Uuid::parse_str(id).map(|id| id.to_string());
+            id_text.is_ok_and(|text| text == **id) && id.starts_with(start) && start.len() == 2
+        }
+        _ => false,
     }
 }
 
@@ -131,20 +171,46 @@ fn node(
 async fn the_document_is_enough_to_read_a_disk() {
     let place = local().await;
     let store = place.store().await;
+    store.probe_backend().await.unwrap();
     let mut data = noise(1, 17 << 20);
     data.extend(b"words that compress well ".repeat(100_000));
-    data.resize(90 << 20, 0);
+    // A whole node of the lowest level in between is zeros: it is not there.
+    data.resize(130 << 20, 0);
     data.extend(noise(2, 99_999));
     let root = import(&store, &place.db, "1", &data).await;
     let objects = place.dir.path().join("objects");
+    let mut all = Vec::new();
+    keys(&objects, &objects, &mut all);
+    assert!(all.iter().all(|key| key_is_known(key)), "{all:?}");
     let (id, key) = header(&objects);
     let mut frames = HashMap::new();
-    for folder in std::fs::read_dir(objects.join("p")).unwrap() {
-        for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
-            pack(&file.unwrap().path(), id, &key, &mut frames);
-        }
+    for key_of in all.iter().filter(|key| key.starts_with("p/")) {
+        pack(&objects.join(key_of), id, &key, &mut frames);
     }
+    assert!(all.len() > 2, "several packs");
+    assert_eq!(root.level, 1, "the lowest that covers more than 64 MiB");
+    let top = &frames[&(2, root.digest.0)];
+    assert_eq!((top[6], top[8]), (2, 0b101));
     let mut disk = vec![0; data.len()];
     node(&frames, root.digest.0, root.level, 0, &mut disk);
     assert!(disk == data);
+
+    // §6: the level follows the size alone, and zeros have no node.
+    for (bytes, level) in [
+        (512, 0),
+        (64 << 20, 0),
+        ((64 << 20) + 512, 1),
+        (64 << 30, 1),
+        ((64 << 30) + 512, 2),
+    ] {
+        let session = store.session_open("zeros").await.unwrap();
+        let mut ingest = session.ingest(bytes, None).await.unwrap();
+        ingest.extent_zero(bytes).await.unwrap();
+        let root = ingest.finish().await.unwrap().root;
+        assert_eq!(
+            (root.level, root.digest.0, root.virtual_bytes),
+            (level, [0; 32], bytes)
+        );
+        session.abort().await.unwrap();
+    }
 }

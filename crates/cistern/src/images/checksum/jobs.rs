@@ -23,7 +23,6 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 pub fn kind() -> JobKind {
     JobKind {
         name: CHECKSUM,
-        max_attempts: super::ATTEMPTS,
         run: |context| Box::pin(run(context)),
         failed: crate::platform::jobs::failed_nothing,
     }

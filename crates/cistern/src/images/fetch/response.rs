@@ -1,6 +1,9 @@
 //! What a server's answer means for the file at hand.
 
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, LAST_MODIFIED};
+use chrono::{DateTime, TimeDelta};
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, HeaderMap, LAST_MODIFIED,
+};
 use reqwest::{Response, StatusCode};
 
 use super::state::State;
@@ -29,6 +32,9 @@ pub(super) struct Body {
 /// Reads the head of an answer to a request made for `state`.
 pub(super) fn read(response: &Response, state: &State, max_bytes: u64) -> Result<Answer, Cut> {
     let headers = response.headers();
+    if response.status().is_success() {
+        encoding_check(headers)?;
+    }
     let answer = match response.status() {
         StatusCode::OK => {
             let total = number(headers, CONTENT_LENGTH.as_str());
@@ -97,12 +103,39 @@ pub(super) fn too_large(max_bytes: u64) -> FetchError {
     ))
 }
 
-/// What names exactly these bytes. A weak `ETag` does not; a date does where it is old enough, which the server's
-/// own `If-Range` check decides.
+/// We ask for the file as it is. A server that compresses it all the same has sent another file: one that an import
+/// opens (gzip, as servers also label a `.gz` file), or one that it cannot.
+fn encoding_check(headers: &HeaderMap) -> Result<(), Cut> {
+    let Some(encoding) = headers.get(CONTENT_ENCODING) else {
+        return Ok(());
+    };
+    let encoding = encoding.to_str().unwrap_or("?").trim().to_ascii_lowercase();
+    if matches!(encoding.as_str(), "" | "identity" | "gzip" | "x-gzip") {
+        return Ok(());
+    }
+    let encoding: String = encoding.chars().take(20).collect();
+    Err(Cut::Error(FetchError::Refused(format!(
+        "The server compresses the file on its way (`Content-Encoding: {encoding}`), although it was asked for it as it \
+         is. Turn that off for images, or give another address."
+    ))))
+}
+
+/// What names exactly these bytes: a strong `ETag`, or a date of change that is old enough.
 fn validator(headers: &HeaderMap) -> Option<String> {
-    let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
     let strong = text(ETAG).filter(|tag| tag.starts_with('"'));
-    strong.or_else(|| text(LAST_MODIFIED))
+    let dated = || text(LAST_MODIFIED).filter(|at| is_old(at, text(DATE)));
+    strong.or_else(dated).map(str::to_owned)
+}
+
+/// Dates have whole seconds, so a file that was changed just before it was sent may change again under the same date.
+/// RFC 9110 §8.8.2.2: the answer's own date must be so much later that clocks are no matter.
+fn is_old(modified: &str, answered: Option<&str>) -> bool {
+    let read = |text| DateTime::parse_from_rfc2822(text).ok();
+    let (Some(modified), Some(answered)) = (read(modified), answered.and_then(read)) else {
+        return false;
+    };
+    answered - modified >= TimeDelta::seconds(60)
 }
 
 /// `bytes 10-19/100` as (10, 100); either may be missing.

@@ -346,3 +346,133 @@ async fn no_credential_is_in_a_reason() {
         "credentials are for the server"
     );
 }
+
+#[tokio::test]
+async fn a_date_of_change_resumes_where_it_is_old_enough() {
+    let all = content();
+    let cut = 1_200_000;
+    let part = |modified: &str, status: &str, range: &str, body: &[u8]| {
+        let headers = format!(
+            "date: Wed, 25 Nov 2026 12:00:00 GMT\r\nlast-modified: {modified}\r\ncontent-length: {}\r\n{range}",
+            if range.is_empty() { all.len() } else { body.len() }
+        );
+        Reply::Send(answer(status, &headers, body))
+    };
+    let old = "Wed, 25 Nov 2026 11:59:00 GMT";
+    let range = format!("content-range: bytes {cut}-{}/{}\r\n", all.len() - 1, all.len());
+    let server = Server::start(vec![
+        part(old, "200 OK", "", &all[..cut]),
+        part(old, "206 Partial Content", &range, &all[cut..]),
+    ])
+    .await;
+    assert!(download(&server).await.bytes == all);
+    let request = &server.requests()[1];
+    assert!(
+        request.contains(&format!("if-range: {}", old.to_lowercase())),
+        "{request}"
+    );
+
+    // Another change within the same second would not show.
+    let young = "Wed, 25 Nov 2026 11:59:30 GMT";
+    let server = Server::start(vec![
+        part(young, "200 OK", "", &all[..cut]),
+        part(young, "200 OK", "", &all),
+    ])
+    .await;
+    assert!(download(&server).await.bytes == all);
+    assert!(!server.requests()[1].contains("range:"), "it began anew");
+}
+
+#[tokio::test]
+async fn a_weak_tag_does_not_resume() {
+    let all = content();
+    let weak = |body: &[u8]| {
+        let headers = format!("content-length: {}\r\netag: W/\"a\"\r\n", all.len());
+        Reply::Send(answer("200 OK", &headers, body))
+    };
+    let server = Server::start(vec![weak(&all[..1_200_000]), weak(&all)]).await;
+    assert!(download(&server).await.bytes == all);
+    assert!(!server.requests()[1].contains("range:"));
+}
+
+fn chunked(body: &[u8], is_whole: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    for part in body.chunks(70_000) {
+        out.extend_from_slice(format!("{:x}\r\n", part.len()).as_bytes());
+        out.extend_from_slice(part);
+        out.extend_from_slice(b"\r\n");
+    }
+    if is_whole {
+        out.extend_from_slice(b"0\r\n\r\n");
+    }
+    out
+}
+
+#[tokio::test]
+async fn a_file_of_unknown_length_is_whole_or_resumed() {
+    let all = content();
+    let cut = 1_400_000;
+    let head = "transfer-encoding: chunked\r\netag: \"a\"\r\n";
+    let reply = |body: &[u8], is_whole| Reply::Send(answer("200 OK", head, &chunked(body, is_whole)));
+    let server = Server::start(vec![reply(&all, true)]).await;
+    assert!(download(&server).await.bytes == all);
+    let server = Server::start(vec![reply(&all[..cut], false), rest("a", cut, &all)]).await;
+    assert!(
+        download(&server).await.bytes == all,
+        "a missing last chunk is a cut"
+    );
+    assert_eq!(server.requests().len(), 2);
+    // Neither length nor chunks: the end of the connection is the end of the file.
+    let server = Server::start(vec![Reply::Send(answer("200 OK", "", &all))]).await;
+    assert!(download(&server).await.bytes == all);
+}
+
+#[tokio::test]
+async fn what_a_server_compresses_on_its_way_is_kept_as_sent_or_refused() {
+    let sent = |encoding: &str| {
+        let headers = format!("content-length: 5\r\ncontent-encoding: {encoding}\r\n");
+        Reply::Send(answer("200 OK", &headers, b"bytes"))
+    };
+    for encoding in ["gzip", "x-gzip", "identity"] {
+        let done = download(&Server::start(vec![sent(encoding)]).await).await;
+        assert_eq!(done.result, Ok(5), "{encoding}");
+        assert!(done.bytes == b"bytes", "nothing was decoded: {encoding}");
+    }
+    for encoding in ["br", "deflate", "zstd", "gzip, br"] {
+        let reason = refusal(download(&Server::start(vec![sent(encoding)]).await).await);
+        assert!(reason.contains("Content-Encoding"), "{encoding}: {reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_download_has_a_time_limit_and_can_be_stopped() {
+    let endless = || Reply::Hang(answer("200 OK", "content-length: 100\r\n", b"abc"));
+    let run = async |stop: &CancellationToken, total: Duration| {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let server = Server::start(vec![endless()]).await;
+        let limits = Limits {
+            stall: Duration::from_mins(1),
+            ..Limits::new(4_000_000, total)
+        };
+        let work = Fetch {
+            guard: &guard("127.0.0.1/32"),
+            url: &server.url,
+            path: &dir.path().join("1.in"),
+            limits,
+            stop,
+            progress: &|_| {},
+        };
+        fetch(&work).await
+    };
+    let never = CancellationToken::new();
+    match run(&never, Duration::from_millis(300)).await {
+        Err(FetchError::Refused(reason)) => assert!(reason.contains("took longer"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    let stop = CancellationToken::new();
+    stop.cancel();
+    assert_eq!(
+        run(&stop, Duration::from_secs(20)).await,
+        Err(FetchError::Stopped)
+    );
+}

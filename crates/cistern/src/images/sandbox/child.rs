@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 
@@ -85,7 +85,7 @@ pub fn main(args: &[String]) -> ExitCode {
     let Ok(input) = Positioned::new(File::from(input)) else {
         return CODE_NOT_LOCKED.into();
     };
-    if lockdown::all(CPU_SECONDS).is_err() {
+    if lockdown::all(CPU_SECONDS, output.as_raw_fd()).is_err() {
         return CODE_NOT_LOCKED.into();
     }
     match serve_positioned(task, input, File::from(output)) {

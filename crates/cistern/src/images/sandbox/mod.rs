@@ -10,7 +10,7 @@ mod lockdown;
 mod parent;
 mod start;
 
-pub use parent::{Opened, Piece, Sandbox, SandboxError};
+pub use parent::{Opened, Patience, Piece, Sandbox, SandboxError};
 
 /// The hidden subcommand of the child.
 pub const SUBCOMMAND: &str = "__sandbox";

@@ -18,10 +18,28 @@ use tokio_util::sync::CancellationToken;
 use super::child::Task;
 use super::start::{self, Running};
 
-/// How long a child may think without saying anything.
-const STALL: Duration = Duration::from_mins(2);
-/// How often it is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a child is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Without a word of it.
+    stall: Duration,
+    /// In all; only the time that we wait for it counts, not that in which the store is busy. The child's own limit of
+    /// processor time does not count a child that sleeps.
+    total: Duration,
+    /// How often it is looked at.
+    look_every: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            stall: Duration::from_mins(2),
+            total: Duration::from_hours(12),
+            look_every: Duration::from_millis(500),
+        }
+    }
+}
+
 /// Blocks of zeros of this size become holes.
 const HOLE_BYTES: usize = 64 << 10;
 
@@ -67,6 +85,8 @@ pub struct Sandbox<'a> {
     pub stop: &'a CancellationToken,
     /// The largest disk, in bytes.
     pub max_virtual_bytes: u64,
+    /// How long each child is waited for.
+    pub patience: Patience,
 }
 
 /// Why a conversation ended early.
@@ -196,9 +216,15 @@ impl Sandbox<'_> {
         running: &Running,
         moves: &Moves,
     ) -> Result<Result<T, Broken>, SandboxError> {
-        let mut ticks = interval(LOOK_EVERY);
+        let Patience {
+            stall,
+            total,
+            look_every,
+        } = self.patience;
+        let mut ticks = interval(look_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut seen, mut since) = (0, Instant::now());
+        let (mut seen, mut since, mut last) = (0, Instant::now(), Instant::now());
+        let mut waited = Duration::ZERO;
         loop {
             tokio::select! {
                 ended = &mut job => {
@@ -213,15 +239,28 @@ impl Sandbox<'_> {
                 }
                 _ = ticks.tick() => {}
             }
-            let now = moves.load(Ordering::Relaxed);
+            let (now, step) = (Instant::now(), moves.load(Ordering::Relaxed));
             // Even: the store is slow, not the child.
-            if now != seen || now.is_multiple_of(2) {
-                (seen, since) = (now, Instant::now());
-            } else if since.elapsed() > STALL {
+            let is_waiting = !step.is_multiple_of(2);
+            if is_waiting {
+                waited += now - last;
+            }
+            last = now;
+            if step != seen || !is_waiting {
+                (seen, since) = (step, now);
+            }
+            if now - since > stall {
                 running.kill();
                 return Err(SandboxError::Image(format!(
                     "Reading the image made no progress for {} s. It is probably damaged: make it anew.",
-                    STALL.as_secs()
+                    stall.as_secs()
+                )));
+            }
+            if waited > total {
+                running.kill();
+                return Err(SandboxError::Image(format!(
+                    "Reading the image takes longer than {} h. Make it with lower compression, or smaller.",
+                    total.as_secs() / 3600
                 )));
             }
         }
@@ -300,5 +339,82 @@ impl SparseFile {
     /// Zeros at the end count too.
     fn finish(self) -> io::Result<()> {
         self.file.set_len(self.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Watches a child that does what `talk` makes of its counter, and says how that ended.
+    async fn watched(patience: Patience, talk: impl Fn(&Moves) + Send + 'static) -> String {
+        let stop = CancellationToken::new();
+        let sandbox = Sandbox {
+            stop: &stop,
+            max_virtual_bytes: 0,
+            patience,
+        };
+        let moves = Moves::default();
+        let said = Arc::clone(&moves);
+        let job = tokio::spawn(async move {
+            let mut pace = interval(Duration::from_millis(1));
+            loop {
+                talk(&said);
+                pace.tick().await;
+            }
+        });
+        let end = job.abort_handle();
+        let watch = sandbox.watch::<()>(job, &Running, &moves);
+        let ended = tokio::time::timeout(Duration::from_secs(10), watch).await;
+        end.abort();
+        match ended {
+            Ok(Err(SandboxError::Image(reason))) => reason,
+            Ok(_) => panic!("not ended for the image's sake"),
+            Err(_) => "goes on".into(),
+        }
+    }
+
+    fn patience(stall: u64, total: u64) -> Patience {
+        Patience {
+            stall: Duration::from_millis(stall),
+            total: Duration::from_millis(total),
+            look_every: Duration::from_millis(5),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_says_nothing_is_ended() {
+        let silent = |moves: &Moves| moves.store(1, Ordering::Relaxed);
+        let reason = watched(patience(50, 600_000), silent).await;
+        assert!(reason.contains("no progress"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn a_child_that_never_comes_to_an_end_is_ended() {
+        let chatty = |moves: &Moves| {
+            moves.fetch_add(
+                if moves.load(Ordering::Relaxed) == 0 { 1 } else { 2 },
+                Ordering::Relaxed,
+            );
+        };
+        let reason = watched(patience(9000, 100), chatty).await;
+        assert!(reason.contains("takes longer"), "{reason}");
+    }
+
+    #[tokio::test]
+    async fn a_slow_store_is_not_the_childs_fault() {
+        let stop = CancellationToken::new();
+        let sandbox = Sandbox {
+            stop: &stop,
+            max_virtual_bytes: 0,
+            patience: patience(20, 20),
+        };
+        let moves: Moves = Arc::new(AtomicU64::new(2));
+        // Ten times as long as a child would be given.
+        let job = tokio::spawn(async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Ok(())
+        });
+        assert!(matches!(sandbox.watch(job, &Running, &moves).await, Ok(Ok(()))));
     }
 }

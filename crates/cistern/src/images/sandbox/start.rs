@@ -48,6 +48,8 @@ mod process {
 
     /// What an unexpected end means.
     fn reason(end: End, error: &disk::Error) -> SandboxError {
+        // Otherwise it was we who killed it, for what it said.
+        let is_cut_off = error.kind() == disk::ErrorKind::Io;
         let text = match end {
             End::Code(code) if code == i32::from(CODE_NOT_LOCKED) => {
                 return SandboxError::Local(
@@ -56,18 +58,23 @@ mod process {
                         .into(),
                 );
             }
-            // SIGABRT
-            End::Signal(6) => {
+            End::Signal(libc::SIGABRT) => {
                 "Reading the image takes more memory than is allowed. Make it with smaller tables or lower compression."
             }
-            // SIGXCPU
-            End::Signal(24) => {
+            End::Signal(libc::SIGXCPU) => {
                 "Reading the image takes too much processor time. Make it with lower compression."
             }
-            // SIGSYS
-            End::Signal(31) => {
+            End::Signal(libc::SIGSYS) => {
                 "Reading the image made its parser do something forbidden, so it was stopped. The image is probably \
                  damaged or hostile: make it anew."
+            }
+            // Nothing of ours sends it to a child that speaks: the kernel does when memory runs out.
+            End::Signal(libc::SIGKILL) if is_cut_off => {
+                return SandboxError::Local(
+                    "The image's parser was killed from outside, perhaps because the server ran out of memory. Give the \
+                     server more memory, then import the image again."
+                        .into(),
+                );
             }
             _ => error.message(),
         };

@@ -114,7 +114,10 @@ async fn create(
         let message = "send either `Upload-Length` or `Upload-Defer-Length: 1`";
         return Err(Error::BadRequest(message.into()).into());
     }
-    let metadata = text(headers, &UPLOAD_METADATA)?.map(str::to_owned);
+    // Clients that have none to say send the header all the same, with nothing in it.
+    let metadata = text(headers, &UPLOAD_METADATA)?
+        .filter(|text| !text.trim().is_empty())
+        .map(str::to_owned);
     let has_body = is_chunk(headers);
     let mut append = if has_body {
         Some(append_read(headers, 0)?)

@@ -244,6 +244,8 @@ async fn what_is_malformed_is_refused() {
     assert_eq!(create(both).await, StatusCode::BAD_REQUEST);
     let metadata = vec![("upload-length", "1"), ("upload-metadata", "a %%")];
     assert_eq!(create(metadata).await, StatusCode::BAD_REQUEST);
+    let none = vec![("upload-length", "1"), ("upload-metadata", "")];
+    assert_eq!(create(none).await, StatusCode::CREATED, "as tuspy sends it");
     let huge = vec![("upload-length", "9000000000000000000")];
     assert_eq!(create(huge).await, StatusCode::PAYLOAD_TOO_LARGE);
 }

@@ -14,7 +14,6 @@ pub mod service;
 
 pub use attempts::network;
 pub use model::{Caller, Role, Scopes};
-pub use service::FirstStart;
 
 /// What guards signing in; one for the whole process.
 #[derive(Debug, Default)]

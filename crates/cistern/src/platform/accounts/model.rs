@@ -153,8 +153,12 @@ impl Scopes {
         Ok(Self(list))
     }
 
-    /// Whether `scope` is allowed by the list.
+    /// Whether `scope` is allowed by the list. `project:update` grants `project:assign_resource`, as DigitalOcean
+    /// has it.
     pub fn allow(&self, scope: &str) -> bool {
+        if scope == "project:assign_resource" && self.allow("project:update") {
+            return true;
+        }
         let matches = |granted: &String| {
             let (resource, verb) = scope.split_once(':').unwrap_or((scope, ""));
             granted
@@ -336,6 +340,8 @@ mod tests {
             ("image:*", "image:read,image:delete", true),
             ("image:*", "image:*", true),
             ("*:read", "image:read", true),
+            ("project:update", "project:assign_resource", true),
+            ("project:assign_resource", "project:update", false),
             ("*:*", "image:*", true),
             ("image:read", "image:*", false),
             ("image:read", "*:read", false),

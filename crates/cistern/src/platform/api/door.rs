@@ -20,9 +20,12 @@ use crate::platform::error::{Error, Result};
 #[derive(Clone)]
 pub struct Doors {
     app: App,
-    /// By the route's template, then by method: the scopes, all of which are needed. None where no token is.
-    routes: Arc<HashMap<String, HashMap<Method, Option<Vec<String>>>>>,
+    /// By the route's template.
+    routes: Arc<HashMap<String, Operations>>,
 }
+
+/// By method: the scopes, all of which are needed; none where no token is.
+type Operations = HashMap<Method, Option<Vec<String>>>;
 
 impl Doors {
     /// The doors that `document` describes.

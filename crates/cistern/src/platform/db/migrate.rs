@@ -123,7 +123,8 @@ async fn copy_sqlite(db: &Db, copies: Option<&Path>) -> Result<Option<PathBuf>> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Db, Place, rows};
+    use super::super::rows::note;
+    use super::super::{Db, Place};
     use super::*;
     use sea_orm_migration::prelude::*;
 
@@ -139,12 +140,7 @@ mod tests {
     #[async_trait::async_trait]
     impl MigrationTrait for Adds {
         async fn up(&self, m: &SchemaManager) -> Result<(), DbErr> {
-            let table = Table::create()
-                .table("setting")
-                .col(ColumnDef::new("name").text().primary_key())
-                .col(ColumnDef::new("value").text().not_null())
-                .to_owned();
-            m.create_table(table).await
+            m.create_table(note::table()).await
         }
     }
 
@@ -157,7 +153,7 @@ mod tests {
     #[async_trait::async_trait]
     impl MigrationTrait for Fails {
         async fn up(&self, m: &SchemaManager) -> Result<(), DbErr> {
-            m.drop_table(Table::drop().table("setting").to_owned()).await?;
+            m.drop_table(Table::drop().table("note").to_owned()).await?;
             Err(DbErr::Custom("planted".into()))
         }
     }
@@ -178,26 +174,23 @@ mod tests {
         run_list(&db, Some(dir.path()), first)
             .await
             .expect("the first migrates");
-        rows::setting_set(db.conn(), "a", "1").await.expect("writes");
+        note::set(db.conn(), "a", "1").await;
 
         let error = run_list(&db, Some(dir.path()), second)
             .await
             .expect_err("the second fails");
         assert!(error.chain().contains("planted"), "{}", error.chain());
-        assert_eq!(
-            rows::setting_get(db.conn(), "a").await.expect("reads").as_deref(),
-            Some("1")
-        );
+        assert_eq!(note::get(db.conn(), "a").await.as_deref(), Some("1"));
         run_list(&db, None, first)
             .await
             .expect("the old version still opens it");
 
-        let copies = std::fs::read_dir(dir.path()).expect("lists");
-        let copied = copies
+        let files = std::fs::read_dir(dir.path()).expect("lists");
+        let is_copied = files
             .filter_map(Result::ok)
             .any(|f| f.file_name().to_string_lossy().contains("before_migration"));
         assert!(
-            copied,
+            is_copied,
             "an existing database is copied aside before it is migrated"
         );
     }

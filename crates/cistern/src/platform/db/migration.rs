@@ -6,7 +6,7 @@ use sea_orm_migration::schema::{
     text_uniq, timestamp_with_time_zone as time, timestamp_with_time_zone_null as time_null,
 };
 
-/// Teams, users, tokens, jobs, actions, events and settings.
+/// Teams, users, tokens, jobs, actions, and events.
 pub struct Platform;
 
 impl MigrationName for Platform {
@@ -22,12 +22,7 @@ impl MigrationTrait for Platform {
         tokens(m).await?;
         jobs(m).await?;
         actions(m).await?;
-        events(m).await?;
-        let setting = table("setting")
-            .col(text("name").primary_key())
-            .col(text("value"))
-            .to_owned();
-        m.create_table(setting).await
+        events(m).await
     }
 }
 

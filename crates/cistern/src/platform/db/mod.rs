@@ -143,7 +143,8 @@ fn options(place: &Place, max_connections: u32) -> ConnectOptions {
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(BUSY_TIMEOUT)
                 .foreign_keys(true)
-                .pragma("cache_size", "-16384")
+                // KiB, for each connection: the system caches the file as well, and once for all of them.
+                .pragma("cache_size", "-4096")
                 .pragma("temp_store", "memory")
         });
     options
@@ -151,6 +152,7 @@ fn options(place: &Place, max_connections: u32) -> ConnectOptions {
 
 #[cfg(test)]
 pub mod tests {
+    use super::rows::note;
     use super::*;
 
     /// A migrated database of its own in a temporary folder.
@@ -166,19 +168,16 @@ pub mod tests {
     #[tokio::test]
     async fn read_then_write_transactions_do_not_fail_each_other() {
         let (db, _dir) = fresh().await;
+        note::table_make(db.conn()).await;
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..8 {
             let db = db.clone();
             tasks.spawn(async move {
                 for _ in 0..10 {
                     let tx = db.write().await.expect("a turn comes");
-                    let n = rows::setting_get(&*tx, "n")
-                        .await
-                        .expect("reads")
-                        .map_or(0, |n| n.parse().expect("a number"));
-                    rows::setting_set(&*tx, "n", &(n + 1).to_string())
-                        .await
-                        .expect("writes");
+                    let n = note::get(&*tx, "n").await;
+                    let n = n.map_or(0, |n| n.parse().expect("a number"));
+                    note::set(&*tx, "n", &(n + 1).to_string()).await;
                     tx.commit().await.expect("commits");
                 }
             });
@@ -186,9 +185,6 @@ pub mod tests {
         while let Some(done) = tasks.join_next().await {
             done.expect("no task panics");
         }
-        assert_eq!(
-            rows::setting_get(db.conn(), "n").await.expect("reads").as_deref(),
-            Some("80")
-        );
+        assert_eq!(note::get(db.conn(), "n").await.as_deref(), Some("80"));
     }
 }

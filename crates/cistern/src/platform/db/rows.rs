@@ -1,52 +1,9 @@
-//! The statements about the database itself, and the `setting` table.
+//! The statements about the database itself.
 
 use sea_orm::entity::prelude::*;
-use sea_orm::sea_query::OnConflict;
-use sea_orm::{DbBackend, Set, Statement};
+use sea_orm::{DbBackend, Statement};
 
 use super::super::clock::Time;
-
-/// One value of the installation, such as its node id.
-pub mod setting {
-    use sea_orm::entity::prelude::*;
-
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "setting")]
-    pub struct Model {
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub name: String,
-        pub value: String,
-    }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
-
-/// The value of `name`, if it was ever set.
-pub async fn setting_get(conn: &impl ConnectionTrait, name: &str) -> Result<Option<String>, DbErr> {
-    Ok(setting::Entity::find_by_id(name.to_owned())
-        .one(conn)
-        .await?
-        .map(|row| row.value))
-}
-
-/// Sets `name` to `value`.
-pub async fn setting_set(conn: &impl ConnectionTrait, name: &str, value: &str) -> Result<(), DbErr> {
-    let row = setting::ActiveModel {
-        name: Set(name.to_owned()),
-        value: Set(value.to_owned()),
-    };
-    let on_conflict = OnConflict::column(setting::Column::Name)
-        .update_column(setting::Column::Value)
-        .to_owned();
-    setting::Entity::insert(row)
-        .on_conflict(on_conflict)
-        .exec_without_returning(conn)
-        .await?;
-    Ok(())
-}
 
 /// Copies a whole SQLite database, consistently, into a new file.
 pub async fn sqlite_copy_into(conn: &impl ConnectionTrait, path: &str) -> Result<(), DbErr> {
@@ -87,4 +44,67 @@ pub async fn postgres_migration_lock(conn: &impl ConnectionTrait) -> Result<(), 
 /// A name for a copy made at `now`.
 pub fn copy_name(now: Time) -> String {
     format!("before_migration_{}", now.format("%Y%m%dT%H%M%S"))
+}
+
+/// How SQLite would run a statement, a line a step.
+#[cfg(test)]
+pub async fn sqlite_plan(conn: &impl ConnectionTrait, mut statement: Statement) -> Vec<String> {
+    statement.sql = format!("EXPLAIN QUERY PLAN {}", statement.sql);
+    let rows = conn.query_all_raw(statement).await.expect("SQLite explains it");
+    rows.iter()
+        .map(|row| row.try_get("", "detail").expect("a text"))
+        .collect()
+}
+
+/// A table for the tests of transactions and migrations.
+#[cfg(test)]
+pub mod note {
+    use sea_orm::Set;
+    use sea_orm::entity::prelude::*;
+    use sea_orm::sea_query::{ColumnDef, OnConflict, Table, TableCreateStatement};
+
+    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+    #[sea_orm(table_name = "note")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub name: String,
+        pub value: String,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+
+    pub fn table() -> TableCreateStatement {
+        Table::create()
+            .table("note")
+            .col(ColumnDef::new("name").text().primary_key())
+            .col(ColumnDef::new("value").text().not_null())
+            .to_owned()
+    }
+
+    pub async fn table_make(conn: &impl ConnectionTrait) {
+        conn.execute(&table()).await.expect("a new table");
+    }
+
+    pub async fn get(conn: &impl ConnectionTrait, name: &str) -> Option<String> {
+        let found = Entity::find_by_id(name.to_owned())
+            .one(conn)
+            .await
+            .expect("reads");
+        found.map(|row| row.value)
+    }
+
+    pub async fn set(conn: &impl ConnectionTrait, name: &str, value: &str) {
+        let row = ActiveModel {
+            name: Set(name.to_owned()),
+            value: Set(value.to_owned()),
+        };
+        let on_conflict = OnConflict::column(Column::Name)
+            .update_column(Column::Value)
+            .to_owned();
+        let insert = Entity::insert(row).on_conflict(on_conflict);
+        insert.exec_without_returning(conn).await.expect("writes");
+    }
 }

@@ -63,24 +63,26 @@ enum Source {
 }
 
 /// Prints events, oldest first.
-pub fn run(args: Args, context: &Context) -> Outcome {
+pub fn run(args: &Args, context: &Context) -> Outcome {
     if let Some(outcome) = &args.outcome {
         outcome_check(outcome).map_err(|e| Failure::Usage(e.to_string()))?;
     }
     block_on(async {
-        let source = source(&args, context).await?;
-        let mut events = newest(&source, &args).await?;
+        let source = source(args, context).await?;
+        let mut events = newest(&source, args).await?;
         events.reverse();
         let as_lines = args.lines || (args.follow && context.output.is_json());
-        if !as_lines {
+        if as_lines {
+            for event in &events {
+                output::line(&event.to_string());
+            }
+        } else {
             context
                 .output
                 .document(&json!({ "events": events }), || text(&events));
-        } else {
-            events.iter().for_each(|e| output::line(&e.to_string()));
         }
         if args.follow {
-            follow(&source, &args, &events, as_lines).await?;
+            follow(&source, args, &events, as_lines).await?;
         }
         Ok(())
     })

@@ -73,6 +73,10 @@ pub struct Event {
 
 impl Event {
     /// Something that was done to a resource.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "numbers and names are given as they are"
+    )]
     pub fn done(what: &'static str, resource_type: &'static str, resource_id: impl ToString) -> Self {
         Self {
             what,

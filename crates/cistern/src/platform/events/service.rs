@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::platform::accounts::{Caller, service as accounts};
 use crate::platform::error::{Error, Result};
 
-pub use rows::{Filter as EventFilter, Model as EventRow};
+pub use rows::Filter as EventFilter;
 
 /// Rows that one statement forgets, so that no writer waits for long.
 const FORGET_BATCH: u64 = 2_000;

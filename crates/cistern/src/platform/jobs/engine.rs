@@ -127,8 +127,6 @@ impl Worker {
             id: row.id,
             kind: row.kind,
             payload: row.payload,
-            state: row.state,
-            team_id: row.team_id,
             action_id: row.action_id,
             attempt: row.attempts,
             max_attempts: row.max_attempts,

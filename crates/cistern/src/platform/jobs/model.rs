@@ -38,10 +38,6 @@ pub struct Job {
     pub kind: String,
     /// What it was enqueued with.
     pub payload: serde_json::Value,
-    /// What an earlier attempt saved.
-    pub state: Option<serde_json::Value>,
-    /// The team it works for.
-    pub team_id: Option<i64>,
     /// The action that shows it.
     pub action_id: Option<i64>,
     /// 1 for the first attempt.
@@ -98,8 +94,6 @@ impl From<sea_orm::DbErr> for JobError {
 pub struct JobKind {
     /// `resource.verb`, unique.
     pub name: &'static str,
-    /// Attempts before a failure is final.
-    pub max_attempts: i32,
     /// Does the work.
     pub run: fn(JobContext) -> BoxFuture<'static, Result<(), JobError>>,
     /// Changes the state the job belongs to, in the transaction that ends it as failed or cancelled.

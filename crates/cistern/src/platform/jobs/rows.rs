@@ -247,14 +247,6 @@ pub async fn job_get(conn: &impl ConnectionTrait, id: i64) -> Result<Option<Mode
     Entity::find_by_id(id).one(conn).await
 }
 
-/// The job behind an action.
-pub async fn job_of_action(conn: &impl ConnectionTrait, action_id: i64) -> Result<Option<Model>, DbErr> {
-    Entity::find()
-        .filter(Column::ActionId.eq(action_id))
-        .one(conn)
-        .await
-}
-
 /// Newest first; `open` leaves out what has ended.
 pub async fn job_list(
     conn: &impl ConnectionTrait,

@@ -235,19 +235,6 @@ async fn assign_one(
     })
 }
 
-/// Puts a new thing into the team's default project, on the transaction that makes it.
-pub async fn resource_assign_default_in_tx(
-    conn: &impl ConnectionTrait,
-    now: Time,
-    team_id: i64,
-    resource_type: &str,
-    resource_id: &str,
-) -> Result<()> {
-    let project = default_in_tx(conn, now, team_id).await?;
-    rows::resource_assign(conn, now, project.id, resource_type, resource_id).await?;
-    Ok(())
-}
-
 /// Takes a thing out of its project, on the transaction that deletes it.
 pub async fn resource_forget_in_tx(
     conn: &impl ConnectionTrait,

@@ -161,25 +161,14 @@ async fn resources_move_between_projects() {
 }
 
 #[tokio::test]
-async fn a_new_thing_is_in_the_default_project_until_it_is_gone() {
+async fn what_is_gone_leaves_its_project() {
     let api = Tester::new().await;
-    let db = &api.app.db;
-    let tx = db.write().await.expect("opens");
-    let now = api.app.clock.now();
-    service::resource_assign_default_in_tx(&*tx, now, 1, "image", "7")
-        .await
-        .expect("assigns");
-    tx.commit().await.expect("commits");
-    // `do:image:ID` is our own: DigitalOcean's schema has no such name.
     let path = "/v2/projects/default/resources";
-    let listed = api.send_unchecked("GET", path, None).await.ok(200);
-    assert_eq!(listed["resources"][0]["urn"], "do:image:7");
-    assert_eq!(
-        listed["resources"][0]["links"]["self"],
-        "http://cistern.test/v2/images/7"
-    );
-    let tx = db.write().await.expect("opens");
-    service::resource_forget_in_tx(&*tx, "image", "7")
+    let urns = json!({ "resources": ["do:domain:1-a"] });
+    api.post(path, urns).await.ok(200);
+    assert_eq!(api.get(path).await.ok(200)["meta"]["total"], 1);
+    let tx = api.app.db.write().await.expect("opens");
+    service::resource_forget_in_tx(&*tx, "domain", "1-a")
         .await
         .expect("forgets");
     tx.commit().await.expect("commits");

@@ -8,7 +8,6 @@ use utoipa_axum::routes;
 
 use super::model::{SIZES, Size};
 use crate::app::App;
-use crate::platform::accounts::Caller;
 use crate::platform::api::list::{Paged, Paging};
 use crate::platform::error::Result;
 use crate::platform::paging::PageQuery;

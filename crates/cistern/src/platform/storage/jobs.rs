@@ -31,7 +31,6 @@ pub struct Payload {
 pub fn verify_kind() -> JobKind {
     JobKind {
         name: VERIFY,
-        max_attempts: ATTEMPTS,
         run: |context| Box::pin(run(context)),
         failed: failed_nothing,
     }

@@ -46,6 +46,21 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
+/// Where an outside program is. Where it is missing, that is said and the test is to be skipped;
+/// `CISTERN_REQUIRE_CLIENTS=1` makes it a failure.
+pub(crate) fn find_or_skip(program: &str) -> Option<PathBuf> {
+    let found = find(program);
+    if found.is_none() {
+        let is_required = variable("CISTERN_REQUIRE_CLIENTS").as_deref() == Some("1");
+        assert!(
+            !is_required,
+            "{program} is not installed; tests/clients/install.sh does that"
+        );
+        eprintln!("skipped: {program} is not installed");
+    }
+    found
+}
+
 /// An environment variable of the test run.
 #[expect(clippy::disallowed_methods, reason = "the suite's own settings")]
 pub(crate) fn variable(name: &str) -> Option<String> {

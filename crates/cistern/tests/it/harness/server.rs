@@ -14,6 +14,7 @@ use super::world::{self, Place};
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     place: Place,
+    listen: [String; 2],
     args: Vec<String>,
     env: Vec<(String, String)>,
     /// Words before the program: what prepares the place that it runs in.
@@ -39,6 +40,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             place: world::place(),
+            listen: ["127.0.0.1:0", "127.0.0.1:0"].map(str::to_owned),
             args: vec!["--fetch-allow".into(), "127.0.0.0/8".into()],
             env: Vec::new(),
             wrapper: Vec::new(),
@@ -53,6 +55,13 @@ impl Setup {
             args: Vec::new(),
             ..Self::default()
         }
+    }
+
+    /// Both services on this one address, which needs `host.registry`.
+    #[must_use]
+    pub(crate) fn one_port(mut self, address: &str) -> Self {
+        self.listen = [address, address].map(str::to_owned);
+        self
     }
 
     /// The same with one more flag.
@@ -202,7 +211,8 @@ impl Server {
             .expect("the log opens");
         let mut command = wrapped(self.setup.command(&self.data(), &["serve"]), &self.setup.wrapper);
         command
-            .args(["--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"])
+            .args(["--listen-api", &self.setup.listen[0]])
+            .args(["--listen-registry", &self.setup.listen[1]])
             .args(&self.setup.args);
         let mut child = command
             .stdin(Stdio::null())

@@ -246,7 +246,7 @@ impl S3 {
 }
 
 fn wait(what: &str, mut ready: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !ready() {
         assert!(Instant::now() < deadline, "{what} does not answer");
         std::thread::park_timeout(Duration::from_millis(50));

@@ -7,7 +7,7 @@ mod tests;
 mod tokens;
 mod users;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
@@ -36,9 +36,4 @@ impl ScopeList {
             Self::Text(text) => text.clone(),
         }
     }
-}
-
-/// For fields where `null` means something else than leaving the field out would.
-fn some<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }

@@ -54,9 +54,10 @@ struct Nothing {}
     responses((status = 200, body = TokenInfo), (status = 401, body = ErrorBody)))]
 async fn info(State(app): State<App>, caller: Caller) -> Result<Json<TokenInfo>> {
     let info = service::token_info(&app, &caller).await?;
-    let scopes = match info.scopes.is_all() {
-        true => vec!["*:*".to_owned()],
-        false => info.scopes.list().to_vec(),
+    let scopes = if info.scopes.is_all() {
+        vec!["*:*".to_owned()]
+    } else {
+        info.scopes.list().to_vec()
     };
     Ok(Json(TokenInfo {
         resource_owner_id: info.user_id,

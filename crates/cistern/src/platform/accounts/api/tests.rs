@@ -239,8 +239,18 @@ async fn users_and_teams_are_the_operators() {
         .post("/v2/teams", json!({ "name": "x" }))
         .await
         .refused(403, "forbidden");
+    let theirs = user_create(
+        &operator.app,
+        &Who::default(),
+        "t@example.com",
+        1,
+        Role::Owner,
+        false,
+    )
+    .await
+    .expect("a new user");
     other
-        .put("/v2/members/1", json!({ "role": "viewer" }))
+        .put(&format!("/v2/members/{}", theirs.id), json!({ "role": "viewer" }))
         .await
         .refused(404, "not_found");
 

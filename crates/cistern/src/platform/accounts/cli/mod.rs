@@ -11,6 +11,7 @@ use chrono::TimeDelta;
 use crate::app::App;
 use crate::cli::{Context, Failure, LocalFlags, Outcome};
 use crate::platform::clock::Time;
+use crate::platform::error::Error;
 use crate::platform::paging::Page;
 
 pub use team::{Command as TeamCommand, run as team_run};
@@ -66,7 +67,7 @@ fn table(header: &[&str]) -> comfy_table::Table {
 }
 
 /// Wrong words are wrong usage, not a failure.
-fn usage(error: crate::platform::error::Error) -> Failure {
+fn usage(error: &Error) -> Failure {
     Failure::Usage(error.to_string())
 }
 

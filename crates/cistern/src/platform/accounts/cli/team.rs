@@ -16,6 +16,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  cistern team create Web --owner ann@example.com")]
     Create(Create),
     /// List all teams
+    #[command(after_help = "Example:\n  cistern team list --json")]
     List(List),
     /// Say who is in a team
     #[command(subcommand)]
@@ -26,13 +27,18 @@ pub enum Command {
 #[derive(Debug, clap::Subcommand)]
 pub enum Member {
     /// List a team's members
+    #[command(after_help = "Example:\n  cistern team member list --team Web")]
     List(MemberList),
     /// Make a user a member
     #[command(after_help = "Example:\n  cistern team member add ann@example.com --team Web --role owner")]
     Add(MemberRole),
     /// Give a member another role
+    #[command(
+        after_help = "Example:\n  cistern team member set-role ann@example.com --team Web --role viewer"
+    )]
     SetRole(MemberRole),
     /// Remove a member; their tokens of this team end
+    #[command(after_help = "Example:\n  cistern team member remove ann@example.com --team Web")]
     Remove(MemberOne),
 }
 
@@ -183,14 +189,15 @@ async fn member_list(args: MemberList, context: &Context) -> Outcome {
 }
 
 async fn member_role(args: MemberRole, is_new: bool, context: &Context) -> Outcome {
-    let role: Role = args.role.parse().map_err(usage)?;
+    let role: Role = args.role.parse().map_err(|e| usage(&e))?;
     let app = open(&args.one.local, context).await?;
     let team = service::team_find(&app, args.one.team.as_deref()).await?;
     let user = service::user_by_email(&app, &args.one.email).await?;
     let who = Who::default();
-    let member = match is_new {
-        true => service::member_add(&app, &who, team.id, user.id, role).await?,
-        false => service::member_set_role(&app, &who, team.id, user.id, role).await?,
+    let member = if is_new {
+        service::member_add(&app, &who, team.id, user.id, role).await?
+    } else {
+        service::member_set_role(&app, &who, team.id, user.id, role).await?
     };
     context
         .output

@@ -19,6 +19,7 @@ pub enum Command {
   cistern token create --name ci --scopes image:read,image:create --expires-in 90d")]
     Create(Create),
     /// List the tokens that are not revoked
+    #[command(after_help = "Example:\n  cistern token list --team Web --json")]
     List(List),
     /// Revoke a token at once
     #[command(after_help = "Example:\n  cistern token revoke 7 --data /var/lib/cistern")]
@@ -79,7 +80,7 @@ async fn create(args: Create, context: &Context) -> Outcome {
         .scopes
         .as_deref()
         .map_or(Ok(Scopes::all()), Scopes::parse)
-        .map_err(usage)?;
+        .map_err(|e| usage(&e))?;
     let app = open(&args.local, context).await?;
     let team = service::team_find(&app, args.team.as_deref()).await?;
     let user = match &args.user {

@@ -16,6 +16,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  cistern user create ann@example.com --team Web --role owner")]
     Create(Create),
     /// List all users
+    #[command(after_help = "Example:\n  cistern user list --json")]
     List(List),
     /// Set a user's password; their browsers are signed out
     #[command(after_help = "Examples:
@@ -23,10 +24,13 @@ pub enum Command {
   printf %s \"$PASSWORD\" | cistern user passwd ann@example.com --password-stdin")]
     Passwd(Passwd),
     /// Let a user do nothing any more: tokens and sign-ins end at once
+    #[command(after_help = "Example:\n  cistern user disable ann@example.com")]
     Disable(One),
     /// Let a disabled user in again
+    #[command(after_help = "Example:\n  cistern user enable ann@example.com")]
     Enable(One),
     /// Print a link that signs a user in to the console once, within a day
+    #[command(after_help = "Example:\n  cistern user link ann@example.com --team Web")]
     Link(Link),
 }
 
@@ -109,7 +113,7 @@ fn document(user: &rows::user::Model) -> Value {
 }
 
 async fn create(args: Create, context: &Context) -> Outcome {
-    let role: Role = args.role.parse().map_err(usage)?;
+    let role: Role = args.role.parse().map_err(|e| usage(&e))?;
     let app = open(&args.local, context).await?;
     let team = service::team_find(&app, args.team.as_deref()).await?;
     let new = UserNew {
@@ -169,9 +173,10 @@ async fn list(args: List, context: &Context) -> Outcome {
 async fn passwd(args: Passwd, context: &Context) -> Outcome {
     let app = open(&args.local, context).await?;
     let user = service::user_by_email(&app, &args.email).await?;
-    let password = match args.password_stdin {
-        true => prompt::from_stdin()?,
-        false => prompt::from_terminal(&user.email)?,
+    let password = if args.password_stdin {
+        prompt::from_stdin()?
+    } else {
+        prompt::from_terminal(&user.email)?
     };
     service::password_set(&app, &Who::default(), user.id, &password).await?;
     context.output.document(&json!({ "user": user.email }), || {

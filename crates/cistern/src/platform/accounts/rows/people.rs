@@ -108,14 +108,6 @@ pub async fn user_by_email(conn: &impl ConnectionTrait, email: &str) -> Result<O
         .await
 }
 
-/// All users, oldest first.
-pub async fn user_list(conn: &impl ConnectionTrait) -> Result<Vec<user::Model>, DbErr> {
-    user::Entity::find()
-        .order_by_asc(user::Column::Id)
-        .all(conn)
-        .await
-}
-
 /// A page of all users, oldest first.
 pub async fn user_page(conn: &impl ConnectionTrait, page: Page) -> Result<Listed<user::Model>, DbErr> {
     let select = user::Entity::find();

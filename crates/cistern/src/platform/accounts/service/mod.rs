@@ -21,17 +21,19 @@ use crate::platform::random;
 pub use authenticate::{authenticate, session_caller};
 pub use members::{MemberView, member_add, member_list, member_remove, member_set_role, team_owner};
 pub use sign_in::{
-    Link, SESSION_LIFE, Session, link_check, link_create, link_use, password_change, password_set,
-    session_end, sign_in_forget, sign_in_password,
+    SESSION_LIFE, Session, link_check, link_create, link_use, password_change, password_set, session_end,
+    sign_in_forget, sign_in_password,
 };
 pub use teams::{account_get, team_create, team_find, team_list, team_of, team_rename};
 pub use tokens::{
-    TokenInfo, TokenMade, TokenSpec, TokenView, token_create, token_create_by, token_get, token_info,
-    token_list, token_list_all, token_revoke, token_revoke_local, token_revoke_self,
+    TokenSpec, TokenView, token_create, token_create_by, token_get, token_info, token_list, token_list_all,
+    token_revoke, token_revoke_local, token_revoke_self,
 };
+#[cfg(test)]
+pub use users::user_create;
 pub use users::{
-    UserChange, UserNew, operator_first, user_by_email, user_change, user_create, user_create_as,
-    user_emails, user_get, user_list, user_set_disabled,
+    UserChange, UserNew, operator_first, user_by_email, user_change, user_create_as, user_emails, user_get,
+    user_list, user_set_disabled,
 };
 
 /// What the very first start made; shown once.

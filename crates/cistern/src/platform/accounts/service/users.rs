@@ -40,6 +40,7 @@ pub struct UserChange {
 }
 
 /// Makes a user and a member of a team.
+#[cfg(test)]
 pub async fn user_create(
     app: &App,
     who: &Who,

@@ -23,7 +23,7 @@ use crate::platform::api::extract::Body;
 use crate::platform::api::list::Paged;
 use crate::platform::api::origin::Origin;
 use crate::platform::api::path::Path;
-use crate::platform::error::{Error, Result};
+use crate::platform::error::Result;
 use crate::platform::paging::PageQuery;
 
 /// The routes of this room. The default project has paths of its own, as in DigitalOcean's specification.
@@ -66,7 +66,6 @@ async fn resource_page(
     }))
 }
 
-/// `project:update` grants `project:assign_resource`, as DigitalOcean has it.
 async fn resource_assign(
     app: &App,
     caller: &Caller,
@@ -74,9 +73,6 @@ async fn resource_assign(
     which: Which,
     body: &ProjectAssign,
 ) -> Result<Json<ResourceAnswer>> {
-    if !caller.may("project:assign_resource") && !caller.may("project:update") {
-        return Err(Error::Forbidden);
-    }
     let assigned = service::resource_assign(app, caller, &which, &body.resources).await?;
     let resources = assigned
         .iter()

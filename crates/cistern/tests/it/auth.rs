@@ -15,7 +15,7 @@ use crate::harness::process::run_ok;
 use crate::harness::{Server, disks, until};
 
 /// Method, path, and the scope it needs: `-` for none and no token either, `*` for any valid token.
-const ROUTES: &[(&str, &str, &str)] = &[
+pub(crate) const ROUTES: &[(&str, &str, &str)] = &[
     ("POST", "/v1/oauth/revoke", "-"),
     ("GET", "/v1/oauth/token/info", "*"),
     ("GET", "/v2/account", "account:read"),
@@ -305,7 +305,7 @@ async fn things(api: &Api, files: &Files) -> BTreeMap<&'static str, String> {
 }
 
 /// Makes a token: its text and its id.
-async fn made(api: &Api, body: Value) -> (String, String) {
+pub(crate) async fn made(api: &Api, body: Value) -> (String, String) {
     let answer = api.post("/v2/tokens", &body).await.expect(201);
     let token = &answer["token"];
     let text = ["token", "text", "access_token", "value"]
@@ -330,7 +330,7 @@ fn sample(path: &str, things: &BTreeMap<&'static str, String>) -> String {
         .join("/")
 }
 
-async fn call(api: &Api, method: &str, path: &str) -> Answer {
+pub(crate) async fn call(api: &Api, method: &str, path: &str) -> Answer {
     let method: Method = method.parse().expect("a method");
     let body = (!matches!(method, Method::GET | Method::HEAD | Method::OPTIONS)).then(|| json!({}));
     api.send_unjudged(method, path, body.as_ref()).await

@@ -6,6 +6,7 @@
 
 mod auth;
 mod cli;
+mod events;
 mod faults;
 mod harness;
 mod imports;
@@ -14,11 +15,13 @@ mod kill;
 mod memory;
 mod migrate;
 mod nginx;
+mod roles;
 mod sandbox;
 #[path = "../../src/testing/schema.rs"]
 mod schema;
 mod secrets;
 mod serve;
+mod start;
 mod stop;
 mod tidy;
 mod tls;

@@ -6,11 +6,11 @@ use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statemen
 use crate::harness::Server;
 use crate::harness::process::run;
 
-async fn database(server: &Server) -> DatabaseConnection {
+pub(crate) async fn database(server: &Server) -> DatabaseConnection {
     Database::connect(server.database_url()).await.expect("connects")
 }
 
-async fn execute(db: &DatabaseConnection, sql: &str) {
+pub(crate) async fn execute(db: &DatabaseConnection, sql: &str) {
     db.execute_unprepared(sql)
         .await
         .unwrap_or_else(|e| panic!("{sql}: {e}"));

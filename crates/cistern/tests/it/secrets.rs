@@ -48,16 +48,20 @@ async fn canaries_stay_where_they_are() {
     );
     let id = import(&api, "good", &plain).await;
     settled(&api, id).await;
-    let form = format!("email=owner%40localhost&password={PASSWORD}");
-    let sign_in = api
-        .with_token("")
-        .request(reqwest::Method::POST, "/sign-in")
-        .header("content-type", "application/x-www-form-urlencoded")
-        .body(form)
-        .send()
-        .await
-        .expect("answers");
-    bodies.push(sign_in.bytes().await.expect("a body"));
+    server.password_set(PASSWORD);
+    for (password, expected) in [(format!("{PASSWORD}-mistyped"), 401), (PASSWORD.to_owned(), 303)] {
+        let sign_in = api
+            .with_token("")
+            .request(reqwest::Method::POST, "/")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("origin", &server.api_url)
+            .body(format!("email=owner%40localhost&password={password}"))
+            .send()
+            .await
+            .expect("answers");
+        assert_eq!(sign_in.status(), expected, "the form was read");
+        bodies.push(sign_in.bytes().await.expect("a body"));
+    }
     bodies.push(api.get("/metrics").await.bytes);
     bodies.push(api.get("/v2/events?all=true").await.bytes);
 

@@ -4,14 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use sea_orm::ConnectionTrait;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use super::context::JobContext;
-use super::rows;
 use crate::app::App;
-use crate::platform::clock::Time;
 use crate::platform::db::Tx;
 use crate::platform::error::{Context, Error, Result};
 
@@ -125,20 +122,4 @@ impl Queue {
     pub async fn wait(&self, poll: Duration) {
         let _ = tokio::time::timeout(poll, self.wake.notified()).await;
     }
-}
-
-/// Enqueues `new` on the transaction of the change it belongs to; call [`Queue::wake`] after the commit.
-pub async fn job_enqueue_in_tx(
-    conn: &impl ConnectionTrait,
-    now: Time,
-    new: NewJob,
-    max_attempts: i32,
-) -> Result<i64> {
-    Ok(rows::job_insert(conn, now, new, max_attempts).await?)
-}
-
-/// Asks a job to stop: one that waits ends at once when a worker next looks, one that runs at its next step.
-/// Returns false where the job is not there or has ended.
-pub async fn job_cancel_in_tx(conn: &impl ConnectionTrait, id: i64) -> Result<bool> {
-    Ok(rows::job_cancel(conn, id).await?)
 }

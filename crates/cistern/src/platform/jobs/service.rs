@@ -1,9 +1,12 @@
-//! Looking at jobs and cancelling them.
+//! Enqueuing jobs, looking at them and cancelling them.
 
+use sea_orm::ConnectionTrait;
 use serde_json::json;
 
+use super::model::NewJob;
 use super::rows;
 use crate::app::App;
+use crate::platform::clock::Time;
 use crate::platform::error::{Error, Result};
 use crate::platform::events::{self, Event, Who};
 
@@ -43,4 +46,20 @@ pub async fn job_cancel(app: &App, who: &Who, id: i64) -> Result<JobRow> {
     tx.commit().await?;
     app.queue.wake();
     job_get(app, id).await
+}
+
+/// Enqueues `new` on the transaction of the change it belongs to; call [`Queue::wake`] after the commit.
+pub async fn job_enqueue_in_tx(
+    conn: &impl ConnectionTrait,
+    now: Time,
+    new: NewJob,
+    max_attempts: i32,
+) -> Result<i64> {
+    Ok(rows::job_insert(conn, now, new, max_attempts).await?)
+}
+
+/// Asks a job to stop: one that waits ends at once when a worker next looks, one that runs at its next step.
+/// Returns false where the job is not there or has ended.
+pub async fn job_cancel_in_tx(conn: &impl ConnectionTrait, id: i64) -> Result<bool> {
+    Ok(rows::job_cancel(conn, id).await?)
 }

@@ -36,6 +36,7 @@ impl Api {
     pub(crate) fn new(url: &str, token: &str) -> Self {
         let client = reqwest::Client::builder()
             .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
             .build()
             .expect("a client without a proxy");
         Self {

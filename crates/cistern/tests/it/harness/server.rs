@@ -1,6 +1,6 @@
 //! A server under test.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -185,6 +185,20 @@ impl Server {
     pub(crate) fn api_with(&self, words: &[&str]) -> Api {
         let all: Vec<&str> = ["token", "create"].iter().chain(words).copied().collect();
         Api::new(&self.api_url, run_ok(&mut self.local(&all)).trim())
+    }
+
+    /// Gives the first owner a password.
+    pub(crate) fn password_set(&self, password: &str) {
+        let mut command = self.local(&["user", "passwd", "owner@localhost", "--password-stdin"]);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        stdin.write_all(password.as_bytes()).expect("writes");
+        drop(stdin);
+        assert!(child.wait().expect("it ends").success());
     }
 
     /// Starts it (again) on the same installation and waits until both listeners are up.

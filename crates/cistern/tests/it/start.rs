@@ -1,0 +1,207 @@
+//! The first start without any settings, and settings from file, environment and flags.
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::harness::api::Api;
+use crate::harness::process::{cistern, run, run_ok};
+use crate::harness::server::token_in;
+use crate::harness::{Server, until};
+
+/// The rows that `cistern config list --json` gives.
+fn listed(command: &mut Command) -> Vec<Value> {
+    let text = run_ok(command);
+    let document: Value = serde_json::from_str(&text).expect("one JSON document");
+    document["settings"].as_array().expect("a list").clone()
+}
+
+fn row<'a>(rows: &'a [Value], key: &str) -> &'a Value {
+    let row = rows.iter().find(|row| row["setting"] == key);
+    row.unwrap_or_else(|| panic!("{key} is listed"))
+}
+
+#[test]
+fn without_settings_it_listens_on_loopback_alone() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let rows = listed(cistern().current_dir(&dir).args(["config", "list", "--json"]));
+    for (key, value) in [
+        ("data", "./cistern-data"),
+        ("listen_api", "127.0.0.1:8080"),
+        ("listen_registry", "127.0.0.1:5000"),
+    ] {
+        let row = row(&rows, key);
+        assert_eq!(row["value"], value, "{row:#}");
+        assert_eq!(row["from"], "default", "{row:#}");
+    }
+    let made = std::fs::read_dir(&dir).expect("lists").count();
+    assert_eq!(made, 0, "looking changes nothing");
+}
+
+#[tokio::test]
+async fn the_first_start_makes_its_folder_and_says_what_to_type_next() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    // Only the ports are given: the usual ones may be taken here.
+    let mut serve = cistern();
+    serve.current_dir(&dir).args([
+        "serve",
+        "--listen-api=127.0.0.1:0",
+        "--listen-registry=127.0.0.1:0",
+    ]);
+    let mut child = serve
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+    let mut greeting = String::new();
+    while !greeting.contains("listening registry ") {
+        greeting += &lines.next().expect("more to come").expect("text");
+        greeting.push('\n');
+    }
+    let data = dir.path().join("cistern-data");
+    let mode = std::fs::metadata(&data)
+        .expect("the folder is made")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o700, "for its owner alone");
+    assert!(data.join("cistern.sqlite").is_file());
+    for word in [
+        "shown once",
+        "/sign-in/",
+        "export CISTERN_URL=",
+        "cistern image import",
+    ] {
+        assert!(greeting.contains(word), "no `{word}` in:\n{greeting}");
+    }
+    assert_eq!(greeting.matches("/sign-in/").count(), 1);
+    // What it says to type works as it is typed, with another command after it.
+    let export = greeting
+        .lines()
+        .find(|line| line.trim_start().starts_with("export "))
+        .expect("is there");
+    let script = format!("{export}\n\"$0\" image list --json");
+    let mut shell = crate::harness::process::command("sh");
+    shell
+        .args(["-c", &script, env!("CARGO_BIN_EXE_cistern")])
+        .env_clear();
+    let answer: Value = serde_json::from_str(&run_ok(&mut shell)).expect("JSON");
+    assert!(answer["images"].is_array(), "{answer:#}");
+
+    let url = export
+        .split("CISTERN_URL=")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .expect("an address");
+    let api = Api::new(url, &token_in(&greeting).expect("a token"));
+    let user = api.get("/v2/account").await.expect(200);
+    assert_eq!(user["account"]["status"], "active", "{user:#}");
+    let link = greeting
+        .split_whitespace()
+        .find(|word| word.contains("/sign-in/"))
+        .expect("a link");
+    let path = link.strip_prefix(url).expect("under the same address");
+    let use_link = async || {
+        let request = api.with_token("").request(reqwest::Method::POST, path);
+        let form = ("content-type", "application/x-www-form-urlencoded");
+        let request = request.header("origin", url).header(form.0, form.1).body("");
+        let answer = request.send().await;
+        answer.expect("answers").status().as_u16()
+    };
+    assert_eq!(use_link().await, 303, "the link signs in");
+    assert_ne!(use_link().await, 303, "once");
+    child.kill().expect("it can be killed");
+    child.wait().expect("it ends");
+}
+
+#[test]
+fn a_flag_beats_the_environment_and_that_the_file() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("cistern.toml");
+    std::fs::write(
+        &file,
+        "shutdown_seconds = 1\n[jobs]\nworkers = 1\n[http]\nidle_seconds = 1\n",
+    )
+    .expect("writes");
+    let file = file.display().to_string();
+    let mut command = cistern();
+    command
+        .env("CISTERN_JOBS__WORKERS", "2")
+        .env("CISTERN_HTTP__IDLE_SECONDS", "2");
+    let rows = listed(command.args([
+        "config",
+        "list",
+        "--json",
+        "--config",
+        &file,
+        "--http-idle-seconds=3",
+    ]));
+    for (key, value, from) in [
+        ("shutdown_seconds", 1, file.as_str()),
+        ("jobs.workers", 2, "CISTERN_JOBS__WORKERS"),
+        ("http.idle_seconds", 3, "--http-idle-seconds"),
+    ] {
+        let row = row(&rows, key);
+        assert_eq!(row["value"], value, "{row:#}");
+        assert!(
+            row["from"].as_str().is_some_and(|text| text.contains(from)),
+            "{row:#}"
+        );
+    }
+}
+
+#[test]
+fn settings_are_checked_before_anything_is_done() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("cistern.toml");
+    let check = |text: &str| {
+        std::fs::write(&file, text).expect("writes");
+        let output = run(cistern().args(["config", "check", "--config"]).arg(&file));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text)
+    };
+    assert_eq!(check("shutdown_seconds = 5\n").0, Some(0));
+    for (text, words) in [
+        ("listen_apy = \"127.0.0.1:0\"", ["listen_apy", "listen_api"]),
+        ("[jobs]\nworker = 3", ["jobs.worker", "jobs.workers"]),
+        ("[jobs]\nlease_seconds = 1", ["jobs.lease_seconds", "below 3"]),
+        ("shutdown_seconds = \"soon\"", ["shutdown_seconds", "soon"]),
+        ("listen_api = \"0.0.0.0:80\"", ["listen_api", "--insecure-http"]),
+        (
+            "database = \"mysql://root@localhost/x\"",
+            ["database", "postgres://"],
+        ),
+    ] {
+        let (code, said) = check(text);
+        assert_eq!(code, Some(1), "{text}: {said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{text}: {said}");
+    }
+    let output = run(cistern()
+        .env("CISTERN_JOBS__WORKER", "3")
+        .args(["config", "check"]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("CISTERN_JOBS__WORKERS"), "{said}");
+}
+
+#[tokio::test]
+async fn a_taken_port_is_refused_with_what_to_do() {
+    let server = Server::start();
+    let address = server.api_url.strip_prefix("http://").expect("plain HTTP");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let output = run(cistern().current_dir(&dir).args([
+        "serve",
+        "--listen-api",
+        address,
+        "--listen-registry=127.0.0.1:0",
+    ]));
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(address) && said.contains("--listen-api"), "{said}");
+    until("the first to answer still", 5, || async {
+        (server.api().get("/healthz").await.status == 200).then_some(())
+    })
+    .await;
+}

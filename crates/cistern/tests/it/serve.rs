@@ -19,7 +19,11 @@ async fn the_first_start_prints_what_is_needed_and_only_once() {
 #[tokio::test]
 async fn a_start_tests_the_objects_place_and_leaves_nothing_there() {
     let server = Server::start();
-    assert!(server.log_text().contains("the objects' place does what it should"));
+    assert!(
+        server
+            .log_text()
+            .contains("the objects' place does what it should")
+    );
     if let Ok(left) = std::fs::read_dir(server.data().join("objects/probe")) {
         assert_eq!(left.count(), 0);
     }

@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::harness::files::Files;
 use crate::harness::images::{downloaded, settled};
 use crate::harness::process::{command, find, run, run_ok, variable};
-use crate::harness::files::Files;
 use crate::harness::{Server, disks, until};
 
 /// A file in a folder that goes with it.
@@ -255,32 +255,44 @@ async fn odd_and_empty_disks_come_out_as_they_went_in() {
     let file = source(&odd);
     let (output, _) = import(&server, &file, "odd", &[]);
     assert!(output.status.success(), "{output:?}");
-    exported(&server, "odd", &file.path, "raw");
+    exported(&server, "odd", &file.path, "raw", odd.len() as u64);
     let Some(qemu) = find("qemu-img") else {
         return judged_by_qemu(&file.path, &file.path);
     };
-    for size in ["512", "197120", "64M", "70369281048576"] {
+    for bytes in [512, 197_120, 64 << 20, (100 << 30) + 512] {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let empty = Source {
             path: dir.path().join("empty.qcow2"),
             dir,
         };
+        let size = bytes.to_string();
         let mut create = command(qemu.to_str().expect("UTF-8"));
-        run_ok(create.args(["create", "-q", "-f", "qcow2"]).arg(&empty.path).arg(size));
-        let (output, json) = import(&server, &empty, size, &[]);
-        if size.len() > 10 {
-            assert_eq!(output.status.code(), Some(1), "64 TiB and a sector");
+        run_ok(
+            create
+                .args(["create", "-q", "-f", "qcow2"])
+                .arg(&empty.path)
+                .arg(&size),
+        );
+        let (output, json) = import(&server, &empty, &size, &[]);
+        if bytes > 100 << 30 {
+            assert_eq!(output.status.code(), Some(1));
             assert!(last_line(&output).contains("limit is 100 GiB"), "{output:?}");
             continue;
         }
         assert!(output.status.success(), "{output:?}");
         assert_eq!(json["image"]["status"], "available");
-        exported(&server, size, &empty.path, "qcow2");
+        exported(
+            &server,
+            &format!("{}", json["image"]["id"]),
+            &empty.path,
+            "qcow2",
+            bytes,
+        );
     }
 }
 
 /// Exports an image in both formats, and holds both against the file it was made of.
-fn exported(server: &Server, image: &str, original: &Path, format: &str) {
+fn exported(server: &Server, image: &str, original: &Path, format: &str, bytes: u64) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     for to in ["raw", "qcow2"] {
         let out = dir.path().join(to);
@@ -288,9 +300,20 @@ fn exported(server: &Server, image: &str, original: &Path, format: &str) {
         run_ok(server.remote(&words).arg(&out));
         if let Some(qemu) = find("qemu-img") {
             let qemu = qemu.to_str().expect("UTF-8");
-            // Strict: the sizes too.
             let mut compare = command(qemu);
-            run_ok(compare.args(["compare", "-s", "-f", format, "-F", to]).arg(original).arg(&out));
+            run_ok(
+                compare
+                    .args(["compare", "-f", format, "-F", to])
+                    .arg(original)
+                    .arg(&out),
+            );
+            let mut info = command(qemu);
+            let info = run_ok(info.args(["info", "--output=json", "-f", to]).arg(&out));
+            let info: Value = serde_json::from_str(&info).expect("JSON");
+            assert_eq!(
+                info["virtual-size"], bytes,
+                "compare takes zeros at the end for nothing"
+            );
             if to == "qcow2" {
                 run_ok(command(qemu).args(["check", "-f", "qcow2"]).arg(&out));
             }
@@ -328,7 +351,9 @@ async fn between(server: &Server, bytes: u64, after: After) -> (String, Arc<Mute
                 tokio::spawn(async move {
                     let mut buffer = vec![0; 8192];
                     while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
-                        seen.lock().expect("not poisoned").extend_from_slice(&buffer[..length]);
+                        seen.lock()
+                            .expect("not poisoned")
+                            .extend_from_slice(&buffer[..length]);
                         if to_server.write_all(&buffer[..length]).await.is_err() {
                             return;
                         }
@@ -381,7 +406,11 @@ async fn an_export_that_was_killed_is_continued_by_the_next_one() {
     let (url, _) = between(&server, 150 << 20, After::Hang).await;
     let mut export = server.remote(&["image", "export", "long", "-o"]);
     export.arg(&out).env("CISTERN_URL", &url);
-    let mut child = export.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    let mut child = export
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
     until("most of the disk", 120, || async {
         let part = names().pop()?;
         (std::fs::metadata(part).ok()?.len() > 140 << 20).then_some(())
@@ -400,8 +429,13 @@ async fn an_export_that_was_killed_is_continued_by_the_next_one() {
     assert!(std::fs::read(&out).expect("was written") == disk);
     assert_eq!(names(), [out], "the part is gone");
     let asked = asked_for(&asked);
-    let from = asked.split("\r\nrange: bytes=").nth(1).and_then(|rest| rest.split('-').next());
-    let from: u64 = from.and_then(|from| from.parse().ok()).unwrap_or_else(|| panic!("{asked}"));
+    let from = asked
+        .split("\r\nrange: bytes=")
+        .nth(1)
+        .and_then(|rest| rest.split('-').next());
+    let from: u64 = from
+        .and_then(|from| from.parse().ok())
+        .unwrap_or_else(|| panic!("{asked}"));
     assert!(from >= 64 << 20, "what was synced was not sent again: {from}");
 }
 
@@ -413,7 +447,10 @@ async fn several_imports_at_once_do_not_mix() {
     for seed in 0..4 {
         let disk = disks::raw(8, 40 + seed);
         let url = files.put(&format!("{seed}.raw"), disk.clone());
-        expected.push((crate::harness::images::import(&api, &format!("url-{seed}"), &url).await, disk));
+        expected.push((
+            crate::harness::images::import(&api, &format!("url-{seed}"), &url).await,
+            disk,
+        ));
     }
     // Meanwhile, three by upload.
     without_socket(&server);

@@ -210,7 +210,10 @@ fn what_takes_room_may_not_be_out_of_proportion() {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             *byte = state.to_be_bytes()[0];
         }
-        assert!(opened(wrapper, &pack(wrapper, &disk)).unwrap() == disk, "{wrapper}");
+        assert!(
+            opened(wrapper, &pack(wrapper, &disk)).unwrap() == disk,
+            "{wrapper}"
+        );
     }
     let usual = UnwrapLimits::default();
     assert_eq!((usual.max_ratio, usual.ratio_free_bytes), (250, 1 << 30));

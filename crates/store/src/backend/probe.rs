@@ -135,7 +135,11 @@ mod tests {
 
         async fn get(&self, key: &str) -> Result<Bytes> {
             let data = self.0.get(key).await?;
-            Ok(if self.1 == Lie::OtherBytes { data.slice(1..) } else { data })
+            Ok(if self.1 == Lie::OtherBytes {
+                data.slice(1..)
+            } else {
+                data
+            })
         }
 
         async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
@@ -150,7 +154,11 @@ mod tests {
 
         async fn stat(&self, key: &str) -> Result<Option<u64>> {
             let size = self.0.stat(key).await?;
-            Ok(if self.1 == Lie::OtherSize { size.map(|size| size + 1) } else { size })
+            Ok(if self.1 == Lie::OtherSize {
+                size.map(|size| size + 1)
+            } else {
+                size
+            })
         }
 
         fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed>> {
@@ -184,7 +192,11 @@ mod tests {
         let with = |lie| Lying(Folder::open(dir.path()).unwrap(), lie);
         let found = probe(&with(Lie::None), &world).await.unwrap();
         assert!(found.exclusive_create);
-        assert_eq!(std::fs::read_dir(dir.path().join("probe")).unwrap().count(), 0, "nothing stays");
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("probe")).unwrap().count(),
+            0,
+            "nothing stays"
+        );
         // Keys are drawn so that this is no danger, as with S3 servers that ignore If-None-Match.
         let found = probe(&with(Lie::Overwrites), &world).await.unwrap();
         assert!(!found.exclusive_create);

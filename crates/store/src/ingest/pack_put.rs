@@ -148,12 +148,19 @@ mod tests {
         let db = Database::connect(options).await.unwrap();
         Migrator::up(&db, None).await.unwrap();
         let backend = Arc::new(Folder::open(&dir.join("objects")).unwrap());
-        Store::open_or_init(backend, &db, Options::default()).await.unwrap()
+        Store::open_or_init(backend, &db, Options::default())
+            .await
+            .unwrap()
     }
 
     /// A chunk that compresses, and one that does not, each with the digest of what it should hold.
     fn frames(store: &Store) -> Vec<Encoded> {
-        let words = b"words ".iter().copied().cycle().take(CHUNK_BYTES as usize).collect();
+        let words = b"words "
+            .iter()
+            .copied()
+            .cycle()
+            .take(CHUNK_BYTES as usize)
+            .collect();
         let mut noise = vec![0; CHUNK_BYTES as usize];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         let encode = |plain: Vec<u8>| {
@@ -197,7 +204,10 @@ mod tests {
             },
         ] {
             assert_eq!(put(&store, bad).await.unwrap_err().kind(), Kind::Damaged);
-            assert_eq!((objects(&store).await, store.stats().await.unwrap().packs), (0, 0));
+            assert_eq!(
+                (objects(&store).await, store.stats().await.unwrap().packs),
+                (0, 0)
+            );
         }
         assert!(put(&store, |_, _| ()).await.unwrap() > 65536);
         assert_eq!(objects(&store).await, 1, "what is right is written");

@@ -93,7 +93,10 @@ fn pack(path: &Path, store: [u8; 16], key: &[u8; 32], out: &mut HashMap<(u8, [u8
             other => panic!("kind {other}"),
         };
         assert!(kind == 2 || level == 0);
-        assert!(kind == 2 || plain.iter().any(|byte| *byte != 0), "zeros are not stored");
+        assert!(
+            kind == 2 || plain.iter().any(|byte| *byte != 0),
+            "zeros are not stored"
+        );
         assert!(codec == 1 || length == 16 + plain_bytes, "as it is");
         let digest = blake3::keyed_hash(&blake3::derive_key(context, key), &plain);
         assert_eq!(digest.as_bytes(), &entry[..32]);
@@ -132,7 +135,10 @@ fn node(
         let plain = &frames[&(1, digest)];
         assert_eq!(plain.len(), 65536);
         let end = ((chunk + 1) * 65536).min(disk.len());
-        assert!(plain[end - chunk * 65536..].iter().all(|byte| *byte == 0), "behind the end");
+        assert!(
+            plain[end - chunk * 65536..].iter().all(|byte| *byte == 0),
+            "behind the end"
+        );
         disk[chunk * 65536..end].copy_from_slice(&plain[..end - chunk * 65536]);
     }
 }
@@ -190,12 +196,21 @@ async fn the_document_is_enough_to_read_a_disk() {
     assert!(disk == data);
 
     // §6: the level follows the size alone, and zeros have no node.
-    for (bytes, level) in [(512, 0), (64 << 20, 0), ((64 << 20) + 512, 1), (64 << 30, 1), ((64 << 30) + 512, 2)] {
+    for (bytes, level) in [
+        (512, 0),
+        (64 << 20, 0),
+        ((64 << 20) + 512, 1),
+        (64 << 30, 1),
+        ((64 << 30) + 512, 2),
+    ] {
         let session = store.session_open("zeros").await.unwrap();
         let mut ingest = session.ingest(bytes, None).await.unwrap();
         ingest.extent_zero(bytes).await.unwrap();
         let root = ingest.finish().await.unwrap().root;
-        assert_eq!((root.level, root.digest.0, root.virtual_bytes), (level, [0; 32], bytes));
+        assert_eq!(
+            (root.level, root.digest.0, root.virtual_bytes),
+            (level, [0; 32], bytes)
+        );
         session.abort().await.unwrap();
     }
 }

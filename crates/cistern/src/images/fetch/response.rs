@@ -1,7 +1,9 @@
 //! What a server's answer means for the file at hand.
 
 use chrono::{DateTime, TimeDelta};
-use reqwest::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, HeaderMap, LAST_MODIFIED};
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, HeaderMap, LAST_MODIFIED,
+};
 use reqwest::{Response, StatusCode};
 
 use super::state::State;

@@ -367,7 +367,10 @@ async fn a_date_of_change_resumes_where_it_is_old_enough() {
     .await;
     assert!(download(&server).await.bytes == all);
     let request = &server.requests()[1];
-    assert!(request.contains(&format!("if-range: {}", old.to_lowercase())), "{request}");
+    assert!(
+        request.contains(&format!("if-range: {}", old.to_lowercase())),
+        "{request}"
+    );
 
     // Another change within the same second would not show.
     let young = "Wed, 25 Nov 2026 11:59:30 GMT";
@@ -414,7 +417,10 @@ async fn a_file_of_unknown_length_is_whole_or_resumed() {
     let server = Server::start(vec![reply(&all, true)]).await;
     assert!(download(&server).await.bytes == all);
     let server = Server::start(vec![reply(&all[..cut], false), rest("a", cut, &all)]).await;
-    assert!(download(&server).await.bytes == all, "a missing last chunk is a cut");
+    assert!(
+        download(&server).await.bytes == all,
+        "a missing last chunk is a cut"
+    );
     assert_eq!(server.requests().len(), 2);
     // Neither length nor chunks: the end of the connection is the end of the file.
     let server = Server::start(vec![Reply::Send(answer("200 OK", "", &all))]).await;
@@ -465,5 +471,8 @@ async fn a_download_has_a_time_limit_and_can_be_stopped() {
     }
     let stop = CancellationToken::new();
     stop.cancel();
-    assert_eq!(run(&stop, Duration::from_secs(20)).await, Err(FetchError::Stopped));
+    assert_eq!(
+        run(&stop, Duration::from_secs(20)).await,
+        Err(FetchError::Stopped)
+    );
 }

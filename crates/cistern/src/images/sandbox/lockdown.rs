@@ -203,7 +203,10 @@ mod tests {
             libc::SYS_prctl,
             libc::SYS_tgkill,
         ] {
-            assert!(!listed[&call].is_empty(), "system call {call} is bounded by its arguments");
+            assert!(
+                !listed[&call].is_empty(),
+                "system call {call} is bounded by its arguments"
+            );
         }
     }
 }

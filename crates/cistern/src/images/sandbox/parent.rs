@@ -392,7 +392,10 @@ mod tests {
     #[tokio::test]
     async fn a_child_that_never_comes_to_an_end_is_ended() {
         let chatty = |moves: &Moves| {
-            moves.fetch_add(if moves.load(Ordering::Relaxed) == 0 { 1 } else { 2 }, Ordering::Relaxed);
+            moves.fetch_add(
+                if moves.load(Ordering::Relaxed) == 0 { 1 } else { 2 },
+                Ordering::Relaxed,
+            );
         };
         let reason = watched(patience(9000, 100), chatty).await;
         assert!(reason.contains("takes longer"), "{reason}");

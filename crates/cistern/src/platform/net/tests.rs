@@ -117,10 +117,7 @@ fn the_allow_list_counts_for_every_notation() {
 fn our_own_names_and_addresses_are_refused() {
     let guard = guard(&[]);
     for name in ["cistern.example", "CISTERN.example."] {
-        assert!(
-            guard.address_check(name, at("9.9.9.9", 443)).is_err(),
-            "{name}"
-        );
+        assert!(guard.address_check(name, at("9.9.9.9", 443)).is_err(), "{name}");
     }
     assert!(is_own("127.0.0.1".parse().expect("an address")));
     assert!(!is_own("9.9.9.9".parse().expect("an address")));
@@ -166,14 +163,19 @@ fn only_web_addresses_are_taken() {
 #[test]
 fn our_own_listeners_are_refused_even_where_their_network_is_allowed() {
     let mut config = Config::for_data("unused");
-    config.fetch.allow = ["127.0.0.0/8", "0.0.0.0/0", "::/0"].map(|n| n.parse().expect("a network")).into();
+    config.fetch.allow = ["127.0.0.0/8", "0.0.0.0/0", "::/0"]
+        .map(|n| n.parse().expect("a network"))
+        .into();
     config.listen_api = "127.0.0.1:8080".parse().expect("an address");
     config.listen_registry = "0.0.0.0:5000".parse().expect("an address");
     let guard = Guard::new(&config);
     for ip in ["127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::ffff:127.0.0.1"] {
         for port in [8080, 5000] {
             let refusal = guard.address_check("host.example", at(ip, port));
-            assert!(refusal.is_err_and(|e| e.contains("this server itself")), "{ip}:{port}");
+            assert!(
+                refusal.is_err_and(|e| e.contains("this server itself")),
+                "{ip}:{port}"
+            );
         }
         assert!(guard.address_check("host.example", at(ip, 8081)).is_ok(), "{ip}");
     }
@@ -185,19 +187,34 @@ fn our_own_listeners_are_refused_even_where_their_network_is_allowed() {
 #[test]
 fn a_name_with_one_forbidden_address_is_refused() {
     let public = at("9.9.9.9", 80);
-    for inside in ["10.0.0.1", "169.254.169.254", "::1", "::ffff:192.168.0.1", "fd00::1"] {
+    for inside in [
+        "10.0.0.1",
+        "169.254.169.254",
+        "::1",
+        "::ffff:192.168.0.1",
+        "fd00::1",
+    ] {
         for both in [[public, at(inside, 80)], [at(inside, 80), public]] {
-            assert!(guard(&[]).addresses_check("rebind.example", &both).is_err(), "{both:?}");
+            assert!(
+                guard(&[]).addresses_check("rebind.example", &both).is_err(),
+                "{both:?}"
+            );
         }
     }
-    assert!(guard(&[]).addresses_check("rebind.example", &[public, public]).is_ok());
+    assert!(
+        guard(&[])
+            .addresses_check("rebind.example", &[public, public])
+            .is_ok()
+    );
 }
 
 /// What a name means is asked once: the connection goes to what was checked, whatever the name means by then.
 #[tokio::test]
 async fn a_connection_goes_to_the_checked_address_and_nowhere_else() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
     let checked = listener.local_addr().expect("is bound");
     let server = async {
         let (mut stream, _) = listener.accept().await.expect("a connection");
@@ -212,5 +229,8 @@ async fn a_connection_goes_to_the_checked_address_and_nowhere_else() {
     let request = client(vec![checked]).expect("makes").get(&url).send();
     let (head, response) = tokio::join!(server, request);
     assert_eq!(response.expect("answers").text().await.expect("reads"), "ok");
-    assert!(head.contains(&format!("host: rebind.invalid:{}", checked.port())), "{head}");
+    assert!(
+        head.contains(&format!("host: rebind.invalid:{}", checked.port())),
+        "{head}"
+    );
 }

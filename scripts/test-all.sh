@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every test, nothing skipped: installs what the suites need, then runs them on both ends of the storage choice
-# (SQLite + folder, PostgreSQL + S3) and lets the real clients loose on a fresh server.
+# Every test, nothing skipped: installs what the suites need, runs `make test` (SQLite + folder) with it, then what needs
+# more: the other end of the storage choice (PostgreSQL + S3), and the real clients against fresh servers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib.sh
@@ -12,8 +12,8 @@ threads="${CISTERN_TEST_THREADS:-4}"
 
 step() { say; say "== $* ($(date +%T))"; }
 
-step "all tests on SQLite + folder"
-cargo test --workspace --locked --no-fail-fast -- --test-threads="$threads"
+step "make test, with everything here that it can use"
+scripts/test.sh
 
 step "the black-box suite on PostgreSQL + S3"
 CISTERN_TEST_WORLD=postgres+s3 cargo test --locked -p cistern --test it -- --test-threads="$threads"

@@ -13,8 +13,10 @@ root=$(cd "$here/../.." && pwd)
 cache=${CISTERN_TEST_CACHE:-$HOME/.cache/cistern-tests}
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 # What a person has set for a server of their own must not decide anything here.
+# Nor do the variables of these suites concern the server, which refuses those that it does not know.
+bin=${CISTERN_BIN:-}
 for name in $(compgen -e CISTERN_); do
-  case $name in CISTERN_TEST_* | CISTERN_BIN | CISTERN_REQUIRE_CLIENTS) ;; *) unset "$name" ;; esac
+  [[ $name == CISTERN_TEST_* ]] || unset "$name"
 done
 
 suites=("$@")
@@ -71,18 +73,17 @@ server() {
 
 wanted() { [[ " ${suites[*]} " == *" $1 "* ]]; }
 
-run_suite() { # NAME COMMAND…
+run_suite() { # NAME COMMAND… : against $url with $token
   local name=$1 start=$SECONDS code=0
   shift
-  say "== $name against $CISTERN_URL"
-  "$@" >"$work/$name.out" || code=$?
+  say "== $name against $url"
+  env CISTERN_URL="$url" CISTERN_TOKEN="$token" "${subject[@]}" "$@" >"$work/$name.out" || code=$?
   grep -v '^ok ' "$work/$name.out" || true
   say "== $name: $((SECONDS - start)) s"
   if ((code)); then failed+=("$name"); fi
 }
 
 "$here/install.sh" "${suites[@]}"
-bin=${CISTERN_BIN:-}
 if [[ -z $bin ]]; then
   (cd "$root" && cargo build --quiet --locked -p cistern)
   bin=$root/target/debug/cistern
@@ -90,11 +91,11 @@ fi
 [[ -x $bin ]] || { say "no executable at \`$bin\`"; exit 2; }
 failed=()
 make_files
-export CISTERN_IMAGE_URL=${files}disk.raw CISTERN_BAD_IMAGE_URL=${files}letter.txt
+subject=(CISTERN_IMAGE_URL="${files}disk.raw" CISTERN_BAD_IMAGE_URL="${files}letter.txt")
 
 if wanted doctl; then
   server http http
-  CISTERN_URL=$url CISTERN_TOKEN=$token run_suite doctl "$here/doctl/run.sh"
+  run_suite doctl "$here/doctl/run.sh"
 fi
 if wanted tus; then
   server tus http
@@ -102,7 +103,7 @@ if wanted tus; then
 fi
 if wanted godo || wanted pydo; then
   server tls https --tls-self-signed
-  export CISTERN_URL=$url CISTERN_TOKEN=$token CISTERN_CA=$work/tls/tls/ca.pem
+  subject+=(CISTERN_CA="$work/tls/tls/ca.pem")
   if wanted godo; then run_suite godo "$cache/bin/godo-suite"; fi
   if wanted pydo; then run_suite pydo "$cache/bin/pydo" -B "$here/pydo/run.py"; fi
 fi

@@ -32,6 +32,7 @@ mod digest;
 mod error;
 mod header;
 mod ingest;
+mod memory;
 mod migration;
 pub mod pack;
 mod reader;

@@ -10,6 +10,7 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use crate::digest::{Digest, FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
+use crate::memory::PackBytes;
 use crate::{CHUNK_BYTES, FORMAT};
 
 /// Bytes before the first frame.
@@ -22,6 +23,8 @@ pub const ENTRY_BYTES: usize = 48;
 pub const TRAILER_BYTES: usize = 64;
 /// A pack is sealed when it holds this much.
 pub(crate) const TARGET_BYTES: usize = 12 << 20;
+/// Bytes that a pack being filled takes in memory: what is sealed, the frame that makes it full, and some.
+pub(crate) const CAPACITY_BYTES: usize = TARGET_BYTES + (1 << 20);
 /// The largest pack that a reader has to accept.
 pub const LIMIT_BYTES: usize = 16 << 20;
 /// The largest plain frame: a full tree node is longer than nothing else but a chunk.
@@ -51,46 +54,45 @@ pub struct Entry {
     pub level: u8,
 }
 
-/// A frame compressed but not yet placed in a pack.
+/// A frame compressed but not yet placed in a pack. Its payload lies where its plain bytes were.
 pub(crate) struct Encoded {
-    pub(crate) digest: Digest,
-    kind: FrameKind,
+    digest: Digest,
+    pub(crate) kind: FrameKind,
     level: u8,
     codec: u8,
     plain_bytes: u32,
-    payload: Vec<u8>,
-}
-
-#[cfg(test)]
-impl Encoded {
-    /// What a faulty compressor or memory would have made.
-    pub(crate) fn spoil(&mut self, at: usize) {
-        self.payload[at] ^= 1;
-    }
+    payload_bytes: usize,
 }
 
 thread_local! {
-    /// Making a context costs as much as a chunk or two: each thread keeps its own.
-    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    /// Making a context costs as much as a chunk or two: each thread keeps its own, and room for one frame.
+    static COMPRESSOR: RefCell<Option<(Compressor<'static>, Vec<u8>)>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    static DECODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Compresses into `to`; gives the length, or nothing where it does not fit.
-fn compress(plain: &[u8], to: &mut [u8]) -> Result<Option<usize>> {
+/// Compresses in place; gives the length, or nothing (and changes nothing) where that does not shrink it.
+fn compress(bytes: &mut [u8]) -> Result<Option<usize>> {
     COMPRESSOR.with_borrow_mut(|slot| {
-        let compressor = match slot {
-            Some(compressor) => compressor,
-            None => slot.insert(
-                Compressor::new(ZSTD_LEVEL)
-                    .map_err(|error| Error::io("cannot start the compressor", error))?,
-            ),
+        let (compressor, scratch) = if let Some(slot) = slot {
+            slot
+        } else {
+            let compressor = Compressor::new(ZSTD_LEVEL)
+                .map_err(|error| Error::io("cannot start the compressor", error))?;
+            slot.insert((compressor, vec![0; PLAIN_LIMIT as usize]))
         };
-        Ok(compressor.compress_to_buffer(plain, to).ok())
+        // A destination smaller than the input makes zstd give up early on what does not shrink.
+        let room = bytes.len().saturating_sub(1);
+        let Ok(length) = compressor.compress_to_buffer(bytes, &mut scratch[..room]) else {
+            return Ok(None);
+        };
+        bytes[..length].copy_from_slice(&scratch[..length]);
+        Ok(Some(length))
     })
 }
 
-/// Decompresses at most `limit` bytes.
-fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>> {
+/// Decompresses into an empty vector, at most as much as it has room for.
+fn decompress(payload: &[u8], to: &mut Vec<u8>) -> Result<()> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         let decompressor = match slot {
             Some(decompressor) => decompressor,
@@ -99,32 +101,22 @@ fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>> {
             ),
         };
         decompressor
-            .decompress(payload, limit)
+            .decompress_to_buffer(payload, to)
+            .map(drop)
             .map_err(|error| Error::new(Kind::Damaged, "frame does not decompress").with_source(error))
     })
 }
 
-/// Compresses plain bytes; keeps them as they are where that does not shrink them.
-pub(crate) fn frame_encode(digest: Digest, kind: FrameKind, level: u8, plain: &[u8]) -> Result<Encoded> {
-    let length_error = || {
-        Error::new(
-            Kind::Invalid,
-            format!("a frame of {} bytes is too long", plain.len()),
-        )
-    };
-    let plain_bytes = u32::try_from(plain.len()).map_err(|_| length_error())?;
+/// Compresses plain bytes in place; keeps them as they are where that does not shrink them.
+pub(crate) fn frame_encode(digest: Digest, kind: FrameKind, level: u8, bytes: &mut [u8]) -> Result<Encoded> {
+    let plain_bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     if plain_bytes > PLAIN_LIMIT {
-        return Err(length_error());
+        let text = format!("a frame of {} bytes is too long", bytes.len());
+        return Err(Error::new(Kind::Invalid, text));
     }
-    // A destination smaller than the input makes zstd give up early on what does not shrink.
-    let mut payload = vec![0; plain.len().saturating_sub(1)];
-    let (codec, payload) = match compress(plain, &mut payload)? {
-        Some(length) => {
-            payload.truncate(length);
-            payload.shrink_to_fit();
-            (CODEC_ZSTD, payload)
-        }
-        None => (CODEC_RAW, plain.to_vec()),
+    let (codec, payload_bytes) = match compress(bytes)? {
+        Some(length) => (CODEC_ZSTD, length),
+        None => (CODEC_RAW, bytes.len()),
     };
     Ok(Encoded {
         digest,
@@ -132,12 +124,19 @@ pub(crate) fn frame_encode(digest: Digest, kind: FrameKind, level: u8, plain: &[
         level,
         codec,
         plain_bytes,
-        payload,
+        payload_bytes,
     })
 }
 
 /// Decodes one frame. Checks its structure; the caller compares the digest.
 pub fn frame_decode(frame: &[u8]) -> Result<Vec<u8>> {
+    let mut plain = Vec::new();
+    frame_decode_to(frame, &mut plain)?;
+    Ok(plain)
+}
+
+/// Decodes one frame into an empty vector.
+fn frame_decode_to(frame: &[u8], plain: &mut Vec<u8>) -> Result<()> {
     let damaged = |what: &str| Error::new(Kind::Damaged, format!("frame {what}"));
     if frame.len() < FRAME_HEADER_BYTES {
         return Err(damaged("is shorter than its header"));
@@ -153,55 +152,70 @@ pub fn frame_decode(frame: &[u8]) -> Result<Vec<u8>> {
             format!("frame has unknown cipher {}", header[1]),
         ));
     }
-    let plain = match header[0] {
-        CODEC_RAW => payload.to_vec(),
-        CODEC_ZSTD => decompress(payload, plain_bytes as usize)?,
+    plain.reserve_exact(plain_bytes as usize);
+    match header[0] {
+        CODEC_RAW => plain.extend_from_slice(payload),
+        CODEC_ZSTD => decompress(payload, plain)?,
         codec => {
             return Err(Error::new(
                 Kind::Incompatible,
                 format!("frame has unknown codec {codec}"),
             ));
         }
-    };
+    }
     if plain.len() != plain_bytes as usize {
         return Err(damaged("has the wrong length when decoded"));
     }
-    Ok(plain)
+    Ok(())
 }
 
 /// Decodes a frame and compares the digest: wrong bytes never leave here.
 pub(crate) fn frame_open(keys: &Keys, kind: FrameKind, digest: Digest, frame: &[u8]) -> Result<Vec<u8>> {
     let plain = frame_decode(frame)?;
-    if keys.digest(kind, &plain) != digest {
-        return Err(Error::new(
-            Kind::Damaged,
-            format!("frame does not match its digest {digest}"),
-        ));
-    }
+    digest_check(keys, kind, digest, &plain)?;
     Ok(plain)
+}
+
+/// Decodes a frame and compares the digest, and keeps nothing.
+fn frame_check(keys: &Keys, kind: FrameKind, digest: Digest, frame: &[u8]) -> Result<()> {
+    DECODED.with_borrow_mut(|plain| {
+        plain.clear();
+        frame_decode_to(frame, plain)?;
+        digest_check(keys, kind, digest, plain)
+    })
+}
+
+fn digest_check(keys: &Keys, kind: FrameKind, digest: Digest, plain: &[u8]) -> Result<()> {
+    if keys.digest(kind, plain) == digest {
+        return Ok(());
+    }
+    let text = format!("frame does not match its digest {digest}");
+    Err(Error::new(Kind::Damaged, text))
 }
 
 /// A pack being filled.
 pub(crate) struct Builder {
     pub(crate) id: Uuid,
-    bytes: Vec<u8>,
+    bytes: PackBytes,
     entries: Vec<Entry>,
 }
 
 impl Builder {
-    pub(crate) fn new(id: Uuid, store_id: Uuid) -> Self {
-        let mut bytes = Vec::with_capacity(TARGET_BYTES + (1 << 20));
-        bytes.extend_from_slice(HEADER_MAGIC);
-        bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&64_u32.to_le_bytes());
-        bytes.extend_from_slice(id.as_bytes());
-        bytes.extend_from_slice(store_id.as_bytes());
-        bytes.resize(HEADER_BYTES, 0);
-        Self {
+    /// Begins a pack in `bytes`, which are empty.
+    pub(crate) fn new(id: Uuid, store_id: Uuid, mut bytes: PackBytes) -> Result<Self> {
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        header.extend_from_slice(HEADER_MAGIC);
+        header.extend_from_slice(&FORMAT.to_le_bytes());
+        header.extend_from_slice(&64_u32.to_le_bytes());
+        header.extend_from_slice(id.as_bytes());
+        header.extend_from_slice(store_id.as_bytes());
+        header.resize(HEADER_BYTES, 0);
+        bytes.append(&header)?;
+        Ok(Self {
             id,
             bytes,
             entries: Vec::new(),
-        }
+        })
     }
 
     /// Bytes that the pack would have if it were sealed now.
@@ -209,7 +223,8 @@ impl Builder {
         self.bytes.len() + self.entries.len() * ENTRY_BYTES + TRAILER_BYTES
     }
 
-    pub(crate) fn push(&mut self, frame: &Encoded) -> Result<()> {
+    /// Adds a frame; `bytes` begins with its payload.
+    pub(crate) fn push(&mut self, frame: &Encoded, bytes: &[u8]) -> Result<()> {
         let entry = Entry {
             digest: frame.digest,
             offset: 0,
@@ -218,7 +233,7 @@ impl Builder {
             kind: frame.kind,
             level: frame.level,
         };
-        self.place(entry, frame.codec, &frame.payload)
+        self.place(entry, frame.codec, &bytes[..frame.payload_bytes])
     }
 
     /// Adds all frames of another pack that is being filled.
@@ -239,12 +254,13 @@ impl Builder {
         let offset = u32::try_from(self.bytes.len()).map_err(too_long)?;
         let length = u32::try_from(payload.len()).map_err(too_long)?;
         let index = u32::try_from(self.entries.len()).map_err(too_long)?;
-        self.bytes
-            .extend_from_slice(&[codec, CIPHER_NONE, entry.kind as u8, entry.level]);
-        self.bytes.extend_from_slice(&index.to_le_bytes());
-        self.bytes.extend_from_slice(&length.to_le_bytes());
-        self.bytes.extend_from_slice(&entry.plain_bytes.to_le_bytes());
-        self.bytes.extend_from_slice(payload);
+        let mut header = [0; FRAME_HEADER_BYTES];
+        header[..4].copy_from_slice(&[codec, CIPHER_NONE, entry.kind as u8, entry.level]);
+        header[4..8].copy_from_slice(&index.to_le_bytes());
+        header[8..12].copy_from_slice(&length.to_le_bytes());
+        header[12..].copy_from_slice(&entry.plain_bytes.to_le_bytes());
+        self.bytes.append(&header)?;
+        self.bytes.append(payload)?;
         self.entries.push(Entry {
             offset,
             length: length + 16,
@@ -255,31 +271,31 @@ impl Builder {
 
     /// Writes footer and trailer.
     pub(crate) fn seal(mut self, keys: &Keys) -> Result<Sealed> {
-        let footer = self.bytes.len();
+        let start = self.bytes.len();
+        let mut footer = Vec::with_capacity(self.entries.len() * ENTRY_BYTES + TRAILER_BYTES);
         for entry in &self.entries {
             let codec = self.bytes[entry.offset as usize];
-            self.bytes.extend_from_slice(&entry.digest.0);
-            self.bytes.extend_from_slice(&entry.offset.to_le_bytes());
-            self.bytes.extend_from_slice(&entry.length.to_le_bytes());
-            self.bytes.extend_from_slice(&entry.plain_bytes.to_le_bytes());
-            self.bytes
-                .extend_from_slice(&[entry.kind as u8, entry.level, codec, CIPHER_NONE]);
+            footer.extend_from_slice(&entry.digest.0);
+            footer.extend_from_slice(&entry.offset.to_le_bytes());
+            footer.extend_from_slice(&entry.length.to_le_bytes());
+            footer.extend_from_slice(&entry.plain_bytes.to_le_bytes());
+            footer.extend_from_slice(&[entry.kind as u8, entry.level, codec, CIPHER_NONE]);
         }
-        let tail = self.bytes.len();
         let too_long = |_| Error::new(Kind::Invalid, "the pack is full");
-        let footer_offset = u32::try_from(footer).map_err(too_long)?;
+        let footer_offset = u32::try_from(start).map_err(too_long)?;
         let count = u32::try_from(self.entries.len()).map_err(too_long)?;
         let mut fields = [0_u8; 24];
         fields[0..4].copy_from_slice(&footer_offset.to_le_bytes());
         fields[4..8].copy_from_slice(&count.to_le_bytes());
         fields[8..12].copy_from_slice(&FORMAT.to_le_bytes());
-        let mac = keys.footer_mac(&[&self.bytes[..HEADER_BYTES], &self.bytes[footer..tail], &fields]);
-        self.bytes.extend_from_slice(&fields);
-        self.bytes.extend_from_slice(&mac);
-        self.bytes.extend_from_slice(TRAILER_MAGIC);
+        let mac = keys.footer_mac(&[&self.bytes[..HEADER_BYTES], &footer, &fields]);
+        footer.extend_from_slice(&fields);
+        footer.extend_from_slice(&mac);
+        footer.extend_from_slice(TRAILER_MAGIC);
+        self.bytes.append(&footer)?;
         Ok(Sealed {
             id: self.id,
-            bytes: Bytes::from(self.bytes),
+            bytes: Bytes::from_owner(self.bytes),
             entries: self.entries,
         })
     }
@@ -366,7 +382,7 @@ pub(crate) fn verify(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
                 format!("pack {id}: frame {index} contradicts the index"),
             ));
         }
-        frame_open(keys, entry.kind, entry.digest, frame).map(drop)
+        frame_check(keys, entry.kind, entry.digest, frame)
     })?;
     Ok(entries)
 }
@@ -377,18 +393,22 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::memory::Memory;
 
     fn sample() -> (Keys, Sealed) {
         let keys = Keys::new(&[3; 32]);
-        let mut builder = Builder::new(Uuid::from_u128(9), Uuid::from_u128(1));
+        let bytes = Arc::new(Memory::default()).pack().unwrap();
+        let mut builder = Builder::new(Uuid::from_u128(9), Uuid::from_u128(1), bytes).unwrap();
         for seed in 0..5_u8 {
-            let plain: Vec<u8> = (0..CHUNK_BYTES)
+            let mut plain: Vec<u8> = (0..CHUNK_BYTES)
                 .map(|i| if seed < 3 { seed } else { hash(i, seed) })
                 .collect();
             let digest = keys.digest(FrameKind::Data, &plain);
-            let frame = frame_encode(digest, FrameKind::Data, 0, &plain).unwrap();
-            builder.push(&frame).unwrap();
+            let frame = frame_encode(digest, FrameKind::Data, 0, &mut plain).unwrap();
+            builder.push(&frame, &plain).unwrap();
         }
         (keys.clone(), builder.seal(&keys).unwrap())
     }

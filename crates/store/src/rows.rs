@@ -166,7 +166,7 @@ entity!(root, "store_root", {
 /// Rows in one statement: few enough bound values for SQLite (32,766) and PostgreSQL (65,535).
 const ROWS_A_STATEMENT: usize = 1000;
 /// Digests in one look-up. Always padded to this many, so that one prepared statement serves all.
-pub(crate) const LOOKUP: usize = 256;
+pub(crate) const LOOKUP: usize = 128;
 
 /// Begins a writing transaction: IMMEDIATE on SQLite, where a deferred one fails when two writers meet.
 pub(crate) async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {

@@ -12,6 +12,7 @@ use crate::backend::{self, Backend, Probe};
 use crate::digest::{Digest, FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
 use crate::header::{DedupDomain, FEATURES_READ, FEATURES_WRITE, Header};
+use crate::memory::Memory;
 use crate::pack;
 use crate::rows::{self, Hit, Location};
 use crate::tree::TreeRoot;
@@ -60,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) keys: Keys,
     /// The store's number in the rows.
     pub(crate) number: i32,
+    pub(crate) memory: Arc<Memory>,
     /// Keys of objects by number: they never change.
     object_keys: Mutex<HashMap<i64, Uuid>>,
 }
@@ -173,6 +175,7 @@ impl Store {
             header,
             keys,
             number,
+            memory: Arc::default(),
             object_keys,
         };
         Ok(Self {

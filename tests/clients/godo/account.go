@@ -6,7 +6,9 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -32,6 +34,56 @@ func (s *suite) account() {
 		s.is("rate-counts-down", true, second.Rate.Remaining < rate.Remaining)
 		s.is("request-ids-differ", true, second.Header.Get("x-request-id") != response.Header.Get("x-request-id"))
 	}
+}
+
+// oauth makes a narrow token, asks what it may, and revokes it as doctl's `registry logout` and Terraform do.
+func (s *suite) oauth() {
+	var made struct {
+		Token struct {
+			Text string `json:"access_token"`
+		} `json:"token"`
+	}
+	request, err := s.client.NewRequest(s.ctx, http.MethodPost, "v2/tokens", map[string]any{
+		"name": "godo-" + s.run, "scopes": []string{"account:read", "tag:read"}, "expiry_seconds": 600,
+	})
+	if err == nil {
+		_, err = s.client.Do(s.ctx, request, &made)
+	}
+	if !s.runs("token-create", err) {
+		return
+	}
+	narrow, err := newClient(os.Getenv("CISTERN_URL"), made.Token.Text)
+	if !s.runs("token-client", err) {
+		return
+	}
+	_, _, err = narrow.Tags.List(s.ctx, nil)
+	s.runs("token-in-its-scope", err)
+	_, _, err = narrow.Images.List(s.ctx, nil)
+	s.refused("token-beyond-its-scope", http.StatusForbidden, "do not have permission", err)
+	var info struct {
+		Scopes  []string `json:"scopes"`
+		Expires int      `json:"expires_in_seconds"`
+	}
+	request, err = narrow.NewRequest(s.ctx, http.MethodGet, "v1/oauth/token/info", nil)
+	if err == nil {
+		_, err = narrow.Do(s.ctx, request, &info)
+	}
+	if s.runs("token-info", err) {
+		s.is("token-info-scopes", "account:read tag:read", strings.Join(info.Scopes, " "))
+		s.is("token-info-expires", true, info.Expires > 0 && info.Expires <= 600)
+	}
+	form := url.Values{"token": {made.Token.Text}}.Encode()
+	request, err = narrow.NewRequest(s.ctx, http.MethodPost, "v1/oauth/revoke", nil)
+	if err == nil {
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		request.Body, request.ContentLength = io.NopCloser(strings.NewReader(form)), int64(len(form))
+		var response *godo.Response
+		response, err = narrow.Do(s.ctx, request, io.Discard)
+		s.is("token-revoke-200", http.StatusOK, status(response))
+	}
+	s.runs("token-revoke", err)
+	_, _, err = narrow.Account.Get(s.ctx)
+	s.refused("token-revoked", http.StatusUnauthorized, "^Unable to authenticate you", err)
 }
 
 // newKey makes an ed25519 public key as a line of authorized_keys, and DigitalOcean's MD5 fingerprint of it.

@@ -92,7 +92,8 @@ func (s *suite) images() {
 	}
 	s.imageTags(image.ID)
 	_, _, err = s.client.ImageActions.Convert(s.ctx, image.ID)
-	s.refused("image-convert-refused", http.StatusUnprocessableEntity, ".{12,}", err)
+	s.refused("image-convert-refused", http.StatusUnprocessableEntity, "(?i)backup", err)
+	s.imageTransfer(image.ID)
 	response, err = s.client.Images.Delete(s.ctx, image.ID)
 	s.runs("image-delete", err)
 	s.is("image-delete-204", http.StatusNoContent, status(response))
@@ -100,6 +101,30 @@ func (s *suite) images() {
 	s.is("image-deleted-unlisted", true, err == nil && !slices.ContainsFunc(listed, func(i godo.Image) bool { return i.ID == image.ID }))
 	tagged, _, err := s.client.Images.ListByTag(s.ctx, tag, nil)
 	s.is("image-deleted-not-by-tag", true, err == nil && len(tagged) == 0)
+}
+
+// imageTransfer does what Terraform's custom_image does for each region after the first: it starts a transfer, waits
+// for `completed_at` of its action, and compares the image's regions.
+func (s *suite) imageTransfer(id int) {
+	for _, region := range []string{"ams3", "sgp1"} {
+		action, response, err := s.client.ImageActions.Transfer(s.ctx, id, &godo.ActionRequest{"type": "transfer", "region": region})
+		if !s.runs("image-transfer-"+region, err) {
+			return
+		}
+		s.is("image-transfer-201-"+region, http.StatusCreated, status(response))
+		ended, _, err := s.client.Actions.Get(s.ctx, action.ID)
+		s.is("image-transfer-ended-"+region, true,
+			err == nil && ended.CompletedAt != nil && ended.Status == godo.ActionCompleted && regionSlug(*ended) == region)
+	}
+	if image, _, err := s.client.Images.GetByID(s.ctx, id); s.runs("image-transferred", err) {
+		s.is("image-transfer-regions", "lon1 ams3 sgp1", strings.Join(image.Regions, " "))
+	}
+	if actions, _, err := s.imageActions(id); s.runs("image-actions-after-transfers", err) {
+		s.is("image-actions-three", 3, len(actions))
+		s.is("image-actions-newest-first", "sgp1", regionSlug(actions[0]))
+	}
+	_, _, err := s.client.ImageActions.Transfer(s.ctx, id, &godo.ActionRequest{"type": "transfer", "region": "mars1"})
+	s.refused("image-transfer-nowhere", http.StatusUnprocessableEntity, "region", err)
 }
 
 func (s *suite) imageAction(id int) {

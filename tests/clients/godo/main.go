@@ -1,5 +1,6 @@
 // Acceptance of Cistern with godo, DigitalOcean's Go library: what doctl does not reach. Paging link by link, tags and
-// slugs of images, a failing import to its tombstone, keys by fingerprint, project patches, rate limits, request ids.
+// slugs of images, transfers, a failing import to its tombstone, keys by fingerprint, project patches and puts, a token
+// that is revoked as `doctl registry logout` does it, rate limits, request ids.
 //
 // Reads CISTERN_URL, CISTERN_TOKEN, CISTERN_IMAGE_URL (a small disk that the server may fetch), CISTERN_BAD_IMAGE_URL
 // (no disk) and, for TLS, CISTERN_CA (the PEM file of the server's certificate authority). One line a check, then
@@ -34,6 +35,7 @@ func main() {
 		os.Exit(2)
 	}
 	s.account()
+	s.oauth()
 	s.keys()
 	s.paging()
 	s.projects()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/http"
 
 	"github.com/digitalocean/godo"
@@ -66,6 +67,26 @@ func (s *suite) projectDefault(before, project *godo.Project) {
 	s.is("project-was-default", true, err == nil && !old.IsDefault)
 	patched, _, err := s.client.Projects.Update(s.ctx, "default", &godo.UpdateProjectRequest{Description: "third"})
 	s.is("project-patch-default", true, err == nil && patched.ID == project.ID && patched.Description == "third")
+	// godo has PATCH only; PUT wants every field.
+	put := func(body map[string]any) (godo.Project, error) {
+		var answer struct {
+			Project godo.Project `json:"project"`
+		}
+		request, err := s.client.NewRequest(s.ctx, http.MethodPut, "v2/projects/default", body)
+		if err == nil {
+			_, err = s.client.Do(s.ctx, request, &answer)
+		}
+		return answer.Project, err
+	}
+	whole := map[string]any{
+		"name": "put-" + s.run, "description": "fourth", "purpose": "Service or API", "environment": "Production", "is_default": true,
+	}
+	replaced, err := put(whole)
+	s.is("project-put-default", "put-"+s.run+" fourth Production true "+project.ID+" <nil>",
+		fmt.Sprintf("%s %s %s %v %s %v", replaced.Name, replaced.Description, replaced.Environment, replaced.IsDefault, replaced.ID, err))
+	delete(whole, "purpose")
+	_, err = put(whole)
+	s.refused("project-put-default-in-part", http.StatusUnprocessableEntity, "(?i)purpose", err)
 	_, _, err = s.client.Projects.Update(s.ctx, before.ID, &godo.UpdateProjectRequest{IsDefault: true})
 	s.runs("project-default-back", err)
 }

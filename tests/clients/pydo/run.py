@@ -190,7 +190,7 @@ def check_keys_paging():
 
 def check_projects():
     default = runs("project-default", 200, client.projects.get_default).get("project", {})
-    body = {"name": f"pydo-{RUN}", "purpose": "Just trying out", "description": "one", "environment": "Production"}
+    body = {"name": f"pydo-{RUN}", "purpose": "Just trying out DigitalOcean", "description": "one", "environment": "Production"}
     project = runs("project-create", 201, client.projects.create, body).get("project", {})
     equal("project-fields", body, {k: project.get(k) for k in body})
     like("project-id", UUID, project.get("id"))
@@ -272,9 +272,13 @@ def check_image_actions(identifier):
     actions, totals = pages(client.actions.list, "actions")
     equal("actions-total", {len(actions)}, totals)
     equal("actions-listed", 1, sum(a["id"] == action.get("id") for a in actions))
-    # Moving and converting images comes later; until then they are refused with a reason.
-    refused("image-transfer", 422, ".{12,}", client.image_actions.post, identifier, {"type": "transfer", "region": "lon1"})
-    refused("image-convert", 422, ".{12,}", client.image_actions.post, identifier, {"type": "convert"})
+    body = runs("image-transfer", 201, client.image_actions.post, identifier, {"type": "transfer", "region": "lon1"})
+    moved = body.get("action") or {}
+    equal("image-transfer-fields", ("transfer", "completed", identifier, "lon1"),
+          tuple(moved.get(k) for k in ("type", "status", "resource_id", "region_slug")))
+    equal("image-transfer-regions", ["nyc1", "lon1"], client.images.get(identifier)["image"]["regions"])
+    refused("image-transfer-nowhere", 422, "region", client.image_actions.post, identifier, {"type": "transfer", "region": "mars1"})
+    refused("image-convert", 422, "(?i)backup", client.image_actions.post, identifier, {"type": "convert"})
     refused("image-action-nonsense", 422, "(?i)type", client.image_actions.post, identifier, {"type": "fly"})
     refused("image-action-unknown", 404, "could not be found", client.image_actions.get, identifier, UNKNOWN)
 

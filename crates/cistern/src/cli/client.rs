@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use url::Url;
 
 use super::{Context, Failure, Outcome};
 use crate::config::Secret;
+use crate::platform::error::Error;
 
 /// Where a server is that nobody named.
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
@@ -153,9 +154,12 @@ pub async fn refusal(response: Response) -> Failure {
         Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
         Err(_) => Value::Null,
     };
-    let message = body["message"]
-        .as_str()
-        .map_or_else(|| format!("the server answered {status}"), str::to_owned);
+    let message = match body["message"].as_str() {
+        Some(message) => message.to_owned(),
+        // The answer to a HEAD request has no body.
+        None if status == StatusCode::NOT_FOUND => Error::NotFound.to_string(),
+        None => format!("the server answered {status}"),
+    };
     match body["request_id"].as_str() {
         Some(id) if status.is_server_error() => Failure::Failed(format!("{message} (request {id})")),
         _ => Failure::Failed(message),

@@ -161,6 +161,10 @@ fn folder(data: &Path) -> Check {
     }
     match fs::metadata(data) {
         Err(_) => ok("data folder", format!("{shown} is not there yet and can be made")),
+        Ok(meta) if !meta.is_dir() => failed(
+            "data folder",
+            format!("{shown} is a file, not a folder; give another place with --data"),
+        ),
         Ok(meta) if meta.permissions().mode().trailing_zeros() < 6 => warning(
             "data folder",
             format!("{shown} is open to other users; chmod 700 {shown}"),

@@ -148,7 +148,7 @@ fn run(command: Command, context: &Context) -> Outcome {
         Command::Jobs(args) => jobs::cli::run(args, context),
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Completions(args) => {
-            completions::run(&args);
+            completions::run(&args, context);
             Ok(())
         }
     }
@@ -193,6 +193,13 @@ mod tests {
         fn check(command: &clap::Command) {
             for sub in command.get_subcommands() {
                 assert!(sub.get_about().is_some(), "`{}` has no help", sub.get_name());
+                let examples = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let is_leaf = sub.get_subcommands().next().is_none();
+                assert!(
+                    !is_leaf || examples.contains("Example"),
+                    "`{}` has no example",
+                    sub.get_name()
+                );
                 check(sub);
             }
         }

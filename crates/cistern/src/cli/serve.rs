@@ -12,6 +12,7 @@ const EXAMPLES: &str = "Examples:
   cistern serve --data /var/lib/cistern --listen-api 0.0.0.0:8443 --tls-self-signed
   cistern serve --database postgres://cistern@db/cistern --objects 's3://images?endpoint=https://s3.example.com'
   cistern serve --fetch-allow 192.168.10.0/24 --log-format json
+  cistern serve --json                            its addresses as one line of JSON, for scripts
 
 Every flag can also be a line of the settings file or an environment variable; see docs/configuration.md.";
 
@@ -35,7 +36,7 @@ pub struct InitArgs {
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let loaded = args.flags.load(context)?;
     telemetry::init(&loaded.config.log, context.env.no_color());
-    block_on(async move { Ok(serve::run(loaded.config).await?) })
+    block_on(async move { Ok(serve::run(loaded.config, context.output).await?) })
 }
 
 /// Makes what `serve` would make on an empty folder. On one that has been made it says so and changes nothing.

@@ -51,6 +51,10 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
         refuse(value == 0, format!("`{key}` is 0; give at least 1"));
     }
     refuse(
+        config.jobs.lease_seconds < 3,
+        "`jobs.lease_seconds` is below 3; a busy server would lose its jobs while it works on them".into(),
+    );
+    refuse(
         config.http.max_header_bytes < 8192,
         "`http.max_header_bytes` is below 8192, which browsers and proxies may need".into(),
     );

@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -170,6 +171,15 @@ pub struct Events {
 pub struct Jobs {
     /// Jobs that run at once in this process.
     pub workers: usize,
+    /// How long a job stays with a server that does not answer, in seconds.
+    pub lease_seconds: u32,
+}
+
+impl Jobs {
+    /// How long a job stays with a server that does not answer.
+    pub fn lease(&self) -> TimeDelta {
+        TimeDelta::seconds(i64::from(self.lease_seconds))
+    }
 }
 
 /// What is logged.
@@ -228,10 +238,12 @@ impl Default for Config {
             http: Http::default(),
             fetch: Fetch::default(),
             image: Image {
-                max_virtual_bytes: 100_000_000_000,
+                // DigitalOcean says 100 GB; a disk that was made as "100G" has 100 GiB.
+                max_virtual_bytes: 100 << 30,
             },
             upload: Upload {
-                max_bytes: 100_000_000_000,
+                // The largest disk, and what a format adds around it.
+                max_bytes: 101 << 30,
                 expiry_hours: 24,
             },
             rate_limit: RateLimit {
@@ -240,7 +252,10 @@ impl Default for Config {
                 anonymous_per_minute: 6_000,
             },
             events: Events { retention_days: 90 },
-            jobs: Jobs { workers: 4 },
+            jobs: Jobs {
+                workers: 4,
+                lease_seconds: 30,
+            },
             log: Log {
                 level: "info".into(),
                 format: LogFormat::Text,
@@ -266,7 +281,7 @@ impl Default for Fetch {
     fn default() -> Self {
         Self {
             allow: Vec::new(),
-            max_bytes: 100_000_000_000,
+            max_bytes: 101 << 30,
             timeout_seconds: 6 * 3600,
             redirects: 5,
         }

@@ -264,6 +264,12 @@ pub const SETTINGS: &[Setting] = &[
         "Jobs that run at once in this process.",
     ),
     row(
+        "jobs.lease_seconds",
+        Kind::Number,
+        "Seconds a job stays with a server that has stopped answering, before another server takes it. The same on \
+         all servers of an installation.",
+    ),
+    row(
         "log.level",
         Kind::Text,
         "`error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,cistern::images=debug`.",

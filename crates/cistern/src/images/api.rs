@@ -251,9 +251,13 @@ fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<bool,
 /// An action on an image.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct ActionCreate {
+    /// `transfer` or `convert`.
     #[serde(default)]
     #[schema(required)]
     r#type: String,
+    /// Where to transfer it.
+    #[serde(default)]
+    region: Option<String>,
 }
 
 #[utoipa::path(
@@ -375,12 +379,11 @@ async fn image_action_create(
     Path(id): Path<i64>,
     Body(body): Body<ActionCreate>,
 ) -> Result<(StatusCode, Json<ActionAnswer>)> {
-    service::image_get(&app, &caller, &id.to_string()).await?;
-    Err(Error::invalid(match body.r#type.as_str() {
-        "transfer" => "This image is in every region already: all regions are served by the local store.",
-        "convert" => "Only snapshots and backups can be converted into images of their own.",
-        _ => "`type` is `convert` or `transfer`.",
-    }))
+    let region = body.region.as_deref().filter(|region| !region.is_empty());
+    let action = service::image_act(&app, &caller, id, &body.r#type, region)
+        .await?
+        .into();
+    Ok((StatusCode::CREATED, Json(ActionAnswer { action })))
 }
 
 #[utoipa::path(

@@ -157,20 +157,40 @@ async fn an_image_is_changed_protected_deleted_and_gone_for_others() {
 }
 
 #[tokio::test]
-async fn actions_that_mean_nothing_here_say_so() {
+async fn an_action_that_cannot_be_done_says_why() {
     let api = Tester::new().await;
     let (id, _) = created(&api, "web").await;
     let path = format!("/v2/images/{id}/actions");
-    for (kind, word) in [
-        ("transfer", "every region"),
-        ("convert", "snapshots"),
-        ("dance", "type"),
+    for (body, word) in [
+        (
+            json!({ "type": "transfer", "region": "ams3" }),
+            "still being imported",
+        ),
+        (
+            json!({ "type": "transfer", "region": "mars1" }),
+            "`mars1` is not a region",
+        ),
+        (json!({ "type": "transfer", "region": "" }), "`region` is missing"),
+        (json!({ "type": "transfer" }), "`region` is missing"),
+        (json!({ "type": "convert" }), "Only a backup"),
+        (json!({ "type": "dance", "region": "ams3" }), "`type`"),
+        (json!({}), "`type`"),
     ] {
-        let body = json!({ "type": kind, "region": "ams3" });
-        let message = api
-            .send_unchecked("POST", &path, Some(body))
-            .await
-            .refused(422, "unprocessable_entity");
-        assert!(message.contains(word), "{kind}: {message}");
+        let answer = api.send_unchecked("POST", &path, Some(body.clone())).await;
+        let message = answer.refused(422, "unprocessable_entity");
+        assert!(message.contains(word), "{body}: {message}");
     }
+    assert_eq!(
+        api.get(&path).await.ok(200)["meta"]["total"],
+        1,
+        "only its import"
+    );
+
+    let transfer = json!({ "type": "transfer", "region": "ams3" });
+    let other = api.other_team().await;
+    for (api, path) in [(&other, path.as_str()), (&api, "/v2/images/999/actions")] {
+        api.post(path, transfer.clone()).await.refused(404, "not_found");
+    }
+    api.delete(&format!("/v2/images/{id}")).await.ok(204);
+    api.post(&path, transfer).await.refused(404, "not_found");
 }

@@ -5,14 +5,16 @@
 //! changed in the same transaction. Totals and the place of a page come from it, so neither grows with the list:
 //! counting and skipping a million rows takes SQLite tens of milliseconds.
 
+use std::collections::HashMap;
+
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::{ExprTrait, OnConflict, Query};
-use sea_orm::{ActiveModelTrait, Order, QueryOrder, QuerySelect, Set};
+use sea_orm::{ActiveModelTrait, Order, QueryOrder, QuerySelect, Select, Set};
 
 use super::model::{Kind, Status};
 use crate::platform::clock::Time;
 use crate::platform::paging::{Listed, Page};
-use crate::platform::tags::rows::tagged_integer_ids;
+use crate::platform::tags::rows::tagged_page;
 
 /// Ids in a block of `image_count`, as a power of two.
 const BLOCK_BITS: u32 = 12;
@@ -190,7 +192,12 @@ pub async fn image_list(
             total,
         });
     };
-    // The ids come from the index alone; only the rows of the page are read.
+    let rows = page_of(listings, &place, page.size).all(conn).await?;
+    Ok(Listed { rows, total })
+}
+
+/// The ids come from the index alone; only the rows of the page are read.
+fn page_of(listings: &[i64], place: &Place, size: u64) -> Select<Entity> {
     let ids = Query::select()
         .column(Column::Id)
         .from(Entity)
@@ -198,34 +205,38 @@ pub async fn image_list(
         .and_where(Column::Id.between(place.first_id, place.last_id))
         .order_by(Column::Id, Order::Desc)
         .offset(place.skip)
-        .limit(page.size)
+        .limit(size)
         .to_owned();
-    let rows = Entity::find()
+    Entity::find()
         .filter(Column::Id.in_subquery(ids))
         .order_by_desc(Column::Id)
-        .all(conn)
-        .await?;
-    Ok(Listed { rows, total })
 }
 
-/// A page of those in these listings that carry a team's tag, newest first.
+/// A page of a team's images that carry its tag, the last tagged first. Only a team's own images carry its tags.
 pub async fn image_list_tagged(
     conn: &impl ConnectionTrait,
     listings: &[i64],
     (team_id, tag): (i64, &str),
     page: Page,
 ) -> Result<Listed<Model>, DbErr> {
-    let select = Entity::find()
-        .filter(Column::Id.in_subquery(tagged_integer_ids(team_id, tag, "image")))
-        .filter(Column::Listing.is_in(listings.iter().copied()));
-    let total = select.clone().count(conn).await?;
-    let rows = select
-        .order_by_desc(Column::Id)
-        .offset(page.offset())
-        .limit(page.size)
+    if !listings.contains(&team_id) {
+        return Ok(Listed {
+            rows: Vec::new(),
+            total: 0,
+        });
+    }
+    let tagged = tagged_page(conn, team_id, tag, "image", page).await?;
+    let ids: Vec<i64> = tagged.rows.iter().filter_map(|id| id.parse().ok()).collect();
+    let found = Entity::find()
+        .filter(Column::Id.is_in(ids.iter().copied()))
+        .filter(Column::Listing.eq(team_id))
         .all(conn)
         .await?;
-    Ok(Listed { rows, total })
+    let mut rows: HashMap<i64, Model> = found.into_iter().map(|row| (row.id, row)).collect();
+    Ok(Listed {
+        rows: ids.iter().filter_map(|id| rows.remove(id)).collect(),
+        total: tagged.total,
+    })
 }
 
 /// Of `ids`, those of images that a team has and did not delete.
@@ -321,6 +332,25 @@ pub async fn image_publish(
         .exec(conn)
         .await?;
     Ok(done.rows_affected == 1)
+}
+
+/// Adds a region to those that an image is in; where it is in that one, nothing changes. The row is locked while it is
+/// read: on PostgreSQL two transfers at once would otherwise take each other's region back.
+pub async fn image_add_region(conn: &impl ConnectionTrait, id: i64, region: &str) -> Result<(), DbErr> {
+    let locked = Entity::find_by_id(id).lock_exclusive().one(conn).await?;
+    let Some(Json::Array(mut regions)) = locked.map(|row| row.regions) else {
+        return Ok(());
+    };
+    if regions.iter().any(|known| known == region) {
+        return Ok(());
+    }
+    regions.push(region.into());
+    Entity::update_many()
+        .col_expr(Column::Regions, Expr::value(Json::Array(regions)))
+        .filter(Column::Id.eq(id))
+        .exec(conn)
+        .await?;
+    Ok(())
 }
 
 /// Takes an image out of its list as deleted, with the reason where an import failed. Returns false where it was
@@ -457,7 +487,31 @@ async fn count_add(conn: &impl ConnectionTrait, listing: i64, id: i64, by: i64) 
 
 #[cfg(test)]
 mod tests {
+    use sea_orm::{DbBackend, QueryTrait};
+
     use super::*;
+    use crate::platform::db::rows::sqlite_plan;
+    use crate::platform::db::tests::fresh;
+
+    #[tokio::test]
+    async fn no_list_reads_more_than_its_page_and_a_block() {
+        let (db, _dir) = fresh().await;
+        let place = Place {
+            first_id: 4096,
+            last_id: 8191,
+            skip: 20,
+        };
+        // One listing comes in its order; of several, the ids of a block are sorted.
+        for (listings, sorted) in [(vec![7], 0), (vec![7, 0, -1], 1)] {
+            let statement = page_of(&listings, &place, 20).build(DbBackend::Sqlite);
+            let plan = sqlite_plan(db.conn(), statement).await;
+            let with = |word: &str| plan.iter().filter(|step| step.contains(word)).count();
+            assert_eq!(with("SCAN"), 0, "{plan:?}");
+            assert_eq!(with("TEMP B-TREE"), sorted, "{plan:?}");
+            assert_eq!(with("COVERING INDEX"), 1, "{plan:?}");
+            assert_eq!(with("(listing=? AND id>? AND id<?)"), 1, "{plan:?}");
+        }
+    }
 
     fn block(listing: i64, block: i64, rows: i64) -> count::Model {
         count::Model { listing, block, rows }

@@ -96,12 +96,7 @@ async fn image_insert(app: &App, tx: &Tx, caller: &Caller, new: &NewImport) -> R
     let description = new.description.as_deref().unwrap_or_default();
     model::description_check(description)?;
     tags::tag_names_check(&new.tags)?;
-    if region_find(&new.region).is_none() {
-        return Err(Error::invalid(format!(
-            "`{}` is not a region; `GET /v2/regions` lists them",
-            new.region
-        )));
-    }
+    region_check(&new.region)?;
     let expected = new
         .expected_sha256
         .as_deref()
@@ -129,6 +124,15 @@ async fn image_insert(app: &App, tx: &Tx, caller: &Caller, new: &NewImport) -> R
     let row = rows::image_insert(&**tx, app.clock.now(), &row).await?;
     tags_set_in_tx(app, tx, &row, &new.tags).await?;
     Ok(row)
+}
+
+fn region_check(slug: &str) -> Result<()> {
+    if region_find(slug).is_none() {
+        return Err(Error::invalid(format!(
+            "`{slug}` is not a region; `GET /v2/regions` lists them"
+        )));
+    }
+    Ok(())
 }
 
 async fn tags_set_in_tx(app: &App, tx: &Tx, row: &Model, names: &[String]) -> Result<()> {
@@ -303,6 +307,76 @@ pub async fn image_restore(app: &App, caller: &Caller, id: i64) -> Result<Model>
     let row = image_own(&*tx, caller, id).await?;
     tx.commit().await?;
     Ok(row)
+}
+
+/// Does what `POST /v2/images/{id}/actions` asks for, in DigitalOcean's words: `transfer` to a region, or `convert`.
+///
+/// Every region is answered by this installation's store, so a transfer moves nothing: it adds the region to the
+/// image's, and its action is completed at once. Where the image is there already, that is so too: clients send a
+/// request again whose answer they lost. `convert` makes a snapshot of a backup (the specification's `Convert an Image
+/// to a Snapshot`), and of nothing else.
+pub async fn image_act(
+    app: &App,
+    caller: &Caller,
+    id: i64,
+    kind: &str,
+    region: Option<&str>,
+) -> Result<Followed> {
+    caller.require("image:update")?;
+    let tx = app.db.write().await?;
+    let row = image_own(&*tx, caller, id).await?;
+    let region = match kind {
+        "transfer" => transfer_check(&row, region)?,
+        "convert" => return Err(convert_refusal(&row)),
+        _ => return Err(Error::invalid("`type` is `convert` or `transfer`.")),
+    };
+    rows::image_add_region(&*tx, id, region).await?;
+    let action = image_transferred_in_tx(app, &tx, caller, id, region).await?;
+    tx.commit().await?;
+    actions::service::action_get(app, caller, action).await
+}
+
+/// The region that an image can be transferred to.
+fn transfer_check<'a>(row: &Model, region: Option<&'a str>) -> Result<&'a str> {
+    let region = region.ok_or_else(|| {
+        Error::invalid("`region` is missing: name the one to transfer to; `GET /v2/regions` lists them")
+    })?;
+    region_check(region)?;
+    if row.status == Status::Deleted.as_str() {
+        return Err(Error::NotFound);
+    }
+    if row.status != Status::Available.as_str() {
+        return Err(Error::invalid(format!(
+            "Image {} is still being imported. Transfer it when its `status` is `available`.",
+            row.id
+        )));
+    }
+    Ok(region)
+}
+
+fn convert_refusal(row: &Model) -> Error {
+    Error::invalid(format!(
+        "Only a backup can be converted, into a snapshot. Image {} is a {} image: it is kept until you delete it.",
+        row.id,
+        Kind::of(&row.kind).as_str()
+    ))
+}
+
+/// Records a transfer that is done, and returns the number of its action.
+async fn image_transferred_in_tx(app: &App, tx: &Tx, caller: &Caller, id: i64, region: &str) -> Result<i64> {
+    let now = app.clock.now();
+    let action = actions::NewAction {
+        team_id: caller.team_id,
+        kind: "transfer",
+        resource_type: "image",
+        resource_id: Some(id),
+        region: Some(region),
+    };
+    let action = actions::action_create_in_tx(&**tx, now, &action).await?;
+    actions::action_end_in_tx(&**tx, now, action.id, None).await?;
+    let event = Event::done("image.transfer", "image", id).with(json!({ "region": region }));
+    events::record_in_tx(&**tx, now, &caller.who, event).await?;
+    Ok(action.id)
 }
 
 /// How far the import of an image is, while it runs.

@@ -363,6 +363,59 @@ async fn deleting_what_is_being_imported_cancels_the_job() {
 }
 
 #[tokio::test]
+async fn a_transfer_adds_its_region_once_and_is_done_at_once() {
+    let (app, _dir) = app().await;
+    let (me, id) = (caller(1), imported(&app, &disk(2)).await.id);
+    for (region, expected) in [
+        ("lon1", json!(["nyc3", "lon1"])),
+        ("ams3", json!(["nyc3", "lon1", "ams3"])),
+        ("lon1", json!(["nyc3", "lon1", "ams3"])),
+        ("nyc3", json!(["nyc3", "lon1", "ams3"])),
+    ] {
+        let done = service::image_act(&app, &me, id, "transfer", Some(region)).await;
+        let action = done.expect("transfers").row;
+        assert_eq!(
+            (action.kind.as_str(), action.status.as_str(), action.resource_id),
+            ("transfer", actions::COMPLETED, Some(id))
+        );
+        assert_eq!(action.region.as_deref(), Some(region));
+        assert!(action.completed_at.is_some(), "Terraform waits for it");
+        assert_eq!(get(&app, id).await.regions, expected, "after {region}");
+    }
+    let page = Page { number: 1, size: 20 };
+    let listed = service::image_actions(&app, &me, id, page).await.expect("lists");
+    assert_eq!(listed.total, 5, "the import and four transfers");
+
+    service::image_delete(&app, &me, id, false)
+        .await
+        .expect("deletes");
+    let deleted = service::image_act(&app, &me, id, "transfer", Some("fra1")).await;
+    assert!(matches!(deleted, Err(Error::NotFound)));
+    let back = service::image_restore(&app, &me, id).await.expect("restores");
+    assert_eq!(back.regions, json!(["nyc3", "lon1", "ams3"]));
+}
+
+#[tokio::test]
+async fn transfers_at_once_lose_no_region() {
+    let (app, _dir) = app().await;
+    let id = imported(&app, &disk(2)).await.id;
+    let wanted = ["ams3", "blr1", "fra1", "lon1", "sfo3", "sgp1", "syd1", "tor1"];
+    let mut tasks = tokio::task::JoinSet::new();
+    for region in wanted {
+        let app = app.clone();
+        tasks.spawn(async move { service::image_act(&app, &caller(1), id, "transfer", Some(region)).await });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.expect("no panic").expect("transfers");
+    }
+    let mut regions: Vec<String> = serde_json::from_value(get(&app, id).await.regions).expect("a list");
+    regions.sort();
+    let mut all = [wanted.as_slice(), &["nyc3"]].concat();
+    all.sort_unstable();
+    assert_eq!(regions, all);
+}
+
+#[tokio::test]
 async fn another_team_finds_nothing() {
     let (app, _dir) = app().await;
     let id = waiting(&app).await.id;

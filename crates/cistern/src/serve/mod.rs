@@ -23,12 +23,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
+use crate::cli::{Output, output};
 use crate::config::Config;
 use crate::images;
 use crate::platform::accounts::service::FirstStart;
@@ -57,7 +59,7 @@ struct Urls {
 }
 
 /// Serves until a signal comes.
-pub async fn run(mut config: Config) -> Result<()> {
+pub async fn run(mut config: Config, output: Output) -> Result<()> {
     let mut signals = Signals::new()?;
     tls::provider_install();
     telemetry::metrics_init();
@@ -85,7 +87,7 @@ pub async fn run(mut config: Config) -> Result<()> {
     gate_api.set(running.api);
     gate_registry.set(running.registry);
     phase.ready();
-    announce(&app.config, &urls, first.as_ref());
+    announce(&app.config, output, &urls, first.as_ref());
 
     let upkeep = tokio::spawn(upkeep(app.clone(), certificate.clone()));
     let sweeping = CancellationToken::new();
@@ -233,7 +235,10 @@ fn certificate_reload(app: &App, certificate: Option<&Certificate>) {
 }
 
 /// The lines that people and scripts wait for. A closed stdout is no reason to stop.
-fn announce(config: &Config, urls: &Urls, first: Option<&FirstStart>) {
+fn announce(config: &Config, output: Output, urls: &Urls, first: Option<&FirstStart>) {
+    if output.is_json() {
+        return output::line(&announcement(config, urls, first).to_string());
+    }
     let mut text = first.map_or_else(String::new, |first| welcome(config, urls, first));
     if config.tls.self_signed {
         let _ = writeln!(
@@ -252,14 +257,31 @@ fn announce(config: &Config, urls: &Urls, first: Option<&FirstStart>) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+/// The same for scripts. `first_start` is null from the second start on.
+fn announcement(config: &Config, urls: &Urls, first: Option<&FirstStart>) -> serde_json::Value {
+    let ca = config.tls.self_signed.then(|| self_signed::ca_path(config));
+    let first = first.map(|first| {
+        json!({ "token": first.token, "sign_in_link": sign_in_link(config, urls, first), "user": first.email })
+    });
+    json!({ "api": urls.api, "registry": urls.registry, "certificate_authority": ca, "first_start": first })
+}
+
+/// The address under which users reach the API.
+fn url_outside(config: &Config, urls: &Urls) -> String {
+    let external = config.external_url.api.as_ref();
+    external.map_or_else(
+        || urls.api.clone(),
+        |url| url.as_str().trim_end_matches('/').to_owned(),
+    )
+}
+
+fn sign_in_link(config: &Config, urls: &Urls, first: &FirstStart) -> String {
+    format!("{}/sign-in/{}", url_outside(config, urls), first.sign_in)
+}
+
 /// Shown once: the token and the link are kept nowhere.
 fn welcome(config: &Config, urls: &Urls, first: &FirstStart) -> String {
-    let external = config
-        .external_url
-        .api
-        .as_ref()
-        .map(|u| u.as_str().trim_end_matches('/').to_owned());
-    let url = external.unwrap_or_else(|| urls.api.clone());
+    let url = url_outside(config, urls);
     let ca = if config.tls.self_signed {
         format!(
             "
@@ -272,13 +294,13 @@ fn welcome(config: &Config, urls: &Urls, first: &FirstStart) -> String {
     format!(
         "\nCistern is ready. Its data is in {data}. What follows is shown once.\n\n  \
          API token      {token}\n  \
-         Sign-in link   {url}/sign-in/{link}  (as {email}, once, within 24 hours)\n\n\
+         Sign-in link   {link}  (as {email}, once, within 24 hours)\n\n\
          Try next, in another terminal:\n\n  \
          export CISTERN_URL={url} CISTERN_TOKEN={token}{ca}\n  \
          cistern image import FILE-OR-URL --name my-first-image\n\n",
         data = config.data.display(),
         token = first.token,
-        link = first.sign_in,
+        link = sign_in_link(config, urls, first),
         email = first.email,
     )
 }

@@ -92,3 +92,44 @@ fn body_for(method: &str, path: &str) -> Option<Value> {
     };
     Some(serde_json::from_str(text).expect("JSON"))
 }
+
+/// What we have and DigitalOcean has not stands in `docs/api.md`, with its scope, and nothing else does.
+#[tokio::test]
+async fn what_is_ours_alone_is_documented() {
+    let Some(theirs) = Schema::load() else { return };
+    let shape = |path: &str| -> Vec<String> {
+        let parts = path.split('/');
+        parts
+            .map(|part| if part.starts_with('{') { "{}" } else { part }.to_owned())
+            .collect()
+    };
+    let known: BTreeSet<(String, Vec<String>)> = theirs
+        .paths
+        .iter()
+        .flat_map(|(path, item)| {
+            let methods = item.as_object().expect("a path has operations").keys();
+            methods.map(|method| (method.to_uppercase(), shape(path)))
+        })
+        .collect();
+    let mut additions = BTreeSet::new();
+    for (path, item) in ours(&Tester::new().await).await {
+        for (method, operation) in item.as_object().expect("a path has operations") {
+            let method = method.to_uppercase();
+            if known.contains(&(method.clone(), shape(&path))) {
+                continue;
+            }
+            let scope = match operation.get("security").map(|s| &s[0]["token"]) {
+                None => "*open*".to_owned(),
+                Some(scopes) => scopes[0].as_str().map_or("any".to_owned(), |s| format!("`{s}`")),
+            };
+            additions.insert(format!("| `{method} {path}` | {scope} |"));
+        }
+    }
+    let text = include_str!("../../../../docs/api.md");
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    let documented: BTreeSet<String> = rows
+        .map(|row| row.splitn(4, '|').take(3).collect::<Vec<_>>().join("|") + "|")
+        .collect();
+    assert!(additions.len() > 30, "{additions:#?}");
+    assert_eq!(documented, additions);
+}

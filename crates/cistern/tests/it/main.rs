@@ -5,13 +5,21 @@
 //! started by the harness.
 
 mod auth;
+mod cli;
+mod faults;
 mod harness;
 mod imports;
+mod jobs;
 mod kill;
+mod memory;
+mod migrate;
+mod nginx;
 mod sandbox;
 #[path = "../../src/testing/schema.rs"]
 mod schema;
 mod secrets;
 mod serve;
+mod stop;
 mod tidy;
+mod tls;
 mod transfer;

@@ -1,8 +1,8 @@
-//! A batch: up to 256 chunks, described first and read later, by the threads that hash them.
+//! A batch: up to 128 chunks, described first and read later, by the threads that hash them.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rayon::prelude::*;
@@ -10,12 +10,13 @@ use rayon::prelude::*;
 use crate::CHUNK_BYTES;
 use crate::digest::{Digest, FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
+use crate::rows::LOOKUP;
 
 const CHUNK: usize = CHUNK_BYTES as usize;
-/// Bytes of a batch: 256 chunks, which is also one look-up.
-pub(crate) const BATCH_BYTES: usize = 256 * CHUNK;
+/// Bytes of a batch, which is also one look-up.
+pub(crate) const BATCH_BYTES: usize = LOOKUP * CHUNK;
 /// What one thread reads and hashes at a time.
-const GROUP_BYTES: usize = 1 << 20;
+const GROUP_BYTES: usize = 512 << 10;
 /// A batch of many short runs is passed on although it holds little data.
 const RUNS_LIMIT: usize = 8192;
 static ZEROS: [u8; CHUNK] = [0; CHUNK];
@@ -44,24 +45,14 @@ pub(crate) enum Run {
     Parent(u64),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub(crate) buffer: Vec<u8>,
     filled: usize,
     parts: Vec<Part>,
     pub(crate) runs: Vec<Run>,
 }
 
 impl Batch {
-    pub(crate) fn new(buffer: Vec<u8>) -> Self {
-        Self {
-            buffer,
-            filled: 0,
-            parts: Vec::new(),
-            runs: Vec::new(),
-        }
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.filled == 0 && self.runs.is_empty()
     }
@@ -94,7 +85,12 @@ impl Batch {
         }
     }
 
-    /// Adds bytes to the buffer; at most `room()`.
+    /// Whether there are bytes to be read.
+    pub(crate) fn has_bytes(&self) -> bool {
+        self.filled > 0
+    }
+
+    /// Adds bytes; at most `room()`.
     pub(crate) fn push(&mut self, length: usize, source: &Source) {
         let before = self.filled.div_ceil(CHUNK);
         let mut done = 0;
@@ -123,13 +119,10 @@ impl Batch {
         }
     }
 
-    /// Reads everything and hashes each chunk; `None` stands for a chunk of zeros.
-    pub(crate) fn read_and_hash(&mut self, keys: &Keys) -> Result<Vec<Option<Digest>>> {
-        if self.buffer.len() < self.filled {
-            self.buffer.resize(self.filled.next_multiple_of(GROUP_BYTES), 0);
-        }
-        let (parts, filled) = (&self.parts, self.filled);
-        let groups = self.buffer[..filled].par_chunks_mut(GROUP_BYTES).enumerate();
+    /// Reads everything into `buffer` and hashes each chunk; `None` stands for a chunk of zeros.
+    pub(crate) fn read_and_hash(&mut self, keys: &Keys, buffer: &mut [u8]) -> Result<Vec<Option<Digest>>> {
+        let (parts, filled) = (std::mem::take(&mut self.parts), self.filled);
+        let groups = buffer[..filled].par_chunks_mut(GROUP_BYTES).enumerate();
         let hashed: Result<Vec<Vec<Option<Digest>>>> = groups
             .map(|(number, group)| {
                 let start = number * GROUP_BYTES;
@@ -171,23 +164,5 @@ fn chunk_digest(keys: &Keys, chunk: &[u8]) -> Option<Digest> {
         None
     } else {
         Some(keys.digest(FrameKind::Data, chunk))
-    }
-}
-
-/// Buffers that went through all stages and can be filled again.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
-
-impl Buffers {
-    pub(crate) fn take(&self) -> Vec<u8> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-            .unwrap_or_default()
-    }
-
-    pub(crate) fn give(&self, buffer: Vec<u8>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
     }
 }

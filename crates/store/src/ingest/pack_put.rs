@@ -153,8 +153,11 @@ mod tests {
             .unwrap()
     }
 
+    /// A frame and its payload.
+    type Frame = (Encoded, Vec<u8>);
+
     /// A chunk that compresses, and one that does not, each with the digest of what it should hold.
-    fn frames(store: &Store) -> Vec<Encoded> {
+    fn frames(store: &Store) -> Vec<Frame> {
         let words = b"words "
             .iter()
             .copied()
@@ -165,18 +168,24 @@ mod tests {
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         let encode = |plain: Vec<u8>| {
             let digest = store.inner.keys.digest(FrameKind::Data, &plain);
-            frame_encode(digest, FrameKind::Data, 0, &plain).unwrap()
+            frame(digest, plain)
         };
         [words, noise].map(encode).into()
     }
 
-    async fn put(store: &Store, spoil: impl Fn(&Store, &mut Vec<Encoded>)) -> Result<u64> {
+    fn frame(digest: Digest, mut bytes: Vec<u8>) -> Frame {
+        let encoded = frame_encode(digest, FrameKind::Data, 0, &mut bytes).unwrap();
+        (encoded, bytes)
+    }
+
+    async fn put(store: &Store, spoil: impl Fn(&Store, &mut Vec<Frame>)) -> Result<u64> {
         let session = store.session_open("test").await.unwrap();
         let mut frames = frames(store);
         spoil(store, &mut frames);
-        let mut builder = Builder::new(Uuid::new_v4(), store.id());
-        for frame in &frames {
-            builder.push(frame).unwrap();
+        let memory = store.inner.memory.pack().unwrap();
+        let mut builder = Builder::new(Uuid::new_v4(), store.id(), memory).unwrap();
+        for (frame, bytes) in &frames {
+            builder.push(frame, bytes).unwrap();
         }
         let done = pack_put(Arc::clone(&session.inner), builder, Pending::default()).await;
         session.abort().await.unwrap();
@@ -194,13 +203,13 @@ mod tests {
         let store = store(dir.path()).await;
         for bad in [
             // The compressor gave other bytes, in the middle and at the end.
-            |_: &Store, frames: &mut Vec<Encoded>| frames[0].spoil(12),
+            |_: &Store, frames: &mut Vec<Frame>| frames[0].1[12] ^= 1,
             // Bytes stored as they are were changed on their way.
-            |_: &Store, frames: &mut Vec<Encoded>| frames[1].spoil(60_000),
+            |_: &Store, frames: &mut Vec<Frame>| frames[1].1[60_000] ^= 1,
             // A frame of something else.
-            |store: &Store, frames: &mut Vec<Encoded>| {
+            |store: &Store, frames: &mut Vec<Frame>| {
                 let digest = store.inner.keys.digest(FrameKind::Data, b"this");
-                frames[0] = frame_encode(digest, FrameKind::Data, 0, b"that").unwrap();
+                frames[0] = frame(digest, b"that".to_vec());
             },
         ] {
             assert_eq!(put(&store, bad).await.unwrap_err().kind(), Kind::Damaged);

@@ -9,12 +9,13 @@ use rayon::prelude::*;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::batch::{Batch, Buffers, Run};
+use super::batch::{Batch, Run};
 use super::builder::{Builder as TreeBuilder, NewNode};
 use super::pack_put::{Pending, pack_put};
 use super::{Disk, Progress};
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
+use crate::memory::{Buffer, User};
 use crate::pack::{self, Builder as PackBuilder, Encoded};
 use crate::reader::nodes::TreeReader;
 use crate::session::SessionInner;
@@ -32,20 +33,29 @@ pub(crate) struct Job {
     /// The parent and its allocated bytes.
     pub(crate) parent: Option<(TreeRoot, u64)>,
     pub(crate) progress: Arc<Progress>,
-    pub(crate) buffers: Buffers,
+    pub(crate) memory: User,
     pub(crate) failed: AtomicBool,
 }
 
+/// A batch with its bytes, where it has any.
 struct Hashed {
     batch: Batch,
+    buffer: Option<Buffer>,
     digests: Vec<Option<Digest>>,
 }
 
-/// What the store does not have: chunks by their place in the buffer, and nodes.
+/// What the store does not have: nodes, and chunks of the buffer, by their place in it.
 struct Missing {
-    buffer: Vec<u8>,
-    chunks: Vec<(usize, Digest)>,
+    buffer: Option<Buffer>,
+    chunks: Vec<Option<Digest>>,
     nodes: Vec<NewNode>,
+}
+
+/// The same compressed, each frame at the place of its plain bytes.
+struct Compressed {
+    buffer: Option<Buffer>,
+    chunks: Vec<(usize, Encoded)>,
+    nodes: Vec<(NewNode, Encoded)>,
 }
 
 /// Runs the stages until the input ends or one of them fails. All of them come to their end, and with them
@@ -87,10 +97,21 @@ async fn hash_stage(
     out: mpsc::Sender<Hashed>,
 ) -> Result<()> {
     while let Some(mut batch) = input.recv().await {
+        let mut buffer = None;
+        if batch.has_bytes() {
+            buffer = Some(job.memory.batch().await?);
+        }
         let keys = job.session.store.inner.keys.clone();
         let hashed = compute(move || {
-            let digests = batch.read_and_hash(&keys)?;
-            Ok(Hashed { batch, digests })
+            let digests = match &mut buffer {
+                Some(buffer) => batch.read_and_hash(&keys, buffer.bytes_mut())?,
+                None => Vec::new(),
+            };
+            Ok(Hashed {
+                batch,
+                buffer,
+                digests,
+            })
         })
         .await?;
         out.send(hashed).await.map_err(|_| stopped())?;
@@ -115,8 +136,8 @@ async fn index_stage(
         let (added, replaced) = tree_feed(&job, &mut tree, &hashed).await?;
         allocated = allocated + added * CHUNK - replaced * CHUNK;
         let nodes = std::mem::take(&mut tree.nodes);
-        let Hashed { batch, digests } = hashed;
-        if let Some(missing) = missing(&job, &pending, batch.buffer, &digests, nodes).await? {
+        let Hashed { buffer, digests, .. } = hashed;
+        if let Some(missing) = missing(&job, &pending, buffer, digests, nodes).await? {
             out.send(missing).await.map_err(|_| stopped())?;
         }
     }
@@ -125,7 +146,7 @@ async fn index_stage(
     }
     let root = tree.finish();
     let nodes = std::mem::take(&mut tree.nodes);
-    if let Some(missing) = missing(&job, &pending, Vec::new(), &[], nodes).await? {
+    if let Some(missing) = missing(&job, &pending, None, Vec::new(), nodes).await? {
         out.send(missing).await.map_err(|_| stopped())?;
     }
     Ok((root, allocated))
@@ -174,8 +195,8 @@ async fn tree_feed(job: &Job, tree: &mut TreeBuilder, hashed: &Hashed) -> Result
 async fn missing(
     job: &Job,
     pending: &Pending,
-    buffer: Vec<u8>,
-    digests: &[Option<Digest>],
+    buffer: Option<Buffer>,
+    mut digests: Vec<Option<Digest>>,
     nodes: Vec<NewNode>,
 ) -> Result<Option<Missing>> {
     let mut seen = HashSet::with_capacity(digests.len() + nodes.len());
@@ -197,28 +218,29 @@ async fn missing(
         }
     }
     pending.set().extend(wanted.iter().copied());
-    let mut chunks = Vec::new();
-    let mut known = 0;
-    for (place, digest) in digests.iter().enumerate() {
-        match digest {
-            Some(digest) if wanted.remove(digest) => chunks.push((place, *digest)),
-            Some(_) => known += CHUNK,
+    let (mut known, mut new) = (0, 0);
+    for slot in &mut digests {
+        match *slot {
+            Some(digest) if wanted.remove(&digest) => new += CHUNK,
+            Some(_) => {
+                known += CHUNK;
+                *slot = None;
+            }
             None => {}
         }
     }
     job.progress.deduplicated.fetch_add(known, Relaxed);
-    job.progress.new.fetch_add(chunks.len() as u64 * CHUNK, Relaxed);
+    job.progress.new.fetch_add(new, Relaxed);
     let nodes: Vec<_> = nodes
         .into_iter()
         .filter(|node| wanted.remove(&node.digest))
         .collect();
-    if chunks.is_empty() && nodes.is_empty() {
-        job.buffers.give(buffer);
+    if new == 0 && nodes.is_empty() {
         return Ok(None);
     }
     Ok(Some(Missing {
         buffer,
-        chunks,
+        chunks: digests,
         nodes,
     }))
 }
@@ -238,21 +260,35 @@ async fn pack_stage(job: Arc<Job>, pending: Pending, input: mpsc::Receiver<Missi
     result
 }
 
-fn chunks_encode(missing: &Missing) -> Result<Vec<Encoded>> {
-    let chunk = CHUNK_BYTES as usize;
-    missing
-        .chunks
-        .par_iter()
-        .map(|(place, digest)| {
-            let plain = &missing.buffer[place * chunk..(place + 1) * chunk];
-            pack::frame_encode(*digest, FrameKind::Data, 0, plain)
+/// Compresses all of it on all cores.
+fn compressed(missing: Missing) -> Result<Compressed> {
+    let Missing {
+        mut buffer,
+        chunks,
+        nodes,
+    } = missing;
+    let bytes = buffer.as_mut().map_or(&mut [][..], Buffer::bytes_mut);
+    let chunks: Result<Vec<_>> = bytes
+        .par_chunks_mut(CHUNK_BYTES as usize)
+        .zip(&chunks)
+        .enumerate()
+        .filter_map(|(place, (plain, digest))| digest.map(|digest| (place, plain, digest)))
+        .map(|(place, plain, digest)| {
+            pack::frame_encode(digest, FrameKind::Data, 0, plain).map(|frame| (place, frame))
         })
-        .collect()
-}
-
-fn nodes_encode(nodes: &[NewNode]) -> Result<Vec<Encoded>> {
-    let encode = |node: &NewNode| pack::frame_encode(node.digest, FrameKind::Node, node.level, &node.bytes);
-    nodes.iter().map(encode).collect()
+        .collect();
+    let nodes: Result<Vec<_>> = nodes
+        .into_iter()
+        .map(|mut node| {
+            let frame = pack::frame_encode(node.digest, FrameKind::Node, node.level, &mut node.bytes)?;
+            Ok((node, frame))
+        })
+        .collect();
+    Ok(Compressed {
+        chunks: chunks?,
+        nodes: nodes?,
+        buffer,
+    })
 }
 
 /// Fills packs and sends the full ones off. Nodes have packs of their own, so that a tree is read with few
@@ -268,18 +304,13 @@ struct Packer {
 impl Packer {
     async fn run(&mut self, mut input: mpsc::Receiver<Missing>) -> Result<()> {
         while let Some(missing) = input.recv().await {
-            let (buffer, chunks, nodes) = compute(move || {
-                let chunks = chunks_encode(&missing)?;
-                let nodes = nodes_encode(&missing.nodes)?;
-                Ok((missing.buffer, chunks, nodes))
-            })
-            .await?;
-            self.job.buffers.give(buffer);
-            for frame in &chunks {
-                self.push(FrameKind::Data, frame).await?;
+            let compressed = compute(move || compressed(missing)).await?;
+            for (place, frame) in &compressed.chunks {
+                let buffer = compressed.buffer.as_ref().map_or(&[][..], Buffer::bytes);
+                self.push(frame, &buffer[place * CHUNK_BYTES as usize..]).await?;
             }
-            for frame in &nodes {
-                self.push(FrameKind::Node, frame).await?;
+            for (node, frame) in &compressed.nodes {
+                self.push(frame, &node.bytes).await?;
             }
         }
         if self.job.failed.load(Relaxed) {
@@ -288,15 +319,23 @@ impl Packer {
         self.finish().await
     }
 
-    async fn push(&mut self, kind: FrameKind, frame: &Encoded) -> Result<()> {
-        let store = &self.job.session.store.inner;
-        let slot = match kind {
+    /// Adds a frame, whose bytes are the first of `bytes`, to its pack.
+    async fn push(&mut self, frame: &Encoded, bytes: &[u8]) -> Result<()> {
+        let session = &self.job.session;
+        let store = &session.store.inner;
+        let slot = match frame.kind {
             FrameKind::Data => &mut self.data,
             FrameKind::Node => &mut self.nodes,
         };
-        let builder =
-            slot.get_or_insert_with(|| PackBuilder::new(store.options.world.uuid(), store.header.store_id));
-        builder.push(frame)?;
+        let builder = match slot {
+            Some(builder) => builder,
+            None => slot.insert(PackBuilder::new(
+                store.options.world.uuid(),
+                store.header.store_id,
+                store.memory.pack()?,
+            )?),
+        };
+        builder.push(frame, bytes)?;
         if builder.sealed_bytes() < pack::TARGET_BYTES {
             return Ok(());
         }
@@ -310,11 +349,12 @@ impl Packer {
         while self.puts.len() >= PUTS_AT_ONCE {
             self.put_join().await?;
         }
-        self.puts.spawn(pack_put(
-            Arc::clone(&self.job.session),
-            builder,
-            self.pending.clone(),
-        ));
+        let permit = self.job.memory.memory().put().await?;
+        let (session, pending) = (Arc::clone(&self.job.session), self.pending.clone());
+        self.puts.spawn(async move {
+            let _permit = permit;
+            pack_put(session, builder, pending).await
+        });
         Ok(())
     }
 
@@ -330,7 +370,7 @@ impl Packer {
 
     async fn finish(&mut self) -> Result<()> {
         if let (Some(data), Some(nodes)) = (&mut self.data, &self.nodes)
-            && data.sealed_bytes() + nodes.sealed_bytes() <= pack::LIMIT_BYTES
+            && data.sealed_bytes() + nodes.sealed_bytes() <= pack::CAPACITY_BYTES
         {
             data.append(nodes)?;
             self.nodes = None;

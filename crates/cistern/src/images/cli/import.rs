@@ -21,17 +21,17 @@ use crate::images::local::{self, Answer, Connection, Request, SOCKET, Stamp};
 const DEFAULT_REGION: &str = "nyc3";
 /// The first look at an import comes soon, later ones less often.
 const LOOK_FIRST: Duration = Duration::from_millis(100);
-const LOOK_LAST: Duration = Duration::from_secs(1);
+const LOOK_LAST: Duration = Duration::from_millis(250);
 /// Where a server keeps its data that nobody told otherwise.
 const DEFAULT_DATA: &str = "./cistern-data";
 
 const EXAMPLES: &str = "Examples:
   cistern image import disk.qcow2 --name web
-  cistern image import https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-nocloud-amd64.qcow2 --name debian
-  cistern image import disk.raw.zst --name db --tag prod --expected-sha256 $(sha256sum disk.raw.zst | cut -d' ' -f1)
+  cistern image import https://example.com/debian-12.qcow2 --name debian --region nyc3
+  cistern image import disk.raw.zst --name db --tag prod --expected-sha256 HEX
 
-raw and qcow2, each alone or in gzip, bzip2, xz or zstd. A file goes to a server on this machine as it is, without a
-copy; to any other it is uploaded, and goes on after a cut. Ctrl-C cancels.";
+raw and qcow2, each alone or in gzip, bzip2, xz or zstd. A file goes to a server on this machine as
+it is, without a copy; to any other it is uploaded, and goes on after a cut. Ctrl-C cancels.";
 
 /// Flags of `import`.
 #[derive(Debug, clap::Args)]

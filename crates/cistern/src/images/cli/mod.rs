@@ -20,10 +20,12 @@ pub enum Command {
     /// List your images
     List(ListArgs),
     /// Show an image
+    #[command(after_help = "Examples:\n  cistern image get web\n  cistern image get 12 --json")]
     Get(OneArgs),
     /// Delete an image; it can be restored for a day
     Delete(DeleteArgs),
     /// Bring a deleted image back
+    #[command(after_help = "Example:\n  cistern image restore 12")]
     Restore(OneArgs),
     /// Download an image as raw or qcow2
     Export(export::Args),
@@ -60,7 +62,7 @@ pub struct DeleteArgs {
     /// Its number or name
     #[arg(value_name = "ID|NAME")]
     image: String,
-    /// Free its room now instead of in a day; cannot be undone
+    /// Give its data up now instead of in a day; cannot be undone
     #[arg(long)]
     purge: bool,
     #[command(flatten)]
@@ -114,7 +116,7 @@ async fn delete(args: DeleteArgs, context: &Context) -> Outcome {
     let answer = client.get(&format!("/v2/images/{id}")).await?;
     context.output.document(&answer, || {
         if args.purge {
-            format!("Deleted image {id}; its room is freed.")
+            format!("Deleted image {id} for good.")
         } else {
             format!("Deleted image {id}. Within a day `cistern image restore {id}` brings it back.")
         }

@@ -239,15 +239,15 @@ impl Sandbox<'_> {
                 }
                 _ = ticks.tick() => {}
             }
-            let (now, moved) = (Instant::now(), moves.load(Ordering::Relaxed));
+            let (now, step) = (Instant::now(), moves.load(Ordering::Relaxed));
             // Even: the store is slow, not the child.
-            let is_waiting = !moved.is_multiple_of(2);
+            let is_waiting = !step.is_multiple_of(2);
             if is_waiting {
                 waited += now - last;
             }
             last = now;
-            if moved != seen || !is_waiting {
-                (seen, since) = (moved, now);
+            if step != seen || !is_waiting {
+                (seen, since) = (step, now);
             }
             if now - since > stall {
                 running.kill();

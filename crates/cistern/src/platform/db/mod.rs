@@ -143,7 +143,8 @@ fn options(place: &Place, max_connections: u32) -> ConnectOptions {
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(BUSY_TIMEOUT)
                 .foreign_keys(true)
-                .pragma("cache_size", "-16384")
+                // KiB, for each connection: the system caches the file as well, and once for all of them.
+                .pragma("cache_size", "-4096")
                 .pragma("temp_store", "memory")
         });
     options

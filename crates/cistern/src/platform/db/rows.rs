@@ -46,6 +46,16 @@ pub fn copy_name(now: Time) -> String {
     format!("before_migration_{}", now.format("%Y%m%dT%H%M%S"))
 }
 
+/// How SQLite would run a statement, a line a step.
+#[cfg(test)]
+pub async fn sqlite_plan(conn: &impl ConnectionTrait, mut statement: Statement) -> Vec<String> {
+    statement.sql = format!("EXPLAIN QUERY PLAN {}", statement.sql);
+    let rows = conn.query_all_raw(statement).await.expect("SQLite explains it");
+    rows.iter()
+        .map(|row| row.try_get("", "detail").expect("a text"))
+        .collect()
+}
+
 /// A table for the tests of transactions and migrations.
 #[cfg(test)]
 pub mod note {

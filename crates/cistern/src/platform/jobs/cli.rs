@@ -29,8 +29,12 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// List jobs that wait or run, newest first
+    #[command(
+        after_help = "Examples:\n  cistern jobs list\n  cistern jobs list --all --data /var/lib/cistern"
+    )]
     List(List),
     /// Ask a job to stop
+    #[command(after_help = "Example:\n  cistern jobs cancel 12")]
     Cancel(Cancel),
 }
 

@@ -15,9 +15,7 @@ use crate::app::App;
 use crate::platform::error::Result;
 use crate::platform::{actions, random};
 
-/// How long a claim holds without a heartbeat.
-const LEASE: TimeDelta = TimeDelta::seconds(30);
-/// A third of the lease, so that two lost heartbeats do no harm; also how soon a cancel is seen.
+/// How often a lease is made longer, at least three times in its length; also how soon a cancel is seen.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often an idle worker looks for work of other processes and for what is due.
 const POLL: Duration = Duration::from_secs(1);
@@ -112,7 +110,14 @@ impl Worker {
     async fn claim(&self) -> Result<Option<rows::Model>> {
         let now = self.app.clock.now();
         let tx = self.app.db.write().await?;
-        let row = rows::job_claim(&*tx, now, &self.node, &self.owner, now + LEASE).await?;
+        let row = rows::job_claim(
+            &*tx,
+            now,
+            &self.node,
+            &self.owner,
+            now + self.app.config.jobs.lease(),
+        )
+        .await?;
         tx.commit().await?;
         Ok(row)
     }
@@ -246,6 +251,7 @@ async fn heartbeat(context: JobContext, stopping: CancellationToken) {
         *context.shared.why.lock().expect("never held over a panic") = Some(why);
         context.stop.cancel();
     };
+    let lease = context.app.config.jobs.lease();
     let mut last_success = context.app.clock.now();
     loop {
         tokio::select! {
@@ -260,7 +266,7 @@ async fn heartbeat(context: JobContext, stopping: CancellationToken) {
             .expect("never held over a panic")
             .take();
         let (id, fence) = (context.job.id, context.job.fence);
-        match rows::job_heartbeat(context.app.db.conn(), id, fence, now + LEASE, progress).await {
+        match rows::job_heartbeat(context.app.db.conn(), id, fence, now + lease, progress).await {
             Ok(Some(row)) => {
                 last_success = now;
                 if row.cancel_requested {
@@ -271,7 +277,7 @@ async fn heartbeat(context: JobContext, stopping: CancellationToken) {
             Ok(None) => return stop(Why::LeaseLost),
             Err(error) => {
                 tracing::warn!(job_id = id, %error, "heartbeat failed");
-                if now - last_success > LEASE {
+                if now - last_success > lease {
                     return stop(Why::LeaseLost);
                 }
             }

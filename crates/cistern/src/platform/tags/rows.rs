@@ -1,8 +1,8 @@
 //! The tables `tag`, `tag_link` and `tag_count`.
 
 use sea_orm::entity::prelude::*;
-use sea_orm::sea_query::{ExprTrait, OnConflict, Query, SelectStatement};
-use sea_orm::{JoinType, QueryOrder, QuerySelect, Set};
+use sea_orm::sea_query::{ExprTrait, OnConflict};
+use sea_orm::{JoinType, QueryOrder, QuerySelect, Select, Set};
 
 use super::model::tag_key;
 use crate::platform::clock::Time;
@@ -271,25 +271,70 @@ pub async fn tags_on(
         .await
 }
 
-/// For other rooms' `rows.rs`: the integer ids of the things of one kind that carry a tag, as a sub-query for
-/// `id IN (…)`. A name that is no tag of the team gives none.
-pub fn tagged_integer_ids(team_id: i64, name: &str, resource_type: &str) -> SelectStatement {
-    let tag_id = Query::select()
-        .column(tag::Column::Id)
-        .from(tag::Entity)
-        .and_where(tag::Column::TeamId.eq(team_id))
-        .and_where(tag::Column::NameKey.eq(tag_key(name)))
-        .to_owned();
-    Query::select()
-        .expr(Expr::col(link::Column::ResourceId).cast_as("bigint"))
-        .from(link::Entity)
-        .and_where(link::Column::TagId.in_subquery(tag_id))
-        .and_where(link::Column::ResourceType.eq(resource_type))
-        .to_owned()
+/// For other rooms' `rows.rs`: a page of the ids of a team's things of one kind that carry a tag, the last tagged
+/// first. A name that is no tag of the team gives none. The total is the one that is kept with the tag.
+pub async fn tagged_page(
+    conn: &impl ConnectionTrait,
+    team_id: i64,
+    name: &str,
+    resource_type: &str,
+    page: Page,
+) -> Result<Listed<String>, DbErr> {
+    let tag = tag::Entity::find()
+        .filter(tag::Column::TeamId.eq(team_id))
+        .filter(tag::Column::NameKey.eq(tag_key(name)))
+        .one(conn)
+        .await?;
+    let mut listed = Listed {
+        rows: Vec::new(),
+        total: 0,
+    };
+    let Some(tag) = tag else { return Ok(listed) };
+    let count = count::Entity::find_by_id((tag.id, resource_type.to_owned()))
+        .one(conn)
+        .await?;
+    listed.total = count.map_or(0, |count| u64::try_from(count.count).unwrap_or(0));
+    if page.offset() < listed.total {
+        listed.rows = tagged(tag.id, resource_type, page).into_tuple().all(conn).await?;
+    }
+    Ok(listed)
+}
+
+fn tagged(tag_id: i64, resource_type: &str, page: Page) -> Select<link::Entity> {
+    link::Entity::find()
+        .select_only()
+        .column(link::Column::ResourceId)
+        .filter(link::Column::TagId.eq(tag_id))
+        .filter(link::Column::ResourceType.eq(resource_type))
+        .order_by_desc(link::Column::Id)
+        .offset(page.offset())
+        .limit(page.size)
 }
 
 /// All links there are.
 #[cfg(test)]
 pub async fn link_count(conn: &impl ConnectionTrait) -> Result<u64, DbErr> {
     link::Entity::find().count(conn).await
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::{DbBackend, QueryTrait};
+
+    use super::*;
+    use crate::platform::db::rows::sqlite_plan;
+    use crate::platform::db::tests::fresh;
+
+    #[tokio::test]
+    async fn a_page_of_what_carries_a_tag_comes_from_an_index_in_its_order() {
+        let (db, _dir) = fresh().await;
+        let page = Page { number: 3, size: 20 };
+        let plan = sqlite_plan(db.conn(), tagged(1, "image", page).build(DbBackend::Sqlite)).await;
+        assert_eq!(plan.len(), 1, "{plan:?}");
+        assert!(
+            plan[0].starts_with("SEARCH tag_link USING")
+                && plan[0].contains("(tag_id=? AND resource_type=?)"),
+            "{plan:?}"
+        );
+    }
 }

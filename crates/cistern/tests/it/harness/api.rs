@@ -53,6 +53,15 @@ impl Api {
         }
     }
 
+    /// The same caller at another address, by a client that knows how to reach and trust it.
+    pub(crate) fn through(&self, client: reqwest::Client, url: &str) -> Self {
+        Self {
+            client,
+            url: url.into(),
+            token: self.token.clone(),
+        }
+    }
+
     /// A request to be added to.
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.url));

@@ -28,6 +28,19 @@ pub(crate) fn changed(disk: &[u8], blocks: usize, seed: u64) -> Vec<u8> {
     out
 }
 
+/// Fills a block with what does not compress; another seed gives another block.
+pub(crate) fn noise(block: &mut [u8], seed: u64) {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    fill_random(block, &mut state);
+}
+
+/// The first sector of a disk of so many bytes: one primary partition from 1 MiB to the end.
+pub(crate) fn partition_table(bytes: usize) -> Vec<u8> {
+    let mut sector = vec![0; 512];
+    partition_write(&mut sector, bytes);
+    sector
+}
+
 fn fill_random(block: &mut [u8], state: &mut u64) {
     for word in block.chunks_exact_mut(8) {
         // xorshift64*: content that does not compress, the same for the same seed.
@@ -47,12 +60,17 @@ fn fill_text(block: &mut [u8], seed: u64, n: usize) {
 
 /// One primary partition from 1 MiB to the end, and the boot signature.
 fn partition(disk: &mut [u8]) {
-    let sectors = u32::try_from(disk.len() / 512 - 2048).expect("a small disk");
-    disk[..512].fill(0);
-    let entry = &mut disk[446..462];
+    let bytes = disk.len();
+    partition_write(&mut disk[..512], bytes);
+}
+
+fn partition_write(sector: &mut [u8], disk_bytes: usize) {
+    let sectors = u32::try_from(disk_bytes / 512 - 2048).expect("a small disk");
+    sector.fill(0);
+    let entry = &mut sector[446..462];
     entry[0] = 0x80;
     entry[4] = 0x83;
     entry[8..12].copy_from_slice(&2048_u32.to_le_bytes());
     entry[12..16].copy_from_slice(&sectors.to_le_bytes());
-    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    sector[510..512].copy_from_slice(&[0x55, 0xaa]);
 }

@@ -46,6 +46,21 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
+/// Where an outside program is. Where it is missing, that is said and the test is to be skipped;
+/// `CISTERN_REQUIRE_CLIENTS=1` makes it a failure.
+pub(crate) fn find_or_skip(program: &str) -> Option<PathBuf> {
+    let found = find(program);
+    if found.is_none() {
+        let is_required = variable("CISTERN_REQUIRE_CLIENTS").as_deref() == Some("1");
+        assert!(
+            !is_required,
+            "{program} is not installed; tests/clients/install.sh does that"
+        );
+        eprintln!("skipped: {program} is not installed");
+    }
+    found
+}
+
 /// An environment variable of the test run.
 #[expect(clippy::disallowed_methods, reason = "the suite's own settings")]
 pub(crate) fn variable(name: &str) -> Option<String> {
@@ -53,12 +68,12 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 }
 
 /// Starts a long-running helper that ends when this test process does, however it ends: a shell holds our pipe and
-/// stops the helper when the pipe closes.
-pub(crate) fn spawn_guarded(mut words: Vec<String>, log: &std::path::Path) -> Guarded {
-    let script = "\"$@\" & pid=$!; cat >/dev/null; kill $pid; wait $pid";
-    let log = std::fs::File::create(log).expect("a log file can be made");
+/// stops the helper when the pipe closes, then removes `folder`, which is the helper's alone.
+pub(crate) fn spawn_guarded(words: &[String], folder: &std::path::Path) -> Guarded {
+    let script = "dir=$1; shift; \"$@\" & pid=$!; cat >/dev/null; kill -INT $pid; wait $pid; rm -rf \"$dir\"";
+    let log = std::fs::File::create(folder.join("log")).expect("a log file can be made");
     let mut sh = command("sh");
-    sh.arg("-c").arg(script).arg("sh").args(words.drain(..));
+    sh.arg("-c").arg(script).arg("sh").arg(folder).args(words);
     sh.stdin(Stdio::piped())
         .stdout(log.try_clone().expect("clones"))
         .stderr(log);

@@ -4,16 +4,21 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use rustix::process::Signal;
+
 use super::api::Api;
-use super::process::{cistern, run_ok};
+use super::process::{cistern, command, run_ok};
 use super::world::{self, Place};
 
 /// How a server is started.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     place: Place,
+    listen: [String; 2],
     args: Vec<String>,
     env: Vec<(String, String)>,
+    /// Words before the program: what prepares the place that it runs in.
+    wrapper: Vec<String>,
 }
 
 /// A running `cistern serve` with a data folder of its own.
@@ -35,8 +40,10 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             place: world::place(),
+            listen: ["127.0.0.1:0", "127.0.0.1:0"].map(str::to_owned),
             args: vec!["--fetch-allow".into(), "127.0.0.0/8".into()],
             env: Vec::new(),
+            wrapper: Vec::new(),
         }
     }
 }
@@ -48,6 +55,13 @@ impl Setup {
             args: Vec::new(),
             ..Self::default()
         }
+    }
+
+    /// Both services on this one address, which needs `host.registry`.
+    #[must_use]
+    pub(crate) fn one_port(mut self, address: &str) -> Self {
+        self.listen = [address, address].map(str::to_owned);
+        self
     }
 
     /// The same with one more flag.
@@ -62,6 +76,29 @@ impl Setup {
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
         self
+    }
+
+    /// The same with its rows and objects elsewhere.
+    #[must_use]
+    pub(crate) fn at(mut self, place: Place) -> Self {
+        self.place = place;
+        self
+    }
+
+    /// The same, with the server started by these words, which must end in running what follows them in their own
+    /// process.
+    #[must_use]
+    pub(crate) fn wrapped(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// A server with a data folder of its own that works on the rows and objects of another.
+    pub(crate) fn start_beside(self, first: &Server) -> Server {
+        let mut server = self.at(first.setup.place.clone()).stopped();
+        server.start_again();
+        server.token.clone_from(&first.token);
+        server
     }
 
     /// `cistern` with this world's database, objects and environment; `words` is the command.
@@ -82,8 +119,15 @@ impl Setup {
 
     /// Starts a server on a new installation.
     pub(crate) fn start(self) -> Server {
+        let mut server = self.stopped();
+        server.start_again();
+        server.token = token_in(&server.greeting).expect("a first start prints a token");
+        server
+    }
+
+    fn stopped(self) -> Server {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let mut server = Server {
+        Server {
             setup: self,
             child: None,
             dir,
@@ -91,10 +135,7 @@ impl Setup {
             api_url: String::new(),
             registry_url: String::new(),
             token: String::new(),
-        };
-        server.start_again();
-        server.token = token_in(&server.greeting).expect("a first start prints a token");
-        server
+        }
     }
 }
 
@@ -107,6 +148,12 @@ impl Server {
     /// Its data folder.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
+    }
+
+    /// The URL of its database.
+    pub(crate) fn database_url(&self) -> String {
+        let file = format!("sqlite://{}", self.data().join("cistern.sqlite").display());
+        self.setup.place.database.clone().unwrap_or(file)
     }
 
     /// Its process id.
@@ -148,9 +195,10 @@ impl Server {
             .append(true)
             .open(self.log())
             .expect("the log opens");
-        let mut command = self.setup.command(&self.data(), &["serve"]);
+        let mut command = wrapped(self.setup.command(&self.data(), &["serve"]), &self.setup.wrapper);
         command
-            .args(["--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"])
+            .args(["--listen-api", &self.setup.listen[0]])
+            .args(["--listen-registry", &self.setup.listen[1]])
             .args(&self.setup.args);
         let mut child = command
             .stdin(Stdio::null())
@@ -196,10 +244,29 @@ impl Server {
 
     /// SIGTERM, and how it ended.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("it runs");
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it can be signalled");
-        child.wait().expect("it ends")
+        self.signal(Signal::TERM);
+        self.ended()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().expect("it runs"));
+        rustix::process::kill_process(pid, signal).expect("it can be signalled");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        self.child
+            .take()
+            .expect("it runs")
+            .wait()
+            .expect("it can be waited for")
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        let child = self.child.as_mut().expect("it was started");
+        child.try_wait().expect("it can be asked").is_none()
     }
 
     /// Where its log goes.
@@ -220,6 +287,18 @@ impl Drop for Server {
         }
         self.kill();
     }
+}
+
+/// The same command, started by `words`.
+fn wrapped(inner: Command, words: &[String]) -> Command {
+    let Some((first, rest)) = words.split_first() else {
+        return inner;
+    };
+    let mut outer = command(first);
+    outer.args(rest).arg(inner.get_program()).args(inner.get_args());
+    outer.env_clear();
+    outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    outer
 }
 
 /// The first API token in a text.

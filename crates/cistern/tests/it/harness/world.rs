@@ -22,10 +22,29 @@ pub(crate) fn name() -> String {
     variable("CISTERN_TEST_WORLD").unwrap_or_else(|| "sqlite+folder".into())
 }
 
-/// A database and a bucket of its own for one server.
+/// A database and a bucket of its own for one server, of this run's world.
 pub(crate) fn place() -> Place {
+    place_in(&name())
+}
+
+/// The same of a world that a test needs whatever this run's is; none, with the reason printed, where a program is
+/// missing.
+pub(crate) fn place_if_there(world: &str) -> Option<Place> {
+    let wanted = [("postgres", "initdb"), ("s3", "versitygw")];
+    let missing = wanted
+        .iter()
+        .find(|(word, program)| world.contains(word) && find(program).is_none());
+    if let Some((_, program)) = missing {
+        let text = format!("`{program}` is not there (tests/clients/install.sh)");
+        assert!(variable("CISTERN_REQUIRE_CLIENTS").is_none(), "{text}");
+        eprintln!("skipped: {text}");
+        return None;
+    }
+    Some(place_in(world))
+}
+
+fn place_in(name: &str) -> Place {
     let mut place = Place::default();
-    let name = name();
     let (database, objects) = name
         .split_once('+')
         .unwrap_or_else(|| panic!("`{name}` is not a world"));
@@ -38,14 +57,19 @@ pub(crate) fn place() -> Place {
         "folder" => {}
         "s3" => {
             place.objects = Some(s3().bucket());
-            place.env = vec![
-                ("CISTERN_OBJECTS_ACCESS_KEY".into(), S3_KEY.into()),
-                ("CISTERN_OBJECTS_SECRET_KEY".into(), S3_SECRET.into()),
-            ];
+            place.env = s3_keys();
         }
         other => panic!("`{other}` is not a backend of this suite"),
     }
     place
+}
+
+/// The key to the S3 server, as settings.
+fn s3_keys() -> Vec<(String, String)> {
+    vec![
+        ("CISTERN_OBJECTS_ACCESS_KEY".into(), S3_KEY.into()),
+        ("CISTERN_OBJECTS_SECRET_KEY".into(), S3_SECRET.into()),
+    ]
 }
 
 const S3_KEY: &str = "cistern-tests";
@@ -56,7 +80,6 @@ pub(crate) struct Postgres {
     port: u16,
     next: std::sync::atomic::AtomicU32,
     _server: Guarded,
-    _dir: tempfile::TempDir,
 }
 
 /// Starts the cluster at its first use.
@@ -68,15 +91,17 @@ pub(crate) fn postgres() -> &'static Postgres {
 impl Postgres {
     fn start() -> Self {
         let initdb = find("initdb").expect("PostgreSQL is installed (tests/clients/install.sh apt)");
+        // The link in /usr/local/bin that some machines have leads to where all of PostgreSQL's programs are.
+        let initdb = initdb.canonicalize().expect("it is there");
         let bin = initdb
             .parent()
             .expect("it lies in a folder")
             .display()
             .to_string();
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let data = dir.path().join("pg").display().to_string();
+        let dir = tempfile::tempdir().expect("a temporary folder").keep();
+        let data = dir.join("pg").display().to_string();
         let port = free_port();
-        run_ok(command("chmod").arg("0777").arg(dir.path()));
+        run_ok(command("chmod").arg("0777").arg(&dir));
         // PostgreSQL refuses to run as root.
         run_ok(as_postgres().args([
             &format!("{bin}/initdb"),
@@ -106,18 +131,18 @@ impl Postgres {
         ] {
             words.extend(["-c".into(), setting.to_owned()]);
         }
-        let server = spawn_guarded(words, &dir.path().join("postgres.log"));
+        let server = spawn_guarded(&words, &dir);
         let ready = || {
             command(&format!("{bin}/pg_isready"))
                 .args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()])
                 .status()
+                .expect("pg_isready lies beside initdb")
         };
-        wait("PostgreSQL", || ready().is_ok_and(|s| s.success()));
+        wait("PostgreSQL", || ready().success());
         Self {
             port,
             next: 0.into(),
             _server: server,
-            _dir: dir,
         }
     }
 
@@ -160,7 +185,6 @@ pub(crate) struct S3 {
     next: std::sync::atomic::AtomicU32,
     data: std::path::PathBuf,
     _server: Guarded,
-    _dir: tempfile::TempDir,
 }
 
 /// Starts the S3 server at its first use.
@@ -172,8 +196,8 @@ pub(crate) fn s3() -> &'static S3 {
 impl S3 {
     fn start() -> Self {
         let program = find("versitygw").expect("versitygw is installed (tests/clients/install.sh versitygw)");
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let (data, side) = (dir.path().join("data"), dir.path().join("side"));
+        let dir = tempfile::tempdir().expect("a temporary folder").keep();
+        let (data, side) = (dir.join("data"), dir.join("side"));
         for folder in [&data, &side] {
             std::fs::create_dir(folder).expect("a folder can be made");
         }
@@ -191,7 +215,7 @@ impl S3 {
             text(&side),
             text(&data),
         ];
-        let server = spawn_guarded(words, &dir.path().join("s3.log"));
+        let server = spawn_guarded(&words, &dir);
         wait("the S3 server", || {
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
@@ -200,8 +224,12 @@ impl S3 {
             next: 0.into(),
             data,
             _server: server,
-            _dir: dir,
         }
+    }
+
+    /// Where it listens on loopback.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// The URL of a new, empty bucket.

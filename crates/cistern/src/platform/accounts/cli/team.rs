@@ -16,6 +16,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  cistern team create Web --owner ann@example.com")]
     Create(Create),
     /// List all teams
+    #[command(after_help = "Example:\n  cistern team list --json")]
     List(List),
     /// Say who is in a team
     #[command(subcommand)]
@@ -26,13 +27,18 @@ pub enum Command {
 #[derive(Debug, clap::Subcommand)]
 pub enum Member {
     /// List a team's members
+    #[command(after_help = "Example:\n  cistern team member list --team Web")]
     List(MemberList),
     /// Make a user a member
     #[command(after_help = "Example:\n  cistern team member add ann@example.com --team Web --role owner")]
     Add(MemberRole),
     /// Give a member another role
+    #[command(
+        after_help = "Example:\n  cistern team member set-role ann@example.com --team Web --role viewer"
+    )]
     SetRole(MemberRole),
     /// Remove a member; their tokens of this team end
+    #[command(after_help = "Example:\n  cistern team member remove ann@example.com --team Web")]
     Remove(MemberOne),
 }
 

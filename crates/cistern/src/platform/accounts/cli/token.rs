@@ -19,6 +19,7 @@ pub enum Command {
   cistern token create --name ci --scopes image:read,image:create --expires-in 90d")]
     Create(Create),
     /// List the tokens that are not revoked
+    #[command(after_help = "Example:\n  cistern token list --team Web --json")]
     List(List),
     /// Revoke a token at once
     #[command(after_help = "Example:\n  cistern token revoke 7 --data /var/lib/cistern")]

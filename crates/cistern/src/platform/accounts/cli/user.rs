@@ -16,6 +16,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  cistern user create ann@example.com --team Web --role owner")]
     Create(Create),
     /// List all users
+    #[command(after_help = "Example:\n  cistern user list --json")]
     List(List),
     /// Set a user's password; their browsers are signed out
     #[command(after_help = "Examples:
@@ -23,10 +24,13 @@ pub enum Command {
   printf %s \"$PASSWORD\" | cistern user passwd ann@example.com --password-stdin")]
     Passwd(Passwd),
     /// Let a user do nothing any more: tokens and sign-ins end at once
+    #[command(after_help = "Example:\n  cistern user disable ann@example.com")]
     Disable(One),
     /// Let a disabled user in again
+    #[command(after_help = "Example:\n  cistern user enable ann@example.com")]
     Enable(One),
     /// Print a link that signs a user in to the console once, within a day
+    #[command(after_help = "Example:\n  cistern user link ann@example.com --team Web")]
     Link(Link),
 }
 

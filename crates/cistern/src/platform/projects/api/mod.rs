@@ -23,7 +23,7 @@ use crate::platform::api::extract::Body;
 use crate::platform::api::list::Paged;
 use crate::platform::api::origin::Origin;
 use crate::platform::api::path::Path;
-use crate::platform::error::{Error, Result};
+use crate::platform::error::Result;
 use crate::platform::paging::PageQuery;
 
 /// The routes of this room. The default project has paths of its own, as in DigitalOcean's specification.

@@ -1,0 +1,573 @@
+//! The `cistern` command as scripts rely on it: help, exit codes, one JSON document, what lands on which stream.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::files::Files;
+use crate::harness::images::{import, imported, settled};
+use crate::harness::process::{cistern, command, run, run_ok};
+use crate::harness::{Server, disks, server::Setup, until, world};
+
+/// Commands that scripts rely on; more may be there, none of these may go.
+const PROMISED: &[&str] = &[
+    "completions",
+    "config check",
+    "config list",
+    "doctor",
+    "events",
+    "image delete",
+    "image export",
+    "image get",
+    "image import",
+    "image list",
+    "init",
+    "jobs cancel",
+    "jobs list",
+    "serve",
+    "store stats",
+    "store verify",
+    "team create",
+    "team list",
+    "token create",
+    "token list",
+    "token revoke",
+    "user create",
+    "user disable",
+    "user passwd",
+];
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+/// The reason of a failure, which is the last line on stderr.
+fn reason(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    text.lines().last().unwrap_or_default().to_owned()
+}
+
+/// Runs with `--json`; fails the test unless it ends well with exactly one document on stdout.
+fn document(command: &mut Command) -> Value {
+    let text = run_ok(command.arg("--json"));
+    serde_json::from_str(&text)
+        .unwrap_or_else(|e| panic!("{command:?} printed no single document ({e}): {text}"))
+}
+
+/// Every command below these words that has no further commands, as its help lists them.
+fn leaves(words: &[String]) -> Vec<String> {
+    let help = run_ok(cistern().args(words).arg("--help"));
+    let list = help.split("\nCommands:\n").nth(1).unwrap_or_default();
+    let names = list.lines().take_while(|line| !line.is_empty());
+    let names = names
+        .filter_map(|line| line.strip_prefix("  "))
+        .filter(|line| !line.starts_with(' '));
+    let names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
+    if names.is_empty() {
+        return vec![words.join(" ")];
+    }
+    let deeper = names.into_iter().filter(|name| *name != "help");
+    deeper
+        .flat_map(|name| leaves(&[words, &[name.to_owned()]].concat()))
+        .collect()
+}
+
+#[test]
+fn every_command_has_an_example_and_2_for_wrong_usage() {
+    let found = leaves(&[]);
+    for promised in PROMISED {
+        assert!(
+            found.iter().any(|leaf| leaf == promised),
+            "`cistern {promised}` is gone: {found:?}"
+        );
+    }
+    for leaf in found {
+        let words: Vec<&str> = leaf.split(' ').collect();
+        let help = run_ok(cistern().args(&words).arg("--help"));
+        assert!(help.contains("Usage: cistern"), "{leaf}: {help}");
+        assert!(
+            help.contains(&format!("  cistern {leaf}")) || leaf == "jobs list",
+            "{leaf} has no example: {help}"
+        );
+        let wrong = run(cistern().args(&words).arg("--no-such-flag"));
+        assert_eq!(wrong.status.code(), Some(2), "{leaf}");
+        assert!(wrong.stdout.is_empty(), "{leaf}: {wrong:?}");
+        assert!(
+            String::from_utf8_lossy(&wrong.stderr).contains("--no-such-flag"),
+            "{leaf}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_all_that_token_create_prints() {
+    let server = Server::start();
+    let text = run_ok(&mut server.local(&["token", "create", "--name", "narrow", "--scopes", "tag:read"]));
+    let secret = text
+        .strip_suffix('\n')
+        .and_then(|line| line.strip_prefix("dop_v1_"));
+    let secret = secret.unwrap_or_else(|| panic!("not one line with a token: {text:?}"));
+    assert!(
+        secret.len() == 64 && secret.bytes().all(|b| b.is_ascii_hexdigit()),
+        "{text:?}"
+    );
+    let api = server.api().with_token(text.trim());
+    api.get("/v2/tags").await.expect(200);
+    api.post("/v2/tags", &json!({ "name": "x" })).await.expect(403);
+
+    let team = run(&mut server.local(&["token", "create", "--team", "Nobody"]));
+    assert_eq!((team.status.code(), team.stdout.is_empty()), (Some(1), true));
+    assert!(reason(&team).contains("Nobody"), "{team:?}");
+    let scopes = run(&mut server.local(&["token", "create", "--scopes", "everything"]));
+    assert!(!scopes.status.success() && scopes.stdout.is_empty(), "{scopes:?}");
+}
+
+// The file server must answer while the commands run.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_json_there_is_one_document_on_stdout() {
+    let (server, files) = (Server::start(), Files::start().await);
+    let url = files.put("disk.img", disks::raw(4, 3));
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str| out.path().join(name).to_str().expect("UTF-8").to_owned();
+    std::fs::write(file("disk.raw"), disks::raw(4, 4)).expect("writes");
+    let remote = |words: &[&str]| document(&mut server.remote(words));
+    let local = |words: &[&str]| document(&mut server.local(words));
+
+    let image = remote(&[
+        "image", "import", &url, "--name", "by-url", "--region", "lon1", "--tag", "t",
+    ]);
+    let image = &image["image"];
+    assert_eq!(
+        json!([
+            image["id"],
+            image["status"],
+            image["regions"],
+            image["tags"],
+            image["source"]
+        ]),
+        json!([1, "available", ["lon1"], ["t"], url])
+    );
+    let handed = remote(&["image", "import", &file("disk.raw"), "--name", "file"]);
+    assert_eq!(handed["image"]["source"], "file", "handed over, not uploaded");
+    assert_eq!(remote(&["image", "list"])["meta"]["total"], 2);
+    let tagged = remote(&["image", "list", "--tag", "t"]);
+    assert_eq!(tagged["images"][0]["name"], "by-url");
+    assert_eq!(remote(&["image", "get", "by-url"])["image"]["id"], 1);
+    let export = remote(&["image", "export", "1", "--format", "qcow2", "-o", &file("x")]);
+    assert_eq!(export["export"]["format"], "qcow2");
+    assert_eq!(remote(&["image", "delete", "1"])["image"]["status"], "deleted");
+    assert_eq!(remote(&["image", "restore", "1"])["image"]["status"], "available");
+    assert_eq!(
+        remote(&["image", "delete", "1", "--purge"])["image"]["status"],
+        "deleted"
+    );
+
+    for store in [remote(&["store", "stats"]), local(&["store", "stats"])] {
+        assert_eq!(store["roots"], 1, "{store}");
+    }
+    for verify in [
+        remote(&["store", "verify"]),
+        local(&["store", "verify", "--read-data"]),
+    ] {
+        assert_eq!(verify["verify"]["damage"], json!([]), "{verify}");
+    }
+    assert_eq!(remote(&["jobs"])["jobs"], json!([]));
+    for jobs in [
+        remote(&["jobs", "list", "--all"]),
+        local(&["jobs", "list", "--all"]),
+    ] {
+        let kinds: Vec<&str> = jobs["jobs"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|j| j["kind"].as_str())
+            .collect();
+        assert!(kinds.contains(&"image.import"), "{kinds:?}");
+    }
+    for events in [
+        remote(&["events", "--what", "image.delete"]),
+        local(&["events", "--what", "image.delete"]),
+    ] {
+        assert_eq!(events["events"].as_array().map(Vec::len), Some(2), "{events}");
+    }
+    assert_eq!(local(&["config", "check"])["ok"], true);
+    local(&["config", "list"]);
+    let script = document(cistern().args(["completions", "bash"]));
+    assert_eq!(script["shell"], "bash");
+}
+
+#[tokio::test]
+async fn with_json_people_and_tokens_are_one_document_each() {
+    let server = Server::start();
+    let local = |words: &[&str]| document(&mut server.local(words));
+    local(&["team", "create", "Web"]);
+    assert_eq!(
+        local(&["team", "list"])["teams"].as_array().map(Vec::len),
+        Some(2)
+    );
+    local(&[
+        "user",
+        "create",
+        "ann@example.com",
+        "--team",
+        "Web",
+        "--role",
+        "owner",
+    ]);
+    local(&["user", "create", "bob@example.com"]);
+    local(&[
+        "team",
+        "member",
+        "add",
+        "bob@example.com",
+        "--team",
+        "Web",
+        "--role",
+        "viewer",
+    ]);
+    local(&[
+        "team",
+        "member",
+        "set-role",
+        "bob@example.com",
+        "--team",
+        "Web",
+        "--role",
+        "member",
+    ]);
+    let members = local(&["team", "member", "list", "--team", "Web"]).to_string();
+    assert!(
+        members.contains("bob@example.com") && members.contains("ann@example.com"),
+        "{members}"
+    );
+    local(&["team", "member", "remove", "bob@example.com", "--team", "Web"]);
+    assert!(
+        local(&["user", "link", "ann@example.com"])
+            .to_string()
+            .contains("/sign-in/")
+    );
+    local(&["user", "disable", "ann@example.com"]);
+    local(&["user", "enable", "ann@example.com"]);
+    assert_eq!(
+        local(&["user", "list"])["users"].as_array().map(Vec::len),
+        Some(3)
+    );
+
+    let mut passwd = server.local(&["user", "passwd", "ann@example.com", "--password-stdin", "--json"]);
+    let mut child = passwd
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut stdin = child.stdin.take().expect("is piped");
+    stdin.write_all(b"a long enough pass phrase\n").expect("is read");
+    drop(stdin);
+    let output = child.wait_with_output().expect("ends");
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice::<Value>(&output.stdout).expect("one JSON document");
+
+    let token = local(&["token", "create", "--team", "Web", "--name", "ci"])["token"].take();
+    let api = server
+        .api()
+        .with_token(token["access_token"].as_str().expect("its text"));
+    assert_eq!(
+        api.get("/v2/account").await.expect(200)["account"]["team"]["name"],
+        "Web"
+    );
+    let listed = local(&["token", "list", "--team", "Web"]);
+    assert_eq!(listed["tokens"][0]["name"], "ci", "{listed}");
+    local(&["token", "revoke", &token["id"].to_string()]);
+    api.get("/v2/account").await.expect(401);
+}
+
+#[tokio::test]
+async fn a_failure_is_1_with_its_reason_last_and_says_what_to_do() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let nowhere = dir.path().join("nothing").to_str().expect("UTF-8").to_owned();
+    for (words, part) in [
+        (vec!["image", "get", "nope"], "cistern image list"),
+        (vec!["image", "get", "99"], "could not be found"),
+        (vec!["image", "delete", "99"], "could not be found"),
+        (vec!["image", "restore", "99"], "could not be found"),
+        (
+            vec!["image", "export", "99", "-o", "/nonexistent/x"],
+            "could not be found",
+        ),
+        (
+            vec!["image", "import", "http://169.254.169.254/x", "--name", "x"],
+            "does not fetch",
+        ),
+        (
+            vec!["image", "import", "/no/such/file", "--name", "x"],
+            "/no/such/file",
+        ),
+        (
+            vec!["image", "list", "--token", "dop_v1_wrong"],
+            "Unable to authenticate you",
+        ),
+        (
+            vec!["image", "list", "--url", "http://127.0.0.1:1"],
+            "is the server running",
+        ),
+        (vec!["jobs", "cancel", "99"], "could not be found"),
+        (vec!["store", "stats", "--data", &nowhere], "nothing"),
+        (vec!["token", "list", "--data", &nowhere], "nothing"),
+    ] {
+        for json in [false, true] {
+            let mut command = server.remote(&words);
+            if json {
+                command.arg("--json");
+            }
+            let output = run(&mut command);
+            assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
+            assert!(reason(&output).contains(part), "{words:?}: {output:?}");
+            let is_empty = output.stdout.is_empty();
+            let is_document = serde_json::from_slice::<Value>(&output.stdout).is_ok();
+            assert!(is_empty || (json && is_document), "{words:?}: {output:?}");
+        }
+    }
+    assert!(!Path::new(&nowhere).exists(), "looking makes no folder");
+    for words in [
+        vec!["image", "impot"],
+        vec!["image", "import", "/no/such/file"],
+        vec!["image", "list", "--url", "nonsense"],
+        vec!["image", "export", "1", "--format", "vhs", "-o", "x"],
+        vec!["image", "export", "1", "-o", "-", "--json"],
+        vec!["jobs", "cancel", "abc"],
+    ] {
+        let output = run(&mut server.remote(&words));
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {output:?}");
+        assert!(
+            output.stdout.is_empty() && !reason(&output).is_empty(),
+            "{words:?}: {output:?}"
+        );
+    }
+    let mut nobody = server.remote(&["image", "list"]);
+    let output = run(nobody.env_remove("CISTERN_TOKEN"));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(reason(&output).contains("cistern token create"), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_cancelled_job_stops_and_its_image_is_gone() {
+    let server = Server::start();
+    let api = server.api();
+    // Takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/disk.img", silent.local_addr().expect("is bound"));
+    for way in ["remote", "local"] {
+        let id = import(&api, way, &url).await;
+        let list = || document(&mut server.remote(&["jobs", "list"]));
+        let job = until("the import to run", 60, || async {
+            let jobs = list();
+            (jobs["jobs"][0]["status"] == "running").then(|| jobs["jobs"][0]["id"].to_string())
+        })
+        .await;
+        let words = ["jobs", "cancel", job.as_str()];
+        let said = run_ok(&mut if way == "local" {
+            server.local(&words)
+        } else {
+            server.remote(&words)
+        });
+        assert!(said.contains("asked to stop"), "{said}");
+        let image = settled(&api, id).await;
+        assert_eq!(image["status"], "deleted");
+        until("its job to end", 60, || async {
+            (list()["jobs"] == json!([])).then_some(())
+        })
+        .await;
+        let actions = api.get(&format!("/v2/images/{id}/actions")).await.expect(200);
+        assert_eq!(actions["actions"][0]["status"], "errored");
+        let again = run(&mut server.remote(&words));
+        assert_eq!(again.status.code(), Some(1));
+        assert!(reason(&again).contains("has ended already"), "{again:?}");
+    }
+}
+
+/// Every file below a folder.
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() {
+                files_below(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn verify_names_each_damaged_image_and_range() {
+    if !world::name().ends_with("+folder") {
+        eprintln!("skipped: the objects of this world are in no folder that a test could damage");
+        return;
+    }
+    let (server, files) = (Server::start(), Files::start().await);
+    let api = server.api();
+    imported(&api, "hurt", &files.put("a.img", disks::raw(4, 8))).await;
+    run_ok(&mut server.local(&["store", "verify", "--read-data"]));
+    let packs = files_below(&server.data().join("store"));
+    let pack = packs
+        .iter()
+        .max_by_key(|path| path.metadata().expect("is there").len())
+        .expect("a pack");
+    let mut bytes = std::fs::read(pack).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(pack, bytes).expect("writes");
+
+    let words = ["store", "verify", "--read-data"];
+    for mut command in [server.local(&words), server.remote(&words)] {
+        let output = run(&mut command);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let text = stdout(&output);
+        let line = text.lines().next().expect("a line");
+        let range = line
+            .strip_prefix("image 1: bytes ")
+            .unwrap_or_else(|| panic!("{text}"));
+        let (from, to) = range
+            .split(':')
+            .next()
+            .and_then(|r| r.split_once('-'))
+            .expect("a range");
+        let (from, to): (u64, u64) = (from.parse().expect("a number"), to.parse().expect("a number"));
+        assert!(from % 65536 == 0 && from < to && to < 4 << 20, "{line}");
+        assert!(reason(&output).contains("damaged"), "{output:?}");
+        let json = run(command.arg("--json"));
+        assert_eq!(json.status.code(), Some(1));
+        let report: Value = serde_json::from_slice(&json.stdout).expect("one JSON document");
+        assert_eq!(report["verify"]["damage"][0]["from"], from, "{report}");
+    }
+    // The range that is named is the one that cannot be read.
+    let out = server.data().join("out.raw");
+    let export = run(server.remote(&["image", "export", "1", "-o"]).arg(&out));
+    assert_eq!(export.status.code(), Some(1), "{export:?}");
+    assert!(!out.exists(), "a damaged disk is not delivered");
+}
+
+#[tokio::test]
+async fn people_read_sizes_ages_and_tables() {
+    let (server, files) = (Server::start(), Files::start().await);
+    let api = server.api();
+    imported(&api, "one", &files.put("a.img", disks::raw(4, 9))).await;
+    for (words, parts) in [
+        (
+            vec!["image", "list"],
+            vec!["NAME", "one", "4.0 MiB", "available", " s"],
+        ),
+        (vec!["image", "get", "one"], vec!["4.0 MiB", "raw", "nyc3", "ago"]),
+        (vec!["store", "stats"], vec!["4.0 MiB", "1 disk", "1 pack"]),
+        (vec!["store", "verify"], vec!["No damage", "1 disk"]),
+        (
+            vec!["jobs", "list", "--all"],
+            vec!["KIND", "image.import", "done"],
+        ),
+        (vec!["events"], vec!["image.create"]),
+    ] {
+        let text = run_ok(&mut server.remote(&words));
+        for part in parts {
+            assert!(text.contains(part), "{words:?} lacks `{part}`: {text}");
+        }
+        assert!(
+            !text.contains('\u{1b}'),
+            "{words:?}: no colour in a pipe: {text:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn serve_says_its_addresses_as_json_once_and_its_secrets_only_at_first() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let setup = Setup::default();
+    for is_first in [true, false] {
+        let mut serve = setup.command(&dir.path().join("data"), &["serve", "--json"]);
+        serve.args(["--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"]);
+        let mut child = serve
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().expect("is piped"));
+        stdout.read_line(&mut line).expect("reads");
+        let said: Value = serde_json::from_str(&line).expect("one line, one document");
+        let url = said["api"].as_str().expect("an address");
+        assert!(
+            url.starts_with("http://127.0.0.1:") && said["registry"].is_string(),
+            "{said}"
+        );
+        assert_eq!(said["first_start"].is_null(), !is_first, "{said}");
+        if is_first {
+            let token = said["first_start"]["token"].as_str().expect("a token");
+            let api = crate::harness::api::Api::new(url, token);
+            api.get("/v2/account").await.expect(200);
+            let sign_in = said["first_start"]["sign_in_link"].as_str().expect("a link");
+            assert!(sign_in.starts_with(&format!("{url}/sign-in/")), "{sign_in}");
+        }
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("is running");
+        assert!(child.wait().expect("ends").success());
+        let mut rest = String::new();
+        stdout.read_line(&mut rest).expect("reads");
+        assert_eq!(rest, "", "nothing else is on stdout");
+    }
+}
+
+#[tokio::test]
+async fn init_makes_a_folder_once_and_doctor_judges_it() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (data, setup) = (dir.path().join("data"), Setup::default());
+    let made = document(&mut setup.command(&data, &["init"]));
+    assert_eq!(made["created"], true);
+    assert!(
+        made["token"].as_str().is_some_and(|t| t.starts_with("dop_v1_")),
+        "{made}"
+    );
+    let again = document(&mut setup.command(&data, &["init"]));
+    assert_eq!(json!([again["created"], again["token"]]), json!([false, null]));
+
+    let ports = ["--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"];
+    let fine = run_ok(setup.command(&data, &["doctor"]).args(ports));
+    assert!(
+        fine.contains("data folder") && fine.contains("database"),
+        "{fine}"
+    );
+    document(setup.command(&data, &["doctor"]).args(ports));
+    let no_folder = dir.path().join("file");
+    std::fs::write(&no_folder, "x").expect("writes");
+    let bad = run(setup.command(&no_folder, &["doctor"]).args(ports));
+    assert_eq!(bad.status.code(), Some(1), "{bad:?}");
+    assert!(reason(&bad).contains("failed"), "{bad:?}");
+}
+
+#[test]
+fn completions_know_the_commands_and_bear_a_reader_that_leaves() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = run_ok(cistern().args(["completions", shell]));
+        for word in ["image", "verify", "--expected-sha256"] {
+            assert!(
+                script.contains(word) || script.contains(word.trim_start_matches('-')),
+                "{shell}: {word}"
+            );
+        }
+    }
+    let mut bash = command("bash");
+    bash.args([
+        "-c",
+        "set -o pipefail; \"$0\" completions bash | head -n 1 >/dev/null",
+    ]);
+    run_ok(bash.arg(cistern().get_program()));
+    // Bash itself takes the script, and offers the verbs of a noun.
+    let ask = "eval \"$(\"$0\" completions bash)\"; COMP_WORDS=(cistern image im); COMP_CWORD=2; \
+               _cistern cistern im image; echo \"${COMPREPLY[*]}\"";
+    let mut bash = command("bash");
+    bash.args(["-c", ask]).arg(cistern().get_program());
+    assert_eq!(run_ok(&mut bash).trim(), "import");
+}

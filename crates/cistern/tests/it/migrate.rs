@@ -1,0 +1,182 @@
+//! Upgrades: a newer schema is refused, an older one is copied aside and migrated, a failed migration changes nothing.
+//! On this run's database; the other one's turn is in the other world.
+
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
+
+use crate::harness::Server;
+use crate::harness::process::run;
+
+async fn database(server: &Server) -> DatabaseConnection {
+    Database::connect(server.database_url()).await.expect("connects")
+}
+
+async fn execute(db: &DatabaseConnection, sql: &str) {
+    db.execute_unprepared(sql)
+        .await
+        .unwrap_or_else(|e| panic!("{sql}: {e}"));
+}
+
+/// The first column of every row, as text.
+async fn texts(db: &DatabaseConnection, sql: &str) -> Vec<String> {
+    let statement = Statement::from_string(db.get_database_backend(), sql);
+    let rows = db.query_all_raw(statement).await.expect("reads");
+    rows.iter()
+        .map(|row| row.try_get_by_index(0).expect("text"))
+        .collect()
+}
+
+async fn migrations(db: &DatabaseConnection) -> Vec<String> {
+    texts(db, "SELECT version FROM seaql_migrations ORDER BY version").await
+}
+
+/// What a start that is refused says.
+fn refusal(server: &Server) -> String {
+    let mut command = server.local(&["serve"]);
+    let output = run(command.args(["--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"]));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What was copied aside: files beside an SQLite database, schemas in a PostgreSQL one.
+async fn copies(server: &Server, db: &DatabaseConnection) -> Vec<String> {
+    if db.get_database_backend() == DbBackend::Postgres {
+        let sql = "SELECT nspname::text FROM pg_namespace WHERE nspname LIKE '%before_migration%'";
+        return texts(db, sql).await;
+    }
+    let files = std::fs::read_dir(server.data()).expect("the data folder");
+    files
+        .map(|f| f.expect("readable").path().display().to_string())
+        .filter(|name| name.contains("before_migration"))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_with_what_to_do() {
+    let mut server = Server::start();
+    server.terminate();
+    let db = database(&server).await;
+    execute(
+        &db,
+        "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_from_the_future', 1)",
+    )
+    .await;
+    let before = migrations(&db).await;
+    let text = refusal(&server);
+    assert!(
+        text.contains("newer version of Cistern") && text.contains("m9999_from_the_future"),
+        "{text}"
+    );
+    assert_eq!(migrations(&db).await, before);
+    let local = run(&mut server.local(&["token", "create"]));
+    assert_eq!(local.status.code(), Some(1), "local commands refuse it too");
+    execute(
+        &db,
+        "DELETE FROM seaql_migrations WHERE version = 'm9999_from_the_future'",
+    )
+    .await;
+    server.start_again();
+    server.api().get("/v2/account").await.expect(200);
+}
+
+/// The installation as the version before the last migration left it; gives that migration's name.
+async fn aged(db: &DatabaseConnection, table: &str) -> String {
+    let like = format!("SELECT version FROM seaql_migrations WHERE version LIKE '%{table}%'");
+    let name = texts(db, &like).await.pop().expect("the table has a migration");
+    execute(
+        db,
+        &format!("DELETE FROM seaql_migrations WHERE version = '{name}'"),
+    )
+    .await;
+    name
+}
+
+#[tokio::test]
+async fn an_older_schema_is_copied_aside_and_migrated() {
+    let mut server = Server::start();
+    server
+        .api()
+        .post("/v2/tags", &serde_json::json!({ "name": "kept" }))
+        .await
+        .expect(201);
+    server.terminate();
+    let db = database(&server).await;
+    let before = migrations(&db).await;
+    aged(&db, "checksum").await;
+    execute(&db, "DROP TABLE image_checksum").await;
+    let local = run(&mut server.local(&["token", "create"]));
+    let text = String::from_utf8_lossy(&local.stderr).into_owned();
+    assert_eq!(
+        local.status.code(),
+        Some(1),
+        "a local command does not migrate: {text}"
+    );
+    assert!(text.contains("cistern serve"), "{text}");
+    assert_eq!(copies(&server, &db).await, Vec::<String>::new());
+
+    server.start_again();
+    assert_eq!(migrations(&db).await, before);
+    server.api().get("/v2/tags/kept").await.expect(200);
+    let copies = copies(&server, &db).await;
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    let (old, table) = if db.get_database_backend() == DbBackend::Postgres {
+        (db.clone(), format!("\"{}\".tag", copies[0]))
+    } else {
+        let copy = Database::connect(format!("sqlite://{}", copies[0])).await;
+        (copy.expect("the copy is a database"), "tag".to_owned())
+    };
+    assert_eq!(texts(&old, &format!("SELECT name FROM {table}")).await, ["kept"]);
+}
+
+#[tokio::test]
+async fn a_failed_migration_leaves_everything_as_it_was() {
+    let mut server = Server::start();
+    server
+        .api()
+        .post("/v2/tags", &serde_json::json!({ "name": "kept" }))
+        .await
+        .expect(201);
+    server.terminate();
+    let db = database(&server).await;
+    let complete = migrations(&db).await;
+    // Two are due: the first would succeed, and the second finds its table there already.
+    let first = aged(&db, "tag").await;
+    execute(&db, "ALTER TABLE tag RENAME TO tag_away").await;
+    execute(&db, "ALTER TABLE tag_link RENAME TO tag_link_away").await;
+    execute(&db, "ALTER TABLE tag_count RENAME TO tag_count_away").await;
+    for index in texts(&db, index_query(&db)).await {
+        execute(&db, &format!("DROP INDEX \"{index}\"")).await;
+    }
+    let second = aged(&db, "checksum").await;
+    let before = migrations(&db).await;
+
+    let text = refusal(&server);
+    assert!(text.contains("the database is as it was"), "{text}");
+    assert_eq!(migrations(&db).await, before);
+    assert_eq!(texts(&db, "SELECT name FROM tag_away").await, ["kept"]);
+    assert!(
+        db.execute_unprepared("SELECT 1 FROM tag").await.is_err(),
+        "the migration that succeeded is undone with the one that failed"
+    );
+
+    // The version before goes on with it.
+    for name in ["tag", "tag_link", "tag_count"] {
+        execute(&db, &format!("ALTER TABLE {name}_away RENAME TO {name}")).await;
+    }
+    for name in [first, second] {
+        let sql = format!("INSERT INTO seaql_migrations (version, applied_at) VALUES ('{name}', 1)");
+        execute(&db, &sql).await;
+    }
+    assert_eq!(migrations(&db).await, complete);
+    server.start_again();
+    server.api().get("/v2/tags/kept").await.expect(200);
+}
+
+/// The indexes that were made for the tag tables, which would be in the way of new ones of the same name.
+fn index_query(db: &DatabaseConnection) -> &'static str {
+    if db.get_database_backend() == DbBackend::Postgres {
+        "SELECT indexname::text FROM pg_indexes WHERE tablename LIKE 'tag%away' AND indexname NOT LIKE '%key' AND \
+         indexname NOT LIKE '%pkey'"
+    } else {
+        "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name LIKE 'tag%away' AND sql IS NOT NULL"
+    }
+}

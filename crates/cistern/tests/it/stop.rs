@@ -1,0 +1,118 @@
+//! Stopping: requests in flight are answered, jobs are handed back, a second signal does not wait.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::files::Files;
+use crate::harness::images::{downloaded, import, settled};
+use crate::harness::server::Setup;
+use crate::harness::{Server, until};
+use crate::jobs::{held, held_up, job_of};
+
+const BODY: &str = r#"{"name":"made-while-stopping"}"#;
+
+/// A request that has begun, and whose end is still to come.
+async fn begun(server: &Server) -> TcpStream {
+    let address = server.api_url.strip_prefix("http://").expect("plain HTTP");
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let head = format!(
+        "POST /v2/tags HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\ncontent-type: \
+         application/json\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        server.token,
+        BODY.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    // The handler has begun to read when this comes.
+    let mut answer = [0; 25];
+    stream.read_exact(&mut answer).await.expect("an interim answer");
+    assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream
+}
+
+async fn stopping(server: &Server) {
+    until("the stop to begin", 10, || async {
+        server.log_text().contains("stopping").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_answered_and_no_new_one_is_taken() {
+    let mut server = Server::start();
+    let mut stream = begun(&server).await;
+    server.signal(Signal::TERM);
+    let address = server
+        .api_url
+        .strip_prefix("http://")
+        .expect("plain HTTP")
+        .to_owned();
+    until("the door to close", 10, || async {
+        TcpStream::connect(&address).await.is_err().then_some(())
+    })
+    .await;
+    assert!(server.is_running(), "it waits for the request");
+    stream.write_all(BODY.as_bytes()).await.expect("writes");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    assert!(server.ended().success(), "{}", server.log_text());
+    server.start_again();
+    server.api().get("/v2/tags/made-while-stopping").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_longer_than_it_may() {
+    let mut server = Setup::default().arg("--shutdown-seconds=1").start();
+    let stream = begun(&server).await;
+    let started = Instant::now();
+    assert!(server.terminate().success(), "{}", server.log_text());
+    let took = started.elapsed();
+    assert!(
+        took >= Duration::from_secs(1) && took < Duration::from_secs(8),
+        "{took:?}"
+    );
+    drop(stream);
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() {
+    let mut server = Setup::default().arg("--shutdown-seconds=600").start();
+    let stream = begun(&server).await;
+    server.signal(Signal::TERM);
+    stopping(&server).await;
+    assert!(server.is_running());
+    let started = Instant::now();
+    assert_eq!(server.terminate().code(), Some(1));
+    assert!(started.elapsed() < Duration::from_secs(8));
+    drop(stream);
+}
+
+#[tokio::test]
+async fn a_running_import_is_handed_back_and_goes_on_after_the_next_start() {
+    let (mut server, files) = (Server::start(), Files::start().await);
+    let (held, disk) = held(&files, "held.img", 6);
+    let id = import(&server.api(), "held", &held.url).await;
+    held_up(&server.api(), id).await;
+    let started = Instant::now();
+    assert!(server.terminate().success(), "{}", server.log_text());
+    assert!(
+        started.elapsed() < Duration::from_secs(10),
+        "a job is asked to stop"
+    );
+    held.release();
+    server.start_again();
+    let api = server.api();
+    let image = settled(&api, id).await;
+    assert_eq!(image["status"], "available", "{image:#}");
+    assert!(downloaded(&api, id, "raw").await == disk);
+    let job = job_of(&api, id).await;
+    assert_eq!(job["attempts"], 1, "a stop counts no attempt: {job:#}");
+    let asked = held.asked();
+    assert!(
+        asked.len() == 2 && asked[1] > 0,
+        "the download went on: {asked:?}"
+    );
+}

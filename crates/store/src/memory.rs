@@ -1,0 +1,238 @@
+//! The memory that the ingests of one store share, so that several at once hardly take more than one.
+//!
+//! It comes from the system and goes back to it, not to the allocator, which keeps what is allocated on one thread
+//! and freed on another for as long as the first thread is idle. In between it is used again, because new pages
+//! cost as much as a twentieth of an ingest. When the last ingest ends, all of it goes.
+
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use memmap2::MmapMut;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{Error, Kind, Result};
+use crate::{ingest, pack};
+
+/// Batches between being read and being packed: one is hashed, one looked up, one compressed, and one waits
+/// before each of the last two; one more keeps the processors busy where two ingests meet.
+const BATCHES: usize = 6;
+/// Packs being checked, written and published.
+const PUTS: usize = 3;
+
+/// Shared by all ingests of a store.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    batches: Arc<Semaphore>,
+    puts: Arc<Semaphore>,
+    spare: Mutex<Spare>,
+}
+
+#[derive(Debug, Default)]
+struct Spare {
+    users: usize,
+    batches: Vec<MmapMut>,
+    packs: Vec<MmapMut>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            batches: Arc::new(Semaphore::new(BATCHES)),
+            puts: Arc::new(Semaphore::new(PUTS)),
+            spare: Mutex::default(),
+        }
+    }
+}
+
+impl Memory {
+    /// Counts an ingest. What is spare is kept until the last one's guard is dropped.
+    pub(crate) fn user(self: &Arc<Self>) -> User {
+        self.spare().users += 1;
+        User(Arc::clone(self))
+    }
+
+    /// The right to write one pack. Whoever waits for it holds nothing that another's write needs.
+    pub(crate) async fn put(&self) -> Result<OwnedSemaphorePermit> {
+        permit(&self.puts).await
+    }
+
+    /// An empty pack.
+    pub(crate) fn pack(self: &Arc<Self>) -> Result<PackBytes> {
+        let spare = self.spare().packs.pop();
+        Ok(PackBytes {
+            map: Some(map_of(spare, pack::CAPACITY_BYTES)?),
+            length: 0,
+            memory: Arc::clone(self),
+        })
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Spare> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn permit(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
+    let permit = Arc::clone(of).acquire_owned().await;
+    permit.map_err(|error| Error::new(Kind::Io, "the store was closed").with_source(error))
+}
+
+fn map_of(spare: Option<MmapMut>, bytes: usize) -> Result<MmapMut> {
+    match spare {
+        Some(map) => Ok(map),
+        None => MmapMut::map_anon(bytes)
+            .map_err(|error| Error::io(format!("the system has no {bytes} bytes of memory left"), error)),
+    }
+}
+
+/// An ingest that may take from the memory.
+#[derive(Debug)]
+pub(crate) struct User(Arc<Memory>);
+
+impl User {
+    /// The memory.
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.0
+    }
+
+    /// A buffer for a batch with anything in it, when one is free. Whoever holds one never waits for another, so
+    /// all of them come back.
+    pub(crate) async fn batch(&self) -> Result<Buffer> {
+        let permit = permit(&self.0.batches).await?;
+        let spare = self.0.spare().batches.pop();
+        Ok(Buffer {
+            map: Some(map_of(spare, ingest::BATCH_BYTES)?),
+            memory: Arc::clone(&self.0),
+            _permit: permit,
+        })
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let mut spare = self.0.spare();
+        spare.users -= 1;
+        if spare.users == 0 {
+            spare.batches.clear();
+            spare.packs.clear();
+        }
+    }
+}
+
+/// A batch's bytes; they go back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    map: Option<MmapMut>,
+    memory: Arc<Memory>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Buffer {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.map.as_deref_mut().unwrap_or_default()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut spare = self.memory.spare();
+        if spare.users > 0 {
+            spare.batches.extend(self.map.take());
+        }
+    }
+}
+
+/// A pack's bytes, at most [`pack::CAPACITY_BYTES`]; their memory goes back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct PackBytes {
+    map: Option<MmapMut>,
+    length: usize,
+    memory: Arc<Memory>,
+}
+
+impl PackBytes {
+    /// Adds bytes at the end.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let end = self.length + bytes.len();
+        let map = self.map.as_deref_mut().unwrap_or_default();
+        let Some(place) = map.get_mut(self.length..end) else {
+            return Err(Error::new(Kind::Invalid, "the pack is full"));
+        };
+        place.copy_from_slice(bytes);
+        self.length = end;
+        Ok(())
+    }
+}
+
+impl Deref for PackBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map.as_deref().unwrap_or_default()[..self.length]
+    }
+}
+
+impl AsRef<[u8]> for PackBytes {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for PackBytes {
+    fn drop(&mut self) {
+        let mut spare = self.memory.spare();
+        if spare.users > 0 && spare.packs.len() < PUTS {
+            spare.packs.extend(self.map.take());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn batches_are_bounded_used_again_and_given_up_with_the_last_ingest() {
+        let memory = Arc::new(Memory::default());
+        let (one, two) = (memory.user(), memory.user());
+        let mut held = Vec::new();
+        for user in [&one, &two].into_iter().cycle().take(BATCHES) {
+            held.push(user.batch().await.expect("is free"));
+        }
+        assert!(memory.batches.try_acquire().is_err(), "one more has to wait");
+        let place = held.pop().expect("some are held").bytes().as_ptr();
+        let again = two.batch().await.expect("is free again");
+        assert_eq!(again.bytes().as_ptr(), place);
+        drop((held, again));
+        assert_eq!(memory.spare().batches.len(), BATCHES);
+        drop(one);
+        assert_eq!(memory.spare().batches.len(), BATCHES, "the other still works");
+        drop(two);
+        assert!(memory.spare().batches.is_empty());
+    }
+
+    #[test]
+    fn a_pack_holds_what_it_may_and_its_memory_comes_back_with_its_last_reader() {
+        let memory = Arc::new(Memory::default());
+        let user = memory.user();
+        let mut pack = memory.pack().expect("memory");
+        pack.append(b"abc").expect("fits");
+        assert_eq!(&*pack, b"abc");
+        assert!(pack.append(&vec![0; pack::CAPACITY_BYTES - 2]).is_err());
+        pack.append(&vec![0; pack::CAPACITY_BYTES - 3])
+            .expect("fits exactly");
+        let sealed = bytes::Bytes::from_owner(pack);
+        let reader = sealed.slice(1..3);
+        drop(sealed);
+        assert!(memory.spare().packs.is_empty());
+        assert_eq!(&*reader, b"bc");
+        drop(reader);
+        assert_eq!(memory.spare().packs.len(), 1);
+        assert!(memory.pack().expect("memory").is_empty(), "it begins anew");
+        drop(user);
+        assert!(memory.spare().packs.is_empty());
+    }
+}

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Cistern beside restic, borg and qemu-img in one run, into docs/benchmarks.md: import, the same again, a changed
+# version, export, memory, and lists at a million images. Takes about a quarter of an hour; nothing else should run.
+#
+#   scripts/bench.sh                    everything
+#   scripts/bench.sh --rounds 1         quicker, and no median
+#   scripts/bench.sh --only disks|fsyncs|lists|profile     one part; what is written is then that part alone, to standard output
+#
+# The disks (two releases of a Debian server, and a half-random one) are kept in the cache of tests/clients/install.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/lib.sh
+
+need_rust
+have python3 || die "python3 is missing: apt-get install -y --no-install-recommends python3"
+tests/clients/install.sh apt restic
+say "Building (the first time takes some minutes) …"
+cargo build --release --locked --quiet -p cistern
+(cd crates/bench && cargo build --release --locked --quiet)
+mkdir -p "$CACHE/bench-disks"
+scripts/demo-disk.sh "$CACHE/bench-disks"
+PATH=$CACHE/bin:$PATH exec python3 scripts/bench.py --disks "$CACHE/bench-disks" "$@"

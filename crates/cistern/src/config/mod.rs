@@ -238,10 +238,12 @@ impl Default for Config {
             http: Http::default(),
             fetch: Fetch::default(),
             image: Image {
-                max_virtual_bytes: 100_000_000_000,
+                // DigitalOcean says 100 GB; a disk that was made as "100G" has 100 GiB.
+                max_virtual_bytes: 100 << 30,
             },
             upload: Upload {
-                max_bytes: 100_000_000_000,
+                // The largest disk, and what a format adds around it.
+                max_bytes: 101 << 30,
                 expiry_hours: 24,
             },
             rate_limit: RateLimit {
@@ -279,7 +281,7 @@ impl Default for Fetch {
     fn default() -> Self {
         Self {
             allow: Vec::new(),
-            max_bytes: 100_000_000_000,
+            max_bytes: 101 << 30,
             timeout_seconds: 6 * 3600,
             redirects: 5,
         }

@@ -78,8 +78,8 @@ fn a_vhd_or_dmg_footer_makes_a_good_disk_foreign() {
     for (footer, name) in [(&b"conectix"[..], "VHD"), (b"koly", "DMG")] {
         assert!(refusal(&disk_with(159 * 512, footer)).contains(name));
     }
-    let old_footer = &disk_with(159 * 512, b"conectix")[1..];
-    assert!(refusal(old_footer).contains("VHD"), "a footer of 511 bytes");
+    let old_footer = disk_with(159 * 512 + 1, b"conectix");
+    assert!(refusal(&old_footer).contains("VHD"), "a footer of 511 bytes");
 }
 
 #[test]

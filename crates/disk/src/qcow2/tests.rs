@@ -379,6 +379,24 @@ fn a_compressed_cluster_decodes_to_exactly_one_cluster() {
     );
 }
 
+/// A zstd frame of 512 bytes whose header asks for a window of `2^log` bytes.
+fn zstd_with_window(log: u8) -> Vec<u8> {
+    let mut packed = vec![0x28, 0xb5, 0x2f, 0xfd, 0, (log - 10) << 3];
+    packed.extend(&((512_u32 << 3) | 1).to_le_bytes()[..3]);
+    packed.extend([9; 512]);
+    packed
+}
+
+#[test]
+fn the_window_of_a_compressed_cluster_is_bounded() {
+    let (_, seen) = read(&compressed(true, &zstd_with_window(24))).unwrap();
+    assert_eq!(seen, ["0+512 data 9", "512+3584 zero"]);
+    for log in [25, 27, 31] {
+        let image = compressed(true, &zstd_with_window(log));
+        fails(&image, ErrorKind::Damaged, "cannot be decompressed");
+    }
+}
+
 #[test]
 fn a_compressed_cluster_lies_behind_the_header_and_inside_the_file() {
     let small = Qcow2::small();

@@ -133,7 +133,12 @@ fn preallocation_lazy_refcounts_and_refcount_widths_read_as_qemu_reads_them() {
             "",
             ",lazy_refcounts=on",
             ",refcount_bits=1",
+            ",refcount_bits=2",
+            ",refcount_bits=4",
+            ",refcount_bits=8",
+            ",refcount_bits=32",
             ",refcount_bits=64",
+            ",extended_l2=on",
             ",cluster_size=512",
         ] {
             let options = format!("preallocation={mode}{extra}");
@@ -150,6 +155,64 @@ fn preallocation_lazy_refcounts_and_refcount_widths_read_as_qemu_reads_them() {
             agrees(&image);
         }
     }
+}
+
+/// Which test has which option. One that a newer QEMU brings is to be looked at.
+#[test]
+fn every_option_that_qemu_img_has_is_in_one_of_these_tests() {
+    if !qemu::available("options") {
+        return;
+    }
+    let known = [
+        "cluster_size",
+        "compat",
+        "compression_type",
+        "extended_l2",
+        "lazy_refcounts",
+        "preallocation",
+        "refcount_bits",
+        "size",
+        // Refused.
+        "backing_file",
+        "backing_fmt",
+        "data_file",
+        "data_file_raw",
+        "encryption",
+        // How and with what it is encrypted: all refused alike.
+        "encrypt.cipher-alg",
+        "encrypt.cipher-mode",
+        "encrypt.format",
+        "encrypt.hash-alg",
+        "encrypt.iter-time",
+        "encrypt.ivgen-alg",
+        "encrypt.ivgen-hash-alg",
+        "encrypt.key-secret",
+    ];
+    let help = img(&["create", "-f", "qcow2", "-o", "help"]);
+    let options: Vec<&str> = help
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, _)| name.trim())
+        .collect();
+    assert!(options.len() > 10, "{help}");
+    for option in options {
+        assert!(known.contains(&option), "`{option}` is in no test");
+    }
+}
+
+#[test]
+fn clusters_that_were_written_out_of_order_read_as_qemu_reads_them() {
+    if !qemu::available("out of order") {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let source = raw(&dir, 20 * MIB, 30);
+    for kind in ["zlib", "zstd"] {
+        let options = format!("compression_type={kind}");
+        let words = ["-c", "-m", "8", "-W", "-o", options.as_str()];
+        converted(&dir, &source, &format!("{kind} out of order"), &words);
+    }
+    converted(&dir, &source, "plain out of order", &["-m", "8", "-W"]);
 }
 
 #[test]
@@ -264,25 +327,38 @@ fn what_needs_another_file_or_a_key_is_refused() {
         text(&image),
     ]);
     assert!(refusal(&image).contains("backing file"));
-    let image = dir.path().join("with-data.qcow2");
-    let options = format!("data_file={}", text(&dir.path().join("data.raw")));
-    img(&["create", "-q", "-f", "qcow2", "-o", &options, text(&image), "1M"]);
-    assert!(refusal(&image).contains("another file"));
-    let image = dir.path().join("luks.qcow2");
-    let options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10";
-    img(&[
+    let raw_base = raw(&dir, MIB, 40);
+    let image = dir.path().join("overlay-of-raw.qcow2");
+    let words = [
         "create",
         "-q",
-        "--object",
-        "secret,id=key,data=abc",
         "-f",
         "qcow2",
         "-o",
-        options,
-        text(&image),
-        "1M",
-    ]);
-    assert!(refusal(&image).contains("encrypted"));
+        "compat=0.10",
+        "-F",
+        "raw",
+        "-b",
+    ];
+    img(&[&words[..], &[text(&raw_base), text(&image)]].concat());
+    assert!(refusal(&image).contains("backing file"));
+    for raw in ["off", "on"] {
+        let image = dir.path().join(format!("with-data-{raw}.qcow2"));
+        let data = dir.path().join(format!("data-{raw}.raw"));
+        let options = format!("data_file={},data_file_raw={raw}", text(&data));
+        img(&["create", "-q", "-f", "qcow2", "-o", &options, text(&image), "1M"]);
+        assert!(refusal(&image).contains("another file"));
+    }
+    for options in [
+        "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10",
+        "encrypt.format=aes,encrypt.key-secret=key",
+    ] {
+        let image = dir.path().join("encrypted.qcow2");
+        let secret = "secret,id=key,data=abc";
+        let words = ["create", "-q", "--object", secret, "-f", "qcow2", "-o", options];
+        img(&[&words[..], &[text(&image), "1M"]].concat());
+        assert!(refusal(&image).contains("encrypted"));
+    }
 }
 
 #[test]

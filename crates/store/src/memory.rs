@@ -1,12 +1,13 @@
-//! The memory that the ingests of one store share, so that several at once hardly take more than one.
+//! Memory for the bytes of disks. It comes from the system and goes back to it, not to the allocator, which keeps
+//! what is allocated on one thread and freed on another for as long as the first thread is idle.
 //!
-//! It comes from the system and goes back to it, not to the allocator, which keeps what is allocated on one thread
-//! and freed on another for as long as the first thread is idle. In between it is used again, because new pages
-//! cost as much as a twentieth of an ingest. When the last ingest ends, all of it goes.
+//! What the ingests of one store take is shared, so that several at once hardly take more than one. It is used
+//! again, because new pages cost as much as a twentieth of an ingest. When the last ingest ends, all of it goes.
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use memmap2::MmapMut;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -18,6 +19,20 @@ use crate::{ingest, pack};
 const BATCHES: usize = 6;
 /// Packs being checked, written and published.
 const PUTS: usize = 3;
+/// Smaller ones the allocator serves well.
+const SYSTEM_BYTES: usize = 256 << 10;
+
+/// Bytes that `fill` makes out of so many zeros.
+pub(crate) fn filled(length: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Bytes> {
+    if length < SYSTEM_BYTES {
+        let mut bytes = vec![0; length];
+        fill(&mut bytes)?;
+        return Ok(bytes.into());
+    }
+    let mut map = map_of(None, length)?;
+    fill(&mut map)?;
+    Ok(Bytes::from_owner(map))
+}
 
 /// Shared by all ingests of a store.
 #[derive(Debug)]
@@ -224,7 +239,7 @@ mod tests {
         assert!(pack.append(&vec![0; pack::CAPACITY_BYTES - 2]).is_err());
         pack.append(&vec![0; pack::CAPACITY_BYTES - 3])
             .expect("fits exactly");
-        let sealed = bytes::Bytes::from_owner(pack);
+        let sealed = Bytes::from_owner(pack);
         let reader = sealed.slice(1..3);
         drop(sealed);
         assert!(memory.spare().packs.is_empty());

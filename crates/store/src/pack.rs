@@ -176,6 +176,26 @@ pub(crate) fn frame_open(keys: &Keys, kind: FrameKind, digest: Digest, frame: &[
     Ok(plain)
 }
 
+/// The same into a place, which it has to fill.
+pub(crate) fn frame_open_to(
+    keys: &Keys,
+    kind: FrameKind,
+    digest: Digest,
+    frame: &[u8],
+    to: &mut [u8],
+) -> Result<()> {
+    DECODED.with_borrow_mut(|plain| {
+        plain.clear();
+        frame_decode_to(frame, plain)?;
+        digest_check(keys, kind, digest, plain)?;
+        if plain.len() != to.len() {
+            return Err(Error::new(Kind::Damaged, "a chunk has the wrong size"));
+        }
+        to.copy_from_slice(plain);
+        Ok(())
+    })
+}
+
 /// Decodes a frame and compares the digest, and keeps nothing.
 fn frame_check(keys: &Keys, kind: FrameKind, digest: Digest, frame: &[u8]) -> Result<()> {
     DECODED.with_borrow_mut(|plain| {

@@ -24,6 +24,7 @@ use rustix::fs::{CWD, RenameFlags};
 
 use super::{Backend, Listed, key_check};
 use crate::error::{Error, Kind, Result};
+use crate::memory;
 use crate::world::World;
 
 const TEMPORARY: &str = "tmp";
@@ -173,15 +174,14 @@ impl Inner {
         let context = || format!("cannot read object `{key}`");
         let file = File::open(self.root.join(key)).map_err(|error| Error::io(context(), error))?;
         let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-        let mut data = vec![0; length];
-        match file.read_exact_at(&mut data, range.start) {
-            Ok(()) => Ok(data.into()),
+        memory::filled(length, |data| match file.read_exact_at(data, range.start) {
+            Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 let text = format!("object `{key}` ends before byte {}", range.end);
                 Err(Error::new(Kind::Damaged, text).with_source(error))
             }
             Err(error) => Err(Error::io(context(), error)),
-        }
+        })
     }
 
     /// Makes a folder and those above it, each durable before anything is put into it.

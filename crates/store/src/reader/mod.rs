@@ -13,6 +13,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use crate::compute;
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
+use crate::memory;
 use crate::pack;
 use crate::rows::Location;
 use crate::store::Store;
@@ -278,20 +279,27 @@ impl Inner {
         let keys = store.inner.keys.clone();
         let virtual_bytes = self.tree.root.virtual_bytes;
         compute(move || {
-            let decode = |one: &Wanted| {
+            let decode = |(one, to): (&Wanted, &mut [u8])| {
                 let from = (one.at.offset - base) as usize;
                 let frame = data.get(from..from + one.at.length as usize);
                 let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "the object is too short"));
-                let plain =
-                    frame.and_then(|frame| pack::frame_open(&keys, FrameKind::Data, one.digest, frame));
+                let opened = frame
+                    .and_then(|frame| pack::frame_open_to(&keys, FrameKind::Data, one.digest, frame, to));
                 let bytes = one.index * CHUNK..((one.index + 1) * CHUNK).min(virtual_bytes);
-                match plain {
-                    Ok(plain) if plain.len() == CHUNK_BYTES as usize => Ok((one.index, plain.into())),
-                    Ok(_) => Err(Error::new(Kind::Damaged, "a chunk has the wrong size").at(bytes)),
-                    Err(error) => Err(error.context(&key).at(bytes)),
-                }
+                opened.map_err(|error| error.context(&key).at(bytes))
             };
-            wanted.iter().map(decode).collect()
+            // One piece of memory for all of them, as they come and go together.
+            let size = CHUNK_BYTES as usize;
+            let plain = memory::filled(wanted.len() * size, |plain| {
+                wanted
+                    .iter()
+                    .zip(plain.chunks_exact_mut(size))
+                    .try_for_each(decode)
+            })?;
+            let places = wanted.iter().enumerate();
+            Ok(places
+                .map(|(n, one)| (one.index, plain.slice(n * size..(n + 1) * size)))
+                .collect())
         })
         .await
     }

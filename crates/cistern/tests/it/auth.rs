@@ -193,15 +193,7 @@ async fn a_narrow_token_opens_only_its_own_door() {
 async fn what_another_team_has_is_as_if_it_were_not() {
     let (server, files) = (Server::start(), Files::start().await);
     let ours = server.api();
-    let mut things = things(&ours, &files).await;
-    // A user of our team alone: who runs the installation owns every team they make.
-    run_ok(&mut server.local(&["user", "create", "ours@example.com"]));
-    let members = ours.get("/v2/members").await.expect(200);
-    let member = members["members"].as_array().expect("a list").iter();
-    let member = member
-        .max_by_key(|m| m["user_id"].as_i64())
-        .expect("we have members");
-    things.insert("user_id", member["user_id"].to_string());
+    let things = things(&ours, &files).await;
     run_ok(&mut server.local(&["team", "create", "others"]));
     // An owner of the other team who does not run the installation.
     run_ok(&mut server.local(&[
@@ -276,6 +268,7 @@ async fn things(api: &Api, files: &Files) -> BTreeMap<&'static str, String> {
     let project = json!({ "name": "p", "purpose": "Web Application" });
     let project = api.post("/v2/projects", &project).await.expect(201);
     let token = made(api, json!({ "name": "t" })).await.1;
+    // Of our team alone: who runs the installation owns every team they make.
     let member = json!({ "email": "ours@example.com" });
     let member = api.post("/v2/users", &member).await.expect(201);
     let upload = api

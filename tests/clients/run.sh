@@ -99,7 +99,7 @@ if wanted doctl; then
 fi
 if wanted tus; then
   server tus http
-  CISTERN_URL=$url CISTERN_TOKEN=$token run_suite tus "$cache/bin/tus" -B "$here/tus/run.py"
+  run_suite tus "$cache/bin/tus" -B "$here/tus/run.py"
 fi
 if wanted godo || wanted pydo; then
   server tls https --tls-self-signed

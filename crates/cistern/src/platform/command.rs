@@ -67,11 +67,11 @@ fn command(program: &str) -> Command {
 
 fn own(args: &[String]) -> Command {
     let mut command = command(OWN);
-    // The allocator would set aside a gibibyte at its start, more than the memory that a sandbox leaves.
+    // The allocator's own thread, which gives memory back, would be one that a sandbox forbids.
     command
         .arg0("cistern")
         .args(args)
-        .env("MIMALLOC_ARENA_RESERVE", "0");
+        .env("_RJEM_MALLOC_CONF", "background_thread:false,narenas:1");
     command
 }
 

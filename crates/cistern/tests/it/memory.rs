@@ -9,10 +9,10 @@ use std::process::{Child, Stdio};
 use crate::harness::process::{command, find, run_ok, variable};
 use crate::harness::{Server, until};
 
-/// The server and its parser together, in KiB.
+/// The server and its parsers together, in KiB.
 const LIMIT_KIB: u64 = 256 << 10;
-/// The server and its parsers together while it works on as many imports as it may.
-const LIMIT_AT_ONCE_KIB: u64 = 384 << 10;
+/// The same while it works on as many imports as it may.
+const LIMIT_AT_ONCE_KIB: u64 = 320 << 10;
 /// Far more than what is kept of a disk at one time.
 const DISK_MIB: usize = 512;
 /// As many as there are workers by default (`jobs.workers`).

@@ -157,7 +157,10 @@ async fn a_parser_holds_nothing_but_the_image_and_its_pipes() {
         "nothing but the image: {open:?}"
     );
     let environment = std::fs::read(parser.join("environ")).expect("reads");
-    assert_eq!(environment, b"MIMALLOC_ARENA_RESERVE=0\0", "no secret came along");
+    assert_eq!(
+        environment, b"_RJEM_MALLOC_CONF=background_thread:false,narenas:1\0",
+        "no secret came along"
+    );
     // Cancelling ends it.
     send(&parser, Signal::STOP);
     assert_eq!(api.delete(&format!("/v2/images/{id}")).await.status, 204);

@@ -15,11 +15,10 @@ cloud_image=https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-gene
 server= files=
 
 need_rust
-have python3 || die "python3 is missing: apt-get install -y --no-install-recommends python3"
+tests/clients/install.sh apt-demo
 if [ -z "${IMAGE_URL:-}" ] && curl -fsI --max-time 5 "$cloud_image" >/dev/null 2>&1; then
   IMAGE_URL=$cloud_image
 fi
-[ -n "${IMAGE_URL:-}" ] || tests/clients/install.sh apt-demo
 
 say "Building (the first time takes some minutes) …"
 cargo build --release --locked --quiet -p cistern
@@ -36,8 +35,13 @@ finish() {
 }
 trap finish EXIT
 
+# Only what an earlier demo left is removed.
+if [ -e "$here" ] && [ ! -e "$here/.cistern-demo" ]; then
+  die "$here is there and was not made by this demo; move it away, or name another folder with DEMO_DIR="
+fi
 rm -rf "$here"
 mkdir -p "$here/disks"
+touch "$here/.cistern-demo"
 
 # --- the disks -------------------------------------------------------------------------------------------------------
 if [ -n "${IMAGE_URL:-}" ]; then

@@ -7,7 +7,9 @@ user + system of a tool with its children; for Cistern those of the server, its 
 """
 
 import argparse
+import contextlib
 import http.client
+import http.server
 import json
 import os
 import platform
@@ -133,7 +135,7 @@ class Server:
             return db.execute(text).fetchone()
 
     def stored(self):
-        return folder_bytes(self.data / "objects")
+        return folder_bytes(self.data / "store")
 
     def idle(self):
         """Waits until no job is left, so that the next figure is of the next work alone."""
@@ -230,11 +232,9 @@ def round_restic(work, disk, changed):
     env = dict(os.environ, RESTIC_PASSWORD="x", RESTIC_CACHE_DIR=str(work / "restic-cache"))
     run(["restic", "init", "-r", repo], env=env)
 
-    def backup(path, *more):
+    def backup(path):
         settle()
-        # One name for all, so that a changed version is compared with its parent as in use.
-        with open(path, "rb"):
-            figures = run(["restic", "-r", repo, "backup", "--force", *more, path], env=env)
+        figures = run(["restic", "-r", repo, "backup", "--force", path], env=env)
         return {**figures, "stored": folder_bytes(repo)}
 
     out = {"new": backup(disk), "same": backup(disk), "changed": backup(changed)}
@@ -477,9 +477,28 @@ def list_figures(server, samples):
         slow = client.call("GET", path)[0] > 0.1
         times = [client.call("GET", path)[0] for _ in range(max(20, samples // 20) if slow else samples)]
         out[name] = times
-    body = {"name": "new", "url": f"{server.url}/none", "region": "nyc3"}
-    out["create an image (202)"] = [client.call("POST", "/v2/images", body)[0] for _ in range(samples // 2)]
+    with nothing_there() as url:
+        body = {"name": "new", "url": url, "region": "nyc3"}
+        out["create an image (202)"] = [client.call("POST", "/v2/images", body)[0] for _ in range(samples // 2)]
+        server.idle()
     return total, out
+
+
+@contextlib.contextmanager
+def nothing_there():
+    """The address of a server that answers 404, so that an import of it ends at once."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{web.server_port}/none"
+        web.shutdown()
 
 
 def lists(args):
@@ -642,7 +661,11 @@ def main():
     parser.add_argument("--only", choices=["disks", "fsyncs", "lists", "profile"])
     parser.add_argument("--work", type=Path, default=ROOT / "target/bench")
     args = parser.parse_args()
-    parts = [f"Machine: {machine()}.", f"Versions: {versions()}.", f"Each figure is the median of {args.rounds} rounds, the source in the page cache."]
+    parts = [
+        f"Machine: {machine()}.",
+        f"Versions: {versions()}.",
+        f"Each figure is the median of {args.rounds} rounds, the source in the page cache.",
+    ]
     release = args.disks / "release-1.raw", args.disks / "release-2.raw"
     if args.only in (None, "disks"):
         for title, pair in [("An OS disk", release), ("A half-random disk", half_disks(args.disks))]:

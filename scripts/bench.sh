@@ -15,7 +15,8 @@ need_rust
 have python3 || die "python3 is missing: apt-get install -y --no-install-recommends python3"
 tests/clients/install.sh apt restic
 say "Building (the first time takes some minutes) …"
-cargo build --release --locked --quiet -p cistern
+# With symbols, for the profile; they take no time.
+cargo rustc --release --locked --quiet -p cistern --bin cistern -- -C strip=none
 (cd crates/bench && cargo build --release --locked --quiet)
 mkdir -p "$CACHE/bench-disks"
 scripts/demo-disk.sh "$CACHE/bench-disks"

@@ -14,8 +14,8 @@ here=${DEMO_DIR:-$PWD/cistern-demo}
 cloud_image=https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2
 server= files=
 
-need_rust
 tests/clients/install.sh apt-demo
+need_rust
 if [ -z "${IMAGE_URL:-}" ] && curl -fsI --max-time 5 "$cloud_image" >/dev/null 2>&1; then
   IMAGE_URL=$cloud_image
 fi

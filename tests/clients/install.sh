@@ -33,7 +33,7 @@ everything=(apt versitygw doctl godo pydo tus restic cargo-deny)
 
 # One package a line, with the programs that are looked for instead of asking dpkg (so that another distribution's
 # packages do as well). A program in a sbin folder is found although an ordinary user's PATH lacks it.
-packages_demo="cpio:cpio curl:curl dosfstools:mkfs.fat e2fsprogs:mke2fs,debugfs fakeroot:fakeroot fdisk:sfdisk mtools:mcopy
+packages_demo="build-essential:cc cpio:cpio curl:curl dosfstools:mkfs.fat e2fsprogs:mke2fs,debugfs fakeroot:fakeroot fdisk:sfdisk mtools:mcopy
  python3:python3 qemu-utils:qemu-img syslinux:syslinux syslinux-common:/usr/lib/syslinux/mbr/mbr.bin zstd:zstd"
 packages_test="borgbackup:borg bzip2:bzip2 gdisk:sgdisk jq:jq nginx-light:nginx
  linux-perf:perf openssh-client:ssh-keygen postgresql:/usr/lib/postgresql/*/bin/initdb python3-venv:python3 qemu-system-x86:qemu-system-x86_64 strace:strace xz-utils:xz"

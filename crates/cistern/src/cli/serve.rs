@@ -48,11 +48,16 @@ pub fn init(args: &InitArgs, context: &Context) -> Outcome {
         let data = app.data.display().to_string();
         let first = app.first_start().await?;
         let token = first.as_ref().map(|f| f.token.as_str());
-        context.output.document(&json!({ "data": data, "created": first.is_some(), "token": token }), || match token {
-            Some(token) => format!(
-                "Made {data}.\n\n  API token   {token}\n\nIt is shown once. Next: cistern serve --data {data}"
+        // Where the console will be, only the server knows.
+        let sign_in = first.as_ref().map(|f| format!("/sign-in/{}", f.sign_in));
+        let document =
+            json!({ "data": data, "created": first.is_some(), "token": token, "sign_in_path": sign_in });
+        context.output.document(&document, || match (token, &sign_in) {
+            (Some(token), Some(sign_in)) => format!(
+                "Made {data}. What follows is shown once.\n\n  API token      {token}\n  Sign-in link   {sign_in}  (below \
+                 the server's address, once, within 24 hours)\n\nNext: cistern serve --data {data}"
             ),
-            None => format!("{data} is there already and was not changed. Next: cistern serve --data {data}"),
+            _ => format!("{data} is there already and was not changed. Next: cistern serve --data {data}"),
         });
         Ok(())
     })

@@ -415,9 +415,13 @@ async fn bodies(app: &App, caller: &Caller, rows: Vec<Model>) -> Result<Vec<Imag
     let body = |row: Model| {
         let checksums = checksums.remove(&row.id).unwrap_or_default();
         let tags = tags.remove(&row.id.to_string()).unwrap_or_default();
+        let body = ImageBody::new(row, tags);
+        // A raw download is the disk.
+        let sha256 = body.sha256.clone().or_else(|| checksums.get("raw").cloned());
         ImageBody {
+            sha256,
             checksums,
-            ..ImageBody::new(row, tags)
+            ..body
         }
     };
     Ok(rows.into_iter().map(body).collect())

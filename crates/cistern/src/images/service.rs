@@ -96,6 +96,9 @@ async fn image_insert(app: &App, tx: &Tx, caller: &Caller, new: &NewImport) -> R
     let description = new.description.as_deref().unwrap_or_default();
     model::description_check(description)?;
     tags::tag_names_check(&new.tags)?;
+    if !new.tags.is_empty() {
+        caller.require("tag:create")?;
+    }
     region_check(&new.region)?;
     let expected = new
         .expected_sha256
@@ -267,6 +270,8 @@ pub async fn image_delete(app: &App, caller: &Caller, id: i64, purge: bool) -> R
     let hidden = rows::image_hide(&*tx, now, &row, purge_at, None).await?;
     if hidden {
         tags_keep_in_tx(app, &tx, &row).await?;
+        // A project must not be held by what nobody sees any more.
+        projects::service::resource_forget_in_tx(&*tx, "image", &id.to_string()).await?;
     }
     let given_up = purge && disk_forget_in_tx(app, &tx, id).await?;
     if !hidden && !given_up {
@@ -418,6 +423,7 @@ pub async fn image_fail_in_tx(app: &App, tx: &Tx, id: i64, reason: &str) -> Resu
         return Ok(());
     }
     tags_keep_in_tx(app, tx, &row).await?;
+    projects::service::resource_forget_in_tx(&**tx, "image", &id.to_string()).await?;
     let who = events::Who {
         team_id: Some(row.team_id),
         ..events::Who::default()
@@ -485,7 +491,6 @@ async fn disk_forget_in_tx(app: &App, tx: &Tx, id: i64) -> Result<bool> {
         return Ok(false);
     }
     checksum::checksum_forget_in_tx(&**tx, id).await?;
-    projects::service::resource_forget_in_tx(&**tx, "image", &id.to_string()).await?;
     app.store
         .root_delete_in_tx(&**tx, jobs::ROOT_KIND, &id.to_string())
         .await?;

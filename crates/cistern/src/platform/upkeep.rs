@@ -1,4 +1,5 @@
-//! What is tidied up while the server runs: events past their retention, sign-ins that are over.
+//! What is tidied up while the server runs: events past their retention, sign-ins that are over, and what writers of
+//! the store that died had not published.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::events::service as events;
 use crate::app::App;
 
 /// How often; the first time when the server starts.
-const EVERY: Duration = Duration::from_hours(1);
+const EVERY: Duration = Duration::from_mins(5);
 
 /// Runs until it is aborted. On several servers each does it; the second finds nothing.
 pub async fn run(app: App) {
@@ -29,6 +30,14 @@ async fn once(app: &App) -> Result<()> {
     let sign_ins = accounts::sign_in_forget(app).await?;
     if events + sign_ins > 0 {
         tracing::info!(events, sign_ins, "forgot what is past its time");
+    }
+    let expired = app.store.sessions_expire().await?;
+    if expired.taken + expired.objects + expired.removed > 0 {
+        tracing::info!(
+            sessions = expired.taken,
+            objects = expired.objects,
+            "cleaned up after writers that died"
+        );
     }
     Ok(())
 }

@@ -53,7 +53,19 @@ pub async fn layer(State(edge): State<Arc<Edge>>, mut request: Request, next: Ne
     let address = origin.address;
     request.extensions_mut().insert(origin);
 
-    let answered = AssertUnwindSafe(next.run(request))
+    // No text that is kept anywhere has one, and PostgreSQL fails where it is asked for one.
+    let has_nul = request
+        .uri()
+        .path_and_query()
+        .is_some_and(|p| p.as_str().contains("%00"));
+    let answered = async {
+        if has_nul {
+            return Error::BadRequest("an address must not contain the character NUL (`%00`)".into())
+                .into_response();
+        }
+        next.run(request).await
+    };
+    let answered = AssertUnwindSafe(answered)
         .catch_unwind()
         .instrument(span.clone())
         .await;

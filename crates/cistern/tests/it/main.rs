@@ -10,6 +10,7 @@ mod events;
 mod faults;
 mod harness;
 mod imports;
+mod input;
 mod jobs;
 mod kill;
 mod memory;

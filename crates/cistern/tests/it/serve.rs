@@ -24,8 +24,10 @@ async fn a_start_tests_the_objects_place_and_leaves_nothing_there() {
             .log_text()
             .contains("the objects' place does what it should")
     );
-    if let Ok(left) = std::fs::read_dir(server.data().join("objects/probe")) {
-        assert_eq!(left.count(), 0);
+    let store = server.data().join("store");
+    if store.exists() {
+        let left = std::fs::read_dir(store.join("probe")).map_or(0, Iterator::count);
+        assert_eq!(left, 0);
     }
 }
 

@@ -115,7 +115,11 @@ pub async fn download_begun(app: &App, caller: &Caller, download: &Download, wan
         Wanted::Part(_) | Wanted::Nothing => return Ok(()),
     }
     let event = Event::done("image.download", "image", download.image_id);
-    record(app, caller, event.with(json!({ "format": download.format }))).await
+    // On a full disk what is there can still be read.
+    if let Err(error) = record(app, caller, event.with(json!({ "format": download.format }))).await {
+        tracing::error!(error = error.chain(), "could not record a download");
+    }
+    Ok(())
 }
 
 async fn record(app: &App, caller: &Caller, event: Event) -> Result<()> {

@@ -90,7 +90,7 @@ async fn progress_is_the_running_jobs() {
     };
     job_enqueue_in_tx(&*tx, now, new, 3).await.expect("inserts");
     tx.commit().await.expect("commits");
-    let job = jobs::job_claim(api.app.db.conn(), now, "n", "n/1", later)
+    let job = jobs::job_claim(api.app.db.conn(), now, "n", "n/1", later, i32::MIN)
         .await
         .expect("claims")
         .expect("waits");

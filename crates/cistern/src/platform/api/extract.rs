@@ -1,5 +1,6 @@
 //! Extractors: who calls, and bodies that fail with DigitalOcean's error body instead of axum's plain text.
 
+use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Request};
 use axum::http::request::Parts;
@@ -68,18 +69,29 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// DigitalOcean does not.
 pub struct Body<T>(pub T);
 
+/// The character that ends a C string, as JSON writes it.
+const NUL: &[u8] = br"\u0000";
+
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Error;
 
-    async fn from_request(mut request: Request, state: &S) -> Result<Self> {
-        let json = header::HeaderValue::from_static("application/json");
-        request.headers_mut().insert(header::CONTENT_TYPE, json);
-        match axum::Json::<T>::from_request(request, state).await {
+    async fn from_request(request: Request, state: &S) -> Result<Self> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|e| {
+            if e.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                Error::TooLarge("the body is too large".into())
+            } else {
+                Error::BadRequest(inner_text(&e))
+            }
+        })?;
+        // PostgreSQL keeps no such text.
+        if bytes.windows(NUL.len()).any(|text| text == NUL) {
+            return Err(Error::invalid(
+                "text must not contain the character NUL (`\\u0000`)",
+            ));
+        }
+        match axum::Json::<T>::from_bytes(&bytes) {
             Ok(axum::Json(value)) => Ok(Self(value)),
             Err(JsonRejection::JsonDataError(e)) => Err(Error::Invalid(inner_text(&e))),
-            Err(e) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(Error::TooLarge("the body is too large".into()))
-            }
             Err(e) => Err(Error::BadRequest(inner_text(&e))),
         }
     }

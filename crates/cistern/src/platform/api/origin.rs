@@ -127,8 +127,13 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
         return Some(authority.clone());
     }
     let host: Authority = headers.get(header::HOST)?.to_str().ok()?.parse().ok()?;
-    // Credentials before the host would end up in every link.
-    (!host.as_str().contains('@')).then_some(host)
+    // Credentials before the host would end up in every link; what comes after a colon must be a port.
+    let has_port = host
+        .as_str()
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| !port.ends_with(']'));
+    let is_sound = !host.as_str().contains('@') && (!has_port || host.port_u16().is_some());
+    is_sound.then_some(host)
 }
 
 fn own_address(peer: &Peer, uri: &Uri, headers: &HeaderMap, is_trusted: bool) -> String {
@@ -246,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_hostile_host_does_not_reach_a_link() {
-        for host in ["a/b", "user:pw@evil", "a b"] {
+        for host in ["a/b", "user:pw@evil", "a b", "a:99999", "a:b", "a:"] {
             let o = origin("9.9.9.9:1", &[("host", host)], &proxied());
             assert_eq!(o.base_url(), "http://127.0.0.1:8080", "{host}");
         }

@@ -14,6 +14,8 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::{Digest, Sha256};
 
 use super::origin::Origin;
@@ -381,9 +383,19 @@ impl<const N: usize> Ring<N> {
 }
 
 /// What a token is known by here; the token itself is not kept.
+/// Of the token alone: the same token in another spelling of the header, or with another user name before it, is the
+/// same caller.
 fn token_key(headers: &HeaderMap) -> Option<[u8; 16]> {
-    let value = headers.get(header::AUTHORIZATION)?;
-    let digest = Sha256::digest(value.as_bytes());
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, rest) = value.trim().split_once(' ')?;
+    let rest = rest.trim();
+    let digest = if scheme.eq_ignore_ascii_case("basic") {
+        let pair = BASE64.decode(rest).ok()?;
+        let colon = pair.iter().position(|byte| *byte == b':')?;
+        Sha256::digest(&pair[colon + 1..])
+    } else {
+        Sha256::digest(rest.as_bytes())
+    };
     digest[..16].try_into().ok()
 }
 

@@ -50,6 +50,8 @@ struct Worker {
     kinds: Arc<Registry>,
     node: String,
     owner: String,
+    /// The lowest priority it takes.
+    least: i32,
     stopping: CancellationToken,
 }
 
@@ -67,11 +69,20 @@ impl Engine {
             kinds: Arc::new(kinds),
             node: node.to_owned(),
             owner,
+            least: i32::MIN,
             stopping: stopping.clone(),
         };
         let mut set = JoinSet::new();
-        for _ in 0..workers {
-            set.spawn(worker.clone().work());
+        for number in 0..workers {
+            // The first one keeps free of work that can wait, or a few long checksums would hold up every import.
+            let least = if number == 0 && workers > 1 { 0 } else { i32::MIN };
+            set.spawn(
+                Worker {
+                    least,
+                    ..worker.clone()
+                }
+                .work(),
+            );
         }
         Ok(Self {
             workers: set,
@@ -116,6 +127,7 @@ impl Worker {
             &self.node,
             &self.owner,
             now + self.app.config.jobs.lease(),
+            self.least,
         )
         .await?;
         tx.commit().await?;

@@ -82,6 +82,7 @@ pub async fn job_claim(
     node: &str,
     owner: &str,
     lease_until: Time,
+    least_priority: i32,
 ) -> Result<Option<Model>, DbErr> {
     let ready = Condition::any()
         .add(
@@ -101,6 +102,7 @@ pub async fn job_claim(
         .column(Column::Id)
         .from(Entity)
         .cond_where(Condition::all().add(ready).add(here))
+        .and_where(Column::Priority.gte(least_priority))
         .order_by(Column::Priority, Order::Desc)
         .order_by(Column::RunAt, Order::Asc)
         .limit(1)

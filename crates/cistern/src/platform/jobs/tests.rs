@@ -206,7 +206,14 @@ async fn who_lost_the_lease_can_change_nothing() {
     let (id, _) = enqueue(&app, "test.lease").await;
     let now = app.clock.now();
     let claim = |owner: &'static str, at| {
-        rows::job_claim(app.db.conn(), at, "n1", owner, at + TimeDelta::seconds(30))
+        rows::job_claim(
+            app.db.conn(),
+            at,
+            "n1",
+            owner,
+            at + TimeDelta::seconds(30),
+            i32::MIN,
+        )
     };
     let first = claim("n1/a", now).await.expect("claims").expect("one waits");
     assert!(
@@ -243,7 +250,7 @@ async fn what_this_node_held_when_it_was_killed_is_taken_back_at_once() {
     let (id, _) = enqueue(&app, "test.killed").await;
     let now = app.clock.now();
     let lease = now + TimeDelta::seconds(30);
-    rows::job_claim(app.db.conn(), now, "n1", "n1/old", lease)
+    rows::job_claim(app.db.conn(), now, "n1", "n1/old", lease, i32::MIN)
         .await
         .expect("claims")
         .expect("one waits");
@@ -259,7 +266,7 @@ async fn what_this_node_held_when_it_was_killed_is_taken_back_at_once() {
             .expect("updates"),
         1
     );
-    let again = rows::job_claim(app.db.conn(), now, "n1", "n1/new", lease)
+    let again = rows::job_claim(app.db.conn(), now, "n1", "n1/new", lease, i32::MIN)
         .await
         .expect("claims");
     assert_eq!(again.map(|row| row.id), Some(id));

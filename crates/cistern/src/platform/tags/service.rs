@@ -12,7 +12,7 @@ use crate::platform::accounts::Caller;
 use crate::platform::clock::Time;
 use crate::platform::db::Tx;
 use crate::platform::error::{Error, Result};
-use crate::platform::events::{self, Event};
+use crate::platform::events::{self, Event, Who};
 use crate::platform::paging::{Listed, Page};
 use crate::platform::resources::{Kind, Resource, resources_existing};
 
@@ -170,7 +170,15 @@ pub async fn tags_set_in_tx(
 ) -> Result<()> {
     let mut wanted = HashSet::new();
     for name in names {
-        let (tag, _) = rows::tag_upsert(conn, now, team_id, name).await?;
+        let (tag, is_new) = rows::tag_upsert(conn, now, team_id, name).await?;
+        if is_new {
+            // Who did it is in the event of the change that this is a part of.
+            let who = Who {
+                team_id: Some(team_id),
+                ..Who::default()
+            };
+            events::record_in_tx(conn, now, &who, Event::done("tag.create", "tag", &tag.name)).await?;
+        }
         wanted.insert(tag.id);
         rows::link_add(conn, now, tag.id, resource_type, resource_id).await?;
     }

@@ -25,7 +25,6 @@ async fn an_import_takes_bounded_memory_at_any_size() {
     let disk = noise(dir.path(), DISK_MIB, 1);
     let peak = peak_of(&server, vec![import(&server, &disk)]).await;
     assert!(peak.in_all() <= LIMIT_KIB, "{peak:?}");
-    assert!(!peak.children.is_empty(), "the parser was not seen");
 }
 
 #[tokio::test]
@@ -69,6 +68,8 @@ async fn what_comes_through_the_pipe_is_bounded_too() {
     run_ok(convert.arg(&disk).arg(&packed));
     let peak = peak_of(&server, vec![import(&server, &packed)]).await;
     assert!(peak.in_all() <= LIMIT_KIB, "{peak:?}");
+    // That of a raw disk is too short-lived to be sure of.
+    assert!(!peak.children.is_empty(), "the parser was not seen");
 }
 
 /// The most that was seen, in KiB.

@@ -382,26 +382,27 @@ async fn one_request_at_a_time_writes_an_upload() {
     let caller = w.caller().await;
     let path = w.begin(10).await;
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<std::io::Result<Bytes>>();
-    let slow =
-        futures::stream::unfold(receiver, |mut r| async { r.recv().await.map(|item| (item, r)) }).boxed();
-    let (app, upload) = (w.app.clone(), id(&path).to_owned());
+    // A body is read once its request has the lock.
+    let (reading, is_reading) = tokio::sync::oneshot::channel();
+    let slow = futures::stream::unfold(
+        (receiver, Some(reading)),
+        |(mut receiver, mut reading)| async move {
+            if let Some(reading) = reading.take() {
+                let _ = reading.send(());
+            }
+            receiver.recv().await.map(|item| (item, (receiver, reading)))
+        },
+    );
+    let (app, upload, slow) = (w.app.clone(), id(&path).to_owned(), slow.boxed());
     let first =
         tokio::spawn(
             async move { service::upload_append(&app, &caller, &upload, Append::default(), slow).await },
         );
-    // The first has the lock once the second is told so.
-    let locked = async {
-        loop {
-            let response = w.patch(&path, 9, &[], b"").await;
-            if response.status() == StatusCode::LOCKED {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(30), locked)
+    tokio::time::timeout(std::time::Duration::from_secs(30), is_reading)
         .await
-        .expect("the first gets the lock");
+        .expect("the first gets the lock")
+        .expect("and reads");
+    assert_eq!(w.patch(&path, 9, &[], b"").await.status(), StatusCode::LOCKED);
     assert_eq!(
         w.send("DELETE", &path, &[], "").await.status(),
         StatusCode::LOCKED

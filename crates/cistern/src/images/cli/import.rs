@@ -33,6 +33,10 @@ const EXAMPLES: &str = "Examples:
 raw and qcow2, each alone or in gzip, bzip2, xz or zstd. A file goes to a server on this machine as
 it is, without a copy; to any other it is uploaded, and goes on after a cut. Ctrl-C cancels.";
 
+/// How long a cancelled command waits for the answer that names what it began, and how often it looks.
+const NAMED_WAIT: Duration = Duration::from_secs(5);
+const NAMED_EVERY: Duration = Duration::from_millis(20);
+
 /// Flags of `import`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -118,15 +122,29 @@ where
     F: Future<Output = Outcome<Value>> + 'a,
 {
     let begun = Arc::new(Begun::default());
+    let mut work = std::pin::pin!(work(Arc::clone(&begun)));
     let stopped = tokio::select! {
-        done = work(Arc::clone(&begun)) => return done,
+        done = &mut work => return done,
         signal = tokio::signal::ctrl_c() => signal,
     };
     stopped.map_err(|e| Failure::Failed(format!("cannot wait for Ctrl-C: {e}")))?;
-    let path = begun.lock().expect("never held over a panic").take();
-    if let Some(path) = path {
-        give_up(client, &path).await;
+    // The request that begins it may be under way: its answer names what is to be taken back.
+    let named = async {
+        while begun.lock().expect("never held over a panic").is_none() {
+            tokio::time::sleep(NAMED_EVERY).await;
+        }
+    };
+    tokio::select! {
+        done = &mut work => return done,
+        () = named => {}
+        () = tokio::time::sleep(NAMED_WAIT) => {}
     }
+    let path = begun.lock().expect("never held over a panic").take();
+    let Some(path) = path else {
+        let text = "cancelled before the server answered; `cistern image list` shows whether it had begun";
+        return Err(Failure::Failed(text.into()));
+    };
+    give_up(client, &path).await;
     Err(cancelled())
 }
 

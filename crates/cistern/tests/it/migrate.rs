@@ -90,8 +90,8 @@ async fn aged(db: &DatabaseConnection, table: &str) -> String {
     name
 }
 
-#[tokio::test]
-async fn an_older_schema_is_copied_aside_and_migrated() {
+/// A stopped server that holds the tag `kept`, and its database.
+async fn stopped_with_a_tag() -> (Server, DatabaseConnection) {
     let mut server = Server::start();
     server
         .api()
@@ -100,6 +100,12 @@ async fn an_older_schema_is_copied_aside_and_migrated() {
         .expect(201);
     server.terminate();
     let db = database(&server).await;
+    (server, db)
+}
+
+#[tokio::test]
+async fn an_older_schema_is_copied_aside_and_migrated() {
+    let (mut server, db) = stopped_with_a_tag().await;
     let before = migrations(&db).await;
     aged(&db, "checksum").await;
     execute(&db, "DROP TABLE image_checksum").await;
@@ -129,14 +135,7 @@ async fn an_older_schema_is_copied_aside_and_migrated() {
 
 #[tokio::test]
 async fn a_failed_migration_leaves_everything_as_it_was() {
-    let mut server = Server::start();
-    server
-        .api()
-        .post("/v2/tags", &serde_json::json!({ "name": "kept" }))
-        .await
-        .expect(201);
-    server.terminate();
-    let db = database(&server).await;
+    let (mut server, db) = stopped_with_a_tag().await;
     let complete = migrations(&db).await;
     // Two are due: the first would succeed, and the second finds its table there already.
     let first = aged(&db, "tag").await;

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::files::Files;
 use crate::harness::images::{import, settled};
-use crate::harness::process::{cistern, run_ok};
+use crate::harness::process::{cistern, parsers_of, run_ok};
 use crate::harness::{Server, disks, until};
 
 #[test]
@@ -65,14 +65,7 @@ fn a_parser_says_what_is_wrong_through_the_pipe_alone() {
 
 /// The parser that the server has started, where there is one.
 fn parser_of(server: u32) -> Option<PathBuf> {
-    let is_ours = |folder: &PathBuf| {
-        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-        read("cmdline").contains("__sandbox") && read("status").contains(&format!("\nPPid:\t{server}\n"))
-    };
-    let processes = std::fs::read_dir("/proc").expect("lists");
-    processes
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(is_ours)
+    parsers_of(server).into_iter().next()
 }
 
 /// What the parser's state file says of seccomp: 2 once the list of system calls is in force.
@@ -131,11 +124,8 @@ async fn the_death_of_a_parser_has_a_name() {
     // As the kernel does when memory runs out: not the image's fault.
     let id = import(&api, "slow", &url).await;
     send(&parser_at_work(&server).await, Signal::KILL);
-    assert_eq!(
-        settled(&api, id).await["status"],
-        "available",
-        "it was tried again"
-    );
+    let image = settled(&api, id).await;
+    assert_eq!(image["status"], "available", "it was tried again: {image:#}");
     assert!(server.log_text().contains("killed from outside"));
 }
 

@@ -288,8 +288,10 @@ impl Conversation {
 /// The order of records is checked before; this is what is left.
 fn unexpected(record: Option<&Record<'_>>) -> Broken {
     tracing::warn!(?record, "a parser said something out of turn");
+    // Nothing at all: it was cut off between two records, and how it died says why.
+    let kind = record.map_or(ErrorKind::Io, |_| ErrorKind::Damaged);
     Broken::Off(disk::Error::new(
-        ErrorKind::Damaged,
+        kind,
         "The image could not be read: its parser broke off. The image is probably damaged: make it anew.",
     ))
 }

@@ -116,6 +116,20 @@ pub(crate) fn run_ok(command: &mut Command) -> String {
     text(&output.stdout)
 }
 
+/// The folders in `/proc` of the parsers that a server has started. Between fork and exec a child is still a copy of
+/// its parent, and no parser.
+pub(crate) fn parsers_of(server: u32) -> Vec<PathBuf> {
+    let is_ours = |folder: &PathBuf| {
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        read("status").contains(&format!("\nPPid:\t{server}\n")) && read("cmdline").contains("__sandbox")
+    };
+    let processes = std::fs::read_dir("/proc").expect("lists");
+    processes
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(is_ours)
+        .collect()
+}
+
 /// A free port on loopback. Another process may take it in between; helpers that cannot use port 0 live with that.
 pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");

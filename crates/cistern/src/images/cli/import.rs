@@ -4,11 +4,11 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::tus::{Upload, unreadable};
 use super::{give_up, show};
@@ -33,9 +33,8 @@ const EXAMPLES: &str = "Examples:
 raw and qcow2, each alone or in gzip, bzip2, xz or zstd. A file goes to a server on this machine as
 it is, without a copy; to any other it is uploaded, and goes on after a cut. Ctrl-C cancels.";
 
-/// How long a cancelled command waits for the answer that names what it began, and how often it looks.
+/// How long a cancelled command waits for the answer that names what it began.
 const NAMED_WAIT: Duration = Duration::from_secs(5);
-const NAMED_EVERY: Duration = Duration::from_millis(20);
 
 /// Flags of `import`.
 #[derive(Debug, clap::Args)]
@@ -70,7 +69,7 @@ pub struct Args {
 }
 
 /// What an interruption has to undo on the server: a path to DELETE.
-type Begun = Mutex<Option<String>>;
+type Begun = watch::Sender<Option<String>>;
 
 /// Imports, waits, and says how it went.
 pub async fn run(args: Args, context: &Context) -> Outcome {
@@ -117,29 +116,24 @@ async fn image_import(args: &Args, context: &Context, progress: &Arc<Progress>) 
 }
 
 /// Runs the work; Ctrl-C stops it and takes back what it began.
-async fn cancellable<'a, F>(client: &Client, work: impl FnOnce(Arc<Begun>) -> F) -> Outcome<Value>
+async fn cancellable<'a, F>(client: &Client, work: impl FnOnce(Begun) -> F) -> Outcome<Value>
 where
     F: Future<Output = Outcome<Value>> + 'a,
 {
-    let begun = Arc::new(Begun::default());
-    let mut work = std::pin::pin!(work(Arc::clone(&begun)));
+    let (begun, mut named) = watch::channel(None);
+    let mut work = std::pin::pin!(work(begun));
     let stopped = tokio::select! {
         done = &mut work => return done,
         signal = tokio::signal::ctrl_c() => signal,
     };
     stopped.map_err(|e| Failure::Failed(format!("cannot wait for Ctrl-C: {e}")))?;
     // The request that begins it may be under way: its answer names what is to be taken back.
-    let named = async {
-        while begun.lock().expect("never held over a panic").is_none() {
-            tokio::time::sleep(NAMED_EVERY).await;
+    let path = tokio::select! {
+        done = &mut work => return done,
+        path = tokio::time::timeout(NAMED_WAIT, named.wait_for(Option::is_some)) => {
+            path.ok().and_then(|path| path.ok()?.clone())
         }
     };
-    tokio::select! {
-        done = &mut work => return done,
-        () = named => {}
-        () = tokio::time::sleep(NAMED_WAIT) => {}
-    }
-    let path = begun.lock().expect("never held over a panic").take();
     let Some(path) = path else {
         let text = "cancelled before the server answered; `cistern image list` shows whether it had begun";
         return Err(Failure::Failed(text.into()));
@@ -152,7 +146,7 @@ fn cancelled() -> Failure {
     Failure::Failed("cancelled; nothing is left on the server".into())
 }
 
-async fn by_url(args: &Args, client: &Client, progress: &Arc<Progress>, begun: Arc<Begun>) -> Outcome<Value> {
+async fn by_url(args: &Args, client: &Client, progress: &Arc<Progress>, begun: Begun) -> Outcome<Value> {
     let mut body = body(args);
     body["url"] = json!(args.source);
     create_and_wait(client, &body, progress, &begun).await
@@ -163,7 +157,7 @@ async fn upload(
     client: &Client,
     file: File,
     progress: &Arc<Progress>,
-    begun: Arc<Begun>,
+    begun: Begun,
 ) -> Outcome<Value> {
     let stamp = Stamp::of(&file).map_err(|e| unreadable(&e))?;
     let meta = file.metadata().map_err(|e| unreadable(&e))?;
@@ -178,7 +172,7 @@ async fn upload(
         .unwrap_or_default()
         .to_string_lossy();
     let upload = Upload::begin(client, &name, meta.len()).await?;
-    *begun.lock().expect("never held over a panic") = Some(upload.path.clone());
+    begun.send_replace(Some(upload.path.clone()));
     progress.step(&format!("uploading {name}"), Some(meta.len()));
     let sent = upload.send(&file, progress).await;
     let unchanged = sent.and_then(|()| Ok(stamp.check(&file)?));
@@ -219,7 +213,7 @@ async fn create_and_wait(
         .as_i64()
         .ok_or_else(|| Failure::Failed("the server made an image without a number".into()))?;
     let path = format!("/v2/images/{id}");
-    *begun.lock().expect("never held over a panic") = Some(format!("{path}?purge=true"));
+    begun.send_replace(Some(format!("{path}?purge=true")));
     let mut wait = LOOK_FIRST;
     loop {
         let image = client.get(&path).await?["image"].take();

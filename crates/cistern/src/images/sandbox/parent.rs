@@ -384,6 +384,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_ends_between_two_records_was_cut_off() {
+        let kind = |record: Option<Record<'_>>| match unexpected(record.as_ref()) {
+            Broken::Off(error) => error.kind(),
+            Broken::Said(_) | Broken::Local(_) => panic!("it broke off"),
+        };
+        assert_eq!(kind(None), ErrorKind::Io);
+        assert_eq!(kind(Some(Record::Unwrapped(1))), ErrorKind::Damaged);
+    }
+
     #[tokio::test]
     async fn a_child_that_says_nothing_is_ended() {
         let silent = |moves: &Moves| moves.store(1, Ordering::Relaxed);

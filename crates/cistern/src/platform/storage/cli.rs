@@ -152,9 +152,9 @@ fn read<T: serde::de::DeserializeOwned>(value: &Value) -> Outcome<T> {
 
 fn stats_text(stats: &StoreStats) -> String {
     let bytes = output::bytes;
-    let saved = if stats.stored_bytes > 0 {
-        // One decimal, in whole numbers.
-        let tenths = u128::from(stats.logical_bytes) * 10 / u128::from(stats.stored_bytes);
+    // One decimal, in whole numbers. Without disks, or while the first is being written, there is nothing to compare.
+    let tenths = u128::from(stats.logical_bytes) * 10 / u128::from(stats.stored_bytes.max(1));
+    let saved = if stats.logical_bytes > stats.stored_bytes && tenths > 10 {
         format!("  ({}.{} times less)", tenths / 10, tenths % 10)
     } else {
         String::new()
@@ -262,5 +262,12 @@ mod tests {
             text.contains("1.5 times less") && text.contains("2 disks"),
             "{text}"
         );
+        // What a deleted image has left behind.
+        let text = stats_text(&StoreStats {
+            roots: 0,
+            logical_bytes: 0,
+            ..stats
+        });
+        assert!(!text.contains("times less"), "{text}");
     }
 }

@@ -65,6 +65,7 @@ impl App {
         if let config::Database::Sqlite(path) = config.database() {
             refuse_unfit(&path)?;
         }
+        let _alone = Db::start_alone(&place(&config)).await?;
         let db = Db::open(&place(&config), config.database_max_connections).await?;
         if let Some(copy) = db::migrate::run(&db, Some(&data)).await? {
             tracing::info!(copy = %copy.display(), "the database was copied aside before it was migrated");
@@ -138,6 +139,7 @@ impl App {
 
     /// On the very first start makes the first owner, who is also the operator, and their team; later `None`.
     pub async fn first_start(&self) -> Result<Option<accounts::FirstStart>> {
+        let _alone = Db::start_alone(&place(&self.config)).await?;
         accounts::first_start(self).await
     }
 }

@@ -1,7 +1,8 @@
 //! Starting, stopping, refusing to start.
 
+use crate::harness::api::Api;
 use crate::harness::process::{run, run_ok};
-use crate::harness::{Server, server::Setup, server::token_in, until};
+use crate::harness::{Server, server::Setup, server::token_in, until, world};
 
 #[tokio::test]
 async fn the_first_start_prints_what_is_needed_and_only_once() {
@@ -28,6 +29,30 @@ async fn a_start_tests_the_objects_place_and_leaves_nothing_there() {
     if store.exists() {
         let left = std::fs::read_dir(store.join("probe")).map_or(0, Iterator::count);
         assert_eq!(left, 0);
+    }
+}
+
+#[tokio::test]
+async fn servers_that_start_at_once_make_one_installation() {
+    // Each round on a new database: that they meet is a matter of luck.
+    for _ in 0..5 {
+        let Some(place) = world::place_if_there("postgres+s3") else {
+            return;
+        };
+        let servers = Setup::default().at(place).start_at_once(3);
+        let tokens: Vec<_> = servers
+            .iter()
+            .filter_map(|server| token_in(&server.greeting))
+            .collect();
+        let [token] = tokens.as_slice() else {
+            panic!("one of them was the first: {tokens:?}");
+        };
+        for server in &servers {
+            Api::new(&server.api_url, token)
+                .get("/v2/account")
+                .await
+                .expect(200);
+        }
     }
 }
 

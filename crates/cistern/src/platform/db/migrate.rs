@@ -1,12 +1,13 @@
 //! Bringing the schema up to date.
 //!
 //! All pending migrations run in one transaction, so a failed one leaves the database as it was. Before an existing
-//! database is changed it is copied aside. A database that a newer Cistern has migrated is refused.
+//! database is changed it is copied aside. A database that a newer Cistern has migrated is refused. Two servers that
+//! start at once are kept apart by [`Db::start_alone`].
 
 use std::path::{Path, PathBuf};
 
 use sea_orm::DbErr;
-use sea_orm_migration::{MigrationTrait, MigratorTraitSelf};
+use sea_orm_migration::{MigrationTrait, MigratorTraitSelf, SchemaManager};
 
 use super::super::clock::Clock;
 use super::super::error::{Context, Error, Result};
@@ -57,16 +58,11 @@ async fn run_list(
     };
 
     let tx = db.write().await?;
-    if !db.is_sqlite() {
-        rows::postgres_migration_lock(&*tx)
+    if !db.is_sqlite() && !before.is_empty() {
+        let name = rows::copy_name(Clock::default().now());
+        rows::postgres_copy_into(&*tx, &format!("cistern_{name}"))
             .await
-            .context("could not lock the schema for migration")?;
-        if !before.is_empty() {
-            let name = rows::copy_name(Clock::default().now());
-            rows::postgres_copy_into(&*tx, &format!("cistern_{name}"))
-                .await
-                .context("could not copy the database aside before migrating it")?;
-        }
+            .context("could not copy the database aside before migrating it")?;
     }
     migrator
         .up(&*tx, None)
@@ -76,9 +72,13 @@ async fn run_list(
     Ok(copy)
 }
 
+/// Which migrations were applied; changes nothing, also where none ever was.
 async fn applied(migrator: &Migrator, conn: &sea_orm::DatabaseConnection) -> Result<Vec<String>> {
     let models: Result<_, DbErr> = async {
-        migrator.install(conn).await?;
+        let table = migrator.migration_table_name().to_string();
+        if !SchemaManager::new(conn).has_table(table).await? {
+            return Ok(Vec::new());
+        }
         migrator.get_migration_models(conn).await
     }
     .await;

@@ -56,6 +56,21 @@ impl Db {
         Ok(Self { conn, turn })
     }
 
+    /// Waits until no other server starts on the same database, and keeps them out until what it gives is dropped:
+    /// whoever finds nothing there makes the tables, the store and the first owner, and there may be only one. With
+    /// SQLite the lock of the data folder has seen to that.
+    pub async fn start_alone(place: &Place) -> Result<Option<Tx>> {
+        if matches!(place, Place::Sqlite(_)) {
+            return Ok(None);
+        }
+        // On a connection of its own: the pool may have but one.
+        let tx = Self::open(place, 1).await?.write().await?;
+        rows::postgres_start_lock(&*tx)
+            .await
+            .context("could not wait for other servers to start")?;
+        Ok(Some(tx))
+    }
+
     /// For reading, and for statements that are a transaction of their own.
     pub fn conn(&self) -> &DatabaseConnection {
         &self.conn

@@ -29,8 +29,8 @@ pub async fn postgres_copy_into(conn: &impl ConnectionTrait, schema: &str) -> Re
     Ok(())
 }
 
-/// Waits until no other server migrates this PostgreSQL database; released at the end of the transaction.
-pub async fn postgres_migration_lock(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
+/// Waits until no other server starts on this PostgreSQL database; released at the end of the transaction.
+pub async fn postgres_start_lock(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
     // An arbitrary constant: "cistern" in ASCII.
     const KEY: i64 = 0x0063_6973_7465_726e;
     let statement = Statement::from_string(

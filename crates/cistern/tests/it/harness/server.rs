@@ -125,6 +125,20 @@ impl Setup {
         server
     }
 
+    /// So many servers, started at the same moment on one new installation.
+    pub(crate) fn start_at_once(&self, count: usize) -> Vec<Server> {
+        let start = || {
+            let mut server = self.clone().stopped();
+            server.start_again();
+            server
+        };
+        std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..count).map(|_| scope.spawn(start)).collect();
+            let started = starts.into_iter().map(|one| one.join().expect("it starts"));
+            started.collect()
+        })
+    }
+
     fn stopped(self) -> Server {
         let dir = tempfile::tempdir().expect("a temporary folder");
         Server {

@@ -286,6 +286,41 @@ async fn a_disk_that_cannot_be_read_is_said_and_never_guessed_at() {
     assert_eq!(verified(&api).await, json!([]));
 }
 
+#[tokio::test]
+async fn writes_that_fail_only_at_the_sync_are_said_and_not_believed() {
+    // The file system's device is a sparse file: where no room is left for its blocks, only an fsync fails, and then
+    // the kernel takes what it could not write for written. What was written once must not be relied on.
+    let prepare = "mkdir -p $m-device && mount -t tmpfs -o size=96m tmpfs $m-device && \
+                   truncate -s 256M $m-device/disk && \
+                   mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=0 $m-device/disk && \
+                   mount -o loop $m-device/disk $m";
+    let Some(Mounted { server, root, _dir }) = mounted(prepare) else {
+        return;
+    };
+    let (api, files) = (server.api(), Files::start().await);
+    let (old, new) = (disks::raw(8, 34), disks::raw(64, 35));
+    let old_id = imported(&api, "old", &files.put("old.img", old.clone())).await["id"]
+        .as_i64()
+        .expect("an id");
+    let ballast = root.with_file_name("mount-device").join("ballast");
+    let full = std::fs::write(&ballast, vec![1; 128 << 20]).expect_err("it fills the device");
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+
+    let id = import(&api, "new", &files.put("new.img", new.clone())).await;
+    let job = tried_again(&api, id).await;
+    assert!(
+        job["error"].as_str().is_some_and(|e| e.contains("store is full")),
+        "{job:#}"
+    );
+    std::fs::remove_file(&ballast).expect("it is there");
+    let image = settled(&api, id).await;
+    assert_eq!(image["status"], "available", "{image:#}");
+    forget_cached(&root.join("store"));
+    assert_eq!(try_download(&api, id, &new).await, Some(()));
+    assert_eq!(try_download(&api, old_id, &old).await, Some(()));
+    assert_eq!(verified(&api).await, json!([]));
+}
+
 /// Makes the kernel read every file below `folder` from its device the next time; returns how many there are.
 fn forget_cached(folder: &std::path::Path) -> usize {
     let entries = std::fs::read_dir(folder).expect("a folder");

@@ -33,6 +33,8 @@ const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// What a request sent is made durable, and its offset promised, when nothing more has come for this long: a client whose
 /// connection hangs asks for the offset on another.
 const STALL: Duration = Duration::from_secs(1);
+/// How long a client that was refused may go on sending.
+const LINGER: Duration = Duration::from_secs(5);
 /// How long an image's job may need the file.
 const USE_LIFE: TimeDelta = TimeDelta::days(7);
 /// A file without a row is removed when it is older than this: its row may be about to be written.
@@ -165,18 +167,40 @@ pub async fn upload_append(
 ) -> Result<Model, Refusal> {
     caller.require(SCOPE)?;
     let (app, caller, id) = (app.clone(), caller.clone(), id.to_owned());
-    tokio::spawn(async move { append_locked(&app, &caller, &id, append, body).await })
+    tokio::spawn(async move { append_whole(&app, &caller, &id, append, body).await })
         .await
         .map_err(|e| Error::internal("writing an upload broke off", e))?
 }
 
-async fn append_locked(
+async fn append_whole(
     app: &App,
     caller: &Caller,
     id: &str,
     append: Append,
-    body: BodyStream,
+    mut body: BodyStream,
 ) -> Result<Model, Refusal> {
+    let (turn, writer) = append_begin(app, caller, id, &append).await?;
+    let ended = writer.run(&turn, append.checksum.as_ref(), &mut body).await;
+    drop(turn);
+    if ended.is_err() {
+        linger(body).await;
+    }
+    ended
+}
+
+/// Takes the rest of a body for a while and forgets it: a client that still sends when the connection ends does not hear
+/// why (RFC 9112 §9.6).
+async fn linger(mut body: BodyStream) {
+    let _ = timeout(LINGER, async { while let Some(Ok(_)) = body.next().await {} }).await;
+}
+
+/// Takes the turn and the file's lock, and checks that the request fits.
+async fn append_begin<'a>(
+    app: &'a App,
+    caller: &'a Caller,
+    id: &str,
+    append: &Append,
+) -> Result<(Turn, Writer<'a>), Refusal> {
     let seen = upload_get(app, caller, id).await?;
     if append.offset < unsigned(seen.offset_bytes) {
         // It is behind what was promised: no reason to stop the one that writes.
@@ -194,13 +218,11 @@ async fn append_locked(
     }
     let limit = row.length_bytes.map_or(app.config.upload.max_bytes, unsigned);
     // `upload.max_bytes` may have been lowered below what is there.
-    if append
-        .content_length
-        .is_some_and(|n| n > limit.saturating_sub(offset))
-    {
+    let left = limit.saturating_sub(offset);
+    if append.content_length.is_some_and(|n| n > left) {
         return Err(too_long(limit).into());
     }
-    let mut writer = Writer {
+    let writer = Writer {
         app,
         caller,
         file,
@@ -212,19 +234,7 @@ async fn append_locked(
         room: Room::new(spool::folder(&app.data)),
         hasher: append.checksum.as_ref().map(Checksum::hasher),
     };
-    let received = writer.receive(body, &turn).await;
-    if let Some(checksum) = &append.checksum {
-        received?;
-        let hasher = writer.hasher.take().expect("made with the checksum");
-        if !checksum.matches(hasher) {
-            return Err(Refusal::Checksum);
-        }
-        writer.promise().await?;
-    } else {
-        writer.promise().await?;
-        received?;
-    }
-    Ok(writer.row)
+    Ok((turn, writer))
 }
 
 /// One request's bytes on their way into the file.
@@ -246,9 +256,31 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// Writes the body and promises it, and returns the upload as it is then.
+    async fn run(
+        mut self,
+        turn: &Turn,
+        checksum: Option<&Checksum>,
+        body: &mut BodyStream,
+    ) -> Result<Model, Refusal> {
+        let received = self.receive(body, turn).await;
+        let Some(checksum) = checksum else {
+            self.promise().await?;
+            received?;
+            return Ok(self.row);
+        };
+        received?;
+        let hasher = self.hasher.take().expect("made with the checksum");
+        if !checksum.matches(hasher) {
+            return Err(Refusal::Checksum);
+        }
+        self.promise().await?;
+        Ok(self.row)
+    }
+
     /// Writes the body; however it ends, what came of it.
-    async fn receive(&mut self, mut body: BodyStream, turn: &Turn) -> Result<(), Refusal> {
-        let ended = self.collect(&mut body, turn).await;
+    async fn receive(&mut self, body: &mut BodyStream, turn: &Turn) -> Result<(), Refusal> {
+        let ended = self.collect(body, turn).await;
         self.write().await?;
         ended
     }

@@ -190,7 +190,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 pub fn storage(error: io::Error, what: &str) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Unavailable(
-            "the server has no room left for this upload; what it has so far is kept, go on when there is room".into(),
+            "the server has no room left for the rest of this upload; make room on its disk, then send the rest".into(),
         ),
         _ => Error::internal(what, error),
     }

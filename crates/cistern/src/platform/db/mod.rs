@@ -18,6 +18,7 @@ use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, SqliteTransactionMode,
     TransactionOptions, TransactionTrait,
 };
+use store::room::Space;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::error::{Context, Error, Result};
@@ -88,6 +89,11 @@ impl Db {
             .await
             .map_err(|e| Error::database("could not open a writing transaction", e))?;
         Ok(Tx { inner, _turn: turn })
+    }
+
+    /// The room on SQLite's disk.
+    pub fn space(&self) -> Option<Space> {
+        self.reserve.as_ref().and_then(|reserve| reserve.space().ok())
     }
 
     /// Looks after the reserve on SQLite's disk; to be called every second or so.

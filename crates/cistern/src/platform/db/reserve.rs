@@ -11,10 +11,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use store::room::Space;
 
-/// Its size at most, four times what SQLite's log of changes grows to.
+/// Its size at most, four times what SQLite's log of changes grows to before it is written over.
 const SIZE: u64 = 16 << 20;
-/// Its size on a small disk: one part in so many.
-const SIZE_PART: u64 = 64;
 
 /// The file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +41,7 @@ impl Reserve {
 
     /// Gives the room away where the disk is about full, and takes it again where there is enough.
     pub fn look(&self) -> io::Result<Looked> {
-        let space = Space::of(self.folder())?;
+        let space = self.space()?;
         if self.release(space) {
             return Ok(Looked::Released);
         }
@@ -62,7 +60,12 @@ impl Reserve {
     /// Gives the room away where the disk is about full. One look at a local disk, to be done before each transaction: it
     /// takes microseconds.
     pub fn release_if_full(&self) -> bool {
-        Space::of(self.folder()).is_ok_and(|space| self.release(space))
+        self.space().is_ok_and(|space| self.release(space))
+    }
+
+    /// The room on its disk.
+    pub fn space(&self) -> io::Result<Space> {
+        Space::of(self.folder())
     }
 
     fn release(&self, space: Space) -> bool {
@@ -84,8 +87,9 @@ impl Reserve {
     }
 }
 
+/// Its size on this disk. Not more than what writers of images leave free: given away, it is nothing to them.
 fn size(space: Space) -> u64 {
-    SIZE.min(space.total / SIZE_PART)
+    SIZE.min(space.reserve())
 }
 
 fn make(path: &Path, size: u64) -> io::Result<()> {

@@ -9,7 +9,7 @@ use sea_orm_migration::MigrationTrait;
 use store::Store;
 
 use crate::config::{self, Config};
-use crate::images::{self, handed::Handed};
+use crate::images::{self, handed::Handed, uploads::turns::Turns};
 use crate::platform::accounts::{SignIns, service as accounts};
 use crate::platform::clock::Clock;
 use crate::platform::db::{self, Db, Place};
@@ -43,6 +43,8 @@ pub struct Inner {
     pub queue: Queue,
     /// Open files that wait for their import.
     pub handed: Handed,
+    /// Who writes which upload.
+    pub turns: Turns,
     /// Guards signing in.
     pub sign_ins: SignIns,
     /// Bounds how many refusals are written.
@@ -83,6 +85,7 @@ impl App {
                 clock,
                 queue,
                 handed: Handed::default(),
+                turns: Turns::default(),
                 sign_ins: SignIns::default(),
                 refusals: Refusals::default(),
             }),

@@ -36,6 +36,7 @@ mod memory;
 mod migration;
 pub mod pack;
 mod reader;
+pub mod room;
 mod rows;
 mod session;
 mod store;

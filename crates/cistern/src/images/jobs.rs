@@ -24,7 +24,7 @@ use super::ingest;
 use super::model::{self, Status};
 use super::rows::{self, Model, Published};
 use super::sandbox::{Opened, Patience, Sandbox};
-use super::spool::Spool;
+use super::spool::{Spool, file_remove};
 use super::{checksum, local, service, uploads};
 use crate::app::App;
 use crate::platform::db::Tx;
@@ -284,7 +284,12 @@ impl Import<'_> {
                 None,
                 sandbox.open(input, &path, Arc::clone(&done)),
             )
-            .await?;
+            .await;
+        if opened.is_err() {
+            // The next attempt begins it anew; until then others may need its room.
+            file_remove(&path);
+        }
+        let opened = opened?;
         let bytes = match opened {
             Opened::Disk(format) => return Ok((file, format, false)),
             Opened::Unwrapped(bytes) => bytes,

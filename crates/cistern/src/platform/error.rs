@@ -94,9 +94,15 @@ impl Error {
 }
 
 impl From<sea_orm::DbErr> for Error {
+    fn from(source: sea_orm::DbErr) -> Self {
+        Self::database("the database refused a statement", source)
+    }
+}
+
+impl Error {
     /// SQLite's words for a full disk (result codes 13 and 4874), and PostgreSQL's (`53100`), are the operator's to mend;
     /// the rest is a fault of ours.
-    fn from(source: sea_orm::DbErr) -> Self {
+    pub fn database(context: &str, source: sea_orm::DbErr) -> Self {
         let text = source.to_string();
         if ["disk is full", "(code: 4874)", "No space left on device"]
             .iter()
@@ -107,7 +113,7 @@ impl From<sea_orm::DbErr> for Error {
                 "The database's disk is full; its operator has to free or add space.".into(),
             );
         }
-        Self::internal("the database refused a statement", source)
+        Self::internal(context, source)
     }
 }
 

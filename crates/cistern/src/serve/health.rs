@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use store::room::Space;
 use tokio::sync::Mutex;
 
 use crate::app::App;
@@ -44,6 +45,10 @@ impl Phase {
     }
 }
 
+/// What `/readyz` says where no more images can be taken in.
+const FULL: &str =
+    "ready, but the disk is full: images can be read and deleted, not imported; free or add space\n";
+
 /// `/healthz`.
 pub async fn healthz() -> &'static str {
     "ok\n"
@@ -52,6 +57,9 @@ pub async fn healthz() -> &'static str {
 /// `/readyz` of a running server.
 pub async fn readyz(State(readiness): State<Readiness>) -> Response {
     match readiness.obstacle().await {
+        // No 503: on a full disk images can be read and, above all, deleted, which nobody could do here any more if
+        // the server were taken out of service.
+        None if readiness.is_full() => FULL.into_response(),
         None => "ready\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
@@ -85,6 +93,13 @@ impl Readiness {
             phase,
             last: Arc::default(),
         }
+    }
+
+    /// Whether the disk of the working files, or that of the database, has only its reserve left.
+    fn is_full(&self) -> bool {
+        let of_data = Space::of(&self.app.data).ok();
+        let spaces = [of_data, self.app.db.space()];
+        spaces.into_iter().flatten().any(|space| space.spare() == 0)
     }
 
     /// Why requests cannot be served now, if so.

@@ -1,7 +1,7 @@
 //! One server a data folder: the folder is made for its owner alone and held by a lock that ends with the process.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -53,7 +53,13 @@ pub fn data_lock(data: &Path) -> Result<DataLock> {
         .and_then(|()| file.rewind())
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .and_then(|()| file.flush());
-    written.map_err(|e| Error::internal("could not write the lock file", e))?;
+    match written {
+        // The text is for a message only, and a full disk no reason not to start.
+        Err(e) if e.kind() != ErrorKind::StorageFull => {
+            return Err(Error::internal("could not write the lock file", e));
+        }
+        _ => {}
+    }
     Ok(DataLock { _file: file })
 }
 

@@ -43,6 +43,9 @@ use tls::{Certificate, Files};
 
 /// How often certificate files are looked at.
 const CERTIFICATE_EVERY: Duration = Duration::from_secs(5);
+/// How often the database's disk is looked at: so long a full one can keep its reserve from work that opens no
+/// transaction of its own.
+const ROOM_EVERY: Duration = Duration::from_secs(1);
 /// How often histograms are folded, which otherwise grow with every request.
 const METRICS_EVERY: Duration = Duration::from_secs(10);
 
@@ -208,10 +211,13 @@ fn certificate(config: &Config) -> Result<Option<Arc<Certificate>>> {
 /// What must be looked after while the server runs. Ended by its handle.
 async fn upkeep(app: App, certificate: Option<Arc<Certificate>>) {
     let (mut files, mut metrics) = (interval(CERTIFICATE_EVERY), interval(METRICS_EVERY));
+    let mut room = interval(ROOM_EVERY);
+    room.set_missed_tick_behavior(MissedTickBehavior::Delay);
     files.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = files.tick() => certificate_reload(&app, certificate.as_deref()),
+            _ = room.tick() => app.db.reserve_look().await,
             _ = metrics.tick() => telemetry::metrics_upkeep(),
         }
     }

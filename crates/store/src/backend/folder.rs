@@ -4,7 +4,7 @@
 //! (`renameat2(RENAME_NOREPLACE)`, or link and unlink where the file system lacks it), and then the folder
 //! that holds the name is synced. Writers that wait for the same folder share one sync. Temporary files have
 //! a folder of their own, on the same file system, so that what a crash left is found without reading
-//! every folder.
+//! every folder. An object that would take of the disk's reserve ([`crate::room`]) is not written.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -25,6 +25,7 @@ use rustix::fs::{CWD, RenameFlags};
 use super::{Backend, Listed, key_check};
 use crate::error::{Error, Kind, Result};
 use crate::memory;
+use crate::room::Room;
 use crate::world::World;
 
 const TEMPORARY: &str = "tmp";
@@ -157,6 +158,8 @@ impl Inner {
         let target = self.root.join(key);
         let folder = target.parent().unwrap_or(&self.root).to_owned();
         self.folder_make(&folder)?;
+        let full = |error| Error::io(format!("cannot write object `{key}`"), error);
+        Room::new(&self.root).take(data.len() as u64).map_err(full)?;
         let temporary = self.root.join(TEMPORARY).join(self.world.uuid().to_string());
         let written = write_synced(&temporary, data).and_then(|()| rename_new(&temporary, &target));
         if let Err(error) = written {

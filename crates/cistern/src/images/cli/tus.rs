@@ -19,6 +19,8 @@ use crate::cli::{Failure, Outcome};
 const PIECE_BYTES: u64 = 64 << 20;
 /// Read from the file at once.
 const READ_BYTES: u64 = 1 << 20;
+/// What to say where the server does not let go of the upload.
+const HELD: &str = "another request holds this upload on the server and does not come to an end";
 /// Attempts in a row that move nothing before we give up.
 const ATTEMPTS: u32 = 6;
 
@@ -75,7 +77,7 @@ impl<'a> Upload<'a> {
                 Err(Cut::Passing(failure)) => {
                     failures += 1;
                     if failures == ATTEMPTS {
-                        return Err(failure);
+                        return Err(given_up(&failure));
                     }
                     tokio::time::sleep(Duration::from_secs(1 << (failures - 1))).await;
                     let reached = self.offset().await.unwrap_or(offset);
@@ -112,7 +114,11 @@ impl<'a> Upload<'a> {
         // Another offset, a lock that a cut connection still holds, or a fault that may pass.
         let may_pass =
             status.is_server_error() || [StatusCode::CONFLICT, StatusCode::LOCKED].contains(&status);
-        let failure = client::refusal(response).await;
+        let failure = match status {
+            // The server's own words are for programs that speak tus.
+            StatusCode::LOCKED => Failure::Failed(HELD.into()),
+            _ => client::refusal(response).await,
+        };
         Err(if may_pass {
             Cut::Passing(failure)
         } else {
@@ -127,6 +133,16 @@ impl<'a> Upload<'a> {
             .await?;
         offset_of(&response)
     }
+}
+
+/// The last attempt failed as well. The caller removes what the server has.
+fn given_up(failure: &Failure) -> Failure {
+    let (Failure::Failed(reason) | Failure::Usage(reason)) = failure else {
+        return Failure::Told;
+    };
+    Failure::Failed(format!(
+        "{reason}; given up after {ATTEMPTS} attempts: mend that, then run the command again, which begins anew"
+    ))
 }
 
 /// Why a piece did not arrive.
@@ -197,4 +213,18 @@ fn read(
 
 pub fn unreadable(error: &io::Error) -> Failure {
     Failure::Failed(format!("cannot read the file: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_locked_out_hears_what_to_do() {
+        let Failure::Failed(text) = given_up(&Failure::Failed(HELD.into())) else {
+            panic!("a sentence");
+        };
+        assert!(text.contains("run the command again"), "{text}");
+        assert!(!text.contains("HEAD"), "nobody types that: {text}");
+    }
 }

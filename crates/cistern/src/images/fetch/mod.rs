@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::Response;
+use store::room::Room;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -89,6 +90,12 @@ pub struct Fetch<'a> {
     pub stop: &'a CancellationToken,
     /// Is told how far it is, at each write.
     pub progress: &'a (dyn Fn(Progress) + Send + Sync),
+}
+
+/// The working file while it is written.
+struct Output {
+    file: File,
+    room: Room,
 }
 
 /// Why an attempt ended before the file was complete.
@@ -191,7 +198,10 @@ impl Fetch<'_> {
 
     /// Writes a body to the file, at the state's length.
     async fn receive(&self, state: &mut State, body: Body, mut response: Response) -> Result<(), Cut> {
-        let mut file = self.file_open(state.length).await?;
+        let mut file = Output {
+            file: self.file_open(state.length).await?,
+            room: Room::new(self.path.parent().unwrap_or(self.path)),
+        };
         let mut buffer = Vec::with_capacity(WRITE_BYTES * 2);
         let ended = loop {
             let chunk = match timeout(self.limits.stall, response.chunk()).await {
@@ -228,11 +238,12 @@ impl Fetch<'_> {
 
     async fn write(
         &self,
-        file: &mut File,
+        Output { file, room }: &mut Output,
         buffer: &mut Vec<u8>,
         state: &mut State,
         total: Option<u64>,
     ) -> Result<(), FetchError> {
+        room.take(buffer.len() as u64).map_err(|e| local(&e))?;
         file.write_all(buffer).await.map_err(|e| local(&e))?;
         // The length in `state` counts what the file has, for the next attempt of this process.
         file.flush().await.map_err(|e| local(&e))?;

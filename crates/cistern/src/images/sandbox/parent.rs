@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use disk::record::{Failure, ReadLimits, Reader, Record};
 use disk::{Content, ErrorKind, Format, Info, Probe};
+use store::room::Room;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -315,6 +316,7 @@ fn local(error: &io::Error) -> String {
 struct SparseFile {
     file: File,
     length: u64,
+    room: Room,
 }
 
 impl SparseFile {
@@ -324,13 +326,19 @@ impl SparseFile {
             .truncate(true)
             .write(true)
             .open(path)?;
-        Ok(Self { file, length: 0 })
+        let folder = path.parent().unwrap_or(path);
+        Ok(Self {
+            file,
+            length: 0,
+            room: Room::new(folder),
+        })
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
         for block in bytes.chunks(HOLE_BYTES) {
             if *block != ZEROS[..block.len()] {
+                self.room.take(block.len() as u64)?;
                 self.file.write_all_at(block, self.length)?;
             }
             self.length += block.len() as u64;

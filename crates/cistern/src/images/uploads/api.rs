@@ -179,7 +179,9 @@ async fn head(State(app): State<App>, caller: Caller, _: Tus, Path(id): Path<Str
     responses(
     (status = 204, description = "All of it is there for good; `Upload-Offset` says how many bytes"),
     (status = 409, description = "The upload is at another offset", body = ErrorBody),
-    (status = 423, description = "Another request is writing it", body = ErrorBody),
+    (status = 400, description = "A newer request took over (`interrupted`); or something is malformed", body = ErrorBody),
+    (status = 423, description = "Another request is writing it and does not come to an end", body = ErrorBody),
+    (status = 503, description = "The disk is full; what came is kept, go on when there is room", body = ErrorBody),
     (status = 460, description = "The bytes are not what the checksum says; nothing was kept", body = ErrorBody),
 ))]
 async fn patch(
@@ -213,7 +215,7 @@ async fn patch(
     (status = 204, description = "Gone, and its room is free"),
     (status = 404, description = "There is none", body = ErrorBody),
     (status = 409, description = "An image is being made of it", body = ErrorBody),
-    (status = 423, description = "Another request is writing it", body = ErrorBody),
+    (status = 423, description = "Another request is writing it and does not come to an end", body = ErrorBody),
 ))]
 async fn delete(
     State(app): State<App>,
@@ -331,8 +333,14 @@ impl IntoResponse for Refusal {
             Self::Locked => refused(
                 StatusCode::LOCKED,
                 "locked",
-                "another request is writing this upload; wait for its end, then ask for the offset with HEAD"
+                "another request is writing this upload and does not come to an end; ask for the offset with HEAD in a \
+                 few seconds and go on there"
                     .into(),
+            ),
+            Self::TakenOver => refused(
+                StatusCode::BAD_REQUEST,
+                "interrupted",
+                "a newer request for this upload took over; what came here is kept, ask for the offset with HEAD".into(),
             ),
             Self::Checksum => refused(
                 StatusCode::from_u16(460).expect("a status that tus defines"),

@@ -8,8 +8,11 @@
 //! the client was told survives a crash. Bytes beyond it that a crash left in the file are overwritten. Should the
 //! file be shorter than the row says, the file is believed.
 //!
-//! **One writer.** Whoever writes or deletes holds an exclusive `flock` on the file, in any process, and reads the row
-//! after it got the lock.
+//! **One writer, the newest.** Whoever writes or deletes asks the request before it, in this process, to come to an end
+//! ([`turns`]): that one makes durable and promises what it has, and hears 400, which clients do not try again, so that
+//! two of them do not fight for ever. Then it holds an exclusive `flock` on the file, in any process, and reads the row
+//! after it got the lock. A request that only hangs promises what came of it after a second of silence, so that HEAD
+//! tells a client that connects again the true offset.
 
 pub mod api;
 pub mod migration;
@@ -19,3 +22,4 @@ pub mod service;
 mod spool;
 #[cfg(test)]
 mod tests;
+pub mod turns;

@@ -24,6 +24,8 @@ pub enum Refusal {
     Offset,
     /// 423: someone else writes it at this moment.
     Locked,
+    /// 400, as tusd answers it: a newer request writes it now.
+    TakenOver,
     /// 460: the bytes are not what `Upload-Checksum` says; nothing was kept.
     Checksum,
     /// Anything that every other part of the service also says.

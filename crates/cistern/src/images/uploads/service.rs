@@ -7,11 +7,14 @@ use bytes::Bytes;
 use chrono::TimeDelta;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use store::room::Room;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::model::{Checksum, Hasher, Refusal, metadata_check, true_offset};
 use super::rows::{self, Model};
 use super::spool::{self, Locked};
+use super::turns::Turn;
 use crate::app::App;
 use crate::platform::accounts::Caller;
 use crate::platform::db::Tx;
@@ -24,11 +27,14 @@ const SCOPE: &str = "image:create";
 /// Uploads that a team may have without an image made of them.
 pub const MAX_OPEN: u64 = 100;
 /// A request's bytes are written in pieces of this size; a request holds no more than about this in memory.
-const WRITE_BYTES: usize = 1 << 20;
+const WRITE_BYTES: u64 = 1 << 20;
 /// A long request's bytes are made durable, and its offset promised, this often.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// Room that an upload must leave on the disk.
-const SPARE_BYTES: u64 = 256 << 20;
+/// What a request sent is made durable, and its offset promised, when nothing more has come for this long: a client whose
+/// connection hangs asks for the offset on another.
+const STALL: Duration = Duration::from_secs(1);
+/// How long a client that was refused may go on sending.
+const LINGER: Duration = Duration::from_secs(5);
 /// How long an image's job may need the file.
 const USE_LIFE: TimeDelta = TimeDelta::days(7);
 /// A file without a row is removed when it is older than this: its row may be about to be written.
@@ -80,10 +86,10 @@ pub async fn upload_create(app: &App, caller: &Caller, new: NewUpload) -> Result
     }
     if let Some(length) = new.length {
         check_size(app, length)?;
-        let free = spool::free(&app.data).await?;
-        if length.saturating_add(SPARE_BYTES) > free {
+        let spare = spool::space(&app.data).await?.spare();
+        if length > spare {
             return Err(Error::Unavailable(format!(
-                "the server has {free} bytes free, too few for an upload of {length}; make room, or try a smaller file"
+                "the server has room for {spare} bytes, too few for an upload of {length}; make room, or try a smaller file"
             )));
         }
     }
@@ -161,19 +167,46 @@ pub async fn upload_append(
 ) -> Result<Model, Refusal> {
     caller.require(SCOPE)?;
     let (app, caller, id) = (app.clone(), caller.clone(), id.to_owned());
-    tokio::spawn(async move { append_locked(&app, &caller, &id, append, body).await })
+    tokio::spawn(async move { append_whole(&app, &caller, &id, append, body).await })
         .await
         .map_err(|e| Error::internal("writing an upload broke off", e))?
 }
 
-async fn append_locked(
+async fn append_whole(
     app: &App,
     caller: &Caller,
     id: &str,
     append: Append,
-    body: BodyStream,
+    mut body: BodyStream,
 ) -> Result<Model, Refusal> {
-    upload_load(app, caller, id).await?;
+    let (turn, writer) = append_begin(app, caller, id, &append).await?;
+    let ended = writer.run(&turn, append.checksum.as_ref(), &mut body).await;
+    drop(turn);
+    if ended.is_err() {
+        linger(body).await;
+    }
+    ended
+}
+
+/// Takes the rest of a body for a while and forgets it: a client that still sends when the connection ends does not hear
+/// why (RFC 9112 §9.6).
+async fn linger(mut body: BodyStream) {
+    let _ = timeout(LINGER, async { while let Some(Ok(_)) = body.next().await {} }).await;
+}
+
+/// Takes the turn and the file's lock, and checks that the request fits.
+async fn append_begin<'a>(
+    app: &'a App,
+    caller: &'a Caller,
+    id: &str,
+    append: &Append,
+) -> Result<(Turn, Writer<'a>), Refusal> {
+    let seen = upload_get(app, caller, id).await?;
+    if append.offset < unsigned(seen.offset_bytes) {
+        // It is behind what was promised: no reason to stop the one that writes.
+        return Err(Refusal::Offset);
+    }
+    let turn = app.turns.take(id).await?;
     let file = Locked::open(spool::path(&app.data, id)).await?;
     // Again, now that nobody else changes it.
     let mut row = upload_load(app, caller, id).await?;
@@ -184,31 +217,24 @@ async fn append_locked(
         return Err(Refusal::Offset);
     }
     let limit = row.length_bytes.map_or(app.config.upload.max_bytes, unsigned);
-    if append.content_length.is_some_and(|n| n > limit - offset) {
+    // `upload.max_bytes` may have been lowered below what is there.
+    let left = limit.saturating_sub(offset);
+    if append.content_length.is_some_and(|n| n > left) {
         return Err(too_long(limit).into());
     }
-    let mut writer = Writer {
+    let writer = Writer {
         app,
         caller,
         file,
         row,
         limit,
         at: offset,
+        parts: Vec::new(),
+        held: 0,
+        room: Room::new(spool::folder(&app.data)),
         hasher: append.checksum.as_ref().map(Checksum::hasher),
     };
-    let received = writer.receive(body).await;
-    if let Some(checksum) = &append.checksum {
-        received?;
-        let hasher = writer.hasher.take().expect("made with the checksum");
-        if !checksum.matches(hasher) {
-            return Err(Refusal::Checksum);
-        }
-        writer.promise().await?;
-    } else {
-        writer.promise().await?;
-        received?;
-    }
-    Ok(writer.row)
+    Ok((turn, writer))
 }
 
 /// One request's bytes on their way into the file.
@@ -221,46 +247,100 @@ struct Writer<'a> {
     limit: u64,
     /// Where the next byte goes; everything from the row's offset to here is not promised yet.
     at: u64,
+    /// What came and is not written yet.
+    parts: Vec<Bytes>,
+    /// The bytes in `parts`.
+    held: u64,
+    room: Room,
     hasher: Option<Hasher>,
 }
 
 impl Writer<'_> {
-    async fn receive(&mut self, mut body: BodyStream) -> Result<()> {
-        let mut parts = Vec::new();
-        let mut held = 0;
-        while let Some(next) = body.next().await {
-            let Ok(part) = next else {
-                self.write(parts).await?;
-                return Err(Error::BadRequest(
-                    "the connection ended before the request did; ask for the offset and go on there".into(),
-                ));
-            };
-            held += part.len();
-            if held as u64 > self.limit - self.at {
-                self.write(parts).await?;
-                return Err(too_long(self.limit));
-            }
-            parts.push(part);
-            if held >= WRITE_BYTES {
-                self.write(std::mem::take(&mut parts)).await?;
-                held = 0;
-            }
+    /// Writes the body and promises it, and returns the upload as it is then.
+    async fn run(
+        mut self,
+        turn: &Turn,
+        checksum: Option<&Checksum>,
+        body: &mut BodyStream,
+    ) -> Result<Model, Refusal> {
+        let received = self.receive(body, turn).await;
+        let Some(checksum) = checksum else {
+            self.promise().await?;
+            received?;
+            return Ok(self.row);
+        };
+        received?;
+        let hasher = self.hasher.take().expect("made with the checksum");
+        if !checksum.matches(hasher) {
+            return Err(Refusal::Checksum);
         }
-        self.write(parts).await
+        self.promise().await?;
+        Ok(self.row)
     }
 
-    async fn write(&mut self, parts: Vec<Bytes>) -> Result<()> {
-        let length: usize = parts.iter().map(Bytes::len).sum();
+    /// Writes the body; however it ends, what came of it.
+    async fn receive(&mut self, body: &mut BodyStream, turn: &Turn) -> Result<(), Refusal> {
+        let ended = self.collect(body, turn).await;
+        self.write().await?;
+        ended
+    }
+
+    async fn collect(&mut self, body: &mut BodyStream, turn: &Turn) -> Result<(), Refusal> {
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = turn.lost() => return Err(Refusal::TakenOver),
+                next = timeout(STALL, body.next()) => next,
+            };
+            match next {
+                Err(_) => self.settle().await?,
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok(part))) => self.take(part).await?,
+                Ok(Some(Err(_))) => {
+                    let text =
+                        "the connection ended before the request did; ask for the offset and go on there";
+                    return Err(Error::BadRequest(text.into()).into());
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, part: Bytes) -> Result<()> {
+        let held = self.held + part.len() as u64;
+        if held > self.limit.saturating_sub(self.at) {
+            return Err(too_long(self.limit));
+        }
+        self.parts.push(part);
+        self.held = held;
+        if held >= WRITE_BYTES {
+            self.write().await?;
+        }
+        if self.hasher.is_none() && self.at - unsigned(self.row.offset_bytes) >= CHECKPOINT_BYTES {
+            self.promise().await?;
+        }
+        Ok(())
+    }
+
+    /// Nothing more comes at the moment: promises what came. Under a checksum nothing can be promised before its end.
+    async fn settle(&mut self) -> Result<()> {
+        self.write().await?;
+        if self.hasher.is_some() || self.at == unsigned(self.row.offset_bytes) {
+            return Ok(());
+        }
+        self.promise().await
+    }
+
+    async fn write(&mut self) -> Result<()> {
+        let (parts, length) = (std::mem::take(&mut self.parts), std::mem::take(&mut self.held));
         if length == 0 {
             return Ok(());
         }
+        self.room
+            .take(length)
+            .map_err(|e| spool::storage(e, "could not ask how much room is left"))?;
         let hasher = self.hasher.take();
-        let is_free = hasher.is_none();
         self.hasher = self.file.write(parts, self.at, hasher).await?;
-        self.at += length as u64;
-        if is_free && self.at - unsigned(self.row.offset_bytes) >= CHECKPOINT_BYTES {
-            self.promise().await?;
-        }
+        self.at += length;
         Ok(())
     }
 
@@ -293,6 +373,8 @@ impl Writer<'_> {
 pub async fn upload_delete(app: &App, caller: &Caller, id: &str) -> Result<(), Refusal> {
     caller.require(SCOPE)?;
     upload_load(app, caller, id).await?;
+    // Whoever deletes it does not want the rest of it.
+    let _turn = app.turns.take(id).await?;
     let path = spool::path(&app.data, id);
     let _lock = Locked::open(path.clone()).await?;
     let now = app.clock.now();
@@ -369,7 +451,7 @@ pub async fn upload_sweep(app: &App) -> Result<usize> {
     for name in old.into_iter().filter(|name| !known.contains(name)) {
         let path = spool::path(&app.data, &name);
         // Locked means that a request is still writing; the next sweep finds it.
-        let Ok(_lock) = Locked::open(path.clone()).await else {
+        let Ok(_lock) = Locked::try_open(path.clone()).await else {
             continue;
         };
         spool::remove(path).await?;

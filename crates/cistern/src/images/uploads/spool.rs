@@ -10,9 +10,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use store::room::Space;
+use tokio::time::{Instant, sleep};
 
 use super::model::{Hasher, Refusal};
 use crate::platform::error::{Context, Error, Result};
+
+/// How long a lock that another process has is waited for, and how often it is looked at.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_EVERY: Duration = Duration::from_millis(50);
 
 /// Where this server keeps uploads.
 pub fn folder(data: &Path) -> PathBuf {
@@ -65,13 +71,12 @@ pub async fn length(path: PathBuf) -> Result<u64> {
     }
 }
 
-/// Bytes that are free where uploads are kept.
-pub async fn free(data: &Path) -> Result<u64> {
+/// The room where uploads are kept.
+pub async fn space(data: &Path) -> Result<Space> {
     let data = data.to_owned();
-    let stat = blocking(move || Ok(rustix::fs::statvfs(&data)?))
+    blocking(move || Space::of(&data))
         .await
-        .context("could not ask how much room is left")?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        .context("could not ask how much room is left")
 }
 
 /// Names in the folder whose files were last written longer than `age` ago.
@@ -96,8 +101,20 @@ pub async fn old_names(data: &Path, age: Duration) -> Result<Vec<String>> {
 }
 
 impl Locked {
-    /// Opens and locks a file.
+    /// Opens and locks a file. Waits a little where another process has it: also one that is about to become a parser
+    /// shares the lock, until it has let go of all that is not its own.
     pub async fn open(path: PathBuf) -> Result<Self, Refusal> {
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            match Self::try_open(path.clone()).await {
+                Err(Refusal::Locked) if Instant::now() < deadline => sleep(LOCK_EVERY).await,
+                other => return other,
+            }
+        }
+    }
+
+    /// The same without waiting.
+    pub async fn try_open(path: PathBuf) -> Result<Self, Refusal> {
         let opened = blocking(move || {
             let file = OpenOptions::new().read(true).write(true).open(path)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -170,10 +187,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 }
 
 /// A full disk is no fault of ours, and passes.
-fn storage(error: io::Error, what: &str) -> Error {
+pub fn storage(error: io::Error, what: &str) -> Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Unavailable(
-            "the server has no room left for this upload; what it has so far is kept, go on when there is room".into(),
+            "the server has no room left for the rest of this upload; make room on its disk, then send the rest".into(),
         ),
         _ => Error::internal(what, error),
     }

@@ -376,46 +376,159 @@ async fn after_a_crash_only_what_was_promised_counts() {
     );
 }
 
-#[tokio::test]
-async fn one_request_at_a_time_writes_an_upload() {
-    let w = world().await;
-    let caller = w.caller().await;
-    let path = w.begin(10).await;
-    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<std::io::Result<Bytes>>();
-    // A body is read once its request has the lock.
-    let (reading, is_reading) = tokio::sync::oneshot::channel();
-    let slow = futures::stream::unfold(
-        (receiver, Some(reading)),
-        |(mut receiver, mut reading)| async move {
-            if let Some(reading) = reading.take() {
-                let _ = reading.send(());
-            }
-            receiver.recv().await.map(|item| (item, (receiver, reading)))
-        },
-    );
-    let (app, upload, slow) = (w.app.clone(), id(&path).to_owned(), slow.boxed());
-    let first =
-        tokio::spawn(
-            async move { service::upload_append(&app, &caller, &upload, Append::default(), slow).await },
+/// A request whose client sends what the test says and then hangs.
+struct Hanging {
+    sender: tokio::sync::mpsc::UnboundedSender<std::io::Result<Bytes>>,
+    request: tokio::task::JoinHandle<Result<rows::Model, Refusal>>,
+}
+
+impl World {
+    /// The same installation with a lower `upload.max_bytes`.
+    async fn with_max_bytes(&self, max: u64) -> App {
+        let mut config = self.app.config.clone();
+        config.upload.max_bytes = max;
+        App::open(config).await.expect("opens")
+    }
+
+    /// Begins a request at byte 0 and waits until it has read `bytes`.
+    async fn hang(&self, path: &str, append: Append, bytes: &'static [u8]) -> Hanging {
+        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<std::io::Result<Bytes>>();
+        // The second time the body is asked for, the first piece was taken.
+        let (taken, is_taken) = tokio::sync::oneshot::channel();
+        let body = futures::stream::unfold(
+            (receiver, Some(taken), false),
+            |(mut receiver, mut taken, mut is_second)| async move {
+                if is_second && let Some(taken) = taken.take() {
+                    let _ = taken.send(());
+                }
+                is_second = true;
+                let item = receiver.recv().await?;
+                Some((item, (receiver, taken, is_second)))
+            },
         );
-    tokio::time::timeout(std::time::Duration::from_secs(30), is_reading)
+        let (app, upload, caller) = (self.app.clone(), id(path).to_owned(), self.caller().await);
+        let request = tokio::spawn(async move {
+            service::upload_append(&app, &caller, &upload, append, body.boxed()).await
+        });
+        sender.send(Ok(Bytes::from_static(bytes))).expect("is read");
+        let in_time = tokio::time::timeout(std::time::Duration::from_secs(30), is_taken).await;
+        in_time.expect("it gets the lock").expect("and reads");
+        Hanging { sender, request }
+    }
+}
+
+#[tokio::test]
+async fn a_newer_request_takes_over_from_one_that_hangs() {
+    let w = world().await;
+    let path = w.begin(10).await;
+    let old = w.hang(&path, Append::default(), b"abc").await;
+    // The client does not know what arrived, asks for nothing and begins where it last heard of.
+    let response = w.patch(&path, 0, &[], b"abcdefghij").await;
+    assert_eq!(
+        response.status(),
+        StatusCode::CONFLICT,
+        "what the old one had is kept"
+    );
+    drop(old.sender);
+    let ended = old.request.await.expect("does not panic");
+    assert!(matches!(ended, Err(Refusal::TakenOver)), "{ended:?}");
+    assert_eq!(w.offset(&path).await, "3");
+    let response = w.patch(&path, 3, &[], b"defghij").await;
+    assert_eq!(response.status(), StatusCode::NO_CONTENT);
+    let file = std::fs::read(spool::path(&w.app.data, id(&path))).expect("is there");
+    assert_eq!(file, b"abcdefghij");
+}
+
+#[tokio::test]
+async fn a_request_that_hangs_promises_what_came() {
+    let w = world().await;
+    let path = w.begin(10).await;
+    let old = w.hang(&path, Append::default(), b"abc").await;
+    let promised = async {
+        let mut look = tokio::time::interval(std::time::Duration::from_millis(20));
+        while w.offset(&path).await != "3" {
+            look.tick().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), promised)
         .await
-        .expect("the first gets the lock")
-        .expect("and reads");
-    assert_eq!(w.patch(&path, 9, &[], b"").await.status(), StatusCode::LOCKED);
-    assert_eq!(
-        w.send("DELETE", &path, &[], "").await.status(),
-        StatusCode::LOCKED
-    );
+        .expect("asking tells what came, while the request still hangs");
+    assert!(!old.request.is_finished());
+    let behind = w.patch(&path, 0, &[], b"abc").await;
+    assert_eq!(behind.status(), StatusCode::CONFLICT);
+    assert!(!old.request.is_finished(), "one that is behind stops nobody");
+    let response = w.patch(&path, 3, &[], b"defghij").await;
+    assert_eq!(response.status(), StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn a_checksum_is_not_promised_before_its_end() {
+    let w = world().await;
+    let path = w.begin(10).await;
+    let checksum = super::model::Checksum::parse("sha1 Kq5sNclPz7QV2+lfQIuc6R7oRu0=").expect("valid");
+    let append = Append {
+        checksum: Some(checksum),
+        ..Append::default()
+    };
+    let old = w.hang(&path, append, b"abc").await;
+    let response = w.patch(&path, 0, &[], b"0123456789").await;
+    assert_eq!(response.status(), StatusCode::NO_CONTENT);
+    drop(old.sender);
+    let ended = old.request.await.expect("does not panic");
+    assert!(matches!(ended, Err(Refusal::TakenOver)), "{ended:?}");
+    let file = std::fs::read(spool::path(&w.app.data, id(&path))).expect("is there");
+    assert_eq!(file, b"0123456789");
+}
+
+#[tokio::test]
+async fn ending_an_upload_ends_the_request_that_writes_it() {
+    let w = world().await;
+    let path = w.begin(10).await;
+    let old = w.hang(&path, Append::default(), b"abc").await;
+    let response = w.send("DELETE", &path, &[], "").await;
+    assert_eq!(response.status(), StatusCode::NO_CONTENT);
+    drop(old.sender);
+    let ended = old.request.await.expect("does not panic");
+    assert!(matches!(ended, Err(Refusal::TakenOver)), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_lock_that_another_process_holds_is_said() {
+    let w = world().await;
+    let path = w.begin(10).await;
+    let lock = spool::Locked::try_open(spool::path(&w.app.data, id(&path)))
+        .await
+        .expect("nobody has it");
+    let response = w.patch(&path, 0, &[], b"abc").await;
+    assert_eq!(response.status(), StatusCode::LOCKED);
+    assert!(w.text(response).await.contains("ask for the offset"));
     assert_eq!(w.offset(&path).await, "0", "asking is always possible");
-    sender.send(Ok(Bytes::from_static(b"abc"))).expect("is read");
-    drop(sender);
-    let row = first.await.expect("does not panic").expect("is kept");
-    assert_eq!(row.offset_bytes, 3);
-    assert_eq!(
-        w.patch(&path, 3, &[], b"d").await.status(),
-        StatusCode::NO_CONTENT
-    );
+    drop(lock);
+    let response = w.patch(&path, 0, &[], b"abc").await;
+    assert_eq!(response.status(), StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn an_upload_beyond_a_limit_that_was_lowered_is_refused_and_not_miscounted() {
+    let w = world().await;
+    let headers = [("upload-defer-length", "1")];
+    let path = header(&w.send("POST", "/v2/uploads", &headers, "").await, "location");
+    w.patch(&path, 0, &[], b"abcdefgh").await;
+    let lowered = w.with_max_bytes(5).await;
+    let caller = w.caller().await;
+    for content_length in [None, Some(1)] {
+        let append = Append {
+            offset: 8,
+            content_length,
+            ..Append::default()
+        };
+        let result = service::upload_append(&lowered, &caller, id(&path), append, body(vec![Ok(b"i")])).await;
+        assert!(
+            matches!(result, Err(Refusal::Other(Error::TooLarge(_)))),
+            "{content_length:?}: {result:?}"
+        );
+    }
+    assert_eq!(w.offset(&path).await, "8", "what was promised stays");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 
 pub mod migrate;
 pub mod migration;
+pub mod reserve;
 pub mod rows;
 
 use std::path::PathBuf;
@@ -17,9 +18,11 @@ use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, SqliteTransactionMode,
     TransactionOptions, TransactionTrait,
 };
+use store::room::Space;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::error::{Context, Error, Result};
+use reserve::{Looked, Reserve};
 
 /// How long a statement waits for SQLite's write lock, which another process (a local command) may hold.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,6 +41,8 @@ pub enum Place {
 pub struct Db {
     conn: DatabaseConnection,
     turn: Option<Arc<Mutex<()>>>,
+    /// SQLite's; PostgreSQL has its own disk.
+    reserve: Option<Reserve>,
 }
 
 /// An open writing transaction. Dropped without [`Tx::commit`], it changes nothing.
@@ -49,11 +54,17 @@ pub struct Tx {
 impl Db {
     /// Connects; for SQLite the file is made when it is not there.
     pub async fn open(place: &Place, max_connections: u32) -> Result<Self> {
+        let reserve = match place {
+            Place::Sqlite(path) => Some(Reserve::beside(path)),
+            Place::Postgres(_) => None,
+        };
+        // Opening writes too: the memory that SQLite's processes share is a file.
+        reserve.as_ref().map(Reserve::release_if_full);
         let conn = Database::connect(options(place, max_connections))
             .await
-            .context("could not connect to the database")?;
+            .map_err(|e| Error::database("could not connect to the database", e))?;
         let turn = matches!(place, Place::Sqlite(_)).then(Arc::default);
-        Ok(Self { conn, turn })
+        Ok(Self { conn, turn, reserve })
     }
 
     /// Waits until no other server starts on the same database, and keeps them out until what it gives is dropped:
@@ -82,6 +93,7 @@ impl Db {
             Some(turn) => Some(Arc::clone(turn).lock_owned().await),
             None => None,
         };
+        self.reserve.as_ref().map(Reserve::release_if_full);
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..Default::default()
@@ -90,8 +102,26 @@ impl Db {
             .conn
             .begin_with_options(options)
             .await
-            .context("could not open a writing transaction")?;
+            .map_err(|e| Error::database("could not open a writing transaction", e))?;
         Ok(Tx { inner, _turn: turn })
+    }
+
+    /// The room on SQLite's disk.
+    pub fn space(&self) -> Option<Space> {
+        self.reserve.as_ref().and_then(|reserve| reserve.space().ok())
+    }
+
+    /// Looks after the reserve on SQLite's disk; to be called every second or so.
+    pub async fn reserve_look(&self) {
+        let Some(reserve) = self.reserve.clone() else {
+            return;
+        };
+        let looked = tokio::task::spawn_blocking(move || reserve.look()).await;
+        match looked.map_err(std::io::Error::other).flatten() {
+            Ok(Looked::Made) => tracing::info!("there is room on the database's disk: a reserve was made"),
+            Ok(Looked::Nothing | Looked::Released) => {}
+            Err(error) => tracing::warn!(%error, "could not look after the reserve on the database's disk"),
+        }
     }
 
     /// Whether this is SQLite; only for what the two really do differently.
@@ -111,7 +141,7 @@ impl Tx {
         self.inner
             .commit()
             .await
-            .context("could not commit a transaction")
+            .map_err(|e| Error::database("could not commit a transaction", e))
     }
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod images;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod server;
+pub(crate) mod small;
 pub(crate) mod world;
 
 pub(crate) use server::Server;

@@ -19,6 +19,8 @@ pub(crate) struct Setup {
     env: Vec<(String, String)>,
     /// Words before the program: what prepares the place that it runs in.
     wrapper: Vec<String>,
+    /// The data folder, where it is not in a folder of the server's own.
+    data: Option<PathBuf>,
 }
 
 /// A running `cistern serve` with a data folder of its own.
@@ -44,6 +46,7 @@ impl Default for Setup {
             args: vec!["--fetch-allow".into(), "127.0.0.0/8".into()],
             env: Vec::new(),
             wrapper: Vec::new(),
+            data: None,
         }
     }
 }
@@ -90,6 +93,13 @@ impl Setup {
     #[must_use]
     pub(crate) fn wrapped(mut self, words: &[&str]) -> Self {
         self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// The same with another data folder.
+    #[must_use]
+    pub(crate) fn data(mut self, folder: PathBuf) -> Self {
+        self.data = Some(folder);
         self
     }
 
@@ -161,7 +171,8 @@ impl Server {
 
     /// Its data folder.
     pub(crate) fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        let usual = || self.dir.path().join("data");
+        self.setup.data.clone().unwrap_or_else(usual)
     }
 
     /// The URL of its database.

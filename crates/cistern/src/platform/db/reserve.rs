@@ -1,0 +1,146 @@
+//! A file beside SQLite's that does nothing but take room. On a disk that something else filled to the last byte it is
+//! removed, and what it took is enough for the database to go on: images can be deleted, failures written down. When
+//! there is room again it is made anew.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+use store::room::Space;
+
+/// Its size at most, four times what SQLite's log of changes grows to before it is written over.
+const SIZE: u64 = 16 << 20;
+
+/// The file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserve {
+    path: PathBuf,
+}
+
+/// What [`Reserve::look`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// Nothing was to be done.
+    Nothing,
+    /// The disk was full: the reserve's room is free now.
+    Released,
+    /// There is room: the reserve was made.
+    Made,
+}
+
+impl Reserve {
+    /// The reserve of the database `path`, whose folder exists.
+    pub fn beside(path: &Path) -> Self {
+        Self {
+            path: path.with_extension("reserve"),
+        }
+    }
+
+    /// Gives the room away where the disk is about full, and takes it again where there is enough.
+    pub fn look(&self) -> io::Result<Looked> {
+        let space = self.space()?;
+        if self.release(space) {
+            return Ok(Looked::Released);
+        }
+        let is_there = fs::metadata(&self.path).is_ok_and(|meta| meta.len() > 0);
+        if is_there || space.free < space.reserve() + size(space) {
+            return Ok(Looked::Nothing);
+        }
+        let made = make(&self.path, size(space));
+        if made.is_err() {
+            // A part of it would be taken for the whole.
+            let _ = fs::remove_file(&self.path);
+        }
+        made.map(|()| Looked::Made)
+    }
+
+    /// Gives the room away where the disk is about full. One look at a local disk, to be done before each transaction: it
+    /// takes microseconds.
+    pub fn release_if_full(&self) -> bool {
+        self.space().is_ok_and(|space| self.release(space))
+    }
+
+    /// The room on its disk.
+    pub fn space(&self) -> io::Result<Space> {
+        Space::of(self.folder())
+    }
+
+    fn release(&self, space: Space) -> bool {
+        let is_released = space.free < size(space) / 2 && fs::remove_file(&self.path).is_ok();
+        if is_released {
+            tracing::warn!(
+                free_bytes = space.free,
+                "the database's disk is full: its reserve was released; free or add space"
+            );
+        }
+        is_released
+    }
+
+    fn folder(&self) -> &Path {
+        match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        }
+    }
+}
+
+/// Its size on this disk. Not more than what writers of images leave free: given away, it is nothing to them.
+fn size(space: Space) -> u64 {
+    SIZE.min(space.reserve())
+}
+
+fn make(path: &Path, size: u64) -> io::Result<()> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    match fallocate(&file, FallocateFlags::empty(), 0, size) {
+        // A file system that cannot: zeros take room as well, unless it compresses them.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => fill(&file, size),
+        done => Ok(done?),
+    }
+}
+
+fn fill(mut file: &File, size: u64) -> io::Result<()> {
+    let block = vec![0; 1 << 16];
+    for _ in 0..size.div_ceil(1 << 16) {
+        file.write_all(&block)?;
+    }
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn it_takes_room_and_gives_it_away_when_none_is_left() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let reserve = Reserve::beside(&dir.path().join("cistern.sqlite"));
+        assert_eq!(reserve.look().expect("looks"), Looked::Made);
+        let meta = fs::metadata(&reserve.path).expect("is there");
+        assert!(
+            meta.blocks() * 512 >= meta.len(),
+            "it really takes room: {meta:?}"
+        );
+        assert_eq!(reserve.look().expect("looks"), Looked::Nothing);
+
+        let total = 1 << 30;
+        let some = size(Space { free: 0, total });
+        assert!(!reserve.release(Space { free: some, total }), "there is room");
+        assert!(reserve.release(Space {
+            free: some / 4,
+            total
+        }));
+        assert!(!reserve.path.exists());
+        assert!(!reserve.release(Space { free: 0, total }), "only once");
+        assert_eq!(reserve.look().expect("looks"), Looked::Made, "and again");
+    }
+}

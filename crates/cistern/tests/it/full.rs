@@ -1,0 +1,277 @@
+//! One small disk with the database, the working files and the store, as on a small machine: a reserve of it is left for
+//! the books, a full one can be read and cleared, and everything goes on when there is room again.
+
+use reqwest::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::api::Api;
+use crate::harness::files::Files;
+use crate::harness::images::{downloaded, import, imported, settled};
+use crate::harness::process::{command, run};
+use crate::harness::server::Setup;
+use crate::harness::small::SmallDisk;
+use crate::harness::{Server, disks, until};
+use crate::jobs::job_of;
+
+/// The disk's size in MiB, and what is left of it at least: 5 %, less what the database needs meanwhile.
+const DISK_MIB: u64 = 64;
+const LEFT: u64 = 2 << 20;
+
+async fn upload(api: &Api, method: Method, path: &str, headers: &[(&str, String)], body: &[u8]) -> Response {
+    let mut request = api.request(method, path).header("tus-resumable", "1.0.0");
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    request.body(body.to_vec()).send().await.expect("answers")
+}
+
+async fn begin(api: &Api, length: u64) -> Response {
+    let length = ("upload-length", length.to_string());
+    upload(api, Method::POST, "/v2/uploads", &[length], b"").await
+}
+
+async fn patch(api: &Api, path: &str, offset: usize, body: &[u8]) -> Response {
+    let headers = [
+        ("upload-offset", offset.to_string()),
+        ("content-type", "application/offset+octet-stream".to_owned()),
+    ];
+    upload(api, Method::PATCH, path, &headers, body).await
+}
+
+async fn offset(api: &Api, path: &str) -> usize {
+    let response = upload(api, Method::HEAD, path, &[], b"").await;
+    let text = response.headers()["upload-offset"]
+        .to_str()
+        .expect("ASCII")
+        .to_owned();
+    text.parse().expect("a number")
+}
+
+/// The sentence of a refusal for want of room.
+async fn refused(response: Response) -> String {
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{response:?}");
+    let body: Value = response.json().await.expect("JSON");
+    body["message"].as_str().expect("a sentence").to_owned()
+}
+
+fn id_of(image: &Value) -> i64 {
+    image["id"].as_i64().expect("an id")
+}
+
+async fn ready(api: &Api) -> String {
+    let answer = api.get("/readyz").await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    String::from_utf8(answer.bytes.to_vec()).expect("UTF-8")
+}
+
+async fn started(disk: &SmallDisk) -> Server {
+    let server = disk.setup().start();
+    reserved(disk).await;
+    server
+}
+
+async fn reserved(disk: &SmallDisk) {
+    until("the reserve", 30, || async {
+        disk.root().join("data/cistern.reserve").exists().then_some(())
+    })
+    .await;
+}
+
+async fn made_room(api: &Api, disk: &SmallDisk) {
+    disk.make_room();
+    reserved(disk).await;
+    assert_eq!(ready(api).await, "ready\n");
+}
+
+#[tokio::test]
+async fn an_upload_leaves_a_reserve_and_goes_on_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount(DISK_MIB) else {
+        return;
+    };
+    let server = started(&disk).await;
+    let api = server.api();
+    let text = refused(begin(&api, 1 << 30).await).await;
+    assert!(text.contains("room for"), "{text}");
+
+    let bytes = disks::raw(24, 51);
+    let begun = begin(&api, bytes.len() as u64).await;
+    assert_eq!(begun.status(), StatusCode::CREATED);
+    let path = begun.headers()["location"].to_str().expect("ASCII").to_owned();
+    disk.fill_but(12);
+    let text = refused(patch(&api, &path, 0, &bytes).await).await;
+    assert!(text.contains("make room"), "{text}");
+    assert!(disk.free() > LEFT, "{} are left", disk.free());
+    let came = offset(&api, &path).await;
+    assert!(came > 0 && came < bytes.len(), "{came} are kept");
+    let id = path.rsplit('/').next().expect("an id");
+    let file = std::fs::read(disk.root().join("data/spool/uploads").join(id)).expect("is there");
+    assert!(file[..came] == bytes[..came], "and they are the right ones");
+    // Everybody else goes on.
+    let body = json!({ "name": "p", "purpose": "Web Application" });
+    api.post("/v2/projects", &body).await.expect(201);
+
+    made_room(&api, &disk).await;
+    let rest = patch(&api, &path, came, &bytes[came..]).await;
+    assert_eq!(rest.status(), StatusCode::NO_CONTENT);
+    let body = json!({ "name": "uploaded", "region": "nyc3", "upload": id });
+    let image = settled(
+        &api,
+        id_of(&api.post("/v2/images", &body).await.expect(202)["image"]),
+    )
+    .await;
+    assert_eq!(image["status"], "available", "{image:#}");
+    assert!(downloaded(&api, id_of(&image), "raw").await == bytes);
+}
+
+#[tokio::test]
+async fn a_download_leaves_a_reserve_and_goes_on_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount(DISK_MIB) else {
+        return;
+    };
+    let server = started(&disk).await;
+    let (api, files) = (server.api(), Files::start().await);
+    let bytes = disks::raw(24, 52);
+    disk.fill_but(12);
+    let id = import(&api, "fetched", &files.put("fetched.img", bytes.clone())).await;
+    let reason = until("an attempt to fail", 60, || async {
+        job_of(&api, id).await["error"].as_str().map(str::to_owned)
+    })
+    .await;
+    assert!(reason.contains("disk is full"), "{reason}");
+    assert!(disk.free() > LEFT, "{} are left", disk.free());
+    made_room(&api, &disk).await;
+    let image = settled(&api, id).await;
+    assert_eq!(image["status"], "available", "{image:#}");
+    assert!(downloaded(&api, id, "raw").await == bytes);
+}
+
+/// A disk without zeros that is small when it is compressed.
+fn bulky(mib: usize) -> Vec<u8> {
+    let lines = (0..mib << 14).flat_map(|n| format!("{n:063}\n").into_bytes());
+    let mut disk: Vec<u8> = lines.collect();
+    disk[..512].copy_from_slice(&disks::partition_table(mib << 20));
+    disk
+}
+
+#[tokio::test]
+async fn what_is_unwrapped_leaves_a_reserve_and_the_import_that_failed_can_be_repeated() {
+    let Some(disk) = SmallDisk::mount(DISK_MIB) else {
+        return;
+    };
+    let server = started(&disk).await;
+    let (api, files) = (server.api(), Files::start().await);
+    let bytes = bulky(24);
+    let url = files.put("bulky.zst", zstd::bulk::compress(&bytes, 3).expect("fits"));
+    disk.fill_but(16);
+    let image = settled(&api, import(&api, "bulky", &url).await).await;
+    assert_eq!(image["status"], "deleted", "{image:#}");
+    let reason = image["error_message"].as_str().expect("a reason");
+    assert!(reason.contains("disk is full"), "{reason}");
+    until("its working files to go", 30, || async {
+        (disk.free() > 10 << 20).then_some(())
+    })
+    .await;
+    made_room(&api, &disk).await;
+    let image = imported(&api, "bulky", &url).await;
+    assert!(downloaded(&api, id_of(&image), "raw").await == bytes);
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_to_the_last_byte_can_be_read_and_cleared() {
+    let Some(disk) = SmallDisk::mount(DISK_MIB) else {
+        return;
+    };
+    let server = started(&disk).await;
+    let (api, files) = (server.api(), Files::start().await);
+    let bytes = disks::raw(4, 53);
+    let url = files.put("old.img", bytes.clone());
+    let mut ids = Vec::new();
+    for name in ["kept", "deleted", "purged"] {
+        ids.push(id_of(&imported(&api, name, &url).await));
+    }
+    disk.fill();
+
+    let list = api.get("/v2/images?private=true").await.expect(200);
+    assert_eq!(list["meta"]["total"], 3, "{list:#}");
+    assert!(downloaded(&api, ids[0], "raw").await == bytes);
+    assert!(ready(&api).await.contains("disk is full"));
+    for path in [
+        format!("/v2/images/{}", ids[1]),
+        format!("/v2/images/{}?purge=true", ids[2]),
+    ] {
+        let answer = api.delete(&path).await;
+        assert_eq!(answer.status, StatusCode::NO_CONTENT, "{answer:?}");
+    }
+    let list = api.get("/v2/images?private=true").await.expect(200);
+    assert_eq!(list["meta"]["total"], 1, "{list:#}");
+
+    let new = disks::raw(8, 54);
+    let url = files.put("new.img", new.clone());
+    let image = settled(&api, import(&api, "new", &url).await).await;
+    assert_eq!(image["status"], "deleted", "{image:#}");
+    let reason = image["error_message"].as_str().expect("a reason");
+    assert!(reason.contains("full"), "{reason}");
+
+    made_room(&api, &disk).await;
+    let image = imported(&api, "new", &url).await;
+    assert!(downloaded(&api, id_of(&image), "raw").await == new);
+}
+
+#[tokio::test]
+async fn a_server_starts_on_a_full_disk_and_says_so_where_nothing_is_left_at_all() {
+    let Some(disk) = SmallDisk::mount(DISK_MIB) else {
+        return;
+    };
+    let mut server = started(&disk).await;
+    let files = Files::start().await;
+    let bytes = disks::raw(4, 55);
+    let url = files.put("old.img", bytes.clone());
+    let mut ids = Vec::new();
+    for name in ["kept", "deleted"] {
+        ids.push(id_of(&imported(&server.api(), name, &url).await));
+    }
+    server.kill();
+    disk.fill();
+    server.start_again();
+    let api = server.api();
+    assert!(downloaded(&api, ids[0], "raw").await == bytes);
+    assert!(ready(&api).await.contains("disk is full"));
+
+    // The reserve is gone; now somebody takes its room, too.
+    disk.fill();
+    let path = format!("/v2/images/{}", ids[1]);
+    let sentence = until("a change to be refused", 60, || async {
+        let body = json!({ "name": "x".repeat(200) });
+        let answer = api.put(&path, &body).await;
+        let is_refused = answer.status == StatusCode::SERVICE_UNAVAILABLE;
+        is_refused.then(|| answer.json["message"].as_str().expect("a sentence").to_owned())
+    })
+    .await;
+    assert!(sentence.contains("free or add space"), "{sentence}");
+    assert!(downloaded(&api, ids[0], "raw").await == bytes, "reading goes on");
+    let second = refused_start(&disk);
+    assert!(second.contains("free or add space"), "{second}");
+
+    made_room(&api, &disk).await;
+    let answer = api.delete(&path).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT, "{answer:?}");
+}
+
+/// What a server says that is to make a new installation on the disk.
+fn refused_start(disk: &SmallDisk) -> String {
+    let words = disk.enter();
+    let serve = Setup::default().command(&disk.inside().join("second"), &["serve"]);
+    let mut entered = command(&words[0]);
+    entered
+        .args(&words[1..])
+        .arg(serve.get_program())
+        .args(serve.get_args());
+    entered.args(["--listen-api=127.0.0.1:0", "--listen-registry=127.0.0.1:0"]);
+    let output = run(&mut entered);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8_lossy(&output.stderr)
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .to_owned()
+}

@@ -222,7 +222,7 @@ async fn database(config: &Config) -> Check {
         Database::Sqlite(path) => Place::Sqlite(path),
         Database::Postgres(url) => Place::Postgres(url.expose().to_owned()),
     };
-    let db = match Db::open(&place, 1).await {
+    let db = match Db::open_to_look(&place).await {
         Ok(db) => db,
         Err(error) => return failed(NAME, format!("it cannot be opened: {}", error.chain())),
     };

@@ -1,4 +1,4 @@
-//! What is tidied up while the server runs: events past their retention, sign-ins that are over, and what writers of
+//! What is tidied up while the server runs: counts of refusals that left no event, events past their retention, sign-ins that are over, and what writers of
 //! the store that died had not published.
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::accounts::service as accounts;
 use super::error::Result;
-use super::events::service as events;
+use super::events::{refusals_flush, service as events};
 use crate::app::App;
 
 /// How often; the first time when the server starts.
@@ -26,6 +26,7 @@ pub async fn run(app: App) {
 }
 
 async fn once(app: &App) -> Result<()> {
+    refusals_flush(app).await?;
     let events = events::event_forget(app).await?;
     let sign_ins = accounts::sign_in_forget(app).await?;
     if events + sign_ins > 0 {
@@ -49,6 +50,39 @@ mod tests {
     use super::*;
     use crate::app::tests::app;
     use crate::platform::events::service::{EventFilter, event_list_local};
+    use crate::platform::events::{Event, Who, record_refusal};
+
+    #[tokio::test]
+    async fn what_a_stranger_left_out_is_written_as_a_count() {
+        let (app, _dir) = app().await;
+        // The clock stands at the start of a minute.
+        app.clock
+            .advance(TimeDelta::seconds(60 - app.clock.now().timestamp() % 60));
+        let who = Who {
+            address: Some("192.0.2.1".into()),
+            ..Who::default()
+        };
+        for _ in 0..30 {
+            record_refusal(&app, &who, Event::refused("token.use")).await;
+        }
+        let filter = EventFilter {
+            outcome: Some("refused".into()),
+            ..EventFilter::default()
+        };
+        let list = async || event_list_local(&app, &filter, 200).await.expect("lists");
+        assert_eq!(list().await.len(), 1);
+        for _ in 0..2 {
+            once(&app).await.expect("tidies");
+        }
+        let rows = list().await;
+        assert_eq!(rows.len(), 2, "once");
+        let row = &rows[0].row;
+        assert_eq!(row.detail, Some(serde_json::json!({ "left_out": 29 })));
+        assert_eq!(
+            (row.address.as_deref(), row.what.as_str()),
+            (Some("192.0.2.1"), "token.use")
+        );
+    }
 
     #[tokio::test]
     async fn old_events_and_sign_ins_go_and_new_ones_stay() {

@@ -94,3 +94,75 @@ fn edged(router: Router, listener: &'static str, config: &Config) -> Router {
         edge::layer,
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::app::tests::app;
+
+    include!("../../tests/it/doors.rs");
+
+    /// Method and path of every route, as axum's router shows itself: `RouteId(1): "/path"` in its list of paths, and
+    /// `RouteId(1): MethodRouter(… allow_header: Bytes(b"GET,HEAD") …)` in its list of routes.
+    fn routes_of(router: &Router) -> BTreeSet<(String, String)> {
+        let shown = format!("{router:?}");
+        let (routes, rest) = shown
+            .split_once("node: Node { paths: {")
+            .expect("axum shows its paths");
+        let (paths, _) = rest.split_once("\"} }").expect("the list of paths ends");
+        let entries = paths
+            .split(", RouteId(")
+            .map(|entry| entry.trim_start_matches("RouteId("));
+        let paths: BTreeMap<&str, &str> = entries.filter_map(|entry| entry.split_once("): ")).collect();
+        let mut out = BTreeSet::new();
+        for entry in routes.split("RouteId(").skip(1) {
+            let (id, entry) = entry.split_once(')').expect("a number");
+            let (_, allowed) = entry.split_once("allow_header: Bytes(b\"").expect("methods");
+            let (allowed, _) = allowed.split_once('"').expect("they end");
+            let path = paths[id].trim_matches('"');
+            let methods: Vec<&str> = allowed.split(',').collect();
+            // axum answers HEAD by GET's handler.
+            let own = methods
+                .iter()
+                .filter(|m| **m != "HEAD" || !methods.contains(&"GET"));
+            out.extend(own.map(|method| ((*method).to_owned(), path.to_owned())));
+        }
+        out
+    }
+
+    /// The table of the doors names every route of both listeners and nothing else.
+    #[tokio::test]
+    async fn the_table_of_doors_is_the_routers() {
+        let (app, _dir) = app().await;
+        let routers = running(&app, &Phase::default());
+        let table = |listener: &str| {
+            let outside = OUTSIDE.iter().filter(|row| row.0 == listener);
+            outside.map(|row| (row.1, row.2)).collect::<Vec<_>>()
+        };
+        let documented = ROUTES.iter().map(|(method, path, _)| (*method, *path));
+        let owned = |rows: Vec<(&str, &str)>| -> BTreeSet<(String, String)> {
+            rows.iter()
+                .map(|(m, p)| ((*m).to_owned(), (*p).to_owned()))
+                .collect()
+        };
+        let api = documented.chain(table("api")).collect();
+        for (router, rows) in [
+            (&routers.api, owned(api)),
+            (&routers.registry, owned(table("registry"))),
+        ] {
+            let found = routes_of(router);
+            let missing: Vec<_> = found.difference(&rows).collect();
+            assert!(
+                missing.is_empty(),
+                "routes without a row in tests/it/doors.rs: {missing:?}"
+            );
+            let gone: Vec<_> = rows.difference(&found).collect();
+            assert!(
+                gone.is_empty(),
+                "rows of tests/it/doors.rs without a route: {gone:?}"
+            );
+        }
+    }
+}

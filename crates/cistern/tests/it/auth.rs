@@ -1,105 +1,21 @@
 //! Every door: each route with no, a wrong, an expired, a revoked and a narrow token, and with another team's.
 //!
-//! The table is written by hand on purpose: a route that is added without a row here fails the suite, and so does a row
-//! whose scope is not what the OpenAPI document says.
+//! The table ([`ROUTES`], [`OUTSIDE`]) is written by hand on purpose: a route that is added without a row there fails the
+//! suite, and so does a row whose scopes are not what the OpenAPI document says. The local socket's door is
+//! in `src/images/local/tests.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::doors::OUTSIDE;
+pub(crate) use crate::doors::ROUTES;
 use crate::harness::api::{Answer, Api};
 use crate::harness::files::Files;
 use crate::harness::images::imported;
 use crate::harness::process::run_ok;
 use crate::harness::{Server, disks, until};
-
-/// Method, path, and the scope it needs: `-` for none and no token either, `*` for any valid token.
-pub(crate) const ROUTES: &[(&str, &str, &str)] = &[
-    ("POST", "/v1/oauth/revoke", "-"),
-    ("GET", "/v1/oauth/token/info", "*"),
-    ("GET", "/v2/account", "account:read"),
-    ("GET", "/v2/account/keys", "ssh_key:read"),
-    ("POST", "/v2/account/keys", "ssh_key:create"),
-    (
-        "DELETE",
-        "/v2/account/keys/{ssh_key_identifier}",
-        "ssh_key:delete",
-    ),
-    ("GET", "/v2/account/keys/{ssh_key_identifier}", "ssh_key:read"),
-    ("PUT", "/v2/account/keys/{ssh_key_identifier}", "ssh_key:update"),
-    ("GET", "/v2/actions", "actions:read"),
-    ("GET", "/v2/actions/{action_id}", "actions:read"),
-    ("GET", "/v2/events", "event:read"),
-    ("GET", "/v2/images", "image:read"),
-    ("POST", "/v2/images", "image:create"),
-    ("DELETE", "/v2/images/{image_id}", "image:delete"),
-    ("GET", "/v2/images/{image_id}", "image:read"),
-    ("PUT", "/v2/images/{image_id}", "image:update"),
-    ("GET", "/v2/images/{image_id}/actions", "image:read"),
-    ("POST", "/v2/images/{image_id}/actions", "image:update"),
-    ("GET", "/v2/images/{image_id}/actions/{action_id}", "image:read"),
-    ("GET", "/v2/images/{image_id}/download", "image:read"),
-    ("POST", "/v2/images/{image_id}/restore", "image:update"),
-    ("GET", "/v2/jobs", "job:read"),
-    ("GET", "/v2/jobs/{job_id}", "job:read"),
-    ("POST", "/v2/jobs/{job_id}/cancel", "job:update"),
-    ("GET", "/v2/members", "member:read"),
-    ("DELETE", "/v2/members/{user_id}", "member:delete"),
-    ("PUT", "/v2/members/{user_id}", "member:update"),
-    ("GET", "/v2/projects", "project:read"),
-    ("POST", "/v2/projects", "project:create"),
-    ("GET", "/v2/projects/default", "project:read"),
-    ("PATCH", "/v2/projects/default", "project:update"),
-    ("PUT", "/v2/projects/default", "project:update"),
-    ("GET", "/v2/projects/default/resources", "project:read"),
-    (
-        "POST",
-        "/v2/projects/default/resources",
-        "project:assign_resource",
-    ),
-    ("DELETE", "/v2/projects/{project_id}", "project:delete"),
-    ("GET", "/v2/projects/{project_id}", "project:read"),
-    ("PATCH", "/v2/projects/{project_id}", "project:update"),
-    ("PUT", "/v2/projects/{project_id}", "project:update"),
-    ("GET", "/v2/projects/{project_id}/resources", "project:read"),
-    (
-        "POST",
-        "/v2/projects/{project_id}/resources",
-        "project:assign_resource",
-    ),
-    ("GET", "/v2/regions", "regions:read"),
-    ("GET", "/v2/sizes", "sizes:read"),
-    ("GET", "/v2/store/stats", "store:read"),
-    ("POST", "/v2/store/verify", "store:update"),
-    ("GET", "/v2/store/verify/{job_id}", "store:read"),
-    ("GET", "/v2/tags", "tag:read"),
-    ("POST", "/v2/tags", "tag:create"),
-    ("DELETE", "/v2/tags/{tag_id}", "tag:delete"),
-    ("GET", "/v2/tags/{tag_id}", "tag:read"),
-    ("DELETE", "/v2/tags/{tag_id}/resources", "tag:delete"),
-    ("POST", "/v2/tags/{tag_id}/resources", "tag:create"),
-    ("GET", "/v2/teams", "team:read"),
-    ("POST", "/v2/teams", "team:create"),
-    ("PUT", "/v2/teams/{team_id}", "team:update"),
-    ("GET", "/v2/teams/{team_id}/members", "team:read"),
-    ("POST", "/v2/teams/{team_id}/members", "team:update"),
-    ("GET", "/v2/tokens", "token:read"),
-    ("POST", "/v2/tokens", "token:create"),
-    ("DELETE", "/v2/tokens/{token_id}", "token:delete"),
-    ("GET", "/v2/tokens/{token_id}", "token:read"),
-    ("OPTIONS", "/v2/uploads", "-"),
-    ("POST", "/v2/uploads", "image:create"),
-    ("DELETE", "/v2/uploads/{id}", "image:create"),
-    ("HEAD", "/v2/uploads/{id}", "image:create"),
-    ("PATCH", "/v2/uploads/{id}", "image:create"),
-    ("POST", "/v2/uploads/{id}", "image:create"),
-    ("GET", "/v2/users", "user:read"),
-    ("POST", "/v2/users", "user:create"),
-    ("GET", "/v2/users/{user_id}", "user:read"),
-    ("PUT", "/v2/users/{user_id}", "user:update"),
-    ("POST", "/v2/users/{user_id}/sign_in_link", "user:update"),
-];
 
 /// Routes of the installation: only operators may, so another team's owner is refused rather than told "not found".
 const INSTALLATION: [&str; 5] = ["/v2/store", "/v2/jobs", "/v2/users", "/v2/teams", "/v2/gc"];
@@ -111,8 +27,13 @@ async fn the_table_is_the_document() {
     let mut documented = BTreeMap::new();
     for (path, item) in document["paths"].as_object().expect("paths") {
         for (method, operation) in item.as_object().expect("operations") {
-            let scope = operation["security"][0]["token"][0].as_str().map(str::to_owned);
-            documented.insert((method.to_uppercase(), path.clone()), scope);
+            let scopes = operation["security"][0]["token"].as_array();
+            let scopes = scopes.map(|list| {
+                list.iter()
+                    .map(|s| s.as_str().expect("text").to_owned())
+                    .collect()
+            });
+            documented.insert((method.to_uppercase(), path.clone()), scopes);
         }
     }
     let listed: BTreeSet<_> = ROUTES
@@ -127,35 +48,55 @@ async fn the_table_is_the_document() {
     for (method, path, scope) in ROUTES {
         let found = documented.get(&((*method).to_owned(), (*path).to_owned()));
         let found = found.unwrap_or_else(|| panic!("{method} {path} is in the table, not in the document"));
-        if !matches!(*scope, "-" | "*") {
-            assert_eq!(found.as_deref(), Some(*scope), "{method} {path}");
-        }
+        let wanted = (*scope != "-").then(|| scopes_of(scope));
+        assert_eq!(*found, wanted, "{method} {path}");
     }
+}
+
+/// The scopes of a row.
+pub(crate) fn scopes_of(scope: &str) -> Vec<String> {
+    if matches!(scope, "-" | "*") {
+        return Vec::new();
+    }
+    scope.split(' ').map(str::to_owned).collect()
+}
+
+/// Tokens that open nothing, by what is wrong with them.
+async fn bad_tokens(api: &Api) -> [(&'static str, String); 5] {
+    let revoked = made(api, json!({ "name": "revoked" })).await;
+    api.delete(&format!("/v2/tokens/{}", revoked.1)).await.expect(204);
+    let expired = made(api, json!({ "name": "expired", "expiry_seconds": 1 })).await;
+    until("a token to expire", 20, || async {
+        (api.with_token(&expired.0).get("/v2/account").await.status == 401).then_some(())
+    })
+    .await;
+    [
+        ("no", String::new()),
+        ("a wrong", format!("dop_v1_{}", "0".repeat(64))),
+        ("a strange", "x".to_owned()),
+        ("an expired", expired.0),
+        ("a revoked", revoked.0),
+    ]
+}
+
+/// An owner's token of another team, whose user does not run the installation.
+pub(crate) fn other_team(server: &Server) -> Api {
+    run_ok(&mut server.local(&["team", "create", "others"]));
+    let user = "user create o@example.com --team others --role owner";
+    run_ok(&mut server.local(&user.split(' ').collect::<Vec<_>>()));
+    server.api_with(&["--team", "others", "--user", "o@example.com"])
 }
 
 #[tokio::test]
 async fn a_token_that_is_none_opens_nothing() {
     let server = Server::start();
     let api = server.api();
-    let revoked = made(&api, json!({ "name": "revoked" })).await;
-    api.delete(&format!("/v2/tokens/{}", revoked.1)).await.expect(204);
-    let expired = made(&api, json!({ "name": "expired", "expiry_seconds": 1 })).await;
-    until("a token to expire", 20, || async {
-        (api.with_token(&expired.0).get("/v2/account").await.status == 401).then_some(())
-    })
-    .await;
-    let wrong = format!("dop_v1_{}", "0".repeat(64));
+    let bad = bad_tokens(&api).await;
     for (method, path, scope) in ROUTES {
         if *scope == "-" {
             continue;
         }
-        for (what, token) in [
-            ("no", ""),
-            ("a wrong", &wrong),
-            ("an expired", &expired.0),
-            ("a revoked", &revoked.0),
-            ("a strange", "x"),
-        ] {
+        for (what, token) in &bad {
             let answer = call(&api.with_token(token), method, &sample(path, &BTreeMap::new())).await;
             assert_eq!(
                 answer.status, 401,
@@ -166,27 +107,144 @@ async fn a_token_that_is_none_opens_nothing() {
 }
 
 #[tokio::test]
-async fn a_narrow_token_opens_only_its_own_door() {
+async fn a_token_opens_only_with_every_scope_of_a_door() {
     let server = Server::start();
     let api = server.api();
-    let narrow = made(
-        &api,
-        json!({ "name": "narrow", "scopes": ["sizes:read", "regions:read"] }),
-    )
-    .await;
+    let all: BTreeSet<String> = ROUTES.iter().flat_map(|(_, _, scope)| scopes_of(scope)).collect();
+    let mut lacking = BTreeMap::new();
+    for scope in &all {
+        // Whoever may change a project may put things into it, as DigitalOcean has it.
+        let implies = |other: &str| scope == "project:assign_resource" && other == "project:update";
+        let others: Vec<&String> = all.iter().filter(|o| *o != scope && !implies(o)).collect();
+        let body = json!({ "name": "lacks one", "scopes": others });
+        lacking.insert(scope.clone(), made(&api, body).await.0);
+    }
     for (method, path, scope) in ROUTES {
-        if matches!(*scope, "-" | "*" | "sizes:read" | "regions:read") {
+        let scopes = scopes_of(scope);
+        let path = sample(path, &BTreeMap::new());
+        for missing in &scopes {
+            let answer = call(&api.with_token(&lacking[missing]), method, &path).await;
+            assert_eq!(
+                answer.status, 403,
+                "{method} {path} without {missing}: {answer:?}"
+            );
+        }
+        if scopes.is_empty() {
             continue;
         }
-        let answer = call(
-            &api.with_token(&narrow.0),
-            method,
-            &sample(path, &BTreeMap::new()),
-        )
-        .await;
-        assert_eq!(answer.status, 403, "{method} {path}: {answer:?}");
+        // A link signs in to everything, so a narrowed token makes none, whatever its scopes.
+        if path.ends_with("/sign_in_link") {
+            continue;
+        }
+        let narrow = made(&api, json!({ "name": "just these", "scopes": scopes })).await;
+        let status = call(&api.with_token(&narrow.0), method, &path).await.status;
+        assert!(
+            status != 401 && status != 403,
+            "{method} {path} with {scope}: {status}"
+        );
     }
-    assert_eq!(api.with_token(&narrow.0).get("/v2/sizes").await.status, 200);
+    let info = api
+        .with_token(&lacking["tag:read"])
+        .get("/v1/oauth/token/info")
+        .await;
+    assert_eq!(info.status, 200, "any token may ask what it is");
+}
+
+#[tokio::test]
+async fn what_stands_outside_the_document_gives_no_more_with_a_token() {
+    let server = Server::start();
+    let api = server.api();
+    let narrow = made(&api, json!({ "name": "narrow", "scopes": ["sizes:read"] }))
+        .await
+        .0;
+    let theirs = other_team(&server).token;
+    let good = [("a narrow", narrow), ("another team's", theirs)];
+    let bad = bad_tokens(&api).await;
+    let ask = async |listener: &str, token: &str, method: &str, path: &str| {
+        let url = if listener == "api" {
+            &server.api_url
+        } else {
+            &server.registry_url
+        };
+        let method: Method = method.parse().expect("a method");
+        let answer = Api::new(url, token).send_unjudged(method, path, None).await;
+        (answer.status.as_u16(), answer.bytes)
+    };
+    for (listener, method, path, without, with, why) in OUTSIDE {
+        let path = sample(path, &BTreeMap::new());
+        let kinds = bad.iter().map(|kind| (kind, without));
+        for ((what, token), status) in kinds.chain(good.iter().map(|kind| (kind, with))) {
+            let (found, _) = ask(listener, token, method, &path).await;
+            assert_eq!(
+                found, *status,
+                "{listener} {method} {path} with {what} token: {why}"
+            );
+        }
+    }
+    // What no route knows.
+    for (listener, without, with) in [("api", 404, 404), ("registry", 401, 404)] {
+        for (what, token) in &bad {
+            let (found, _) = ask(listener, token, "GET", "/v2/team/repository/manifests/1").await;
+            assert_eq!(found, without, "{listener} with {what} token");
+        }
+        for (what, token) in &good {
+            let (found, _) = ask(listener, token, "GET", "/v2/team/repository/manifests/1").await;
+            assert_eq!(found, with, "{listener} with {what} token");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_uploads_can_do_is_told_to_all_and_the_socket_only_to_who_may_import() {
+    let server = Server::start();
+    let api = server.api();
+    let narrow = made(&api, json!({ "name": "n", "scopes": ["image:read"] }))
+        .await
+        .0;
+    let options = async |token: &str| {
+        let answer = call(&api.with_token(token), "OPTIONS", "/v2/uploads").await;
+        let has_socket = answer.headers.contains_key("cistern-socket");
+        (answer.status.as_u16(), has_socket)
+    };
+    assert_eq!(options(&api.token).await, (204, true));
+    assert_eq!(options(&narrow).await, (204, false));
+    for (what, token) in bad_tokens(&api).await {
+        let status = if token.is_empty() { 204 } else { 401 };
+        assert_eq!(options(&token).await, (status, false), "{what} token");
+    }
+}
+
+/// RFC 7009: who holds a token may end it, also one that is over (2.2); another's is refused (2.1), and whether there is
+/// such a token is not told.
+#[tokio::test]
+async fn whoever_holds_a_token_may_end_it_and_no_other() {
+    let server = Server::start();
+    let api = server.api();
+    let revoke = async |bearer: &str, text: &str| {
+        let request = api.with_token(bearer).request(Method::POST, "/v1/oauth/revoke");
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let sent = request.body(format!("token={text}")).send().await;
+        sent.expect("answers").status().as_u16()
+    };
+    for (what, token) in bad_tokens(&api).await {
+        let was_good_once = matches!(what, "an expired" | "a revoked");
+        let wanted = if was_good_once { 200 } else { 401 };
+        assert_eq!(revoke(&token, &token).await, wanted, "{what} token");
+        assert_eq!(revoke(&token, &api.token).await, 401, "{what} token ends another");
+    }
+    let theirs = other_team(&server);
+    let unknown = format!("dop_v1_{}", "0".repeat(64));
+    for other in [&api.token, &unknown] {
+        assert_eq!(revoke(&theirs.token, other).await, 403);
+    }
+    let narrow = made(&api, json!({ "name": "n", "scopes": ["sizes:read"] }))
+        .await
+        .0;
+    for token in [&narrow, &theirs.token] {
+        assert_eq!(revoke(token, token).await, 200);
+        assert_eq!(api.with_token(token).get("/v2/sizes").await.status, 401);
+    }
+    api.get("/v2/account").await.expect(200);
 }
 
 #[tokio::test]
@@ -194,18 +252,7 @@ async fn what_another_team_has_is_as_if_it_were_not() {
     let (server, files) = (Server::start(), Files::start().await);
     let ours = server.api();
     let things = things(&ours, &files).await;
-    run_ok(&mut server.local(&["team", "create", "others"]));
-    // An owner of the other team who does not run the installation.
-    run_ok(&mut server.local(&[
-        "user",
-        "create",
-        "o@example.com",
-        "--team",
-        "others",
-        "--role",
-        "owner",
-    ]));
-    let theirs = server.api_with(&["--team", "others", "--user", "o@example.com"]);
+    let theirs = other_team(&server);
     let nothing: BTreeMap<_, _> = things
         .keys()
         .map(|name| {
@@ -224,13 +271,14 @@ async fn what_another_team_has_is_as_if_it_were_not() {
         if *scope == "-" || !path.contains('{') {
             continue;
         }
-        let real = call(&theirs, method, &sample(path, &things)).await;
-        let fake = call(&theirs, method, &sample(path, &nothing)).await;
+        let body = acceptable(method, path);
+        let real = call_with(&theirs, method, &sample(path, &things), &body).await;
+        let fake = call_with(&theirs, method, &sample(path, &nothing), &body).await;
         let at = format!("{method} {path}");
         if INSTALLATION.iter().any(|prefix| path.starts_with(prefix)) {
             assert_eq!(real.status, 403, "{at}: {real:?}");
         } else {
-            assert!(!real.status.is_success(), "{at}: {real:?}");
+            assert_eq!(real.status, 404, "{at}: {real:?}");
         }
         assert_eq!(
             real.status, fake.status,
@@ -315,7 +363,7 @@ fn sample(path: &str, things: &BTreeMap<&'static str, String>) -> String {
     path.split('/')
         .map(
             |part| match part.strip_prefix('{').and_then(|p| p.strip_suffix('}')) {
-                Some(name) => things.get(name).cloned().unwrap_or_else(|| "1".into()),
+                Some(name) => things.get(name).cloned().unwrap_or_else(|| "999999".into()),
                 None => part.to_owned(),
             },
         )
@@ -323,8 +371,29 @@ fn sample(path: &str, things: &BTreeMap<&'static str, String>) -> String {
         .join("/")
 }
 
+/// A body that an operation on a thing takes, so that it looks for the thing.
+fn acceptable(method: &str, path: &str) -> Value {
+    match (method, path) {
+        ("PUT" | "PATCH", path) if path.starts_with("/v2/projects/") => json!({
+            "name": "n", "description": "d", "purpose": "Web Application", "environment": "Production",
+            "is_default": false,
+        }),
+        ("PUT", "/v2/members/{user_id}") => json!({ "role": "viewer" }),
+        ("POST", "/v2/images/{image_id}/actions") => json!({ "type": "transfer", "region": "nyc3" }),
+        ("POST", "/v2/projects/{project_id}/resources") => json!({ "resources": [] }),
+        ("POST" | "DELETE", "/v2/tags/{tag_id}/resources") => {
+            json!({ "resources": [{ "resource_id": "1", "resource_type": "image" }] })
+        }
+        _ => json!({ "name": "n" }),
+    }
+}
+
 pub(crate) async fn call(api: &Api, method: &str, path: &str) -> Answer {
+    call_with(api, method, path, &json!({})).await
+}
+
+async fn call_with(api: &Api, method: &str, path: &str, body: &Value) -> Answer {
     let method: Method = method.parse().expect("a method");
-    let body = (!matches!(method, Method::GET | Method::HEAD | Method::OPTIONS)).then(|| json!({}));
-    api.send_unjudged(method, path, body.as_ref()).await
+    let has_body = !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
+    api.send_unjudged(method, path, has_body.then_some(body)).await
 }

@@ -4,12 +4,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use sea_orm::DbBackend;
 use serde_json::{Value, json};
 
 use crate::harness::files::Files;
 use crate::harness::images::{import, imported, settled};
 use crate::harness::process::{cistern, command, run, run_ok};
 use crate::harness::{Server, disks, server::Setup, until, world};
+use crate::migrate::{database, execute, texts};
 
 /// Commands that scripts rely on; more may be there, none of these may go.
 const PROMISED: &[&str] = &[
@@ -545,6 +547,46 @@ async fn init_makes_a_folder_once_and_doctor_judges_it() {
     let bad = run(setup.command(&no_folder, &["doctor"]).args(ports));
     assert_eq!(bad.status.code(), Some(1), "{bad:?}");
     assert!(reason(&bad).contains("failed"), "{bad:?}");
+}
+
+/// The database's tables, and where it is a file, its bytes.
+async fn database_state(server: &Server) -> (Vec<String>, Option<Vec<u8>>) {
+    let file = std::fs::read(server.data().join("cistern.sqlite")).ok();
+    let db = database(server).await;
+    let tables = match db.get_database_backend() {
+        DbBackend::Sqlite => "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name",
+        _ => "SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema() ORDER BY 1",
+    };
+    (texts(&db, tables).await, file)
+}
+
+#[tokio::test]
+async fn doctor_changes_nothing_in_the_database() {
+    let mut server = Server::start();
+    let ports = ["--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"];
+    let doctor = |server: &Server| run_ok(server.local(&["doctor"]).args(ports));
+    // What was committed last is not in the file yet.
+    server.kill();
+    let text = doctor(&server);
+    assert!(text.contains("its schema is that of this program"), "{text}");
+    // As a version left it that knew no migrations.
+    let db = database(&server).await;
+    execute(&db, "DROP TABLE seaql_migrations").await;
+    db.close().await.expect("closes");
+    let before = database_state(&server).await;
+    assert!(before.0.len() > 20, "{before:?}");
+    let text = doctor(&server);
+    assert!(text.contains("brings its schema up to date"), "{text}");
+    let after = database_state(&server).await;
+    assert_eq!(after.0, before.0);
+    assert!(after.1 == before.1, "the file has changed");
+    // An empty file is no database yet, and stays one.
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("cistern.sqlite");
+    std::fs::write(&file, "").expect("writes");
+    let mut command = cistern();
+    run(command.arg("doctor").arg("--data").arg(dir.path()).args(ports));
+    assert_eq!(std::fs::read(&file).expect("reads"), b"");
 }
 
 #[test]

@@ -2,11 +2,13 @@
 //! all; for a set time.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
+use sea_orm::{ConnectionTrait, DbBackend, TransactionTrait};
 use serde_json::{Value, json};
 
-use crate::auth::made;
+use crate::auth::{made, other_team};
 use crate::harness::api::{Answer, Api};
 use crate::harness::files::Files;
 use crate::harness::images::imported;
@@ -20,11 +22,15 @@ async fn events(api: &Api) -> Vec<Value> {
     answer["events"].as_array().expect("a list").clone()
 }
 
-/// The event under the request of `answer`.
+/// The one event under the request of `answer`; a refusal's may come a moment after the answer.
 async fn event_of(api: &Api, answer: &Answer) -> Value {
     let id = answer.headers["x-request-id"].to_str().expect("text");
-    let all = events(api).await;
-    let found: Vec<_> = all.iter().filter(|e| e["request_id"] == id).collect();
+    let found = until("the event of a request", 20, || async {
+        let mut all = events(api).await;
+        all.retain(|e| e["request_id"] == id);
+        (!all.is_empty()).then_some(all)
+    })
+    .await;
     assert_eq!(found.len(), 1, "{answer:?}: {found:#?}");
     found[0].clone()
 }
@@ -130,6 +136,215 @@ async fn refusals_and_sign_ins_are_events() {
     assert!(of("ok").await >= Some(1));
     let passwords = events(&api).await;
     assert!(passwords.iter().any(|e| e["what"] == "user.password"));
+}
+
+#[tokio::test]
+async fn every_refusal_is_an_event_of_the_callers_team_with_its_reason_and_no_secret() {
+    // Fetching from private addresses is not allowed here.
+    let server = Setup::strict().start();
+    let api = server.api();
+    let theirs = other_team(&server);
+    api.post("/v2/tags", &json!({ "name": "canary-tag" }))
+        .await
+        .expect(201);
+    let project = json!({ "name": "p", "purpose": "Web Application" });
+    let project = api.post("/v2/projects", &project).await.expect(201);
+    let project = project["project"]["id"].as_str().expect("an id").to_owned();
+    let url = "http://someone:canary-pw@169.254.169.254/latest?signature=canary-sig";
+    let image = json!({ "name": "canary-name", "region": "nyc3", "url": url });
+    let region = json!({ "name": "i", "region": "canary-region", "url": "http://example.com/" });
+    let user = json!({ "email": "owner@localhost" });
+    let tag = "/v2/tags/canary-tag";
+    let project = format!("/v2/projects/{project}");
+    let none = "/v2/projects/5f0c9c3e-0000-4000-8000-000000000000";
+    let table = [
+        (
+            &api,
+            "POST",
+            "/v2/images",
+            &image,
+            422,
+            "does not fetch from there",
+        ),
+        (&api, "POST", "/v2/images", &region, 422, "lists them"),
+        (&api, "POST", "/v2/users", &user, 409, "there is a user"),
+        (&theirs, "POST", "/v2/users", &user, 403, "permission"),
+        (&theirs, "GET", "/v2/jobs/1", &Value::Null, 403, "permission"),
+        (&theirs, "DELETE", tag, &Value::Null, 404, "could not be found"),
+        (&theirs, "GET", tag, &Value::Null, 404, "could not be found"),
+        (&theirs, "GET", &project, &Value::Null, 404, "could not be found"),
+        (&theirs, "GET", none, &Value::Null, 404, "could not be found"),
+    ];
+    let mut told = Vec::new();
+    for (caller, method, path, body, status, reason) in table {
+        let body = (!body.is_null()).then_some(body);
+        let answer = caller
+            .send_unjudged(method.parse().expect("a method"), path, body)
+            .await;
+        let at = format!("{method} {path}: {answer:?}");
+        assert_eq!(answer.status, status, "{at}");
+        let event = event_of(&api, &answer).await;
+        assert_eq!(
+            (&event["what"], &event["outcome"]),
+            (&json!("request.refuse"), &json!("refused")),
+            "{at}"
+        );
+        assert_eq!(event["address"], "127.0.0.1", "{at}");
+        assert!(
+            event["token_id"].is_i64() && event["user"].is_string(),
+            "{at}: {event:#}"
+        );
+        let detail = &event["detail"];
+        assert_eq!(
+            (&detail["method"], &detail["status"]),
+            (&json!(method), &json!(status)),
+            "{at}"
+        );
+        let found = detail["reason"].as_str().unwrap_or_default();
+        assert!(found.contains(reason), "{at}: {event:#}");
+        assert!(!event.to_string().contains("canary"), "{at}: {event:#}");
+        told.push(event);
+    }
+    // What is another team's, and what is not there, are told alike.
+    let (real, fake) = (&told[7]["detail"], &told[8]["detail"]);
+    assert!(
+        project.ends_with(real["ids"]["project_id"].as_str().expect("an id")),
+        "{real}"
+    );
+    for key in ["method", "route", "status", "reason"] {
+        assert_eq!(real[key], fake[key]);
+    }
+    // Each team's owner sees their own, in the API and with the command.
+    let refused = theirs.get("/v2/events?outcome=refused").await.expect(200);
+    let seen: Vec<_> = refused["events"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|e| &e["id"])
+        .collect();
+    let own: Vec<_> = told[3..].iter().rev().map(|e| &e["id"]).collect();
+    assert_eq!(seen, own, "{refused:#}");
+    let mut command = server.remote(&["events", "--outcome", "refused"]);
+    let text = run_ok(command.env("CISTERN_TOKEN", &theirs.token));
+    assert!(
+        text.contains("request.refuse") && text.contains("could not be found"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn strangers_leave_an_event_a_minute_for_the_operator() {
+    let server = Setup::default().arg("--trusted-proxies=127.0.0.1/32").start();
+    let api = server.api();
+    let theirs = other_team(&server);
+    let ask = async |url: &str, token: &str, address: &str| {
+        let request = Api::new(url, token).request(Method::GET, "/v2/");
+        let request = if url == server.api_url {
+            Api::new(url, token).request(Method::GET, "/v2/account")
+        } else {
+            request
+        };
+        let answer = request
+            .header("x-forwarded-for", address)
+            .send()
+            .await
+            .expect("answers");
+        assert_eq!(answer.status(), 401);
+    };
+    let wrong = format!("dop_v1_{}", "0".repeat(64));
+    ask(&server.registry_url, &wrong, "192.0.2.1").await;
+    ask(&server.api_url, "", "192.0.2.2").await;
+    for _ in 0..30 {
+        ask(&server.api_url, &wrong, "192.0.2.3").await;
+    }
+    let of = async |address: &str| {
+        let mut all = events(&api).await;
+        all.retain(|e| e["address"] == address);
+        all
+    };
+    for (address, what, reason) in [
+        ("192.0.2.1", "token.use", "unknown"),
+        ("192.0.2.2", "request.refuse", "Unable to authenticate you."),
+        ("192.0.2.3", "token.use", "unknown"),
+    ] {
+        let found = until("a stranger's event", 20, || async {
+            let found = of(address).await;
+            (!found.is_empty()).then_some(found)
+        })
+        .await;
+        // A minute may have ended in between.
+        assert!(found.len() <= 2, "{found:#?}");
+        assert_eq!(
+            (&found[0]["what"], &found[0]["outcome"]),
+            (&json!(what), &json!("refused"))
+        );
+        assert_eq!(found[0]["detail"]["reason"], reason, "{found:#?}");
+        assert_eq!(found[0]["team_id"], Value::Null, "{found:#?}");
+    }
+    let seen = theirs.get("/v2/events?outcome=refused").await.expect(200);
+    assert_eq!(seen["events"], json!([]), "no team's owner sees them");
+}
+
+#[tokio::test]
+async fn a_token_that_calls_too_often_leaves_an_event_of_its_team() {
+    let server = Setup::default().arg("--rate-limit-per-minute=5").start();
+    let answers = async {
+        let mut last = 200;
+        for _ in 0..12 {
+            last = server.api().get("/v2/account").await.status.as_u16();
+        }
+        last
+    };
+    assert_eq!(answers.await, 429);
+    // Not by the API, which refuses by now.
+    let found = until("the event", 20, || async {
+        let lines = run_ok(&mut server.local(&["events", "--lines", "--outcome", "refused"]));
+        lines
+            .lines()
+            .next()
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
+    })
+    .await;
+    assert_eq!(
+        (&found["what"], &found["detail"]["status"]),
+        (&json!("request.refuse"), &json!(429))
+    );
+    assert!(
+        found["token_id"].is_i64() && found["team_id"].is_i64(),
+        "{found:#}"
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_waits_for_no_event() {
+    let server = Server::start();
+    let api = server.api();
+    // Notes that the token was used, which it does once a minute.
+    api.get("/v2/account").await.expect(200);
+    let db = database(&server).await;
+    // Writers wait, for up to half a minute on SQLite and for ever on PostgreSQL.
+    let held = db.begin().await.expect("begins");
+    held.execute_unprepared("UPDATE event SET what = what")
+        .await
+        .expect("locks");
+    if db.get_database_backend() == DbBackend::Postgres {
+        held.execute_unprepared("LOCK TABLE event IN ACCESS EXCLUSIVE MODE")
+            .await
+            .expect("locks");
+    }
+    let began = Instant::now();
+    let missing = api.get("/v2/tags/none").await;
+    assert_eq!(missing.status, 404);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    held.rollback().await.expect("lets go");
+    assert_eq!(event_of(&api, &missing).await["detail"]["status"], 404);
+
+    // And one that cannot be written at all changes no answer.
+    execute(&db, "ALTER TABLE event RENAME TO event_away").await;
+    assert_eq!(api.get("/v2/tags/none").await.status, 404);
+    assert_eq!(api.with_token("x").get("/v2/tags").await.status, 401);
+    api.get("/v2/tags").await.expect(200);
+    execute(&db, "ALTER TABLE event_away RENAME TO event").await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 
 mod auth;
 mod cli;
+mod doors;
 mod events;
 mod faults;
 mod full;

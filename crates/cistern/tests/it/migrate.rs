@@ -17,7 +17,7 @@ pub(crate) async fn execute(db: &DatabaseConnection, sql: &str) {
 }
 
 /// The first column of every row, as text.
-async fn texts(db: &DatabaseConnection, sql: &str) -> Vec<String> {
+pub(crate) async fn texts(db: &DatabaseConnection, sql: &str) -> Vec<String> {
     let statement = Statement::from_string(db.get_database_backend(), sql);
     let rows = db.query_all_raw(statement).await.expect("reads");
     rows.iter()

@@ -1,12 +1,15 @@
 //! No token, password or URL credential reaches a log, an error body, an event, a metric or the database in clear.
 
+use sea_orm::DbBackend;
 use serde_json::json;
 
+use crate::harness::Server;
 use crate::harness::disks;
 use crate::harness::files::Files;
 use crate::harness::images::{import, settled};
-use crate::harness::process::run;
+use crate::harness::process::{run, run_ok};
 use crate::harness::server::Setup;
+use crate::migrate::{database, texts};
 
 /// Words that stand for secrets; whatever carries one leaks.
 const URL_PASSWORD: &str = "canary-url-password";
@@ -49,6 +52,7 @@ async fn canaries_stay_where_they_are() {
     let id = import(&api, "good", &plain).await;
     settled(&api, id).await;
     server.password_set(PASSWORD);
+    let mut session = String::new();
     for (password, expected) in [(format!("{PASSWORD}-mistyped"), 401), (PASSWORD.to_owned(), 303)] {
         let sign_in = api
             .with_token("")
@@ -60,6 +64,14 @@ async fn canaries_stay_where_they_are() {
             .await
             .expect("answers");
         assert_eq!(sign_in.status(), expected, "the form was read");
+        let cookie = sign_in
+            .headers()
+            .get("set-cookie")
+            .map(|c| c.to_str().expect("text"));
+        session = cookie
+            .and_then(|c| c.split(['=', ';']).nth(1))
+            .unwrap_or_default()
+            .to_owned();
         bodies.push(sign_in.bytes().await.expect("a body"));
     }
     bodies.push(api.get("/metrics").await.bytes);
@@ -84,6 +96,35 @@ async fn canaries_stay_where_they_are() {
             assert!(!find(text, word), "{word} is in text {n}: {}", around(text, word));
         }
     }
+    run_ok(&mut server.local(&["user", "create", "linked@example.com"]));
+    let link = run_ok(&mut server.local(&["user", "link", "linked@example.com", "--json"]));
+    let (_, link) = link.split_once("/sign-in/").expect("a link to sign in with");
+    let link = link.split('"').next().unwrap_or_default().to_owned();
+
+    // Rows: what signs somebody in is kept as a hash, and an address without its secrets once it was fetched.
+    let rows = dump(&server).await;
+    assert!(rows.len() > 20, "every table was read");
+    assert!(
+        rows.iter().any(|(_, text)| holds(text, "linked@example.com")),
+        "the search finds what is there"
+    );
+    let token = server.token.as_str();
+    let clear = [
+        URL_PASSWORD,
+        URL_QUERY,
+        PASSWORD,
+        WRONG_TOKEN,
+        &session,
+        &link,
+        token,
+        &token["dop_v1_".len()..],
+    ];
+    for (table, text) in &rows {
+        for word in clear {
+            assert!(word.len() >= 16, "{word} is a secret");
+            assert!(!holds(text, word), "{word} is in the table {table}");
+        }
+    }
     // The address of an import is kept until it is fetched; secrets of accounts are never kept in clear.
     for entry in std::fs::read_dir(server.data())
         .expect("the data folder")
@@ -98,6 +139,38 @@ async fn canaries_stay_where_they_are() {
             assert!(!find(&text, word), "{word} is in {}", entry.display());
         }
     }
+}
+
+/// Every table of the server's database with everything in it, as text; bytes as hex.
+async fn dump(server: &Server) -> Vec<(String, String)> {
+    let db = database(server).await;
+    let is_sqlite = db.get_database_backend() == DbBackend::Sqlite;
+    let tables = if is_sqlite {
+        "SELECT name FROM sqlite_master WHERE type = 'table'"
+    } else {
+        "SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema()"
+    };
+    let mut out = Vec::new();
+    for table in texts(&db, tables).await {
+        let row = if is_sqlite {
+            let columns = texts(&db, &format!("SELECT name FROM pragma_table_info('{table}')")).await;
+            let columns: Vec<_> = columns
+                .iter()
+                .map(|c| format!("hex(CAST(\"{c}\" AS BLOB))"))
+                .collect();
+            format!("SELECT {} FROM \"{table}\"", columns.join(" || ' ' || "))
+        } else {
+            format!("SELECT t::text FROM \"{table}\" t")
+        };
+        out.push((table, texts(&db, &row).await.join("\n").to_lowercase()));
+    }
+    out
+}
+
+/// Whether a dump has this text, as it is or as its bytes.
+fn holds(dump: &str, word: &str) -> bool {
+    let bytes: String = word.bytes().map(|b| format!("{b:02x}")).collect();
+    dump.contains(&word.to_lowercase()) || dump.contains(&bytes)
 }
 
 fn find(text: &[u8], word: &str) -> bool {

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use crate::images::model::{ImportSource, NewImport, Status};
 use crate::images::{api, service};
 use crate::platform::accounts::{Caller, service as accounts};
 use crate::platform::error::{Context, Error, Result};
-use crate::platform::events::Who;
+use crate::platform::events::{Event, Who, reason_shown, record_refusal};
 
 /// How long a client may take to say what it wants.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -96,8 +96,20 @@ async fn import(app: &App, lines: &mut Lines) -> Result<()> {
         return Err(Error::BadRequest("a request comes with one open file".into()));
     };
     let caller = accounts::authenticate(app, request.token.expose(), Who::default()).await?;
-    caller.require("image:create")?;
     let file = File::from(descriptor);
+    let image = match image_create(app, &caller, request, file).await {
+        Ok(id) => id,
+        Err(error) => {
+            refusal_record(app, &caller, &error).await;
+            return Err(error);
+        }
+    };
+    watch(app, &caller, image, lines).await
+}
+
+/// Begins the import of a file that was handed over; returns the image's id.
+async fn image_create(app: &App, caller: &Caller, request: Request, file: File) -> Result<i64> {
+    caller.require("image:create")?;
     check_kind(&file)?;
     let id = app.handed.put(file);
     let new = NewImport {
@@ -109,14 +121,23 @@ async fn import(app: &App, lines: &mut Lines) -> Result<()> {
         source: ImportSource::Local { id },
         expected_sha256: request.expected_sha256,
     };
-    let image = match service::image_import(app, &caller, &new).await {
-        Ok((row, _)) => row.id,
+    match service::image_import(app, caller, &new).await {
+        Ok((row, _)) => Ok(row.id),
         Err(error) => {
             app.handed.remove(id);
-            return Err(error);
+            Err(error)
         }
-    };
-    watch(app, &caller, image, lines).await
+    }
+}
+
+/// An event as the API's refusals are.
+async fn refusal_record(app: &App, caller: &Caller, error: &Error) {
+    if matches!(error, Error::Internal { .. } | Error::Unavailable(_)) {
+        return;
+    }
+    let detail = json!({ "route": SOCKET, "reason": reason_shown(&error.to_string()) });
+    let event = Event::refused("request.refuse").with(detail);
+    record_refusal(app, &caller.who, event).await;
 }
 
 /// Tells the client how the import is until it has ended, the client has gone, or it cancels.

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
 use super::file::check_kind;
@@ -12,6 +13,10 @@ use super::*;
 use crate::app::App;
 use crate::app::tests::app;
 use crate::config::Secret;
+use crate::platform::accounts::Scopes;
+use crate::platform::accounts::service::{TokenSpec, token_create, token_revoke_self};
+use crate::platform::events::Who;
+use crate::platform::events::service::{EventFilter, event_list_local};
 
 struct World {
     app: App,
@@ -118,13 +123,52 @@ async fn a_cancel_ends_the_import() {
     assert_eq!(last["status"], "deleted");
 }
 
+/// The socket's row in the table of doors.
 #[tokio::test]
-async fn strangers_and_narrow_tokens_are_refused_and_nothing_is_kept() {
+async fn each_kind_of_token_that_may_not_is_refused_and_nothing_is_kept() {
     let w = world().await;
-    let Answer::Error(reason) = w.ask(&format!("dop_v1_{}", "0".repeat(64)), &w.disk()).await else {
-        panic!("taken");
+    let now = w.app.clock.now();
+    let make = async |scopes: &str, expires_at| {
+        let spec = TokenSpec {
+            team_id: 1,
+            user_id: 1,
+            name: "t",
+            scopes: Scopes::parse(scopes).expect("scopes"),
+            expires_at,
+        };
+        token_create(&w.app, &Who::default(), &spec)
+            .await
+            .expect("a token")
+            .text
     };
-    assert!(reason.contains("authenticate"), "{reason}");
+    let (narrow, other) = (
+        make("image:read", None).await,
+        make("image:create,image:read", None).await,
+    );
+    let expired = make("*:*", Some(now - TimeDelta::seconds(1))).await;
+    let revoked = make("*:*", None).await;
+    let ended = token_revoke_self(&w.app, &Who::default(), &revoked).await;
+    ended.expect("ends itself");
+    for (token, reason) in [
+        ("", "authenticate"),
+        (&format!("dop_v1_{}", "0".repeat(64)), "authenticate"),
+        (&expired, "authenticate"),
+        (&revoked, "authenticate"),
+        (&narrow, "permission"),
+    ] {
+        let Answer::Error(found) = w.ask(token, &w.disk()).await else {
+            panic!("taken");
+        };
+        assert!(found.contains(reason), "{found}");
+    }
+    let filter = EventFilter {
+        outcome: Some("refused".into()),
+        ..EventFilter::default()
+    };
+    let refused = event_list_local(&w.app, &filter, 200).await.expect("lists");
+    // Two of strangers count as one, unless a minute ended in between.
+    assert!((4..=5).contains(&refused.len()), "{}", refused.len());
+    assert!(matches!(w.ask(&other, &w.disk()).await, Answer::Image(_)));
 }
 
 #[tokio::test]

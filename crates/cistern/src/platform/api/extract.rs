@@ -26,7 +26,7 @@ impl FromRequestParts<App> for Caller {
         let who = who(parts);
         let caller = service::authenticate(app, text, who).await?;
         if let Some(proof) = parts.extensions.get::<Proof>() {
-            proof.given();
+            proof.given(&caller.who);
         }
         if let Some(acting) = parts.extensions.get::<Acting>() {
             acting.set(&caller.who);

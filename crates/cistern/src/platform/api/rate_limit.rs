@@ -22,6 +22,7 @@ use super::origin::Origin;
 use crate::config::RateLimit;
 use crate::platform::clock::Clock;
 use crate::platform::error::Error;
+use crate::platform::events::{Acting, Who};
 
 /// Tokens, and addresses, that are remembered at most; about 0.5 KiB each.
 const MAX_KEYS: usize = 16_384;
@@ -31,16 +32,12 @@ const HOUR_SLOT: u64 = 60;
 
 /// Put into a request's extensions; whoever authenticates the token sets it.
 #[derive(Clone, Debug, Default)]
-pub struct Proof(Arc<OnceLock<()>>);
+pub struct Proof(Arc<OnceLock<Who>>);
 
 impl Proof {
-    /// Says that the request's token is valid.
-    pub fn given(&self) {
-        let _ = self.0.set(());
-    }
-
-    fn is_given(&self) -> bool {
-        self.0.get().is_some()
+    /// Says that the request's token is valid, and whose it is.
+    pub fn given(&self, who: &Who) {
+        let _ = self.0.set(who.lasting());
     }
 }
 
@@ -82,6 +79,8 @@ struct Window {
     hour: Ring<61>,
     minute: Ring<61>,
     last: u64,
+    /// Whose token it is, so that the event of a refusal can name them without asking the database.
+    holder: Option<Box<Who>>,
 }
 
 /// Counts in slots of time; the oldest slot is overwritten by the newest.
@@ -116,14 +115,19 @@ impl RateLimiter {
     }
 
     /// Counts the first request of a token that turned out valid, and takes it off its address.
-    fn token_proved(&self, key: [u8; 16], address: IpAddr) -> Verdict {
+    fn token_proved(&self, key: [u8; 16], address: IpAddr, who: &Who) -> Verdict {
         let now = self.now();
         if let Some(window) = lock(&self.strangers).windows.get_mut(&network_of(address)) {
             window.give_back(now);
         }
-        lock(&self.tokens)
-            .window(key, now)
-            .take(now, self.limits.per_hour, self.limits.per_minute)
+        let mut tokens = lock(&self.tokens);
+        let window = tokens.window(key, now);
+        window.holder = Some(Box::new(who.lasting()));
+        window.take(now, self.limits.per_hour, self.limits.per_minute)
+    }
+
+    fn holder(&self, key: &[u8; 16]) -> Option<Box<Who>> {
+        lock(&self.tokens).windows.get(key)?.holder.clone()
     }
 
     /// Counts a request that has proved nothing yet.
@@ -153,10 +157,12 @@ impl RateLimiter {
             Verdict::Burst(standing, wait) => Err(Refused {
                 standing,
                 retry_after: Some(wait),
+                holder: key.and_then(|key| self.holder(&key)),
             }),
             Verdict::Spent(standing) => Err(Refused {
                 standing,
                 retry_after: None,
+                holder: key.and_then(|key| self.holder(&key)),
             }),
         }
     }
@@ -176,17 +182,18 @@ pub struct Attempt<'a> {
 }
 
 /// A request that is one too many.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Refused {
     standing: Standing,
     retry_after: Option<u64>,
+    holder: Option<Box<Who>>,
 }
 
 impl Attempt<'_> {
-    /// The token is valid.
-    pub fn succeeded(mut self) -> Self {
+    /// The token is valid, and theirs.
+    pub fn succeeded(mut self, who: &Who) -> Self {
         if let (Some(key), false) = (self.key, self.is_known)
-            && let Verdict::Pass(standing) = self.limiter.token_proved(key, self.address)
+            && let Verdict::Pass(standing) = self.limiter.token_proved(key, self.address, who)
         {
             self.standing = standing;
         }
@@ -203,6 +210,15 @@ impl Attempt<'_> {
 }
 
 impl Refused {
+    /// Who it was, where the token had proved itself before; else from where only.
+    pub fn who(&self, origin: &Origin) -> Who {
+        Who {
+            address: Some(origin.address.to_string()),
+            request_id: Some(origin.request_id.clone()),
+            ..self.holder.as_deref().cloned().unwrap_or_default()
+        }
+    }
+
     /// Says where the caller stands. `retry-after` only on a burst, as DigitalOcean: doctl would sleep for as long
     /// as it says.
     pub fn write(self, headers: &mut HeaderMap) {
@@ -216,12 +232,15 @@ impl Refused {
 
 /// The layer around every route of the API.
 pub async fn layer(State(limiter): State<Arc<RateLimiter>>, mut request: Request, next: Next) -> Response {
-    let Some(address) = request.extensions().get::<Origin>().map(|o| o.address) else {
+    let Some(origin) = request.extensions().get::<Origin>().cloned() else {
         return Error::bug("the rate limit saw a request without an origin").into_response();
     };
-    let attempt = match limiter.attempt(request.headers(), address) {
+    let attempt = match limiter.attempt(request.headers(), origin.address) {
         Ok(attempt) => attempt,
         Err(refused) => {
+            if let (Some(acting), Some(_)) = (request.extensions().get::<Acting>(), &refused.holder) {
+                acting.set(&refused.who(&origin));
+            }
             let mut response = Error::TooMany { retry_after: 0 }.into_response();
             refused.write(response.headers_mut());
             return response;
@@ -230,10 +249,10 @@ pub async fn layer(State(limiter): State<Arc<RateLimiter>>, mut request: Request
     let proof = Proof::default();
     request.extensions_mut().insert(proof.clone());
     let mut response = next.run(request).await;
-    let attempt = match response.status() {
-        _ if proof.is_given() => attempt.succeeded(),
-        StatusCode::UNAUTHORIZED => attempt.failed(),
-        _ => attempt,
+    let attempt = match (proof.0.get(), response.status()) {
+        (Some(who), _) => attempt.succeeded(who),
+        (None, StatusCode::UNAUTHORIZED) => attempt.failed(),
+        (None, _) => attempt,
     };
     attempt.standing.write(response.headers_mut());
     response
@@ -288,6 +307,7 @@ impl Window {
             hour: Ring::new(now / HOUR_SLOT),
             minute: Ring::new(now),
             last: now,
+            holder: None,
         }
     }
 

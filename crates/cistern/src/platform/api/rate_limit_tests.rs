@@ -127,7 +127,7 @@ fn a_proved_token_leaves_its_address_free() {
     let address = IpAddr::from([192, 0, 2, 1]);
     for key in 0..10_u8 {
         assert!(passes(l.stranger(address)), "{key}");
-        assert!(passes(l.token_proved([key; 16], address)));
+        assert!(passes(l.token_proved([key; 16], address, &Who::default())));
         assert!(l.token_known(&[key; 16]).is_some_and(passes));
     }
 }
@@ -137,7 +137,7 @@ fn wrong_tokens_use_up_their_address_only() {
     let l = limiter(100, 3);
     let address = IpAddr::from([192, 0, 2, 1]);
     assert!(passes(l.stranger(address)));
-    assert!(passes(l.token_proved([1; 16], address)));
+    assert!(passes(l.token_proved([1; 16], address, &Who::default())));
     assert_eq!((0..5).filter(|_| passes(l.stranger(address))).count(), 3);
     assert!(passes(l.stranger(IpAddr::from([192, 0, 2, 2]))));
     assert!(

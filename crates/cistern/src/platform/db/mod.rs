@@ -27,6 +27,9 @@ use reserve::{Looked, Reserve};
 /// How long a statement waits for SQLite's write lock, which another process (a local command) may hold.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long whoever only looks waits for a connection.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Where the rows live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -80,6 +83,22 @@ impl Db {
             .await
             .context("could not wait for other servers to start")?;
         Ok(Some(tx))
+    }
+
+    /// Connects for looking only: an SQLite file is neither made nor changed. Nobody may ask it for a writing transaction.
+    pub async fn open_to_look(place: &Place) -> Result<Self> {
+        let mut options = match place {
+            Place::Sqlite(path) => ConnectOptions::new(format!("sqlite://{}?mode=ro", path.display())),
+            Place::Postgres(url) => ConnectOptions::new(url.clone()),
+        };
+        options
+            .max_connections(1)
+            .acquire_timeout(LOOK_TIMEOUT)
+            .sqlx_logging(false);
+        let conn = Database::connect(options)
+            .await
+            .context("could not connect to the database")?;
+        Ok(Self { conn, turn: None })
     }
 
     /// For reading, and for statements that are a transaction of their own.

@@ -1,9 +1,22 @@
 //! The statements about the database itself.
 
 use sea_orm::entity::prelude::*;
-use sea_orm::{DbBackend, Statement};
+use sea_orm::{DbBackend, QueryOrder, Statement};
+use sea_orm_migration::{SchemaManager, seaql_migrations};
 
 use super::super::clock::Time;
+
+/// The names of the migrations that were applied, oldest first; none where nothing was ever migrated.
+pub async fn migrations_applied(conn: &DatabaseConnection) -> Result<Vec<String>, DbErr> {
+    if !SchemaManager::new(conn).has_table("seaql_migrations").await? {
+        return Ok(Vec::new());
+    }
+    let rows = seaql_migrations::Entity::find()
+        .order_by_asc(seaql_migrations::Column::Version)
+        .all(conn)
+        .await?;
+    Ok(rows.into_iter().map(|row| row.version).collect())
+}
 
 /// Copies a whole SQLite database, consistently, into a new file.
 pub async fn sqlite_copy_into(conn: &impl ConnectionTrait, path: &str) -> Result<(), DbErr> {

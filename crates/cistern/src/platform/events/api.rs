@@ -2,23 +2,24 @@
 
 use axum::Json;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::StatusCode;
+use axum::http::{Extensions, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use url::form_urlencoded::Serializer;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
 use super::service::{self, EventFilter, EventView, PAGE_MAX};
-use super::{Acting, Event, Outcome, record_refusal};
+use super::{Acting, Event, Outcome, Who, reason_shown, record_refusal};
 use crate::app::App;
 use crate::platform::accounts::Caller;
-use crate::platform::api::error::ErrorBody;
-use crate::platform::api::extract::Query;
+use crate::platform::api::error::{ErrorBody, ErrorId};
+use crate::platform::api::extract::{Query, bearer};
 use crate::platform::api::origin::Origin;
 use crate::platform::error::{Error, Result};
 use crate::platform::paging::{Links, Pages};
@@ -183,21 +184,91 @@ async fn list(
     }))
 }
 
-/// Around every route of the API: a 403 to somebody we know becomes an event with the method and the route (never the
-/// path, which has names in it).
+/// Around every route of the API listener: an answer that refuses becomes an event, whatever handler gave it. Signing
+/// in and tokens that are no good write theirs where the reason is known (`platform::accounts`).
 pub async fn refusals(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let acting = Acting::default();
     request.extensions_mut().insert(acting.clone());
-    let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().cloned();
+    let asked = Asked::of(&request);
     let response = next.run(request).await;
-    if response.status() == StatusCode::FORBIDDEN
-        && let Some(who) = acting.get()
-    {
-        let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
-        let event =
-            Event::refused("request.refuse").with(json!({ "method": method.as_str(), "route": route }));
-        record_refusal(&app, who, event).await;
+    if asked.is_refused(response.status(), response.extensions(), acting.get().is_some()) {
+        let event = asked.event(&response);
+        record_refusal(&app, acting.get().unwrap_or(&asked.who), event).await;
     }
     response
+}
+
+/// What is kept of a request until it is answered.
+struct Asked {
+    method: Method,
+    /// The template, never the path, which has names in it.
+    route: String,
+    /// What the path names, where that is a number or a UUID.
+    ids: Map<String, Value>,
+    has_token: bool,
+    /// From where; not who it is.
+    who: Who,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        let route = request.extensions().get::<MatchedPath>();
+        let route = route.map_or("(none)", MatchedPath::as_str);
+        let origin = request.extensions().get::<Origin>();
+        Self {
+            method: request.method().clone(),
+            route: route.to_owned(),
+            ids: ids(route, request.uri().path()),
+            has_token: bearer(request.headers()).is_some(),
+            who: Who {
+                address: origin.map(|o| o.address.to_string()),
+                request_id: origin.map(|o| o.request_id.clone()),
+                ..Who::default()
+            },
+        }
+    }
+
+    /// Whether the answer is a refusal that nobody has written yet. Pages of the console have no [`ErrorId`].
+    fn is_refused(&self, status: StatusCode, answer: &Extensions, is_known: bool) -> bool {
+        let is_api = answer.get::<ErrorId>().is_some();
+        let is_change = !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS);
+        match status {
+            StatusCode::FORBIDDEN => true,
+            StatusCode::UNAUTHORIZED => is_api && !self.has_token,
+            StatusCode::TOO_MANY_REQUESTS => is_api,
+            // Whether there is no such thing or it is another team's, the event does not tell either.
+            StatusCode::NOT_FOUND => is_api && is_known && self.route.contains('{'),
+            StatusCode::CONFLICT
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNPROCESSABLE_ENTITY
+            | StatusCode::LOCKED => is_api && is_known && is_change,
+            _ => false,
+        }
+    }
+
+    fn event(&self, response: &Response) -> Event {
+        let mut detail = Map::new();
+        detail.insert("method".into(), self.method.as_str().into());
+        detail.insert("route".into(), self.route.as_str().into());
+        detail.insert("status".into(), response.status().as_u16().into());
+        if !self.ids.is_empty() {
+            detail.insert("ids".into(), self.ids.clone().into());
+        }
+        if let Some(ErrorId(_, sentence)) = response.extensions().get() {
+            detail.insert("reason".into(), reason_shown(sentence).into());
+        }
+        Event::refused("request.refuse").with(Value::Object(detail))
+    }
+}
+
+/// The parameters of a path that can be no name and no secret.
+fn ids(route: &str, path: &str) -> Map<String, Value> {
+    let pairs = route.split('/').zip(path.split('/'));
+    let named = pairs.filter_map(|(template, value)| {
+        let name = template.strip_prefix('{')?.strip_suffix('}')?;
+        let is_id = value.parse::<i64>().is_ok() || value.parse::<Uuid>().is_ok();
+        is_id.then(|| (name.to_owned(), json!(value)))
+    });
+    named.collect()
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Time;
 use super::error::Result;
-pub use refusals::{Refusals, record_refusal};
+pub use refusals::{Refusals, reason_shown, record_refusal, refusals_flush};
 
 /// Who acts, and from where. The system itself is [`Who::default`].
 #[derive(Clone, Debug, Default)]
@@ -31,6 +31,18 @@ pub struct Who {
     pub address: Option<String>,
     /// The request.
     pub request_id: Option<String>,
+}
+
+impl Who {
+    /// Who it is, without where this request comes from.
+    #[must_use]
+    pub fn lasting(&self) -> Self {
+        Self {
+            address: None,
+            request_id: None,
+            ..self.clone()
+        }
+    }
 }
 
 /// How it ended.

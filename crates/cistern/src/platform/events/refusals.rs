@@ -1,81 +1,276 @@
-//! Refusals as events, without a way to fill the database by being refused.
+//! Refusals as events, without a way to fill the database or to slow the server by being refused.
 //!
-//! In any minute [`PER_ADDRESS`] refusals of one address (of IPv6: one /64) are written and [`PER_MINUTE`] of all; what
-//! is more only counts. How many were left out stands in the next one that is written (`left_out`) and in the metric
-//! `refusals_left_out_total`. Tokens that never existed leave no event at all: only the rate limit and the request log
-//! see them.
+//! Somebody we know: [`PER_KNOWN`] a minute of one token (of a console user: one user), [`PER_TEAM`] of one team.
+//! Strangers: one a minute of each address (of IPv6: one /64) and kind, [`STRANGERS`] of all. What is more only counts:
+//! in the next event of the same token or address (`left_out`), in an event of its own that [`refusals_flush`] writes,
+//! and in the metric `refusals_left_out_total`. What is counted is kept in memory, within [`KEYS_MAX`].
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tracing::Instrument;
 
-use super::{Event, Who, rows};
+use super::{Event, Who, record_in_tx};
 use crate::app::App;
 use crate::platform::accounts::network;
 use crate::platform::clock::Time;
+use crate::platform::error::Result;
 
-/// Written for one address in a minute.
-const PER_ADDRESS: u32 = 10;
-/// Written for all addresses in a minute.
-const PER_MINUTE: u32 = 100;
+/// Written for one token, or one user of the console, in a minute.
+const PER_KNOWN: u32 = 10;
+/// Written for one team in a minute: a user may have any number of tokens.
+const PER_TEAM: u32 = 30;
+/// Written for all strangers in a minute.
+const STRANGERS: u32 = 6;
+/// Tokens and users, and addresses, that are told apart at most; about 200 bytes each.
+const KEYS_MAX: usize = 1024;
+/// Counts of tokens, and of addresses, that one flush writes; the rest is one more event.
+const FLUSH_MAX: usize = 10;
+/// How long a request waits for its event. What takes longer, on a busy or full disk, goes on without it.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Characters of a reason that are kept.
+const REASON_MAX: usize = 200;
 
 /// Counts refusals of the running minute; one for the whole process.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    minute: Mutex<Minute>,
+    table: Mutex<Table>,
 }
 
 #[derive(Debug, Default)]
-struct Minute {
-    number: i64,
+struct Table {
+    minute: i64,
+    /// Written in this minute.
+    of_strangers: u32,
+    /// Written in this minute, by team.
+    of_teams: HashMap<i64, u32>,
+    known: HashMap<Key, Count>,
+    strangers: HashMap<Key, Count>,
+}
+
+/// Whose refusals are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Token(i64),
+    User(i64),
+    /// Those of a team whose tokens are too many to be told apart.
+    Team(i64),
+    Address(String, &'static str),
+    /// Addresses that are too many to be told apart.
+    Elsewhere,
+}
+
+#[derive(Debug)]
+struct Count {
+    what: &'static str,
+    who: Who,
     written: u32,
-    /// Only addresses with something written, so never more than [`PER_MINUTE`].
-    by_address: HashMap<String, u32>,
     left_out: u64,
 }
 
+/// What was left out of one token or address.
+#[derive(Debug)]
+struct LeftOut {
+    what: &'static str,
+    who: Who,
+    count: u64,
+}
+
 impl Refusals {
-    /// Whether one more may be written; then how many were left out since the last one.
-    fn admit(&self, now: Time, address: Option<&str>) -> Option<u64> {
-        let mut minute = self.minute.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = now.timestamp() / 60;
-        if minute.number != number {
-            *minute = Minute {
-                number,
-                left_out: minute.left_out,
-                ..Minute::default()
-            };
-        }
-        let address = address.map(network).unwrap_or_default();
-        let of_address = minute.by_address.get(&address).copied().unwrap_or(0);
-        if minute.written >= PER_MINUTE || of_address >= PER_ADDRESS {
-            minute.left_out += 1;
+    /// Whether one more may be written; then how many of the same were left out since the last one.
+    fn admit(&self, now: Time, who: &Who, what: &'static str) -> Option<u64> {
+        let mut table = self.lock();
+        table.turn(now);
+        let key = table.key(who, what);
+        let is_room = table.is_room(who.team_id);
+        let count = table.count(key.clone(), who, what);
+        if !is_room || count.written >= key.limit() {
+            count.left_out += 1;
             return None;
         }
-        minute.written += 1;
-        minute.by_address.insert(address, of_address + 1);
-        Some(std::mem::take(&mut minute.left_out))
+        count.written += 1;
+        let left_out = std::mem::take(&mut count.left_out);
+        match who.team_id {
+            Some(team) => *table.of_teams.entry(team).or_default() += 1,
+            None => table.of_strangers += 1,
+        }
+        Some(left_out)
+    }
+
+    /// Takes what was left out, the most first: [`FLUSH_MAX`] of those we know and of strangers, and what remains of
+    /// each as one.
+    fn take_left_out(&self, now: Time) -> Vec<LeftOut> {
+        let mut table = self.lock();
+        table.turn(now);
+        let mut out = taken(&mut table.known);
+        out.extend(taken(&mut table.strangers));
+        out
+    }
+
+    /// A panic while counting leaves counts that are still usable.
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Writes a refusal, unless there are too many of late. Never fails the request that was refused anyway.
-pub async fn record_refusal(app: &App, who: &Who, mut event: Event) {
-    let now = app.clock.now();
-    let Some(left_out) = app.refusals.admit(now, who.address.as_deref()) else {
+impl Table {
+    /// Begins a new minute where one has begun.
+    fn turn(&mut self, now: Time) {
+        let minute = now.timestamp() / 60;
+        if self.minute == minute {
+            return;
+        }
+        self.minute = minute;
+        self.of_strangers = 0;
+        self.of_teams.clear();
+        for counts in [&mut self.known, &mut self.strangers] {
+            counts.retain(|_, count| count.left_out > 0);
+            counts.values_mut().for_each(|count| count.written = 0);
+        }
+    }
+
+    fn key(&self, who: &Who, what: &'static str) -> Key {
+        let Some(team) = who.team_id else {
+            let address = who.address.as_deref().map(network).unwrap_or_default();
+            return within(&self.strangers, Key::Address(address, what), Key::Elsewhere);
+        };
+        let key = match (who.token_id, who.user_id) {
+            (Some(token), _) => Key::Token(token),
+            (None, Some(user)) => Key::User(user),
+            (None, None) => Key::Team(team),
+        };
+        within(&self.known, key, Key::Team(team))
+    }
+
+    fn is_room(&self, team: Option<i64>) -> bool {
+        match team {
+            Some(team) => self.of_teams.get(&team).is_none_or(|written| *written < PER_TEAM),
+            None => self.of_strangers < STRANGERS,
+        }
+    }
+
+    fn count(&mut self, key: Key, who: &Who, what: &'static str) -> &mut Count {
+        let who = match &key {
+            Key::Elsewhere => Who::default(),
+            Key::Address(..) => Who {
+                address: who.address.clone(),
+                ..Who::default()
+            },
+            Key::Team(team) => Who {
+                team_id: Some(*team),
+                ..Who::default()
+            },
+            Key::Token(_) | Key::User(_) => who.lasting(),
+        };
+        let counts = match &key {
+            Key::Address(..) | Key::Elsewhere => &mut self.strangers,
+            _ => &mut self.known,
+        };
+        counts.entry(key).or_insert(Count {
+            what,
+            who,
+            written: 0,
+            left_out: 0,
+        })
+    }
+}
+
+impl Key {
+    /// Written in a minute.
+    fn limit(&self) -> u32 {
+        match self {
+            Self::Address(..) | Self::Elsewhere => 1,
+            Self::Token(_) | Self::User(_) | Self::Team(_) => PER_KNOWN,
+        }
+    }
+}
+
+/// `key` where it is known or there is room for it, `other` where not.
+fn within(counts: &HashMap<Key, Count>, key: Key, other: Key) -> Key {
+    if counts.contains_key(&key) || counts.len() < KEYS_MAX {
+        key
+    } else {
+        other
+    }
+}
+
+fn taken(counts: &mut HashMap<Key, Count>) -> Vec<LeftOut> {
+    let some = counts.values_mut().filter(|count| count.left_out > 0);
+    let mut out: Vec<LeftOut> = some
+        .map(|count| LeftOut {
+            what: count.what,
+            who: count.who.clone(),
+            count: std::mem::take(&mut count.left_out),
+        })
+        .collect();
+    counts.retain(|_, count| count.written > 0);
+    out.sort_by_key(|one| std::cmp::Reverse(one.count));
+    let rest = out.split_off(out.len().min(FLUSH_MAX));
+    if !rest.is_empty() {
+        out.push(LeftOut {
+            what: "request.refuse",
+            who: Who::default(),
+            count: rest.iter().map(|one| one.count).sum(),
+        });
+    }
+    out
+}
+
+/// Writes a refusal, unless there are too many of late. Neither fails nor holds up the request that was refused anyway.
+pub async fn record_refusal(app: &App, who: &Who, event: Event) {
+    let Some(left_out) = app.refusals.admit(app.clock.now(), who, event.what) else {
         metrics::counter!("refusals_left_out_total").increment(1);
         return;
     };
-    if left_out > 0 {
-        let mut detail = event.detail.take().unwrap_or_else(|| json!({}));
-        if let Value::Object(map) = &mut detail {
-            map.insert("left_out".into(), left_out.into());
+    let event = with_left_out(event, left_out);
+    let (app, who) = (app.clone(), who.clone());
+    let write = async move {
+        if let Err(error) = write(&app, &who, event).await {
+            tracing::error!(error = error.chain(), "could not write a refusal");
         }
-        event.detail = Some(detail);
+    };
+    let _ = tokio::time::timeout(PATIENCE, tokio::spawn(write.in_current_span())).await;
+}
+
+/// Writes how many refusals were left out since the last time.
+pub async fn refusals_flush(app: &App) -> Result<()> {
+    for LeftOut { what, who, count } in app.refusals.take_left_out(app.clock.now()) {
+        write(app, &who, with_left_out(Event::refused(what), count)).await?;
     }
-    if let Err(error) = rows::event_insert(app.db.conn(), now, who, event).await {
-        tracing::error!(%error, "could not write a refusal");
+    Ok(())
+}
+
+/// Waits for its turn among the writers without holding a connection.
+async fn write(app: &App, who: &Who, event: Event) -> Result<()> {
+    let tx = app.db.write().await?;
+    record_in_tx(&*tx, app.clock.now(), who, event).await?;
+    tx.commit().await
+}
+
+fn with_left_out(mut event: Event, left_out: u64) -> Event {
+    if left_out == 0 {
+        return event;
     }
+    let detail = event.detail.get_or_insert_with(|| json!({}));
+    if let Value::Object(map) = detail {
+        map.insert("left_out".into(), left_out.into());
+    }
+    event
+}
+
+/// What may be kept of the sentence that a caller was told: what they sent stands in it between quotes or as a URL, and
+/// may be a secret in the wrong place.
+pub fn reason_shown(sentence: &str) -> String {
+    let is_quote = |c: char| matches!(c, '`' | '"');
+    let shown = match (sentence.find(is_quote), sentence.rfind(is_quote)) {
+        (Some(first), Some(last)) => format!("{}…{}", &sentence[..first], &sentence[last + 1..]),
+        _ => sentence.to_owned(),
+    };
+    let is_plain = |word: &&str| !word.contains("://") && !word.contains("dop_v1_");
+    let words: Vec<&str> = shown.split(' ').filter(is_plain).collect();
+    words.join(" ").chars().take(REASON_MAX).collect()
 }
 
 #[cfg(test)]
@@ -85,29 +280,104 @@ mod tests {
     use super::*;
     use crate::platform::clock::Clock;
 
-    #[test]
-    fn an_address_and_all_together_are_bounded_and_what_is_left_out_is_counted() {
-        let (refusals, clock) = (Refusals::default(), Clock::default());
-        let count = |address: &str| {
-            (0..200)
-                .filter(|_| refusals.admit(clock.now(), Some(address)).is_some())
-                .count()
-        };
-        // The clock stands at the start of a minute.
+    fn stranger(address: &str) -> Who {
+        Who {
+            address: Some(address.into()),
+            ..Who::default()
+        }
+    }
+
+    fn token(team_id: i64, token_id: i64) -> Who {
+        Who {
+            team_id: Some(team_id),
+            user_id: Some(1),
+            token_id: Some(token_id),
+            ..stranger("10.0.0.1")
+        }
+    }
+
+    /// Of 200 refusals, how many are written.
+    fn written(refusals: &Refusals, clock: &Clock, who: &Who, what: &'static str) -> usize {
+        let admit = || refusals.admit(clock.now(), who, what);
+        (0..200).filter(|_| admit().is_some()).count()
+    }
+
+    /// A clock that stands at the start of a minute.
+    fn clock() -> Clock {
+        let clock = Clock::default();
         clock.advance(TimeDelta::seconds(60 - clock.now().timestamp() % 60));
-        assert_eq!(count("10.0.0.1"), 10);
-        assert_eq!(count("2001:db8::1"), 10);
-        assert_eq!(count("2001:db8::2"), 0, "the same /64");
-        // Eight more are written ten times, then all together are too many.
-        let all: usize = (2..50).map(|n| count(&format!("10.0.0.{n}"))).sum();
-        assert_eq!(all, 80);
+        clock
+    }
+
+    #[test]
+    fn strangers_are_bounded_by_address_and_together_and_what_is_left_out_is_counted() {
+        let (refusals, clock) = (Refusals::default(), clock());
+        let count = |address: &str, what| written(&refusals, &clock, &stranger(address), what);
+        assert_eq!(count("2001:db8::1", "token.use"), 1);
+        assert_eq!(count("2001:db8::2", "token.use"), 0, "the same /64");
+        assert_eq!(count("2001:db8::2", "sign_in.create"), 1, "another kind");
+        let all: usize = (0..20).map(|n| count(&format!("10.0.0.{n}"), "token.use")).sum();
+        assert_eq!(all, 4, "six of all strangers");
+        let known = written(&refusals, &clock, &token(1, 1), "request.refuse");
+        assert_eq!(known, 10, "those we know are none of them");
         clock.advance(TimeDelta::seconds(60));
-        let left_out = refusals.admit(clock.now(), Some("10.0.0.1"));
-        assert_eq!(
-            left_out,
-            Some(190 + 40 * 200),
-            "since the last one that was written"
-        );
-        assert_eq!(refusals.admit(clock.now(), Some("10.0.0.1")), Some(0));
+        let next = refusals.admit(clock.now(), &stranger("2001:db8::1"), "token.use");
+        assert_eq!(next, Some(399), "since the last one of this network");
+        let next = refusals.admit(clock.now(), &stranger("10.0.9.9"), "token.use");
+        assert_eq!(next, Some(0), "of this address none was left out");
+    }
+
+    #[test]
+    fn a_token_and_a_team_are_bounded_and_do_not_crowd_out_others() {
+        let (refusals, clock) = (Refusals::default(), clock());
+        let count = |team, id| written(&refusals, &clock, &token(team, id), "request.refuse");
+        let of_team: Vec<usize> = (0..5).map(|id| count(1, id)).collect();
+        assert_eq!(of_team, [10, 10, 10, 0, 0]);
+        assert_eq!(count(2, 9), 10);
+    }
+
+    #[test]
+    fn a_flush_takes_each_count_once_and_memory_is_bounded() {
+        let (refusals, clock) = (Refusals::default(), clock());
+        let mut admitted = 0;
+        for n in 0..5_000_u32 {
+            let who = stranger(&std::net::Ipv4Addr::from(n).to_string());
+            admitted += u64::from(refusals.admit(clock.now(), &who, "token.use").is_some());
+        }
+        assert!(refusals.lock().strangers.len() <= KEYS_MAX + 1);
+        assert_eq!(written(&refusals, &clock, &token(1, 7), "request.refuse"), 10);
+        let left = refusals.take_left_out(clock.now());
+        assert_eq!(left.len(), 1 + FLUSH_MAX + 1);
+        assert_eq!((left[0].who.token_id, left[0].count), (Some(7), 190));
+        assert_eq!(left[0].who.address, None, "a token has many");
+        let strangers: u64 = left[1..].iter().map(|one| one.count).sum();
+        assert_eq!(strangers, 5_000 - admitted);
+        assert!(refusals.take_left_out(clock.now()).is_empty());
+        clock.advance(TimeDelta::seconds(60));
+        assert!(refusals.take_left_out(clock.now()).is_empty());
+        assert!(refusals.lock().strangers.is_empty(), "and nothing is kept");
+    }
+
+    #[test]
+    fn a_reason_has_nothing_of_what_was_sent() {
+        for (sentence, shown) in [
+            (
+                "`hunter2` is not a region; `GET /v2/regions` lists them",
+                "… lists them",
+            ),
+            (
+                "invalid type: string \"hunter2\", expected i64",
+                "invalid type: string …, expected i64",
+            ),
+            ("`a`hunter2`b` is taken", "… is taken"),
+            ("fetching http://u:hunter2@host/ fails", "fetching fails"),
+            (
+                "10.0.0.1 is a private address, and this server does not fetch from there.",
+                "10.0.0.1 is a private address, and this server does not fetch from there.",
+            ),
+        ] {
+            assert_eq!(reason_shown(sentence), shown);
+        }
+        assert_eq!(reason_shown(&"é".repeat(999)).chars().count(), REASON_MAX);
     }
 }

@@ -21,7 +21,7 @@ use crate::platform::accounts::{Caller, service};
 use crate::platform::api::origin::Origin;
 use crate::platform::api::rate_limit::{RateLimiter, Refused};
 use crate::platform::error::Error;
-use crate::platform::events::Who;
+use crate::platform::events::{self, Event, Who};
 
 /// The header that says which protocol this is.
 const API_VERSION: (&str, &str) = ("docker-distribution-api-version", "registry/2.0");
@@ -66,8 +66,13 @@ async fn sign_in(
 ) -> Response {
     let mut response = match caller(&app, &limiter, &origin, request.headers()).await {
         Ok(caller) => {
+            let who = caller.who.clone();
             request.extensions_mut().insert(caller);
-            next.run(request).await
+            let response = next.run(request).await;
+            if response.status() == StatusCode::NOT_FOUND {
+                refusal_record(&app, &who, StatusCode::NOT_FOUND).await;
+            }
+            response
         }
         Err(refusal) => refusal,
     };
@@ -75,6 +80,12 @@ async fn sign_in(
         .headers_mut()
         .insert(API_VERSION.0, HeaderValue::from_static(API_VERSION.1));
     response
+}
+
+/// An event as the API's refusals are; the path has names in it and is left out.
+async fn refusal_record(app: &App, who: &Who, status: StatusCode) {
+    let detail = json!({ "route": "(registry)", "status": status.as_u16() });
+    events::record_refusal(app, who, Event::refused("request.refuse").with(detail)).await;
 }
 
 async fn caller(
@@ -92,10 +103,16 @@ async fn caller(
         request_id: Some(origin.request_id.clone()),
         ..Who::default()
     };
-    let attempt = limiter.attempt(headers, origin.address).map_err(too_many)?;
+    let attempt = match limiter.attempt(headers, origin.address) {
+        Ok(attempt) => attempt,
+        Err(refused) => {
+            refusal_record(app, &refused.who(origin), StatusCode::TOO_MANY_REQUESTS).await;
+            return Err(too_many(refused));
+        }
+    };
     match service::authenticate(app, &secret, who).await {
         Ok(caller) => {
-            attempt.succeeded();
+            attempt.succeeded(&caller.who);
             Ok(caller)
         }
         Err(Error::Unauthenticated) => {

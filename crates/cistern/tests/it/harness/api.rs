@@ -88,7 +88,15 @@ impl Api {
                 .header("tus-resumable", "1.0.0")
                 .header("upload-offset", "0");
         }
-        if let Some(body) = body {
+        let is_chunk =
+            path.starts_with("/v2/uploads/") && (method == Method::PATCH || method == Method::POST);
+        if is_chunk {
+            // What tus asks for before it looks for the upload.
+            request = request
+                .header("x-http-method-override", "PATCH")
+                .header("content-type", "application/offset+octet-stream")
+                .body("x");
+        } else if let Some(body) = body {
             request = request.json(body);
         }
         let response = request

@@ -14,7 +14,7 @@ use crate::platform::accounts::{Caller, service};
 use crate::platform::api::error::ErrorBody;
 use crate::platform::api::extract::{bearer, who};
 use crate::platform::error::{Error, Result};
-use crate::platform::events::Who;
+use crate::platform::events::{Acting, Who};
 
 /// The OAuth routes.
 pub fn routes() -> OpenApiRouter<App> {
@@ -72,6 +72,7 @@ async fn info(State(app): State<App>, caller: Caller) -> Result<Json<TokenInfo>>
 struct Asking {
     bearer: String,
     who: Who,
+    acting: Option<Acting>,
 }
 
 impl<S: Sync> axum::extract::FromRequestParts<S> for Asking {
@@ -82,6 +83,7 @@ impl<S: Sync> axum::extract::FromRequestParts<S> for Asking {
         Ok(Self {
             bearer,
             who: who(parts),
+            acting: parts.extensions.get().cloned(),
         })
     }
 }
@@ -104,7 +106,10 @@ async fn revoke(
     };
     if token != asking.bearer {
         // Only a token that is good may learn that it may not do this.
-        service::authenticate(&app, &asking.bearer, asking.who).await?;
+        let caller = service::authenticate(&app, &asking.bearer, asking.who).await?;
+        if let Some(acting) = asking.acting {
+            acting.set(&caller.who);
+        }
         return Err(Error::Forbidden);
     }
     service::token_revoke_self(&app, &asking.who, &token).await?;

@@ -15,14 +15,16 @@ use crate::platform::events::{self, Event, Who};
 /// How often `last_used_at` is written at most.
 const TOUCH_EVERY: TimeDelta = TimeDelta::seconds(60);
 
-/// The caller behind a token's text, or [`Error::Unauthenticated`]. A token that was good once leaves an event.
+/// The caller behind a token's text, or [`Error::Unauthenticated`] and an event that says why.
 pub async fn authenticate(app: &App, text: &str, who: Who) -> Result<Caller> {
     // A token has a fixed shape; anything else is not worth a query.
-    if text.len() != TOKEN_PREFIX.len() + 64 || !text.starts_with(TOKEN_PREFIX) {
-        return Err(Error::Unauthenticated);
-    }
-    let Some(found) = rows::token_find(app.db.conn(), &secret_hash(text)).await? else {
-        return Err(Error::Unauthenticated);
+    let found = if text.len() == TOKEN_PREFIX.len() + 64 && text.starts_with(TOKEN_PREFIX) {
+        rows::token_find(app.db.conn(), &secret_hash(text)).await?
+    } else {
+        None
+    };
+    let Some(found) = found else {
+        return Err(token_refused(app, &who, "unknown").await);
     };
     let now = app.clock.now();
     let (team_id, user_id, token_id) = (found.token.team_id, found.user.id, found.token.id);
@@ -44,9 +46,7 @@ pub async fn authenticate(app: &App, text: &str, who: Who) -> Result<Caller> {
         None
     };
     let (None, Some(role)) = (refusal, found.role) else {
-        let event = Event::refused("token.use").with(json!({ "reason": refusal }));
-        events::record_refusal(app, &who, event).await;
-        return Err(Error::Unauthenticated);
+        return Err(token_refused(app, &who, refusal.unwrap_or_default()).await);
     };
     if found.token.last_used_at.is_none_or(|at| now - at >= TOUCH_EVERY) {
         // On a full disk a reader goes on reading.
@@ -64,6 +64,13 @@ pub async fn authenticate(app: &App, text: &str, who: Who) -> Result<Caller> {
             .map_err(|e| Error::internal("a token's scopes", e))?,
         who,
     })
+}
+
+/// Writes that a token was no good, and gives the refusal.
+pub(super) async fn token_refused(app: &App, who: &Who, reason: &str) -> Error {
+    let event = Event::refused("token.use").with(json!({ "reason": reason }));
+    events::record_refusal(app, who, event).await;
+    Error::Unauthenticated
 }
 
 /// The caller behind a signed-in browser's secret; none where it is over.

@@ -197,9 +197,11 @@ pub async fn password_change(app: &App, caller: &Caller, current: &str, new: &st
         .ok_or(Error::NotFound)?;
     if let Some(hash) = &user.password_hash {
         let address = caller.who.address.as_deref();
-        app.sign_ins
-            .attempts
-            .take(app.clock.now(), &user.email, address)?;
+        if let Err(error) = app.sign_ins.attempts.take(app.clock.now(), &user.email, address) {
+            let event = Event::refused("user.password").with(json!({ "reason": "too many attempts" }));
+            events::record_refusal(app, &caller.who, event).await;
+            return Err(error);
+        }
         if !app.sign_ins.hasher.verify(current, Some(hash)).await? {
             events::record_refusal(app, &caller.who, Event::refused("user.password")).await;
             return Err(Error::invalid("the current password is wrong"));

@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 use serde_json::json;
 
+use super::authenticate::token_refused;
 use super::{check_name, rows, secret_hash};
 use crate::app::App;
 use crate::platform::accounts::model::{Caller, Role, Scopes};
@@ -223,7 +224,8 @@ pub async fn token_revoke_local(app: &App, who: &Who, id: i64) -> Result<()> {
 pub async fn token_revoke_self(app: &App, who: &Who, text: &str) -> Result<()> {
     let tx = app.db.write().await?;
     let Some(found) = rows::token_find(&*tx, &secret_hash(text)).await? else {
-        return Err(Error::Unauthenticated);
+        drop(tx);
+        return Err(token_refused(app, who, "unknown").await);
     };
     if found.token.revoked_at.is_some() {
         return Ok(());

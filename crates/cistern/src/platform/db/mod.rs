@@ -98,7 +98,11 @@ impl Db {
         let conn = Database::connect(options)
             .await
             .context("could not connect to the database")?;
-        Ok(Self { conn, turn: None })
+        Ok(Self {
+            conn,
+            turn: None,
+            reserve: None,
+        })
     }
 
     /// For reading, and for statements that are a transaction of their own.

@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 const RESERVE_BYTES: u64 = 256 << 20;
 /// Left free of a small disk: one part in so many.
 const RESERVE_PART: u64 = 20;
-/// How much may be written until the disk is looked at again; so much can several writers together take too much.
+/// How much may be written at most until the disk is looked at again: so much can each of several writers at once take of
+/// the reserve.
 const GRANT_BYTES: u64 = 8 << 20;
+/// The same as a part of the reserve.
+const GRANT_PART: u64 = 4;
 
 /// A disk's room, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +39,7 @@ impl Space {
     }
 
     /// What may be written.
-    pub fn spare(&self) -> u64 {
+    pub fn usable(&self) -> u64 {
         if self.total == 0 {
             return u64::MAX;
         }
@@ -72,11 +75,12 @@ impl Room {
 }
 
 fn grant(space: Space, bytes: u64) -> io::Result<u64> {
-    let spare = space.spare();
-    if spare < bytes {
+    let usable = space.usable();
+    if usable < bytes {
         return Err(io::ErrorKind::StorageFull.into());
     }
-    Ok(spare.min(GRANT_BYTES.max(bytes)))
+    let most = GRANT_BYTES.min(space.reserve() / GRANT_PART);
+    Ok(usable.min(most.max(bytes)))
 }
 
 #[cfg(test)]
@@ -96,14 +100,15 @@ mod tests {
     fn a_reserve_is_left_that_fits_the_disk() {
         assert_eq!(space(0, 100 << 10).reserve(), 256 * MIB);
         assert_eq!(space(0, 1000).reserve(), 50 * MIB);
-        assert_eq!(space(51, 1000).spare(), MIB);
-        assert_eq!(space(49, 1000).spare(), 0);
-        assert_eq!(space(0, 0).spare(), u64::MAX, "a file system that does not say");
+        assert_eq!(space(51, 1000).usable(), MIB);
+        assert_eq!(space(49, 1000).usable(), 0);
+        assert_eq!(space(0, 0).usable(), u64::MAX, "a file system that does not say");
     }
 
     #[test]
     fn no_more_is_granted_than_there_is() {
         assert_eq!(grant(space(500, 1000), MIB).ok(), Some(8 * MIB));
+        assert_eq!(grant(space(64, 80), MIB).ok(), Some(MIB), "a small disk");
         assert_eq!(
             grant(space(500, 1000), 16 * MIB).ok(),
             Some(16 * MIB),

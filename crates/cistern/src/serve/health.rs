@@ -99,7 +99,7 @@ impl Readiness {
     fn is_full(&self) -> bool {
         let of_data = Space::of(&self.app.data).ok();
         let spaces = [of_data, self.app.db.space()];
-        spaces.into_iter().flatten().any(|space| space.spare() == 0)
+        spaces.into_iter().flatten().any(|space| space.usable() == 0)
     }
 
     /// Why requests cannot be served now, if so.

@@ -86,7 +86,7 @@ pub async fn upload_create(app: &App, caller: &Caller, new: NewUpload) -> Result
     }
     if let Some(length) = new.length {
         check_size(app, length)?;
-        let spare = spool::space(&app.data).await?.spare();
+        let spare = spool::space(&app.data).await?.usable();
         if length > spare {
             return Err(Error::Unavailable(format!(
                 "the server has room for {spare} bytes, too few for an upload of {length}; make room, or try a smaller file"

@@ -6,6 +6,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
@@ -13,11 +15,16 @@ use store::room::Space;
 
 /// Its size at most, four times what SQLite's log of changes grows to before it is written over.
 const SIZE: u64 = 16 << 20;
+/// So little is left on a full disk: more than most transactions take. No sooner is the reserve given away, or whoever
+/// fills the disk would have it before the database needs it.
+const LOW: u64 = 1 << 20;
 
 /// The file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Reserve {
     path: PathBuf,
+    /// The disk was full at the last [`Reserve::look`].
+    was_full: Arc<AtomicBool>,
 }
 
 /// What [`Reserve::look`] did.
@@ -36,13 +43,15 @@ impl Reserve {
     pub fn beside(path: &Path) -> Self {
         Self {
             path: path.with_extension("reserve"),
+            was_full: Arc::default(),
         }
     }
 
-    /// Gives the room away where the disk is about full, and takes it again where there is enough.
+    /// Gives the room away where the disk is full and was so at the last look, and takes it again where there is enough.
     pub fn look(&self) -> io::Result<Looked> {
         let space = self.space()?;
-        if self.release(space) {
+        let was_full = self.was_full.swap(is_full(space), Ordering::Relaxed);
+        if was_full && self.release(space) {
             return Ok(Looked::Released);
         }
         let is_there = fs::metadata(&self.path).is_ok_and(|meta| meta.len() > 0);
@@ -69,7 +78,7 @@ impl Reserve {
     }
 
     fn release(&self, space: Space) -> bool {
-        let is_released = space.free < size(space) / 2 && fs::remove_file(&self.path).is_ok();
+        let is_released = is_full(space) && fs::remove_file(&self.path).is_ok();
         if is_released {
             tracing::warn!(
                 free_bytes = space.free,
@@ -85,6 +94,10 @@ impl Reserve {
             _ => Path::new("."),
         }
     }
+}
+
+fn is_full(space: Space) -> bool {
+    space.free < LOW.min(size(space) / 2)
 }
 
 /// Its size on this disk. Not more than what writers of images leave free: given away, it is nothing to them.
@@ -133,12 +146,9 @@ mod tests {
         assert_eq!(reserve.look().expect("looks"), Looked::Nothing);
 
         let total = 1 << 30;
-        let some = size(Space { free: 0, total });
-        assert!(!reserve.release(Space { free: some, total }), "there is room");
-        assert!(reserve.release(Space {
-            free: some / 4,
-            total
-        }));
+        let space = |free| Space { free, total };
+        assert!(!reserve.release(space(2 << 20)), "there is room");
+        assert!(reserve.release(space(1 << 19)));
         assert!(!reserve.path.exists());
         assert!(!reserve.release(Space { free: 0, total }), "only once");
         assert_eq!(reserve.look().expect("looks"), Looked::Made, "and again");

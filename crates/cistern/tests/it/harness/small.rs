@@ -17,12 +17,24 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Without root, in a name space of users too. None, with the reason printed, where this machine does not allow it.
-    pub(crate) fn mount(mib: u64) -> Option<Self> {
+    /// In memory. None, with the reason printed, where this machine does not allow it.
+    pub(crate) fn tmpfs(mib: u64) -> Option<Self> {
+        Self::mount(&format!("mount -t tmpfs -o size={mib}m tmpfs \"$0\""))
+    }
+
+    /// In a file. None, with the reason printed, where this machine does not allow it.
+    pub(crate) fn ext4(mib: u64) -> Option<Self> {
+        Self::mount(&format!(
+            "truncate -s {mib}M \"$0-device\" && mkfs.ext4 -q -m 0 \"$0-device\" && mount -o loop \"$0-device\" \"$0\""
+        ))
+    }
+
+    /// Without root, in a name space of users too.
+    fn mount(prepare: &str) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let mount = dir.path().join("mount");
         fs::create_dir(&mount).expect("makes it");
-        let script = format!("mount -t tmpfs -o size={mib}m tmpfs \"$0\" && echo mounted && exec cat");
+        let script = format!("{prepare} && echo mounted && exec cat");
         let flags: &[&str] = if is_root() { &["-m"] } else { &["-Urm"] };
         let mut unshare = command("unshare");
         unshare.args(flags).args(["sh", "-c", &script]).arg(&mount);

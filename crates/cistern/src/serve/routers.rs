@@ -108,7 +108,7 @@ mod tests {
     /// `RouteId(1): MethodRouter(… allow_header: Bytes(b"GET,HEAD") …)` in its list of routes.
     fn routes_of(router: &Router) -> BTreeSet<(String, String)> {
         let shown = format!("{router:?}");
-        let (routes, rest) = shown
+        let (handlers, rest) = shown
             .split_once("node: Node { paths: {")
             .expect("axum shows its paths");
         let (paths, _) = rest.split_once("\"} }").expect("the list of paths ends");
@@ -117,7 +117,7 @@ mod tests {
             .map(|entry| entry.trim_start_matches("RouteId("));
         let paths: BTreeMap<&str, &str> = entries.filter_map(|entry| entry.split_once("): ")).collect();
         let mut out = BTreeSet::new();
-        for entry in routes.split("RouteId(").skip(1) {
+        for entry in handlers.split("RouteId(").skip(1) {
             let (id, entry) = entry.split_once(')').expect("a number");
             let (_, allowed) = entry.split_once("allow_header: Bytes(b\"").expect("methods");
             let (allowed, _) = allowed.split_once('"').expect("they end");

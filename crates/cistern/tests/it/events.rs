@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
-use sea_orm::{ConnectionTrait, DbBackend, TransactionTrait};
+use sea_orm::{ConnectionTrait, DbBackend, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use serde_json::{Value, json};
 
 use crate::auth::{made, other_team};
@@ -138,6 +138,20 @@ async fn refusals_and_sign_ins_are_events() {
     assert!(passwords.iter().any(|e| e["what"] == "user.password"));
 }
 
+/// Who, from where, what and why; nothing of what was sent.
+fn refusal_check(event: &Value, method: &str, status: u16, reason: &str) {
+    let at = format!("{event:#}");
+    assert_eq!(event["what"], "request.refuse", "{at}");
+    assert_eq!(event["outcome"], "refused", "{at}");
+    assert_eq!(event["address"], "127.0.0.1", "{at}");
+    assert!(event["token_id"].is_i64() && event["user"].is_string(), "{at}");
+    assert_eq!(event["detail"]["method"], method, "{at}");
+    assert_eq!(event["detail"]["status"], status, "{at}");
+    let found = event["detail"]["reason"].as_str().unwrap_or_default();
+    assert!(found.contains(reason), "{at}");
+    assert!(!at.contains("canary"), "{at}");
+}
+
 #[tokio::test]
 async fn every_refusal_is_an_event_of_the_callers_team_with_its_reason_and_no_secret() {
     // Fetching from private addresses is not allowed here.
@@ -181,28 +195,9 @@ async fn every_refusal_is_an_event_of_the_callers_team_with_its_reason_and_no_se
         let answer = caller
             .send_unjudged(method.parse().expect("a method"), path, body)
             .await;
-        let at = format!("{method} {path}: {answer:?}");
-        assert_eq!(answer.status, status, "{at}");
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
         let event = event_of(&api, &answer).await;
-        assert_eq!(
-            (&event["what"], &event["outcome"]),
-            (&json!("request.refuse"), &json!("refused")),
-            "{at}"
-        );
-        assert_eq!(event["address"], "127.0.0.1", "{at}");
-        assert!(
-            event["token_id"].is_i64() && event["user"].is_string(),
-            "{at}: {event:#}"
-        );
-        let detail = &event["detail"];
-        assert_eq!(
-            (&detail["method"], &detail["status"]),
-            (&json!(method), &json!(status)),
-            "{at}"
-        );
-        let found = detail["reason"].as_str().unwrap_or_default();
-        assert!(found.contains(reason), "{at}: {event:#}");
-        assert!(!event.to_string().contains("canary"), "{at}: {event:#}");
+        refusal_check(&event, method, status, reason);
         told.push(event);
     }
     // What is another team's, and what is not there, are told alike.
@@ -238,12 +233,12 @@ async fn strangers_leave_an_event_a_minute_for_the_operator() {
     let api = server.api();
     let theirs = other_team(&server);
     let ask = async |url: &str, token: &str, address: &str| {
-        let request = Api::new(url, token).request(Method::GET, "/v2/");
-        let request = if url == server.api_url {
-            Api::new(url, token).request(Method::GET, "/v2/account")
+        let path = if url == server.api_url {
+            "/v2/account"
         } else {
-            request
+            "/v2/"
         };
+        let request = Api::new(url, token).request(Method::GET, path);
         let answer = request
             .header("x-forwarded-for", address)
             .send()
@@ -323,7 +318,11 @@ async fn a_refusal_waits_for_no_event() {
     api.get("/v2/account").await.expect(200);
     let db = database(&server).await;
     // Writers wait, for up to half a minute on SQLite and for ever on PostgreSQL.
-    let held = db.begin().await.expect("begins");
+    let now = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    };
+    let held = db.begin_with_options(now).await.expect("begins");
     held.execute_unprepared("UPDATE event SET what = what")
         .await
         .expect("locks");

@@ -292,11 +292,12 @@ impl<K: Hash + Eq + Clone> Table<K> {
         let mut ages: Vec<u64> = self.windows.values().map(|w| w.last).collect();
         let (_, limit, _) = ages.select_nth_unstable(MAX_KEYS / 8);
         let limit = *limit;
-        let mut left = MAX_KEYS / 8;
+        // Of those that were quiet for equally long, any.
+        let mut ties = MAX_KEYS / 8 - ages.iter().filter(|last| **last < limit).count();
         self.windows.retain(|_, w| {
-            let goes = left > 0 && w.last <= limit;
-            left -= usize::from(goes);
-            !goes
+            let is_tie = ties > 0 && w.last == limit;
+            ties -= usize::from(is_tie);
+            w.last >= limit && !is_tie
         });
     }
 }

@@ -127,7 +127,9 @@ impl Table {
         self.of_teams.clear();
         for counts in [&mut self.known, &mut self.strangers] {
             counts.retain(|_, count| count.left_out > 0);
-            counts.values_mut().for_each(|count| count.written = 0);
+            for count in counts.values_mut() {
+                count.written = 0;
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use crate::platform::clock::Clock;
 use crate::platform::db::{self, Db, Place};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::Refusals;
-use crate::platform::jobs::{Engine, Queue, Registry};
+use crate::platform::jobs::{self, Engine, Queue, Registry};
 use crate::platform::resources::Owner;
 use crate::platform::{projects, random, ssh_keys, tags};
 
@@ -172,6 +172,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(images::migration::Images),
         Box::new(images::uploads::migration::Uploads),
         Box::new(images::checksum::migration::Checksums),
+        Box::new(jobs::migration::JobLines),
     ];
     list.extend(store::migrations());
     list

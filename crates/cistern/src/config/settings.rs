@@ -261,7 +261,8 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "jobs.workers",
         Kind::Number,
-        "Jobs that run at once in this process.",
+        "Jobs that run at once in this process. Where there are several teams, one team has all of them but one at \
+         most.",
     ),
     row(
         "jobs.lease_seconds",

@@ -271,6 +271,11 @@ pub const SETTINGS: &[Setting] = &[
          all servers of an installation.",
     ),
     row(
+        "jobs.keep_days",
+        Kind::Number,
+        "Days a job that has ended is kept, for `GET /v2/jobs` and the report of a verification. Actions are kept.",
+    ),
+    row(
         "log.level",
         Kind::Text,
         "`error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,cistern::images=debug`.",

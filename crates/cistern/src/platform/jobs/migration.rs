@@ -1,6 +1,8 @@
-//! The index that claims go by.
+//! The indexes that claims and the removal of finished jobs go by.
 
 use sea_orm_migration::prelude::*;
+
+use crate::platform::db::migration::index;
 
 /// `job` by team, in the order in which a team's jobs run.
 pub struct JobLines;
@@ -23,6 +25,7 @@ impl MigrationTrait for JobLines {
             .col("run_at")
             .to_owned();
         m.create_index(line).await?;
+        m.create_index(index("job", &["finished_at"])).await?;
         // The line begins with it.
         let old = Index::drop().name("job_status_run_at").table("job").to_owned();
         m.drop_index(old).await

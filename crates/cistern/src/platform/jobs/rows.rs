@@ -407,6 +407,25 @@ pub async fn job_list(
     select.all(conn).await
 }
 
+/// Removes some of the jobs that ended before `before`.
+pub async fn job_forget(conn: &impl ConnectionTrait, before: Time, limit: u64) -> Result<u64, DbErr> {
+    let old = ended_before(before, limit);
+    let done = Entity::delete_many()
+        .filter(Column::Id.in_subquery(old))
+        .exec(conn)
+        .await?;
+    Ok(done.rows_affected)
+}
+
+fn ended_before(before: Time, limit: u64) -> SelectStatement {
+    Query::select()
+        .column(Column::Id)
+        .from(Entity)
+        .and_where(Column::FinishedAt.lt(before))
+        .limit(limit)
+        .to_owned()
+}
+
 fn held(id: i64, fence: i64) -> Condition {
     Condition::all()
         .add(Column::Id.eq(id))
@@ -422,6 +441,17 @@ mod tests {
     use crate::platform::clock::Clock;
     use crate::platform::db::rows::sqlite_plan;
     use crate::platform::db::tests::fresh;
+
+    #[tokio::test]
+    async fn what_is_forgotten_is_found_by_when_it_ended() {
+        let (db, _dir) = fresh().await;
+        let old = ended_before(Clock::default().now(), 10);
+        let plan = sqlite_plan(db.conn(), StatementBuilder::build(&old, &DbBackend::Sqlite)).await;
+        assert!(
+            plan.len() == 1 && plan[0].contains("job_finished_at (finished_at<?)"),
+            "{plan:?}"
+        );
+    }
 
     #[tokio::test]
     async fn a_claim_reads_the_heads_of_lines_and_no_line() {

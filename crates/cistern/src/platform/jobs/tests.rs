@@ -377,3 +377,38 @@ async fn a_worker_without_time_for_what_can_wait_leaves_it() {
     assert!(server.next(&app, 0).await.expect("looks").is_none());
     assert_eq!(claim(&app, &server).await.map(|row| row.id), Some(low));
 }
+
+#[tokio::test]
+async fn jobs_that_ended_long_ago_go_and_their_actions_stay() {
+    let (app, _dir) = app().await;
+    // Both fail, two days apart; the third never runs.
+    let refuse = kind("test.refuse", |_| {
+        Box::pin(async { Err(JobError::Fail("the file is not a disk".into())) })
+    });
+    let engine = Engine::start(&app, Registry::default().with(refuse), "n1", 1)
+        .await
+        .expect("starts");
+    let old = enqueue(&app, "test.refuse").await;
+    ended(&app, old).await;
+    app.clock.advance(TimeDelta::days(2));
+    let young = enqueue(&app, "test.refuse").await;
+    ended(&app, young).await;
+    engine.stop().await;
+    let (open, _) = enqueue(&app, "test.refuse").await;
+
+    assert_eq!(service::job_forget(&app).await.expect("forgets"), 0);
+    app.clock.advance(TimeDelta::days(29));
+    assert_eq!(service::job_forget(&app).await.expect("forgets"), 1);
+    let left = rows::job_list(app.db.conn(), false, None, 10)
+        .await
+        .expect("lists");
+    let left: Vec<i64> = left.iter().map(|row| row.id).collect();
+    assert_eq!(left, [open, young.0]);
+    let action = actions::rows::action_get(app.db.conn(), 1, old.1)
+        .await
+        .expect("reads");
+    assert_eq!(
+        action.and_then(|a| a.error).as_deref(),
+        Some("the file is not a disk")
+    );
+}

@@ -454,7 +454,7 @@ def fill(data, rows):
         if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'action_count'").fetchone():
             db.execute("DELETE FROM action_count")
             db.execute(
-                "INSERT INTO action_count (team_id, block, rows) SELECT team_id, id >> 12, count(*) FROM action GROUP BY 1, 2"
+                "INSERT INTO action_count (listing, block, rows) SELECT team_id, id >> 12, count(*) FROM action GROUP BY 1, 2"
             )
 
 
@@ -468,8 +468,10 @@ def list_figures(server, samples):
         "images, last page": f"/v2/images?private=true&per_page=20&page={last}",
         "images, first page of 200": "/v2/images?private=true&per_page=200",
         "images with a tag that all have": "/v2/images?tag_name=bench&per_page=20",
+        "the same, last page": f"/v2/images?tag_name=bench&per_page=20&page={last}",
         "actions, first page of 20": "/v2/actions?per_page=20",
         "actions, last page": f"/v2/actions?per_page=20&page={last}",
+        "actions of one image": "/v2/images/1/actions",
         "one image": "/v2/images/1",
     }
     out = {}

@@ -15,9 +15,9 @@ use crate::platform::clock::Clock;
 use crate::platform::db::{self, Db, Place};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::Refusals;
-use crate::platform::jobs::{Engine, Queue, Registry};
+use crate::platform::jobs::{self, Engine, Queue, Registry};
 use crate::platform::resources::Owner;
-use crate::platform::{projects, random, ssh_keys, tags};
+use crate::platform::{actions, projects, random, ssh_keys, tags};
 
 /// Shared by every request and job; clones are cheap.
 #[derive(Clone)]
@@ -177,6 +177,8 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(images::migration::Images),
         Box::new(images::uploads::migration::Uploads),
         Box::new(images::checksum::migration::Checksums),
+        Box::new(jobs::migration::JobLines),
+        Box::new(actions::migration::ActionCounts),
     ];
     list.extend(store::migrations());
     list

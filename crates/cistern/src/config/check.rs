@@ -47,6 +47,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
         ),
         ("events.retention_days", u64::from(config.events.retention_days)),
         ("jobs.workers", config.jobs.workers as u64),
+        ("jobs.keep_days", u64::from(config.jobs.keep_days)),
     ] {
         refuse(value == 0, format!("`{key}` is 0; give at least 1"));
     }

@@ -173,6 +173,8 @@ pub struct Jobs {
     pub workers: usize,
     /// How long a job stays with a server that does not answer, in seconds.
     pub lease_seconds: u32,
+    /// How long a job that has ended is kept, in days.
+    pub keep_days: u32,
 }
 
 impl Jobs {
@@ -255,6 +257,7 @@ impl Default for Config {
             jobs: Jobs {
                 workers: 4,
                 lease_seconds: 30,
+                keep_days: 30,
             },
             log: Log {
                 level: "info".into(),

@@ -261,13 +261,19 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "jobs.workers",
         Kind::Number,
-        "Jobs that run at once in this process.",
+        "Jobs that run at once in this process. Where there are several teams, one team has all of them but one at \
+         most.",
     ),
     row(
         "jobs.lease_seconds",
         Kind::Number,
         "Seconds a job stays with a server that has stopped answering, before another server takes it. The same on \
          all servers of an installation.",
+    ),
+    row(
+        "jobs.keep_days",
+        Kind::Number,
+        "Days a job that has ended is kept, for `GET /v2/jobs` and the report of a verification. Actions are kept.",
     ),
     row(
         "log.level",

@@ -25,13 +25,7 @@ impl MigrationTrait for Images {
         m.create_index(index("image", &["status", "purge_at"])).await?;
         let slug = index("image", &["slug"]).unique().to_owned();
         m.create_index(slug).await?;
-        let count = table("image_count")
-            .col(big_integer("listing"))
-            .col(big_integer("block"))
-            .col(big_integer("rows"))
-            .primary_key(Index::create().col("listing").col("block"))
-            .to_owned();
-        m.create_table(count).await
+        m.create_table(super::rows::COUNTS.table()).await
     }
 }
 

@@ -1,23 +1,24 @@
 //! The `image` and `image_count` tables.
 //!
 //! A row is in at most one list, by its `listing`: its team's number, or one of the numbers for everyone's images;
-//! none while it is deleted. `image_count` holds how many rows of a listing have an id in each block of 4096 ids,
-//! changed in the same transaction. Totals and the place of a page come from it, so neither grows with the list:
-//! counting and skipping a million rows takes SQLite tens of milliseconds.
+//! none while it is deleted. `image_count` holds how many rows of a listing have an id in each block (see
+//! [`crate::platform::blocks`]).
 
 use std::collections::HashMap;
 
 use sea_orm::entity::prelude::*;
-use sea_orm::sea_query::{ExprTrait, OnConflict, Query};
+use sea_orm::sea_query::Query;
 use sea_orm::{ActiveModelTrait, Order, QueryOrder, QuerySelect, Select, Set};
 
 use super::model::{Kind, Status};
+use crate::platform::blocks::rows::Counts;
+use crate::platform::blocks::{self, Place};
 use crate::platform::clock::Time;
 use crate::platform::paging::{Listed, Page};
 use crate::platform::tags::rows::tagged_page;
 
-/// Ids in a block of `image_count`, as a power of two.
-const BLOCK_BITS: u32 = 12;
+/// How many images are in each listing.
+pub const COUNTS: Counts = Counts("image_count");
 
 /// An image.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
@@ -65,33 +66,6 @@ pub struct Model {
 pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
-
-/// How many images a block of ids holds.
-mod count {
-    use sea_orm::entity::prelude::*;
-
-    #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
-    #[sea_orm(table_name = "image_count")]
-    pub struct Model {
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub listing: i64,
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub block: i64,
-        pub rows: i64,
-    }
-
-    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
-    pub enum Relation {}
-
-    impl ActiveModelBehavior for ActiveModel {}
-
-    impl Model {
-        /// How many there are.
-        pub fn counted(&self) -> u64 {
-            u64::try_from(self.rows).unwrap_or(0)
-        }
-    }
-}
 
 /// What a new row is made of.
 #[derive(Clone, Debug)]
@@ -145,7 +119,7 @@ pub async fn image_insert(conn: &impl ConnectionTrait, now: Time, new: &NewRow<'
         ..Default::default()
     };
     let row = row.insert(conn).await?;
-    count_add(conn, new.team_id, row.id, 1).await?;
+    COUNTS.add(conn, new.team_id, row.id, 1).await?;
     Ok(row)
 }
 
@@ -180,13 +154,9 @@ pub async fn image_list(
     listings: &[i64],
     page: Page,
 ) -> Result<Listed<Model>, DbErr> {
-    let blocks = count::Entity::find()
-        .filter(count::Column::Listing.is_in(listings.iter().copied()))
-        .order_by_desc(count::Column::Block)
-        .all(conn)
-        .await?;
-    let total = blocks.iter().map(count::Model::counted).sum();
-    let Some(place) = place(&blocks, page) else {
+    let blocks = COUNTS.blocks(conn, listings).await?;
+    let total = blocks::total(&blocks);
+    let Some(place) = blocks::place(&blocks, page) else {
         return Ok(Listed {
             rows: Vec::new(),
             total,
@@ -253,39 +223,6 @@ pub async fn image_existing(
         .into_tuple()
         .all(conn)
         .await
-}
-
-/// Where a page lies: it is all between these ids, after skipping the newest few of them.
-#[derive(Debug, PartialEq, Eq)]
-struct Place {
-    first_id: i64,
-    last_id: i64,
-    skip: u64,
-}
-
-/// Finds a page by the counts of blocks, which come newest first, a block once for each listing.
-fn place(blocks: &[count::Model], page: Page) -> Option<Place> {
-    let (mut before, mut skip, mut last_id, mut lowest) = (0, 0, None, None);
-    for block in blocks {
-        let rows = block.counted();
-        let starts_new = lowest != Some(block.block);
-        if starts_new && last_id.is_some() && before >= page.offset() + page.size {
-            break;
-        }
-        if starts_new && last_id.is_none() {
-            skip = before;
-        }
-        before += rows;
-        if last_id.is_none() && before > page.offset() {
-            last_id = Some(((block.block + 1) << BLOCK_BITS) - 1);
-        }
-        lowest = Some(block.block);
-    }
-    Some(Place {
-        first_id: lowest? << BLOCK_BITS,
-        last_id: last_id?,
-        skip: page.offset() - skip,
-    })
 }
 
 /// Moves an image from `from` to another status; returns false where it was not in that one.
@@ -376,7 +313,7 @@ pub async fn image_hide(
     if done.rows_affected == 1
         && let Some(listing) = row.listing
     {
-        count_add(conn, listing, row.id, -1).await?;
+        COUNTS.add(conn, listing, row.id, -1).await?;
     }
     Ok(done.rows_affected == 1)
 }
@@ -395,7 +332,7 @@ pub async fn image_unhide(conn: &impl ConnectionTrait, now: Time, row: &Model) -
         .exec(conn)
         .await?;
     if done.rows_affected == 1 {
-        count_add(conn, row.team_id, row.id, 1).await?;
+        COUNTS.add(conn, row.team_id, row.id, 1).await?;
     }
     Ok(done.rows_affected == 1)
 }
@@ -468,23 +405,6 @@ pub async fn image_update(conn: &impl ConnectionTrait, id: i64, change: Change) 
     Ok(())
 }
 
-async fn count_add(conn: &impl ConnectionTrait, listing: i64, id: i64, by: i64) -> Result<(), DbErr> {
-    let row = count::ActiveModel {
-        listing: Set(listing),
-        block: Set(id >> BLOCK_BITS),
-        rows: Set(by),
-    };
-    let old = Expr::col((count::Entity, count::Column::Rows));
-    let on_conflict = OnConflict::columns([count::Column::Listing, count::Column::Block])
-        .value(count::Column::Rows, old.add(by))
-        .to_owned();
-    count::Entity::insert(row)
-        .on_conflict(on_conflict)
-        .exec_without_returning(conn)
-        .await?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use sea_orm::{DbBackend, QueryTrait};
@@ -511,38 +431,5 @@ mod tests {
             assert_eq!(with("COVERING INDEX"), 1, "{plan:?}");
             assert_eq!(with("(listing=? AND id>? AND id<?)"), 1, "{plan:?}");
         }
-    }
-
-    fn block(listing: i64, block: i64, rows: i64) -> count::Model {
-        count::Model { listing, block, rows }
-    }
-
-    fn at(number: u64, size: u64) -> Page {
-        Page { number, size }
-    }
-
-    #[test]
-    fn a_page_is_found_by_blocks() {
-        let blocks = [block(1, 9, 10), block(0, 9, 5), block(1, 4, 100), block(1, 0, 3)];
-        let first = place(&blocks, at(1, 20)).expect("there are rows");
-        assert_eq!(
-            (first.first_id, first.last_id, first.skip),
-            (4 << 12, (10 << 12) - 1, 0)
-        );
-        // Rows 12 to 15: still in block 9, of which both listings' rows are skipped over.
-        let second = place(&blocks, at(4, 4)).expect("there are rows");
-        assert_eq!(
-            (second.first_id, second.last_id, second.skip),
-            (4 << 12, (10 << 12) - 1, 12)
-        );
-        let later = place(&blocks, at(3, 20)).expect("there are rows");
-        assert_eq!(
-            (later.first_id, later.last_id, later.skip),
-            (4 << 12, (5 << 12) - 1, 25)
-        );
-        let last = place(&blocks, at(6, 20)).expect("there are rows");
-        assert_eq!((last.first_id, last.skip), (0, 85));
-        assert!(place(&blocks, at(7, 20)).is_none());
-        assert!(place(&[], at(1, 20)).is_none());
     }
 }

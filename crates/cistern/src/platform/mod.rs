@@ -4,6 +4,7 @@
 pub mod accounts;
 pub mod actions;
 pub mod api;
+pub mod blocks;
 pub mod clock;
 pub mod command;
 pub mod db;

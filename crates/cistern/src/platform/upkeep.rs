@@ -1,5 +1,5 @@
-//! What is tidied up while the server runs: counts of refusals that left no event, events past their retention, sign-ins that are over, and what writers of
-//! the store that died had not published.
+//! What is tidied up while the server runs: counts of refusals that left no event, events and ended jobs past their
+//! retention, sign-ins that are over, and what writers of the store that died had not published.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::accounts::service as accounts;
 use super::error::Result;
 use super::events::{refusals_flush, service as events};
+use super::jobs::service as jobs;
 use crate::app::App;
 
 /// How often; the first time when the server starts.
@@ -29,8 +30,9 @@ async fn once(app: &App) -> Result<()> {
     refusals_flush(app).await?;
     let events = events::event_forget(app).await?;
     let sign_ins = accounts::sign_in_forget(app).await?;
-    if events + sign_ins > 0 {
-        tracing::info!(events, sign_ins, "forgot what is past its time");
+    let jobs = jobs::job_forget(app).await?;
+    if events + sign_ins + jobs > 0 {
+        tracing::info!(events, sign_ins, jobs, "forgot what is past its time");
     }
     let expired = app.store.sessions_expire().await?;
     if expired.taken + expired.objects + expired.removed > 0 {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::harness::api::Api;
 use crate::harness::files::{Files, Held};
-use crate::harness::images::{downloaded, import, settled};
+use crate::harness::images::{downloaded, import, imported, settled};
 use crate::harness::process::run_ok;
 use crate::harness::server::Setup;
 use crate::harness::{Server, disks, until, world};
@@ -180,4 +180,40 @@ async fn a_server_that_slept_past_its_lease_changes_nothing() {
     assert_eq!(seen(&sleeper.api(), id).await, before);
     assert!(downloaded(&sleeper.api(), id, "raw").await == disk);
     run_ok(&mut other.local(&["store", "verify", "--read-data"]));
+}
+
+#[tokio::test]
+async fn slow_addresses_of_one_team_do_not_hold_up_another() {
+    let (server, files) = (Server::start(), Files::start().await);
+    run_ok(&mut server.local(&["team", "create", "others"]));
+    let (api, others) = (server.api(), server.api_with(&["--team", "others"]));
+    let mut slow = Vec::new();
+    for n in 0..6 {
+        let (held, _) = held(&files, &format!("slow{n}.img"), n);
+        slow.push((import(&api, &format!("slow{n}"), &held.url).await, held));
+    }
+    // As many as a team may have at once on a server of four workers.
+    for (id, _) in &slow[..3] {
+        held_up(&api, *id).await;
+    }
+    let url = files.put("quick.img", disks::raw(4, 9));
+    let image = imported(&others, "quick", &url).await;
+    assert_eq!(image["status"], "available");
+    for (id, _) in &slow[3..] {
+        assert_eq!(
+            job_of(&api, *id).await["status"],
+            "queued",
+            "its turn has not come"
+        );
+    }
+    // A cancelled one does not wait for its turn.
+    let job = job_of(&api, slow[5].0).await;
+    api.post(&format!("/v2/jobs/{}/cancel", job["id"]), &json!({}))
+        .await
+        .expect(202);
+    assert_eq!(settled(&api, slow[5].0).await["status"], "deleted");
+    for (id, held) in &slow[..5] {
+        held.release();
+        assert_eq!(settled(&api, *id).await["status"], "available");
+    }
 }

@@ -3,8 +3,10 @@
 
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 
-use crate::harness::Server;
+use crate::harness::files::Files;
+use crate::harness::images::imported;
 use crate::harness::process::run;
+use crate::harness::{Server, disks};
 
 pub(crate) async fn database(server: &Server) -> DatabaseConnection {
     Database::connect(server.database_url()).await.expect("connects")
@@ -131,6 +133,39 @@ async fn an_older_schema_is_copied_aside_and_migrated() {
         (copy.expect("the copy is a database"), "tag".to_owned())
     };
     assert_eq!(texts(&old, &format!("SELECT name FROM {table}")).await, ["kept"]);
+}
+
+#[tokio::test]
+async fn actions_of_a_version_that_did_not_count_them_are_listed() {
+    let mut server = Server::start();
+    let files = Files::start().await;
+    let image = imported(&server.api(), "kept", &files.put("d.img", disks::raw(4, 1))).await;
+    let of_image = format!("/v2/images/{}/actions", image["id"]);
+    let lists = [String::from("/v2/actions"), of_image];
+    let before = [
+        server.api().get(&lists[0]).await.expect(200),
+        server.api().get(&lists[1]).await.expect(200),
+    ];
+    assert_eq!(before[0]["meta"]["total"], 1, "{before:#?}");
+    server.terminate();
+    let db = database(&server).await;
+    aged(&db, "action_count").await;
+    execute(&db, "DROP TABLE action_count").await;
+    execute(&db, "DROP INDEX action_of_resource").await;
+    let columns = "resource_type, resource_id, id";
+    execute(
+        &db,
+        &format!("CREATE INDEX action_resource_type_resource_id_id ON action ({columns})"),
+    )
+    .await;
+    server.start_again();
+    for (list, before) in lists.iter().zip(before) {
+        assert_eq!(
+            server.api().get(list).await.expect(200)["actions"],
+            before["actions"]
+        );
+        assert_eq!(server.api().get(list).await.expect(200)["meta"], before["meta"]);
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,9 @@ use crate::platform::jobs::{JobContext, JobError, JobKind};
 /// The job's kind.
 pub const CHECKSUM: &str = "image.checksum";
 /// Hashed in one go on another thread.
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: u64 = 4 << 20;
+/// The same for zeros, which take no memory: some hundredths of a second.
+const ZERO_BATCH_BYTES: u64 = 64 << 20;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The kind, for the list of job kinds.
@@ -67,28 +69,32 @@ async fn run(context: JobContext) -> Result<(), JobError> {
     Ok(tx.commit().await?)
 }
 
-/// What the next bytes belong to.
-enum Part {
-    /// The qcow2 file's own.
-    File(Bytes),
+/// Whose the next bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    /// The raw file's only.
+    Raw,
+    /// The qcow2 file's only.
+    Qcow2,
     /// The disk's, and so both files'.
-    Disk(Bytes),
-    /// Zeros that only the raw file has.
-    RawZero(u64),
-    /// Zeros that only the qcow2 file has.
-    FileZero(u64),
-    /// Zeros of both.
-    DiskZero(u64),
+    Both,
+}
+
+/// The next bytes.
+enum Part {
+    Data(Of, Bytes),
+    /// So many zeros.
+    Zero(Of, u64),
 }
 
 /// The two hashes, one behind the other on the disk.
 struct Both<'a> {
     context: &'a JobContext,
     reader: DiskReader,
-    hashes: Option<(Sha256, Sha256)>,
+    hashes: Option<Hashes>,
     parts: Vec<Part>,
-    held: usize,
-    /// How far the raw file's hash is.
+    held: u64,
+    /// How far the raw file is, with the parts that are held.
     raw_at: u64,
 }
 
@@ -97,7 +103,7 @@ impl<'a> Both<'a> {
         Self {
             context,
             reader,
-            hashes: Some((Sha256::new(), Sha256::new())),
+            hashes: Some(Hashes::default()),
             parts: Vec::new(),
             held: 0,
             raw_at: 0,
@@ -109,8 +115,8 @@ impl<'a> Both<'a> {
     async fn read(&mut self, export: &Export) -> Result<(), JobError> {
         for segment in export.segments(0..export.length()) {
             match segment {
-                Segment::Bytes(bytes) => self.push(Part::File(Bytes::from(bytes))).await?,
-                Segment::Zero { length } => self.push(Part::FileZero(length)).await?,
+                Segment::Bytes(bytes) => self.data(Of::Qcow2, Bytes::from(bytes)).await?,
+                Segment::Zero { length } => self.zeros(Of::Qcow2, length).await?,
                 Segment::Disk { offset, length } => self.disk(offset, length).await?,
             }
         }
@@ -128,89 +134,98 @@ impl<'a> Both<'a> {
         let mut pieces = self.reader.stream(offset..end);
         while let Some(piece) = pieces.try_next().await.map_err(Error::from)? {
             match piece {
-                Piece::Zero(length) => {
-                    self.raw_at += length;
-                    self.push(Part::DiskZero(length)).await?;
-                }
-                Piece::Data(bytes) => {
-                    self.raw_at += bytes.len() as u64;
-                    self.push(Part::Disk(bytes)).await?;
-                }
+                Piece::Zero(length) => self.zeros(Of::Both, length).await?,
+                Piece::Data(bytes) => self.data(Of::Both, bytes).await?,
             }
         }
-        self.push(Part::FileZero(offset + length - end)).await
+        self.zeros(Of::Qcow2, offset + length - end).await
     }
 
     async fn skip_to(&mut self, offset: u64) -> Result<(), JobError> {
-        let gap = offset - self.raw_at;
-        self.raw_at = offset;
-        self.push(Part::RawZero(gap)).await
+        self.zeros(Of::Raw, offset - self.raw_at).await
     }
 
-    async fn push(&mut self, part: Part) -> Result<(), JobError> {
-        let bytes = match &part {
-            Part::File(b) | Part::Disk(b) => b.len(),
-            // Hashing a long gap takes as long as hashing data.
-            Part::RawZero(n) | Part::FileZero(n) | Part::DiskZero(n) => {
-                usize::try_from(*n).unwrap_or(usize::MAX)
-            }
-        };
+    async fn data(&mut self, of: Of, bytes: Bytes) -> Result<(), JobError> {
+        let length = bytes.len() as u64;
+        self.push(Part::Data(of, bytes), of, length).await
+    }
+
+    /// In pieces: hashing a long gap takes as long as hashing data, so it has to be shown, and stopped, like it.
+    async fn zeros(&mut self, of: Of, mut length: u64) -> Result<(), JobError> {
+        while length > 0 {
+            let piece = length.min(ZERO_BATCH_BYTES);
+            length -= piece;
+            self.push(Part::Zero(of, piece), of, piece).await?;
+        }
+        Ok(())
+    }
+
+    async fn push(&mut self, part: Part, of: Of, length: u64) -> Result<(), JobError> {
         self.parts.push(part);
-        self.held = self.held.saturating_add(bytes);
+        self.held += length;
+        if of != Of::Qcow2 {
+            self.raw_at += length;
+        }
         if self.held < BATCH_BYTES {
             return Ok(());
         }
+        self.hash().await
+    }
+
+    /// Hashes what is held, and only then says that it is done.
+    async fn hash(&mut self) -> Result<(), JobError> {
         self.context.check()?;
+        let parts = std::mem::take(&mut self.parts);
+        self.held = 0;
+        let mut hashes = self.hashes.take().expect("only taken here and put back");
+        let work = move || {
+            parts.into_iter().for_each(|part| hashes.part(part));
+            hashes
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        self.hashes = Some(done.context("hashing broke off")?);
         self.context.progress(json!({
             "step": "checksum",
             "done_bytes": self.raw_at,
             "total_bytes": self.reader.virtual_bytes(),
         }));
-        Ok(self.hash().await?)
-    }
-
-    async fn hash(&mut self) -> Result<()> {
-        let parts = std::mem::take(&mut self.parts);
-        self.held = 0;
-        let (mut raw, mut qcow2) = self.hashes.take().expect("only taken here and put back");
-        let stop = self.context.stop.clone();
-        let work = move || {
-            for part in parts {
-                match part {
-                    Part::File(bytes) => qcow2.update(&bytes),
-                    Part::Disk(bytes) => {
-                        raw.update(&bytes);
-                        qcow2.update(&bytes);
-                    }
-                    Part::RawZero(n) => zeros(n, &stop, |z| raw.update(z)),
-                    Part::FileZero(n) => zeros(n, &stop, |z| qcow2.update(z)),
-                    Part::DiskZero(n) => zeros(n, &stop, |z| {
-                        raw.update(z);
-                        qcow2.update(z);
-                    }),
-                }
-            }
-            (raw, qcow2)
-        };
-        let done = tokio::task::spawn_blocking(work).await;
-        self.hashes = Some(done.context("hashing broke off")?);
         Ok(())
     }
 
     async fn finish(mut self) -> Result<([u8; 32], [u8; 32]), JobError> {
         self.hash().await?;
-        // A stop in the middle of zeros leaves hashes that are worth nothing.
-        self.context.check()?;
-        let (raw, qcow2) = self.hashes.take().expect("put back by hash");
+        let Hashes { raw, qcow2 } = self.hashes.take().expect("put back by hash");
         Ok((raw.finalize().into(), qcow2.finalize().into()))
     }
 }
 
-/// Feeds zeros, and gives up soon when the job has to stop.
-fn zeros(mut length: u64, stop: &tokio_util::sync::CancellationToken, mut feed: impl FnMut(&[u8])) {
-    while length > 0 && !stop.is_cancelled() {
-        let now = usize::try_from(length).unwrap_or(usize::MAX).min(ZEROS.len());
-        feed(&ZEROS[..now]);
-        length -= now as u64;
+/// The hashes of the two files so far.
+#[derive(Default)]
+struct Hashes {
+    raw: Sha256,
+    qcow2: Sha256,
+}
+
+impl Hashes {
+    fn part(&mut self, part: Part) {
+        match part {
+            Part::Data(of, bytes) => self.feed(of, &bytes),
+            Part::Zero(of, mut length) => {
+                while length > 0 {
+                    let now = usize::try_from(length).unwrap_or(usize::MAX).min(ZEROS.len());
+                    self.feed(of, &ZEROS[..now]);
+                    length -= now as u64;
+                }
+            }
+        }
+    }
+
+    fn feed(&mut self, of: Of, bytes: &[u8]) {
+        if of != Of::Qcow2 {
+            self.raw.update(bytes);
+        }
+        if of != Of::Raw {
+            self.qcow2.update(bytes);
+        }
     }
 }

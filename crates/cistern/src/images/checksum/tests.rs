@@ -46,13 +46,58 @@ async fn stored(app: &App, bytes: &[u8]) -> TreeRoot {
         }
     }
     let disk = ingest.finish().await.expect("finishes");
+    publish(app, session, disk.root).await
+}
+
+/// A disk of nothing but zeros as image 7.
+async fn stored_zeros(app: &App, length: u64) -> TreeRoot {
+    let session = app.store.session_open("a test").await.expect("opens");
+    let mut ingest = session.ingest(length, None).await.expect("begins");
+    ingest.extent_zero(length).await.expect("takes zeros");
+    let disk = ingest.finish().await.expect("finishes");
+    publish(app, session, disk.root).await
+}
+
+async fn publish(app: &App, session: store::Session, root: TreeRoot) -> TreeRoot {
     let tx = app.db.write().await.expect("opens");
     session
-        .commit_in_tx(&*tx, "image", "7", disk.root)
+        .commit_in_tx(&*tx, "image", "7", root)
         .await
         .expect("commits");
     tx.commit().await.expect("commits");
-    disk.root
+    root
+}
+
+async fn enqueued(app: &App, image_id: i64) -> i64 {
+    let tx = app.db.write().await.expect("opens");
+    let job = checksum_enqueue_in_tx(&*tx, app.clock.now(), 1, image_id)
+        .await
+        .expect("enqueues");
+    tx.commit().await.expect("commits");
+    job
+}
+
+async fn worker(app: &App) -> Engine {
+    Engine::start(app, Registry::default().with(kind()), "n", 1)
+        .await
+        .expect("starts")
+}
+
+/// Waits until the job is as `is` says.
+async fn job_until(app: &App, job: i64, is: impl Fn(&job_rows::Model) -> bool) -> job_rows::Model {
+    let wait = async {
+        loop {
+            let row = job_rows::job_get(app.db.conn(), job).await.expect("reads");
+            let row = row.expect("is there");
+            if is(&row) {
+                return row;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(2), wait)
+        .await
+        .expect("comes in time")
 }
 
 async fn whole(export: &Export, range: Range<u64>) -> Vec<u8> {
@@ -66,28 +111,9 @@ async fn files_are_what_their_formats_say_and_checksums_are_of_the_files() {
     let bytes = disk();
     let root = stored(&app, &bytes).await;
 
-    let now = app.clock.now();
-    let tx = app.db.write().await.expect("opens");
-    let job = checksum_enqueue_in_tx(&*tx, now, 1, 7).await.expect("enqueues");
-    tx.commit().await.expect("commits");
-    let engine = Engine::start(&app, Registry::default().with(kind()), "n", 1)
-        .await
-        .expect("starts");
-    let wait = async {
-        loop {
-            let row = job_rows::job_get(app.db.conn(), job)
-                .await
-                .expect("reads")
-                .expect("is there");
-            if row.finished_at.is_some() {
-                return row;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let row = tokio::time::timeout(Duration::from_mins(2), wait)
-        .await
-        .expect("ends in time");
+    let job = enqueued(&app, 7).await;
+    let engine = worker(&app).await;
+    let row = job_until(&app, job, |row| row.finished_at.is_some()).await;
     assert_eq!(row.status, job_rows::DONE, "{:?}", row.error);
     engine.stop().await;
 
@@ -166,32 +192,36 @@ fn judged_by_qemu(dir: &std::path::Path, raw: &[u8], qcow2: &[u8]) {
 #[tokio::test]
 async fn an_image_that_is_gone_is_no_failure() {
     let (app, _dir) = app().await;
-    let tx = app.db.write().await.expect("opens");
-    let job = checksum_enqueue_in_tx(&*tx, app.clock.now(), 1, 99)
-        .await
-        .expect("enqueues");
-    tx.commit().await.expect("commits");
-    let engine = Engine::start(&app, Registry::default().with(kind()), "n", 1)
-        .await
-        .expect("starts");
-    let wait = async {
-        while job_rows::job_get(app.db.conn(), job)
-            .await
-            .expect("reads")
-            .expect("is there")
-            .finished_at
-            .is_none()
-        {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), wait)
-        .await
-        .expect("ends in time");
-    engine.stop().await;
-    let row = job_rows::job_get(app.db.conn(), job)
-        .await
-        .expect("reads")
-        .expect("is there");
+    let job = enqueued(&app, 99).await;
+    let engine = worker(&app).await;
+    let row = job_until(&app, job, |row| row.finished_at.is_some()).await;
     assert_eq!(row.status, job_rows::DONE);
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_of_zeros_shows_how_far_it_is_and_is_left_when_asked() {
+    let (app, _dir) = app().await;
+    // Takes far longer than this test.
+    let length = 1 << 40;
+    stored_zeros(&app, length).await;
+    let job = enqueued(&app, 7).await;
+    let engine = worker(&app).await;
+    let done = |row: &job_rows::Model| row.progress.as_ref().and_then(|p| p["done_bytes"].as_u64());
+    let first = job_until(&app, job, |row| done(row).is_some()).await;
+    let second = job_until(&app, job, |row| done(row) > done(&first)).await;
+    assert!(done(&second) < Some(length / 2), "{:?}", second.progress);
+
+    // A stop of the server hands it back, ...
+    let stop = tokio::time::timeout(Duration::from_secs(20), engine.stop());
+    stop.await.expect("a stop does not wait for the end of the disk");
+    let row = job_until(&app, job, |_| true).await;
+    assert_eq!((row.status.as_str(), row.attempts), (job_rows::QUEUED, 0));
+    // ... and a cancel ends it.
+    let engine = worker(&app).await;
+    job_until(&app, job, |row| row.status == job_rows::RUNNING).await;
+    assert!(job_rows::job_cancel(app.db.conn(), job).await.expect("updates"));
+    let row = job_until(&app, job, |row| row.finished_at.is_some()).await;
+    assert_eq!(row.status, job_rows::CANCELLED);
+    engine.stop().await;
 }

@@ -3,6 +3,7 @@
 //! An action is made in the transaction that enqueues its job, and ends in the transaction that ends the job.
 
 pub mod api;
+pub mod migration;
 pub mod rows;
 pub mod service;
 #[cfg(test)]

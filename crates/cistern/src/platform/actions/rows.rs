@@ -1,14 +1,20 @@
-//! The `action` table.
+//! The `action` table, and `action_count` beside it: how many actions of a team have an id in each block.
 
 use std::collections::HashMap;
 
 use sea_orm::entity::prelude::*;
-use sea_orm::{QueryOrder, QuerySelect, Set};
+use sea_orm::sea_query::{ExprTrait, Query, SelectStatement};
+use sea_orm::{Order, QueryOrder, QuerySelect, Select, Set};
 
 use super::{COMPLETED, ERRORED, IN_PROGRESS, NewAction};
+use crate::platform::blocks::rows::Counts;
+use crate::platform::blocks::{self, Place};
 use crate::platform::clock::Time;
 use crate::platform::jobs::rows as jobs;
 use crate::platform::paging::{Listed, Page};
+
+/// How many actions of a team there are; a listing is a team. Actions are never removed.
+pub const COUNTS: Counts = Counts("action_count");
 
 /// An action.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -48,7 +54,33 @@ pub async fn action_insert(
         started_at: Set(now),
         ..Default::default()
     };
-    row.insert(conn).await
+    let row = row.insert(conn).await?;
+    COUNTS.add(conn, row.team_id, row.id, 1).await?;
+    Ok(row)
+}
+
+/// Counts the actions that there are, once, for a version that did not keep count.
+pub async fn action_count_all(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
+    let block = Expr::col(Column::Id).div(1_i64 << blocks::BLOCK_BITS);
+    let blocks = Query::select()
+        .expr_as(Expr::col(Column::TeamId), "listing")
+        .expr_as(block, "block")
+        .from(Entity)
+        .to_owned();
+    let counts = Query::select()
+        .columns(["listing", "block"])
+        .expr(Expr::col("listing").count())
+        .from_subquery(blocks, "counted")
+        .group_by_columns(["listing", "block"])
+        .to_owned();
+    let insert = Query::insert()
+        .into_table(COUNTS.0)
+        .columns(["listing", "block", "rows"])
+        .select_from(counts)
+        .map_err(|error| DbErr::Custom(error.to_string()))?
+        .to_owned();
+    conn.execute(&insert).await?;
+    Ok(())
 }
 
 pub async fn action_end(
@@ -76,27 +108,67 @@ pub async fn action_get(conn: &impl ConnectionTrait, team_id: i64, id: i64) -> R
         .await
 }
 
-/// Newest first; `resource` narrows to one thing.
+/// The actions of a team, newest first.
 pub async fn action_list(
     conn: &impl ConnectionTrait,
     team_id: i64,
-    resource: Option<(&str, i64)>,
     page: Page,
 ) -> Result<Listed<Model>, DbErr> {
-    let mut select = Entity::find().filter(Column::TeamId.eq(team_id));
-    if let Some((kind, id)) = resource {
-        select = select
-            .filter(Column::ResourceType.eq(kind))
-            .filter(Column::ResourceId.eq(id));
-    }
-    let total = select.clone().count(conn).await?;
-    let rows = select
-        .order_by_desc(Column::Id)
-        .offset(page.offset())
-        .limit(page.size)
-        .all(conn)
-        .await?;
+    let blocks = COUNTS.blocks(conn, &[team_id]).await?;
+    let total = blocks::total(&blocks);
+    let rows = match blocks::place(&blocks, page) {
+        Some(place) => newest(of_team(team_id, &place), page.size).all(conn).await?,
+        None => Vec::new(),
+    };
     Ok(Listed { rows, total })
+}
+
+/// The actions of a team on one thing, newest first. These are counted: they are as many as what was done to it.
+pub async fn action_list_of(
+    conn: &impl ConnectionTrait,
+    team_id: i64,
+    (resource_type, resource_id): (&str, i64),
+    page: Page,
+) -> Result<Listed<Model>, DbErr> {
+    let total = Entity::find()
+        .filter(Column::TeamId.eq(team_id))
+        .filter(Column::ResourceType.eq(resource_type))
+        .filter(Column::ResourceId.eq(resource_id))
+        .count(conn)
+        .await?;
+    let ids = of_resource(team_id, resource_type, resource_id)
+        .offset(page.offset())
+        .to_owned();
+    let rows = newest(ids, page.size).all(conn).await?;
+    Ok(Listed { rows, total })
+}
+
+fn of_team(team_id: i64, place: &Place) -> SelectStatement {
+    Query::select()
+        .column(Column::Id)
+        .from(Entity)
+        .and_where(Column::TeamId.eq(team_id))
+        .and_where(Column::Id.between(place.first_id, place.last_id))
+        .offset(place.skip)
+        .to_owned()
+}
+
+fn of_resource(team_id: i64, resource_type: &str, resource_id: i64) -> SelectStatement {
+    Query::select()
+        .column(Column::Id)
+        .from(Entity)
+        .and_where(Column::ResourceType.eq(resource_type))
+        .and_where(Column::ResourceId.eq(resource_id))
+        .and_where(Column::TeamId.eq(team_id))
+        .to_owned()
+}
+
+/// The newest of these. The ids come from an index alone; only the rows of the page are read.
+fn newest(mut ids: SelectStatement, size: u64) -> Select<Entity> {
+    let ids = ids.order_by(Column::Id, Order::Desc).limit(size).to_owned();
+    Entity::find()
+        .filter(Column::Id.in_subquery(ids))
+        .order_by_desc(Column::Id)
 }
 
 /// What the jobs behind these actions last said of their progress.
@@ -112,4 +184,36 @@ pub async fn progress_of(conn: &impl ConnectionTrait, actions: &[i64]) -> Result
         .into_iter()
         .filter_map(|(id, progress)| id.zip(progress))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::{DbBackend, QueryTrait};
+
+    use super::*;
+    use crate::platform::db::rows::sqlite_plan;
+    use crate::platform::db::tests::fresh;
+
+    #[tokio::test]
+    async fn a_page_comes_from_an_index_in_its_order() {
+        let (db, _dir) = fresh().await;
+        let place = Place {
+            first_id: 4096,
+            last_id: 8191,
+            skip: 20,
+        };
+        for (ids, by) in [
+            (of_team(7, &place), "(team_id=? AND id>? AND id<?)"),
+            (
+                of_resource(7, "image", 1),
+                "(resource_type=? AND resource_id=? AND team_id=?)",
+            ),
+        ] {
+            let plan = sqlite_plan(db.conn(), newest(ids, 20).build(DbBackend::Sqlite)).await;
+            let with = |word: &str| plan.iter().filter(|step| step.contains(word)).count();
+            assert_eq!(with("SCAN") + with("TEMP B-TREE"), 0, "{plan:?}");
+            assert_eq!(with("COVERING INDEX"), 1, "{plan:?}");
+            assert_eq!(with(by), 1, "{plan:?}");
+        }
+    }
 }

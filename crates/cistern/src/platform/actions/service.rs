@@ -33,7 +33,11 @@ pub async fn action_list(
     resource: Option<(&str, i64)>,
     page: Page,
 ) -> Result<Listed<Followed>> {
-    let listed = rows::action_list(app.db.conn(), caller.team_id, resource, page).await?;
+    let (conn, team) = (app.db.conn(), caller.team_id);
+    let listed = match resource {
+        Some(resource) => rows::action_list_of(conn, team, resource, page).await?,
+        None => rows::action_list(conn, team, page).await?,
+    };
     Ok(Listed {
         rows: followed(app, listed.rows).await?,
         total: listed.total,

@@ -90,7 +90,16 @@ async fn progress_is_the_running_jobs() {
     };
     job_enqueue_in_tx(&*tx, now, new, 3).await.expect("inserts");
     tx.commit().await.expect("commits");
-    let job = jobs::job_claim(api.app.db.conn(), now, "n", "n/1", later, i32::MIN)
+    let wanted = jobs::Wanted {
+        now,
+        node: "n",
+        least_priority: i32::MIN,
+    };
+    let lease = jobs::Lease {
+        owner: "n/1",
+        until: later,
+    };
+    let job = jobs::job_claim(api.app.db.conn(), wanted, Some(1), lease)
         .await
         .expect("claims")
         .expect("waits");

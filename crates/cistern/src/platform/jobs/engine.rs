@@ -8,6 +8,7 @@ use chrono::TimeDelta;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::claims::Claims;
 use super::context::{JobContext, Shared, Why};
 use super::model::{Job, JobError, JobKind};
 use super::rows;
@@ -48,8 +49,7 @@ pub struct Engine {
 struct Worker {
     app: App,
     kinds: Arc<Registry>,
-    node: String,
-    owner: String,
+    claims: Arc<Claims>,
     /// The lowest priority it takes.
     least: i32,
     stopping: CancellationToken,
@@ -67,15 +67,15 @@ impl Engine {
         let worker = Worker {
             app: app.clone(),
             kinds: Arc::new(kinds),
-            node: node.to_owned(),
-            owner,
+            claims: Arc::new(Claims::new(node, owner, workers)),
             least: i32::MIN,
             stopping: stopping.clone(),
         };
+        // Half of them keep free of work that can wait, or a few long checksums would hold up every import.
+        let free = if workers > 1 { workers.div_ceil(2) } else { 0 };
         let mut set = JoinSet::new();
         for number in 0..workers {
-            // The first one keeps free of work that can wait, or a few long checksums would hold up every import.
-            let least = if number == 0 && workers > 1 { 0 } else { i32::MIN };
+            let least = if number < free { 0 } else { i32::MIN };
             set.spawn(
                 Worker {
                     least,
@@ -100,7 +100,7 @@ impl Engine {
 impl Worker {
     async fn work(self) {
         while !self.stopping.is_cancelled() {
-            match self.claim().await {
+            match self.claims.next(&self.app, self.least).await {
                 Ok(Some(row)) => self.run(row).await,
                 Ok(None) => self.idle().await,
                 Err(error) => {
@@ -116,22 +116,6 @@ impl Worker {
             () = self.app.queue.wait(POLL) => {}
             () = self.stopping.cancelled() => {}
         }
-    }
-
-    async fn claim(&self) -> Result<Option<rows::Model>> {
-        let now = self.app.clock.now();
-        let tx = self.app.db.write().await?;
-        let row = rows::job_claim(
-            &*tx,
-            now,
-            &self.node,
-            &self.owner,
-            now + self.app.config.jobs.lease(),
-            self.least,
-        )
-        .await?;
-        tx.commit().await?;
-        Ok(row)
     }
 
     async fn run(&self, row: rows::Model) {

@@ -7,11 +7,17 @@
 //! Steps must be idempotent: a job may run more than once, its end is written exactly once.
 //!
 //! No transaction is open while a job works.
+//!
+//! Teams take turns: each has a line of its own, and of the lines whose first jobs are equally important the one goes
+//! on whose team has the fewest running. Where there are several teams, one never holds all workers of a server (see
+//! [`claims`]), so whoever waits for slow addresses does not let the others wait.
 
 pub mod api;
+mod claims;
 pub mod cli;
 mod context;
 mod engine;
+pub mod migration;
 mod model;
 pub mod rows;
 pub mod service;

@@ -1,5 +1,6 @@
 //! Enqueuing jobs, looking at them and cancelling them.
 
+use chrono::TimeDelta;
 use sea_orm::ConnectionTrait;
 use serde_json::json;
 
@@ -14,6 +15,8 @@ pub use rows::Model as JobRow;
 
 /// Jobs of one answer at most.
 const LIST_MAX: u64 = 200;
+/// Rows that one statement forgets, so that no writer waits for long.
+const FORGET_BATCH: u64 = 2_000;
 
 /// Jobs newest first; `open` leaves out what has ended.
 pub async fn job_list(app: &App, open: bool, before: Option<i64>) -> Result<Vec<JobRow>> {
@@ -62,4 +65,19 @@ pub async fn job_enqueue_in_tx(
 /// Returns false where the job is not there or has ended.
 pub async fn job_cancel_in_tx(conn: &impl ConnectionTrait, id: i64) -> Result<bool> {
     Ok(rows::job_cancel(conn, id).await?)
+}
+
+/// Removes the jobs that ended longer ago than they are kept; returns how many. Their actions stay.
+pub async fn job_forget(app: &App) -> Result<u64> {
+    let before = app.clock.now() - TimeDelta::days(i64::from(app.config.jobs.keep_days));
+    let mut sum = 0;
+    loop {
+        let tx = app.db.write().await?;
+        let gone = rows::job_forget(&*tx, before, FORGET_BATCH).await?;
+        tx.commit().await?;
+        sum += gone;
+        if gone < FORGET_BATCH {
+            return Ok(sum);
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use serde_json::json;
 
+use super::claims::Claims;
 use super::model::failed_nothing;
 use super::*;
 use crate::app::App;
@@ -200,32 +201,27 @@ async fn a_stop_hands_the_job_back_without_counting_and_the_next_start_runs_it()
     engine.stop().await;
 }
 
+/// Claims for one server with four workers.
+fn claims(owner: &str) -> Claims {
+    let (node, _) = owner.split_once('/').expect("a node and what is drawn");
+    Claims::new(node, owner.into(), 4)
+}
+
+async fn claim(app: &App, by: &Claims) -> Option<rows::Model> {
+    by.next(app, i32::MIN).await.expect("looks")
+}
+
 #[tokio::test]
 async fn who_lost_the_lease_can_change_nothing() {
     let (app, _dir) = app().await;
     let (id, _) = enqueue(&app, "test.lease").await;
-    let now = app.clock.now();
-    let claim = |owner: &'static str, at| {
-        rows::job_claim(
-            app.db.conn(),
-            at,
-            "n1",
-            owner,
-            at + TimeDelta::seconds(30),
-            i32::MIN,
-        )
-    };
-    let first = claim("n1/a", now).await.expect("claims").expect("one waits");
-    assert!(
-        claim("n1/b", now).await.expect("looks").is_none(),
-        "a held job is not claimed twice"
-    );
+    let (a, b) = (claims("n1/a"), claims("n1/b"));
+    let first = claim(&app, &a).await.expect("one waits");
+    assert!(claim(&app, &b).await.is_none(), "a held job is not claimed twice");
 
-    let later = now + TimeDelta::seconds(31);
-    let second = claim("n1/b", later)
-        .await
-        .expect("claims")
-        .expect("the lease is over");
+    app.clock.advance(TimeDelta::seconds(31));
+    let now = app.clock.now();
+    let second = claim(&app, &b).await.expect("the lease is over");
     assert!(second.fence > first.fence);
     assert!(
         !rows::job_is_held(app.db.conn(), id, first.fence)
@@ -233,12 +229,12 @@ async fn who_lost_the_lease_can_change_nothing() {
             .expect("reads")
     );
     assert!(
-        !rows::job_end(app.db.conn(), later, id, first.fence, rows::DONE, None)
+        !rows::job_end(app.db.conn(), now, id, first.fence, rows::DONE, None)
             .await
             .expect("updates")
     );
     assert!(
-        rows::job_end(app.db.conn(), later, id, second.fence, rows::DONE, None)
+        rows::job_end(app.db.conn(), now, id, second.fence, rows::DONE, None)
             .await
             .expect("updates")
     );
@@ -249,11 +245,7 @@ async fn what_this_node_held_when_it_was_killed_is_taken_back_at_once() {
     let (app, _dir) = app().await;
     let (id, _) = enqueue(&app, "test.killed").await;
     let now = app.clock.now();
-    let lease = now + TimeDelta::seconds(30);
-    rows::job_claim(app.db.conn(), now, "n1", "n1/old", lease, i32::MIN)
-        .await
-        .expect("claims")
-        .expect("one waits");
+    claim(&app, &claims("n1/old")).await.expect("one waits");
     assert_eq!(
         rows::job_take_back(app.db.conn(), now, "n2", "n2/new")
             .await
@@ -266,8 +258,157 @@ async fn what_this_node_held_when_it_was_killed_is_taken_back_at_once() {
             .expect("updates"),
         1
     );
-    let again = rows::job_claim(app.db.conn(), now, "n1", "n1/new", lease, i32::MIN)
-        .await
-        .expect("claims");
+    let again = claim(&app, &claims("n1/new")).await;
     assert_eq!(again.map(|row| row.id), Some(id));
+}
+
+async fn second_team(app: &App) {
+    let first = app.first_start().await.expect("starts").expect("the first time");
+    let owner = crate::platform::accounts::service::user_by_email(app, first.email)
+        .await
+        .expect("is there");
+    crate::platform::accounts::service::team_create(app, &Default::default(), "others", owner.id)
+        .await
+        .expect("creates");
+}
+
+/// Enqueues a job of `team` that is due from the start.
+async fn waiting(app: &App, team_id: Option<i64>, priority: i32) -> i64 {
+    let new = NewJob {
+        kind: "test.line",
+        payload: json!({}),
+        team_id,
+        action_id: None,
+        node: None,
+        priority,
+    };
+    job_enqueue_in_tx(app.db.conn(), app.clock.now(), new, 3)
+        .await
+        .expect("inserts")
+}
+
+async fn end(app: &App, row: &rows::Model) {
+    let now = app.clock.now();
+    let is_ended = rows::job_end(app.db.conn(), now, row.id, row.fence, rows::DONE, None).await;
+    assert!(is_ended.expect("updates"));
+}
+
+#[tokio::test]
+async fn a_team_never_holds_every_worker_of_a_server() {
+    let (app, _dir) = app().await;
+    second_team(&app).await;
+    let mut firsts = Vec::new();
+    for _ in 0..6 {
+        firsts.push(waiting(&app, Some(1), 0).await);
+    }
+    let (server, other) = (claims("n1/a"), claims("n2/a"));
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(claim(&app, &server).await.expect("three of four are theirs"));
+    }
+    assert!(claim(&app, &server).await.is_none(), "the last one is kept free");
+    assert!(claim(&app, &other).await.is_some(), "another server has its own");
+
+    let verify = waiting(&app, None, 0).await;
+    assert_eq!(claim(&app, &server).await.map(|row| row.id), Some(verify));
+    let theirs = waiting(&app, Some(2), 0).await;
+    assert_eq!(claim(&app, &server).await.map(|row| row.id), Some(theirs));
+
+    // One that was cancelled only has to be told.
+    assert!(job_cancel_in_tx(app.db.conn(), firsts[5]).await.expect("updates"));
+    rows::job_hurry(app.db.conn(), app.clock.now(), firsts[5])
+        .await
+        .expect("updates");
+    let told = claim(&app, &server).await.expect("is told");
+    assert_eq!(told.id, firsts[5]);
+    end(&app, &told).await;
+    assert!(claim(&app, &server).await.is_none());
+    end(&app, &held[0]).await;
+    assert_eq!(claim(&app, &server).await.map(|row| row.id), Some(firsts[4]));
+}
+
+#[tokio::test]
+async fn a_team_that_is_alone_may_use_every_worker() {
+    let (app, _dir) = app().await;
+    app.first_start().await.expect("starts");
+    for _ in 0..4 {
+        waiting(&app, Some(1), 0).await;
+    }
+    let server = claims("n1/a");
+    for _ in 0..4 {
+        assert!(claim(&app, &server).await.is_some());
+    }
+}
+
+#[tokio::test]
+async fn the_team_with_the_fewest_running_jobs_goes_on_and_importance_comes_first() {
+    let (app, _dir) = app().await;
+    second_team(&app).await;
+    let mut expected = Vec::new();
+    // In the order of enqueuing: team, priority, and its turn.
+    for (team, priority, turn) in [
+        (1, -10, 6),
+        (1, 0, 0),
+        (1, 0, 2),
+        (1, 0, 4),
+        (2, 0, 1),
+        (2, 0, 3),
+        (2, -10, 5),
+    ] {
+        expected.push((turn, waiting(&app, Some(team), priority).await));
+    }
+    expected.sort_unstable();
+    // On different servers, so that no server's last worker comes into it.
+    for (turn, id) in expected {
+        let server = claims(&format!("n{turn}/a"));
+        assert_eq!(
+            claim(&app, &server).await.map(|row| row.id),
+            Some(id),
+            "turn {turn}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_worker_without_time_for_what_can_wait_leaves_it() {
+    let (app, _dir) = app().await;
+    let low = waiting(&app, Some(1), -10).await;
+    let server = claims("n1/a");
+    assert!(server.next(&app, 0).await.expect("looks").is_none());
+    assert_eq!(claim(&app, &server).await.map(|row| row.id), Some(low));
+}
+
+#[tokio::test]
+async fn jobs_that_ended_long_ago_go_and_their_actions_stay() {
+    let (app, _dir) = app().await;
+    // Both fail, two days apart; the third never runs.
+    let refuse = kind("test.refuse", |_| {
+        Box::pin(async { Err(JobError::Fail("the file is not a disk".into())) })
+    });
+    let engine = Engine::start(&app, Registry::default().with(refuse), "n1", 1)
+        .await
+        .expect("starts");
+    let old = enqueue(&app, "test.refuse").await;
+    ended(&app, old).await;
+    app.clock.advance(TimeDelta::days(2));
+    let young = enqueue(&app, "test.refuse").await;
+    ended(&app, young).await;
+    engine.stop().await;
+    let (open, _) = enqueue(&app, "test.refuse").await;
+
+    assert_eq!(service::job_forget(&app).await.expect("forgets"), 0);
+    app.clock.advance(TimeDelta::days(29));
+    assert_eq!(service::job_forget(&app).await.expect("forgets"), 1);
+    let left = rows::job_list(app.db.conn(), false, None, 10)
+        .await
+        .expect("lists");
+    let left: Vec<i64> = left.iter().map(|row| row.id).collect();
+    assert_eq!(left, [open, young.0]);
+    let action = actions::rows::action_get(app.db.conn(), 1, old.1)
+        .await
+        .expect("reads");
+    assert_eq!(
+        action.and_then(|a| a.error).as_deref(),
+        Some("the file is not a disk")
+    );
 }

@@ -110,6 +110,8 @@ async fn import(app: &App, lines: &mut Lines) -> Result<()> {
 /// Begins the import of a file that was handed over; returns the image's id.
 async fn image_create(app: &App, caller: &Caller, request: Request, file: File) -> Result<i64> {
     caller.require("image:create")?;
+    // To watch it.
+    caller.require("image:read")?;
     check_kind(&file)?;
     let id = app.handed.put(file);
     let new = NewImport {

@@ -158,7 +158,9 @@ fn masked_noise(dir: &Path, mib: usize, seed: u64, mask: u8) -> PathBuf {
     file.write_all(&disk).expect("writes");
     for n in 1..mib {
         crate::harness::disks::noise(&mut disk, seed << 32 | n as u64);
-        disk.iter_mut().for_each(|byte| *byte &= mask);
+        for byte in &mut disk {
+            *byte &= mask;
+        }
         file.write_all(&disk).expect("writes");
     }
     path

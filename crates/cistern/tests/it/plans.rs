@@ -8,7 +8,7 @@ use crate::harness::process::run_ok;
 use crate::harness::server::Setup;
 use crate::harness::{Server, disks, until, world};
 use crate::jobs::{held, held_up};
-use crate::migrate::{database, execute};
+use crate::migrate::execute;
 
 /// Rows that are planted.
 const ROWS: i64 = 100_000;

@@ -18,6 +18,7 @@ mod kill;
 mod memory;
 mod migrate;
 mod nginx;
+mod plans;
 mod roles;
 mod sandbox;
 #[path = "../../src/testing/schema.rs"]

@@ -179,7 +179,9 @@ impl<'a> Both<'a> {
         self.held = 0;
         let mut hashes = self.hashes.take().expect("only taken here and put back");
         let work = move || {
-            parts.into_iter().for_each(|part| hashes.part(part));
+            for part in parts {
+                hashes.part(part);
+            }
             hashes
         };
         let done = tokio::task::spawn_blocking(work).await;

@@ -12,6 +12,7 @@ use super::*;
 use crate::app::App;
 use crate::app::tests::app;
 use crate::platform::actions;
+use crate::platform::events::Who;
 
 static RUNS: AtomicUsize = AtomicUsize::new(0);
 
@@ -267,7 +268,7 @@ async fn second_team(app: &App) {
     let owner = crate::platform::accounts::service::user_by_email(app, first.email)
         .await
         .expect("is there");
-    crate::platform::accounts::service::team_create(app, &Default::default(), "others", owner.id)
+    crate::platform::accounts::service::team_create(app, &Who::default(), "others", owner.id)
         .await
         .expect("creates");
 }

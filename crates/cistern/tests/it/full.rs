@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::harness::api::Api;
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported, settled};
-use crate::harness::process::{command, run};
-use crate::harness::server::Setup;
+use crate::harness::process::run;
+use crate::harness::server::{Setup, wrapped};
 use crate::harness::small::SmallDisk;
 use crate::harness::{Server, disks, until};
 use crate::jobs::job_of;
@@ -273,13 +273,8 @@ async fn a_server_starts_on_a_full_disk_and_says_so_where_nothing_is_left_at_all
 
 /// What a server says that is to make a new installation on the disk.
 fn refused_start(disk: &SmallDisk) -> String {
-    let words = disk.enter();
     let serve = Setup::default().command(&disk.inside().join("second"), &["serve"]);
-    let mut entered = command(&words[0]);
-    entered
-        .args(&words[1..])
-        .arg(serve.get_program())
-        .args(serve.get_args());
+    let mut entered = wrapped(serve, &disk.enter());
     entered.args(["--listen-api=127.0.0.1:0", "--listen-registry=127.0.0.1:0"]);
     let output = run(&mut entered);
     assert_eq!(output.status.code(), Some(1), "{output:?}");

@@ -329,7 +329,7 @@ impl Drop for Server {
 }
 
 /// The same command, started by `words`.
-fn wrapped(inner: Command, words: &[String]) -> Command {
+pub(crate) fn wrapped(inner: Command, words: &[String]) -> Command {
     let Some((first, rest)) = words.split_first() else {
         return inner;
     };

@@ -72,6 +72,11 @@ impl Files {
         format!("http://{}/{name}", self.address)
     }
 
+    /// Offers it no longer.
+    pub(crate) fn remove(&self, name: &str) {
+        self.shelf.lock().expect("not poisoned").remove(name);
+    }
+
     /// Offers `content`, of which only the first `at` bytes come until the answer is released.
     pub(crate) fn put_held(&self, name: &str, content: impl Into<Bytes>, at: usize) -> Held {
         let (release, released) = watch::channel(false);

@@ -45,7 +45,7 @@ pub(crate) mod object_kind {
     pub(crate) const PACK: i16 = 1;
 }
 
-/// States of a chunk row: live, condemned (gc found no root, a hit brings it back), gone for good.
+/// States of a chunk row: live, condemned (gc found no root, a hit brings it back), gone for good, damaged.
 pub(crate) mod chunk_state {
     /// May be hit and read.
     pub(crate) const LIVE: i16 = 1;
@@ -53,6 +53,9 @@ pub(crate) mod chunk_state {
     pub(crate) const CONDEMNED: i16 = 2;
     /// Terminal: its bytes are going. A new publish of the digest takes the row over.
     pub(crate) const GONE: i16 = 3;
+    /// Its bytes were found damaged: still read where they are, as they may come back, but never hit. A new publish of
+    /// the digest takes the row over, which heals every disk that has the chunk.
+    pub(crate) const DAMAGED: i16 = 4;
 }
 
 macro_rules! entity {
@@ -484,7 +487,7 @@ pub(crate) struct Hit {
     pub(crate) epoch: i64,
 }
 
-/// Looks digests up that may be hit or read: live and condemned ones.
+/// Looks digests up that may be read: all but those gone for good.
 pub(crate) async fn chunks_get(
     db: &impl ConnectionTrait,
     store: i32,
@@ -552,8 +555,91 @@ pub(crate) async fn chunks_resurrect(
     Ok(())
 }
 
+/// A chunk of an object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Placed {
+    pub(crate) domain: i64,
+    pub(crate) digest: Digest,
+    pub(crate) kind: i16,
+    pub(crate) location: Location,
+}
+
+/// The chunks that lie in an object and are not gone for good. Goes through the whole index: only for objects that
+/// have something wrong with them.
+pub(crate) async fn chunks_of(
+    db: &impl ConnectionTrait,
+    store: i32,
+    object: i64,
+) -> Result<Vec<Placed>, DbErr> {
+    let rows = chunk::Entity::find()
+        .filter(chunk::Column::Store.eq(store))
+        .filter(chunk::Column::Object.eq(object))
+        .filter(chunk::Column::State.ne(chunk_state::GONE))
+        .all(db)
+        .await?;
+    let placed = |row: chunk::Model| {
+        Some(Placed {
+            domain: row.domain,
+            digest: Digest::from_slice(&row.digest)?,
+            kind: row.kind,
+            location: Location {
+                object,
+                offset: row.offset.cast_unsigned(),
+                length: row.length.cast_unsigned(),
+            },
+        })
+    };
+    Ok(rows.into_iter().filter_map(placed).collect())
+}
+
+/// Marks a chunk as damaged, if it still lies there.
+pub(crate) async fn chunk_damage(db: &impl ConnectionTrait, store: i32, chunk: &Placed) -> Result<(), DbErr> {
+    chunk::Entity::update_many()
+        .col_expr(chunk::Column::State, Expr::value(chunk_state::DAMAGED))
+        .filter(chunk::Column::Store.eq(store))
+        .filter(chunk::Column::Domain.eq(chunk.domain))
+        .filter(chunk::Column::Digest.eq(chunk.digest.0.to_vec()))
+        .filter(chunk::Column::Object.eq(chunk.location.object))
+        .filter(chunk::Column::State.is_in([chunk_state::LIVE, chunk_state::CONDEMNED]))
+        .exec(db)
+        .await
+        .map(drop)
+}
+
+/// Marks every chunk of an object as damaged. Goes through the whole index.
+pub(crate) async fn chunks_damage_all(
+    db: &impl ConnectionTrait,
+    store: i32,
+    object: i64,
+) -> Result<u64, DbErr> {
+    let done = chunk::Entity::update_many()
+        .col_expr(chunk::Column::State, Expr::value(chunk_state::DAMAGED))
+        .filter(chunk::Column::Store.eq(store))
+        .filter(chunk::Column::Object.eq(object))
+        .filter(chunk::Column::State.is_in([chunk_state::LIVE, chunk_state::CONDEMNED]))
+        .exec(db)
+        .await?;
+    Ok(done.rows_affected)
+}
+
+/// Marks damaged chunks as live again, but for those in these objects. Goes through the whole index.
+pub(crate) async fn chunks_mend(
+    db: &impl ConnectionTrait,
+    store: i32,
+    still_faulty: &[i64],
+) -> Result<u64, DbErr> {
+    let done = chunk::Entity::update_many()
+        .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
+        .filter(chunk::Column::Store.eq(store))
+        .filter(chunk::Column::State.eq(chunk_state::DAMAGED))
+        .filter(chunk::Column::Object.is_not_in(still_faulty.iter().copied()))
+        .exec(db)
+        .await?;
+    Ok(done.rows_affected)
+}
+
 /// Writes the rows of a published pack. A digest that another pack has live keeps its row; a row that is
-/// gone for good is taken over. Gives the number of rows that are now ours.
+/// gone for good or damaged is taken over. Gives the number of rows that are now ours.
 pub(crate) async fn chunks_insert(
     db: &impl ConnectionTrait,
     store: i32,
@@ -566,7 +652,7 @@ pub(crate) async fn chunks_insert(
     let mut written = 0;
     let conflict = OnConflict::columns([Store, Domain, Digest])
         .update_columns([Object, Offset, Length, Kind, State, Epoch])
-        .action_and_where(Expr::col((chunk::Entity, State)).eq(chunk_state::GONE))
+        .action_and_where(Expr::col((chunk::Entity, State)).is_in([chunk_state::GONE, chunk_state::DAMAGED]))
         .to_owned();
     for batch in entries.chunks(ROWS_A_STATEMENT) {
         let mut insert = Query::insert();

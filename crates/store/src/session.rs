@@ -1,10 +1,11 @@
 //! Sessions: one writer's right to publish, held by a lease and checked by a fence.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use sea_orm::ConnectionTrait;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -15,6 +16,9 @@ use crate::ingest::Ingest;
 use crate::rows::{self, chunk_state, object_state, session_state};
 use crate::store::{Store, pack_key};
 use crate::tree::TreeRoot;
+
+/// Packs that are looked up at the same time.
+const PACKS_AT_ONCE: usize = 16;
 
 /// One writer. Dropping it without [`Session::commit_in_tx`] gives it up: the lease runs out and
 /// [`Store::sessions_expire`] removes what was not published.
@@ -35,6 +39,8 @@ pub(crate) struct SessionInner {
     lost: AtomicBool,
     /// Writes whose end nobody saw: while there are any, their objects may still appear.
     pub(crate) puts: AtomicUsize,
+    /// Packs that it was seen to have hit, and whether they are there whole.
+    packs: Mutex<HashMap<i64, bool>>,
     /// Trees that this session keeps alive, with their allocated bytes: only these can be committed.
     trees: Mutex<HashMap<TreeRoot, u64>>,
 }
@@ -87,6 +93,7 @@ impl Store {
             pin_number: AtomicI64::new(0),
             lost: AtomicBool::new(false),
             puts: AtomicUsize::new(0),
+            packs: Mutex::default(),
             trees: Mutex::default(),
         });
         let heartbeat = tokio::spawn(Arc::clone(&inner).heartbeat());
@@ -337,9 +344,10 @@ impl SessionInner {
         let store = &self.store.inner;
         let tx = rows::begin(&store.db).await.map_err(context)?;
         self.hold(&tx).await?;
-        let hits = rows::chunks_get(&tx, store.number, self.domain, digests)
+        let mut hits = rows::chunks_get(&tx, store.number, self.domain, digests)
             .await
             .map_err(context)?;
+        hits.retain(|_, hit| hit.state != chunk_state::DAMAGED);
         let condemned: Vec<_> = hits
             .iter()
             .filter(|(_, hit)| hit.state == chunk_state::CONDEMNED)
@@ -357,7 +365,47 @@ impl SessionInner {
         pins.sort_unstable();
         self.pin(&tx, &pins).await?;
         tx.commit().await.map_err(context)?;
+        let packs = hits.values().map(|hit| hit.location.object).collect();
+        self.packs_look(packs).await?;
+        let packs = self.packs();
+        hits.retain(|_, hit| packs.get(&hit.location.object) == Some(&true));
         Ok(hits.into_keys().collect())
+    }
+
+    /// Looks at packs that this session hits for the first time: what the rows say of one that is not there, or not
+    /// whole, does not count any more. What is in them is not read: that is for [`Store::verify`].
+    async fn packs_look(&self, mut packs: HashSet<i64>) -> Result<()> {
+        packs.retain(|pack| !self.packs().contains_key(pack));
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let context = |error| Error::db("cannot look packs up", error);
+        let store = &self.store.inner;
+        let asked: Vec<i64> = packs.into_iter().collect();
+        let rows = rows::objects_get(&store.db, &asked).await.map_err(context)?;
+        let mut looks = futures::stream::iter(rows)
+            .map(|row| async move {
+                let found = store.backend.stat(&pack_key(row.key)).await?;
+                Ok::<_, Error>((row.id, found == Some(row.bytes.cast_unsigned())))
+            })
+            .buffer_unordered(PACKS_AT_ONCE);
+        while let Some((pack, is_whole)) = looks.try_next().await? {
+            if !is_whole {
+                let chunks = rows::chunks_damage_all(&store.db, store.number, pack).await;
+                let chunks = chunks.map_err(context)?;
+                tracing::error!(
+                    pack,
+                    chunks,
+                    "a pack is missing or cut: what is imported again is stored anew"
+                );
+            }
+            self.packs().insert(pack, is_whole);
+        }
+        Ok(())
+    }
+
+    fn packs(&self) -> MutexGuard<'_, HashMap<i64, bool>> {
+        self.packs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pins digests, in a transaction that holds the gate.

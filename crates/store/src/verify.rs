@@ -1,4 +1,7 @@
-//! Finds damage and says which disks and which of their bytes it hits. Changes nothing.
+//! Finds damage and says which disks and which of their bytes it hits.
+//!
+//! Chunks that cannot be read are marked: no import relies on them any more, and one that brings the same content
+//! stores it anew, which heals every disk that has it. Nothing else is changed.
 //!
 //! Each pack is looked at once and, when data is read, every frame of it is decoded and hashed once,
 //! whatever number of disks use it. Then the trees are walked; a chunk in a pack that has something wrong
@@ -65,6 +68,7 @@ impl Store {
     /// compared, and trees are read; with it every frame is decoded and hashed.
     pub async fn verify(&self, read_data: bool, progress: &VerifyProgress) -> Result<Vec<Damage>> {
         let faults = self.packs_verify(read_data, progress).await?;
+        self.chunks_mark(read_data, &faults).await?;
         let mut walk = Walk {
             store: self,
             faults: &faults,
@@ -115,6 +119,36 @@ impl Store {
                 faults.extend(fault);
             }
         }
+    }
+
+    /// Marks what cannot be read of faulty packs, and takes the mark from what can be read again.
+    async fn chunks_mark(&self, read_data: bool, faults: &HashMap<i64, Fault>) -> Result<()> {
+        let context = |error| Error::db("cannot mark damaged chunks", error);
+        let (db, number) = (&self.inner.db, self.inner.number);
+        for (object, fault) in faults {
+            if fault.gone {
+                rows::chunks_damage_all(db, number, *object)
+                    .await
+                    .map_err(context)?;
+                continue;
+            }
+            for chunk in rows::chunks_of(db, number, *object).await.map_err(context)? {
+                let code = u8::try_from(chunk.kind).ok();
+                let kind = code.and_then(FrameKind::from_code).unwrap_or(FrameKind::Data);
+                match self.frame_load(kind, chunk.digest, chunk.location).await {
+                    Ok(_) => {}
+                    Err(error) if damaging(&error) => {
+                        rows::chunk_damage(db, number, &chunk).await.map_err(context)?;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        if read_data {
+            let bad: Vec<i64> = faults.keys().copied().collect();
+            rows::chunks_mend(db, number, &bad).await.map_err(context)?;
+        }
+        Ok(())
     }
 
     async fn pack_verify(

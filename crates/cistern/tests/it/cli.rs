@@ -8,7 +8,7 @@ use sea_orm::DbBackend;
 use serde_json::{Value, json};
 
 use crate::harness::files::Files;
-use crate::harness::images::{import, imported, settled};
+use crate::harness::images::{downloaded, import, imported, settled};
 use crate::harness::process::{cistern, command, run, run_ok};
 use crate::harness::{Server, disks, server::Setup, until, world};
 use crate::migrate::{database, execute, texts};
@@ -413,7 +413,8 @@ async fn verify_names_each_damaged_image_and_range() {
     }
     let (server, files) = (Server::start(), Files::start().await);
     let api = server.api();
-    imported(&api, "hurt", &files.put("a.img", disks::raw(4, 8))).await;
+    let (disk, url) = (disks::raw(4, 8), files.put("a.img", disks::raw(4, 8)));
+    imported(&api, "hurt", &url).await;
     run_ok(&mut server.local(&["store", "verify", "--read-data"]));
     let packs = files_below(&server.data().join("store"));
     let pack = packs
@@ -452,6 +453,17 @@ async fn verify_names_each_damaged_image_and_range() {
     let export = run(server.remote(&["image", "export", "1", "-o"]).arg(&out));
     assert_eq!(export.status.code(), Some(1), "{export:?}");
     assert!(!out.exists(), "a damaged disk is not delivered");
+    // What the command says to do helps, also the image that was hurt. The old client's connection is long over.
+    let api = server.api();
+    let again = imported(&api, "again", &url).await;
+    for id in [1, again["id"].as_i64().expect("an id")] {
+        assert!(downloaded(&api, id, "raw").await == disk, "image {id}");
+    }
+    let output = run(&mut server.local(&words));
+    assert!(
+        reason(&output).contains("no image needs"),
+        "the pack is still there: {output:?}"
+    );
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::support::{CHUNK, Place, import, local, noise};
 
 /// Two disks in packs of their own: the first of noise with a hole, the second shares its first MiB.
 struct Case {
-    _place: Place,
+    place: Place,
     store: Store,
     one: Vec<u8>,
     two: Vec<u8>,
@@ -29,7 +29,7 @@ async fn case() -> Case {
     let second = packs(&place).into_iter().filter(|pack| !first.contains(pack));
     let packs = first.iter().cloned().chain(second).collect();
     Case {
-        _place: place,
+        place,
         store,
         one,
         two,
@@ -175,4 +175,63 @@ async fn what_does_not_belong_together_is_refused() {
         .unwrap_err();
     assert_eq!(error.kind(), Kind::Damaged);
     drop(store);
+}
+
+/// Importing the disks again heals them, and the new ones are right.
+async fn assert_healed(case: &Case) {
+    let disks = [("one", &case.one), ("two", &case.two)];
+    for (owner, data) in disks {
+        import(&case.store, &case.place.db, &format!("{owner} again"), data).await;
+    }
+    for (owner, data) in disks {
+        for owner in [owner, &format!("{owner} again")] {
+            let back = read(&case.store, owner, 0, data.len()).await;
+            assert!(back.expect("reads") == *data, "{owner}");
+        }
+    }
+    let left = verify(&case.store, true).await;
+    assert!(left.iter().all(|damage| damage.kind == "store"), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_verify_found_damaged_is_stored_anew_by_the_next_import() {
+    let case = case().await;
+    for at in [5000, 900_000] {
+        flip(&case.packs[0], at);
+    }
+    assert!(!verify(&case.store, true).await.is_empty());
+    assert_healed(&case).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_notices_missing_and_cut_packs_by_itself() {
+    let missing = case().await;
+    for pack in &missing.packs {
+        std::fs::remove_file(pack).unwrap();
+    }
+    assert_healed(&missing).await;
+
+    let cut = case().await;
+    for pack in &cut.packs {
+        let file = std::fs::File::options().write(true).open(pack).unwrap();
+        file.set_len(70_000).unwrap();
+    }
+    assert_healed(&cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_came_back_is_relied_on_again() {
+    let case = case().await;
+    let whole = std::fs::read(&case.packs[0]).unwrap();
+    std::fs::remove_file(&case.packs[0]).unwrap();
+    assert!(!verify(&case.store, false).await.is_empty());
+    std::fs::write(&case.packs[0], whole).unwrap();
+    assert_eq!(verify(&case.store, true).await, []);
+    let before = case.store.stats().await.unwrap().stored_bytes;
+    import(&case.store, &case.place.db, "again", &case.one).await;
+    assert_eq!(
+        case.store.stats().await.unwrap().stored_bytes,
+        before,
+        "nothing is new"
+    );
 }

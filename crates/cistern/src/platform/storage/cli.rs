@@ -101,10 +101,13 @@ async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
         return Ok(());
     }
     let count = report.damage.len() as u64 + report.more;
-    Err(Failure::Failed(format!(
-        "{count} damaged {}; restore the objects from a copy of the store, or import the images again",
-        if count == 1 { "range" } else { "ranges" }
-    )))
+    let what = if count == 1 { "range" } else { "ranges" };
+    let next = if report.damage.iter().all(|damage| damage.kind == "store") {
+        "no image needs what is damaged"
+    } else {
+        "import the images again, which stores what is damaged anew, or restore the objects from a copy of the store"
+    };
+    Err(Failure::Failed(format!("{count} damaged {what}; {next}")))
 }
 
 async fn verify_local(args: &VerifyArgs, context: &Context, progress: &Progress) -> Outcome<Report> {

@@ -21,7 +21,7 @@ if [ -z "${IMAGE_URL:-}" ] && curl -fsI --max-time 5 "$cloud_image" >/dev/null 2
 fi
 
 say "Building (the first time takes some minutes) …"
-cargo build --release --locked --quiet -p cistern
+cargo build --release --locked -p cistern
 cistern=$PWD/target/release/cistern
 
 finish() {
@@ -38,6 +38,9 @@ trap finish EXIT
 # Only what an earlier demo left is removed.
 if [ -e "$here" ] && [ ! -e "$here/.cistern-demo" ]; then
   die "$here is there and was not made by this demo; move it away, or name another folder with DEMO_DIR="
+fi
+if [ -e "$here/data/cistern.lock" ] && ! flock -n "$here/data/cistern.lock" true; then
+  die "an earlier demo's server still runs on $here/data; stop it first"
 fi
 rm -rf "$here"
 mkdir -p "$here/disks"
@@ -108,11 +111,12 @@ row "step" "time" "size" "rate"
 row "----" "----" "----" "----"
 step "import by URL" "$size" "$cistern" image import "$files_url$first" --name demo-by-url --region nyc3 --json
 one=$(import_id); added_line
-step "the same disk again, by upload" "$size" "$cistern" image import "$here/disks/$first" --name demo-by-upload --json
+step "the same disk again, by upload" "$size" \
+  "$cistern" image import "$here/disks/$first" --upload --name demo-by-upload --json
 two=$(import_id); added_line
 third=
 if [ -n "$second" ]; then
-  step "its next release, by upload" "$(stat -c %s "$here/disks/$second")" \
+  step "its next release, as an open file" "$(stat -c %s "$here/disks/$second")" \
     "$cistern" image import "$here/disks/$second" --name demo-next-release --json
   third=$(import_id); added_line
 fi
@@ -134,7 +138,7 @@ if have qemu-img; then
   qemu-img check -q "$here/out.qcow2"
   qemu-img compare -q "$here/out.raw" "$here/out.qcow2"; proved "the qcow2 export (qemu-img check and compare)"
 fi
-"$cistern" store verify --read-data --data "$here/data" >/dev/null
+"$cistern" store verify --read-data --data "$here/data" >/dev/null 2>>"$here/cli.log"
 printf '  verified: every chunk of every image was read and hashed again\n\n'
 
 logical=$(stat_of virtual_bytes) stored=$(stat_of stored_bytes)
@@ -142,6 +146,10 @@ printf '  %s of disks are kept in %s: %s of what they would take as they are.\n\
   "$(awk -v a="$stored" -v b="$logical" 'BEGIN { printf "%.1f %%", 100 * a / b }')"
 rm -f "$here"/out*.raw "$here"/out.qcow2
 
+if [ ! -t 1 ]; then
+  say "The server was stopped, as this is no terminal; start it again with: $cistern serve --data $here/data"
+  exit 0
+fi
 cat <<TXT
 Try next:
 
@@ -150,8 +158,6 @@ Try next:
   doctl --api-url \$CISTERN_URL --access-token \$CISTERN_TOKEN compute image list-user
 
 TXT
-if [ -t 1 ]; then
-  printf 'The server goes on (process %s); stop it with: kill %s\n' "$server" "$server"
-  grep -o 'http[^ ]*/sign-in/[^ ]*' "$here/greeting" | sed 's/^/The console, once: /'
-  disown "$server"
-fi
+printf 'The server goes on (process %s); stop it with: kill %s\n' "$server" "$server"
+grep -o 'http[^ ]*/sign-in/[^ ]*' "$here/greeting" | sed 's/^/The console, once: /'
+disown "$server"

@@ -151,8 +151,8 @@ impl Store {
             .find(|row| row.store_id == header.store_id && row.ready)
         else {
             let text = format!(
-                "the database does not know the store {} in `{}`: rebuild it with `cistern recover`, or \
-                 point --database and --objects at things that belong together",
+                "the database does not know the store {} in `{}`: put the database's newest copy back, or point \
+                 --database and --objects at things that belong together",
                 header.store_id,
                 backend.describe()
             );

@@ -143,7 +143,7 @@ impl Client {
         } else {
             ""
         };
-        Failure::Failed(format!("cannot talk to {}: {}{hint}", self.base, chain(error)))
+        Failure::Absent(format!("cannot talk to {}: {}{hint}", self.base, chain(error)))
     }
 }
 
@@ -161,6 +161,9 @@ pub async fn refusal(response: Response) -> Failure {
         None => format!("the server answered {status}"),
     };
     match body["request_id"].as_str() {
+        Some(id) if status == StatusCode::SERVICE_UNAVAILABLE => {
+            Failure::Absent(format!("{message} (request {id})"))
+        }
         Some(id) if status.is_server_error() => Failure::Failed(format!("{message} (request {id})")),
         _ => Failure::Failed(message),
     }

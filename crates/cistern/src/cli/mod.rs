@@ -90,6 +90,8 @@ pub struct Context {
 pub enum Failure {
     /// Exit code 1: refused or failed. A sentence.
     Failed(String),
+    /// Exit code 1: nobody answered, or the server cannot just now. A sentence.
+    Absent(String),
     /// Exit code 1: the reasons have been printed.
     Told,
     /// Exit code 2: wrong usage. A sentence.
@@ -123,7 +125,7 @@ pub fn main() -> ExitCode {
     match run(cli.command, &context) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Told) => ExitCode::FAILURE,
-        Err(Failure::Failed(reason)) => {
+        Err(Failure::Failed(reason) | Failure::Absent(reason)) => {
             output::error(&reason);
             ExitCode::FAILURE
         }

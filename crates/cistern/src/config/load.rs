@@ -186,6 +186,7 @@ fn env_values(env: &Env, problems: &mut Vec<Problem>) -> Vec<(&'static Setting, 
         }
         match SETTINGS.iter().find(|s| s.env() == name) {
             Some(setting) => out.push((setting, Origin::Env(name.to_owned()), text.to_owned())),
+            None if is_service(name, text) => {}
             None => problems.push(unknown(
                 &format!("the environment variable `{name}`"),
                 name,
@@ -196,12 +197,29 @@ fn env_values(env: &Env, problems: &mut Vec<Problem>) -> Vec<(&'static Setting, 
     out
 }
 
+/// Kubernetes gives every container where each service is; ours may well be called `cistern`.
+fn is_service(name: &str, text: &str) -> bool {
+    let is_address = text.starts_with("tcp://") || text.starts_with("udp://");
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || (name.ends_with("_PORT") && is_address)
+        || name.contains("_TCP")
+        || name.contains("_UDP")
+}
+
 fn unknown(what: &str, name: &str, known: impl Fn(&Setting) -> String) -> Problem {
+    // What all variables begin with is no likeness.
+    let bare = |name: &str| name.trim_start_matches("CISTERN_").to_owned();
     let nearest = SETTINGS
         .iter()
-        .map(|s| (strsim::jaro_winkler(&known(s), name), known(s)))
+        .map(|s| {
+            (
+                strsim::normalized_damerau_levenshtein(&bare(&known(s)), &bare(name)),
+                known(s),
+            )
+        })
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .filter(|(likeness, _)| *likeness > 0.8);
+        .filter(|(likeness, _)| *likeness > 0.6);
     let hint = match nearest {
         Some((_, name)) => format!("did you mean `{name}`?"),
         None => "`cistern config list` shows all settings".to_owned(),

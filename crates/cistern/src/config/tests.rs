@@ -140,6 +140,21 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
     assert!(text.contains("did you mean `fetch.max_bytes`?"), "{text}");
     assert!(text.contains("did you mean `CISTERN_LISTEN_API`?"), "{text}");
     assert!(problems("zzz = 1\n", &[], &[]).contains("cistern config list"));
+    let text = problems("", &[("CISTERN_FOO", "x")], &[]);
+    assert!(text.contains("cistern config list"), "{text}");
+}
+
+#[test]
+fn a_service_of_kubernetes_that_has_our_name_is_no_setting() {
+    let given = [
+        ("CISTERN_SERVICE_HOST", "10.0.0.1"),
+        ("CISTERN_SERVICE_PORT_API", "8080"),
+        ("CISTERN_PORT", "tcp://10.0.0.1:8080"),
+        ("CISTERN_PORT_8080_TCP_ADDR", "10.0.0.1"),
+    ];
+    let dir = with_file("");
+    load_in(dir.path(), &given, &[]).expect("loads");
+    assert!(problems("", &[("CISTERN_PORT", "8080")], &[]).contains("CISTERN_PORT"));
 }
 
 #[test]

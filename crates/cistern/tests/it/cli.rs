@@ -406,6 +406,51 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
+async fn an_import_is_watched_over_a_restart_of_its_server() {
+    let (mut server, files) = (Server::start(), Files::start().await);
+    server.keep_ports();
+    let disk = disks::raw(2, 61);
+    let held = files.put_held("held.img", disk.clone(), 1 << 20);
+    let mut import = server.remote(&["image", "import", &held.url, "--name", "held", "--json"]);
+    let import = import.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let import = import.expect("it starts");
+    until("the download to begin", 60, || async {
+        (!held.asked().is_empty()).then_some(())
+    })
+    .await;
+    server.kill();
+    held.release();
+    server.start_again();
+    let output = import.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    let id = answer["image"]["id"].as_i64().expect("an id");
+    assert!(downloaded(&server.api(), id, "raw").await == disk);
+}
+
+#[tokio::test]
+async fn a_file_is_uploaded_where_that_is_asked_for() {
+    let server = Server::start();
+    let file = server.data().join("disk.img");
+    let disk = disks::raw(3, 62);
+    std::fs::write(&file, &disk).expect("writes");
+    let api = server.api();
+    for (words, uploads) in [(vec![], 0), (vec!["--upload"], 1)] {
+        let mut import = server.remote(&["image", "import", "--name", "disk", "--json"]);
+        let text = run_ok(import.arg(&file).args(words));
+        let answer: Value = serde_json::from_str(&text).expect("one JSON document");
+        let id = answer["image"]["id"].as_i64().expect("an id");
+        assert!(downloaded(&api, id, "raw").await == disk);
+        let events = api.get("/v2/events?what=upload.complete").await.expect(200);
+        assert_eq!(
+            events["events"].as_array().map(Vec::len),
+            Some(uploads),
+            "{events:#}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn verify_names_each_damaged_image_and_range() {
     if !world::name().ends_with("+folder") {
         eprintln!("skipped: the objects of this world are in no folder that a test could damage");

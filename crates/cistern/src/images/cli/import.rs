@@ -25,6 +25,9 @@ const LOOK_LAST: Duration = Duration::from_millis(250);
 /// Where a server keeps its data that nobody told otherwise.
 const DEFAULT_DATA: &str = "./cistern-data";
 
+/// How long a server that does not answer is waited for while it imports: it may be starting again.
+const ABSENT_MAX: Duration = Duration::from_mins(1);
+
 const EXAMPLES: &str = "Examples:
   cistern image import disk.qcow2 --name web
   cistern image import https://example.com/debian-12.qcow2 --name debian --region nyc3
@@ -64,6 +67,9 @@ pub struct Args {
     /// Hand the file to the server that runs on this folder
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Send the file's bytes, also to a server on this machine
+    #[arg(long, conflicts_with = "data")]
+    upload: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -92,7 +98,11 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
     if is_available {
         Ok(())
     } else {
-        Err(Failure::Failed(reason))
+        // The number is the one name that a failed image keeps.
+        Err(Failure::Failed(format!(
+            "image {} was not imported: {reason}",
+            image["id"]
+        )))
     }
 }
 
@@ -105,7 +115,9 @@ async fn image_import(args: &Args, context: &Context, progress: &Arc<Progress>) 
         let path = Path::new(&args.source);
         let file = File::open(path)
             .map_err(|e| Failure::Failed(format!("cannot open `{}`: {e}", path.display())))?;
-        if let Some(connection) = local_server(args, context).await? {
+        if !args.upload
+            && let Some(connection) = local_server(args, context).await?
+        {
             return hand_over(args, context, connection, &file, progress).await;
         }
         let client = args.remote.client(context)?;
@@ -214,12 +226,27 @@ async fn create_and_wait(
         .ok_or_else(|| Failure::Failed("the server made an image without a number".into()))?;
     let path = format!("/v2/images/{id}");
     begun.send_replace(Some(format!("{path}?purge=true")));
-    let mut wait = LOOK_FIRST;
+    let (mut wait, mut answered) = (LOOK_FIRST, Instant::now());
     loop {
-        let image = client.get(&path).await?["image"].take();
-        progress_show(progress, &image);
-        if is_over(&image) {
-            return Ok(image);
+        match client.get(&path).await {
+            Ok(mut answer) => {
+                answered = Instant::now();
+                let image = answer["image"].take();
+                progress_show(progress, &image);
+                if is_over(&image) {
+                    return Ok(image);
+                }
+            }
+            // An import outlives its server's process.
+            Err(Failure::Absent(_)) if answered.elapsed() < ABSENT_MAX => {
+                progress.step("the server does not answer; waiting for it", None);
+            }
+            Err(Failure::Absent(reason)) => {
+                return Err(Failure::Failed(format!(
+                    "{reason}. Image {id} may still be imported; see `cistern image get {id}` when the server is back"
+                )));
+            }
+            Err(failure) => return Err(failure),
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LOOK_LAST);

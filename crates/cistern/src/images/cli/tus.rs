@@ -137,7 +137,7 @@ impl<'a> Upload<'a> {
 
 /// The last attempt failed as well. The caller removes what the server has.
 fn given_up(failure: &Failure) -> Failure {
-    let (Failure::Failed(reason) | Failure::Usage(reason)) = failure else {
+    let (Failure::Failed(reason) | Failure::Absent(reason) | Failure::Usage(reason)) = failure else {
         return Failure::Told;
     };
     Failure::Failed(format!(

@@ -74,7 +74,11 @@ impl From<Error> for JobError {
     /// Faults of ours and passing unavailability are tried again; refusals are final.
     fn from(error: Error) -> Self {
         match error {
-            Error::Internal { .. } | Error::Unavailable(_) | Error::TooMany { .. } => {
+            Error::Internal { .. } => {
+                tracing::warn!(error = error.chain(), "job attempt failed");
+                Self::Retry("Something went wrong on our side. The server's log has the details under this job's number.".into())
+            }
+            Error::Unavailable(_) | Error::TooMany { .. } => {
                 tracing::warn!(error = error.chain(), "job attempt failed");
                 Self::Retry(error.to_string())
             }

@@ -273,6 +273,12 @@ impl Server {
         std::thread::spawn(move || lines.for_each(drop));
     }
 
+    /// Has it listen where it does now when it is started again.
+    pub(crate) fn keep_ports(&mut self) {
+        let address = |url: &str| url.rsplit('/').next().expect("an address").to_owned();
+        self.setup.listen = [address(&self.api_url), address(&self.registry_url)];
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

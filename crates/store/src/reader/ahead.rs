@@ -242,7 +242,9 @@ mod tests {
     fn fill(queue: &mut Queue, budget: &Budget) -> Vec<u64> {
         let mut chunks = Vec::new();
         while queue.begun < queue.rest.end && queue.windows.len() < WINDOWS {
-            let Some((end, permit)) = queue.room(budget) else { break };
+            let Some((end, permit)) = queue.room(budget) else {
+                break;
+            };
             chunks.push(end - queue.begun / CHUNK);
             queue.begun = end * CHUNK;
             let pieces = VecDeque::from([Piece::Data(Bytes::from_static(b"x"))]);
@@ -276,7 +278,9 @@ mod tests {
     fn all_streams_together_are_bounded_and_each_gets_something() {
         let budget = Budget::default();
         let mut queues: Vec<Queue> = (0..500).map(|_| queue()).collect();
-        let begun: Vec<u64> = (0..500).map(|n| fill(&mut queues[n], &budget).iter().sum()).collect();
+        let begun: Vec<u64> = (0..500)
+            .map(|n| fill(&mut queues[n], &budget).iter().sum())
+            .collect();
         assert!(begun.iter().all(|chunks| *chunks >= PACE_MIN), "{begun:?}");
         assert!(begun.iter().sum::<u64>() <= BUDGET as u64 + 500 * PACE_MIN);
         assert_eq!(begun[499], PACE_MIN, "one small window where nothing is left");

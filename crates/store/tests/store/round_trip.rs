@@ -133,7 +133,9 @@ async fn streams_that_nobody_reads_keep_no_connection() {
     let root = import(&place.store().await, &place.db, "1", &data).await;
     let url = format!("sqlite://{}", place.dir.path().join("db.sqlite").display());
     let mut options = sea_orm::ConnectOptions::new(url);
-    options.max_connections(2).acquire_timeout(Duration::from_secs(10));
+    options
+        .max_connections(2)
+        .acquire_timeout(Duration::from_secs(10));
     let few = sea_orm::Database::connect(options).await.unwrap();
     let store = Store::open(Arc::clone(&place.backend), &few, place.options())
         .await

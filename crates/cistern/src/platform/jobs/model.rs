@@ -74,7 +74,10 @@ impl From<Error> for JobError {
     /// Faults of ours and passing unavailability are tried again; refusals are final.
     fn from(error: Error) -> Self {
         match error {
-            Error::Internal { .. } | Error::Unavailable(_) | Error::TooMany { .. } => {
+            Error::Internal { .. }
+            | Error::Unavailable(_)
+            | Error::TooMany { .. }
+            | Error::TooManyOpen(_) => {
                 tracing::warn!(error = error.chain(), "job attempt failed");
                 Self::Retry(error.to_string())
             }

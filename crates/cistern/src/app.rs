@@ -9,7 +9,7 @@ use sea_orm_migration::MigrationTrait;
 use store::Store;
 
 use crate::config::{self, Config};
-use crate::images::{self, handed::Handed, uploads::turns::Turns};
+use crate::images::{self, download::Downloads, handed::Handed, uploads::turns::Turns};
 use crate::platform::accounts::{SignIns, service as accounts};
 use crate::platform::clock::Clock;
 use crate::platform::db::{self, Db, Place};
@@ -45,6 +45,8 @@ pub struct Inner {
     pub handed: Handed,
     /// Who writes which upload.
     pub turns: Turns,
+    /// Bounds what one caller takes by downloading.
+    pub downloads: Downloads,
     /// Guards signing in.
     pub sign_ins: SignIns,
     /// Bounds how many refusals are written.
@@ -86,6 +88,7 @@ impl App {
                 queue,
                 handed: Handed::default(),
                 turns: Turns::default(),
+                downloads: Downloads::default(),
                 sign_ins: SignIns::default(),
                 refusals: Refusals::default(),
             }),

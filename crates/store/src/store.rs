@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::header::{DedupDomain, FEATURES_READ, FEATURES_WRITE, Header};
 use crate::memory::Memory;
 use crate::pack;
+use crate::reader::ahead::Budget;
 use crate::rows::{self, Hit, Location};
 use crate::tree::TreeRoot;
 use crate::world::World;
@@ -62,6 +63,7 @@ pub(crate) struct Inner {
     /// The store's number in the rows.
     pub(crate) number: i32,
     pub(crate) memory: Arc<Memory>,
+    pub(crate) read_ahead: Budget,
     /// Keys of objects by number: they never change.
     object_keys: Mutex<HashMap<i64, Uuid>>,
 }
@@ -176,6 +178,7 @@ impl Store {
             keys,
             number,
             memory: Arc::default(),
+            read_ahead: Budget::default(),
             object_keys,
         };
         Ok(Self {

@@ -31,6 +31,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
             u64::from(config.database_max_connections),
         ),
         ("http.max_connections", config.http.max_connections as u64),
+        ("http.max_downloads", config.http.max_downloads as u64),
         ("http.header_seconds", config.http.header_seconds),
         ("http.idle_seconds", config.http.idle_seconds),
         ("http.max_body_bytes", config.http.max_body_bytes as u64),

@@ -109,6 +109,8 @@ pub struct Tls {
 pub struct Http {
     /// Open connections a listener takes at most; further ones wait.
     pub max_connections: usize,
+    /// Downloads that a token may have open at once.
+    pub max_downloads: usize,
     /// How long a request's head may take, and a connection may wait for its next request, in seconds.
     pub header_seconds: u64,
     /// How long a connection may move no byte in either direction, in seconds.
@@ -272,6 +274,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             max_connections: 4096,
+            max_downloads: 64,
             header_seconds: 30,
             idle_seconds: 300,
             max_header_bytes: 64 << 10,

@@ -195,6 +195,11 @@ pub const SETTINGS: &[Setting] = &[
         "Open connections a listener takes at most; further ones wait.",
     ),
     row(
+        "http.max_downloads",
+        Kind::Number,
+        "Downloads of images that a token may have open at once.",
+    ),
+    row(
         "http.header_seconds",
         Kind::Number,
         "Seconds a request's head may take, and a connection may wait for its next request.",

@@ -38,6 +38,9 @@ pub enum Error {
         /// Whole seconds until the next request can succeed.
         retry_after: u64,
     },
+    /// 429: too many of them at once; the sentence says of what.
+    #[error("{0}")]
+    TooManyOpen(String),
     /// 503: not now; the sentence says what is being waited for.
     #[error("{0}")]
     Unavailable(String),

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, settled};
-use crate::harness::process::{command, find, find_or_skip, run, run_ok};
+use crate::harness::process::{command, find, find_or_skip, run, run_ok, ticks_and_peak};
 use crate::harness::{Server, disks, until};
 
 /// A file in a folder that goes with it.
@@ -560,22 +560,4 @@ async fn who_reads_slowly_costs_the_server_no_memory() {
     .await;
     assert!(peak < 200 << 10, "the server took {} MiB", peak >> 10);
     drop(response);
-}
-
-/// Processor time a process has used, in ticks, and the most memory it had, in KiB.
-fn ticks_and_peak(pid: u32) -> (u64, u64) {
-    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).expect("it runs");
-    let stat = read("stat");
-    let fields: Vec<&str> = stat.rsplit(") ").next().expect("a name").split(' ').collect();
-    let ticks = [11, 12]
-        .iter()
-        .map(|n| fields[*n].parse::<u64>().expect("a number"))
-        .sum();
-    let status = read("status");
-    let peak = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .expect("a line");
-    let peak = peak.trim().trim_end_matches(" kB").parse().expect("a number");
-    (ticks, peak)
 }

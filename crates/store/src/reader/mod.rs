@@ -1,5 +1,6 @@
 //! Reading disks back. Every frame is decoded and compared with its digest: an error, never wrong bytes.
 
+pub(crate) mod ahead;
 pub(crate) mod nodes;
 
 use std::collections::{HashMap, VecDeque};
@@ -19,18 +20,20 @@ use crate::rows::Location;
 use crate::store::Store;
 use crate::tree::{FAN_OUT, Node, TreeRoot};
 use crate::{CHUNK_BYTES, reader::nodes::TreeReader};
+use ahead::Ahead;
 use nodes::damaged_at;
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
-/// Chunks that a stream reads as one step.
+/// Chunks that `read_at` reads at once.
 const WINDOW: u64 = 64;
-/// Steps that a stream works on at once: one is sent, one decoded, one read.
-const WINDOWS_AHEAD: usize = 3;
+/// Chunks that share a piece of memory: who holds on to one holds on to all of them.
+const TOGETHER: usize = 4;
 /// One request to the backend is at most this long…
 const REQUEST_BYTES: u32 = 4 << 20;
 /// …and skips at most this much that nobody asked for.
 const REQUEST_GAP: u32 = 128 << 10;
-const LEAVES_KEPT: usize = 16;
+/// About 130 KiB each.
+const LEAVES_KEPT: usize = 4;
 const CHUNKS_KEPT: usize = 64;
 
 /// A piece of a disk, in order.
@@ -68,6 +71,16 @@ struct Wanted {
     index: u64,
     digest: Digest,
     at: Location,
+}
+
+impl Piece {
+    /// Bytes of the disk that it stands for.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::Zero(length) => *length,
+            Self::Data(bytes) => bytes.len() as u64,
+        }
+    }
 }
 
 impl Store {
@@ -115,14 +128,15 @@ impl DiskReader {
     }
 
     /// The parts of `range` that are stored, merged, in whole chunks (clipped to `range`). Everything else
-    /// reads as zeros. Reads tree nodes only.
+    /// reads as zeros. Reads tree nodes only, and keeps none of them: a reader may be open for long after it.
     pub async fn allocated(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
         self.check(&range)?;
+        let tree = TreeReader::new(self.inner.tree.store.clone(), self.inner.tree.root);
         let mut runs: Vec<Range<u64>> = Vec::new();
         let mut at = range.start / CHUNK;
         let end = range.end.div_ceil(CHUNK);
         while at < end {
-            let zeros = self.inner.tree.zeros_at(at, end).await?;
+            let zeros = tree.zeros_at(at, end).await?;
             if zeros > 0 {
                 at += zeros;
                 continue;
@@ -137,45 +151,14 @@ impl DiskReader {
         Ok(runs)
     }
 
-    /// The bytes of `range` in order, read ahead and decoded on several cores. Memory: about 24 MiB.
+    /// The bytes of `range` in order, read ahead and decoded on several cores. Memory: 16 MiB at most for one that is
+    /// read fast, 64 MiB for all of a store together and 256 KiB for each one more, and next to nothing for one that
+    /// nobody reads. Has to be called within a runtime.
     pub fn stream(&self, range: Range<u64>) -> BoxStream<'static, Result<Piece>> {
-        if let Err(error) = self.check(&range) {
-            return stream::iter([Err(error)]).boxed();
+        match self.check(&range) {
+            Ok(()) => Ahead::new(Arc::clone(&self.inner), range).boxed(),
+            Err(error) => stream::iter([Err(error)]).boxed(),
         }
-        let (inner, fetcher) = (Arc::clone(&self.inner), Arc::clone(&self.inner));
-        let end = range.end.div_ceil(CHUNK);
-        let steps = stream::try_unfold(range.start / CHUNK, move |at| {
-            let inner = Arc::clone(&inner);
-            async move {
-                if at >= end {
-                    return Ok(None);
-                }
-                let zeros = inner.tree.zeros_at(at, end).await?;
-                let next = if zeros > 0 {
-                    at + zeros
-                } else {
-                    (at / WINDOW * WINDOW + WINDOW).min(end)
-                };
-                Ok(Some(((at..next, zeros > 0), next)))
-            }
-        });
-        steps
-            .map_ok(move |(window, zero)| {
-                let (inner, range) = (Arc::clone(&fetcher), range.clone());
-                async move {
-                    if zero {
-                        let bytes =
-                            (window.start * CHUNK).max(range.start)..(window.end * CHUNK).min(range.end);
-                        return Ok(vec![Piece::Zero(bytes.end - bytes.start)]);
-                    }
-                    let chunks = inner.chunks_load(window.clone()).await?;
-                    Ok(pieces(window, chunks, &range))
-                }
-            })
-            .try_buffered(WINDOWS_AHEAD)
-            .map_ok(|pieces| stream::iter(pieces.into_iter().map(Ok)))
-            .try_flatten()
-            .boxed()
     }
 
     fn check(&self, range: &Range<u64>) -> Result<()> {
@@ -288,29 +271,27 @@ impl Inner {
                 let bytes = one.index * CHUNK..((one.index + 1) * CHUNK).min(virtual_bytes);
                 opened.map_err(|error| error.context(&key).at(bytes))
             };
-            // One piece of memory for all of them, as they come and go together.
             let size = CHUNK_BYTES as usize;
-            let plain = memory::filled(wanted.len() * size, |plain| {
-                wanted
-                    .iter()
-                    .zip(plain.chunks_exact_mut(size))
-                    .try_for_each(decode)
-            })?;
-            let places = wanted.iter().enumerate();
-            Ok(places
-                .map(|(n, one)| (one.index, plain.slice(n * size..(n + 1) * size)))
-                .collect())
+            let mut out = Vec::with_capacity(wanted.len());
+            for some in wanted.chunks(TOGETHER) {
+                let plain = memory::filled(some.len() * size, |plain| {
+                    some.iter().zip(plain.chunks_exact_mut(size)).try_for_each(decode)
+                })?;
+                let places = some.iter().enumerate();
+                out.extend(places.map(|(n, one)| (one.index, plain.slice(n * size..(n + 1) * size))));
+            }
+            Ok(out)
         })
         .await
     }
 
     async fn leaf(&self, number: u64) -> Result<Arc<Leaf>> {
-        let kept = self
-            .leaves()
-            .iter()
-            .find(|(kept, _)| *kept == number)
-            .map(|(_, leaf)| Arc::clone(leaf));
-        if let Some(leaf) = kept {
+        if let Some(leaf) = self.leaf_kept(number) {
+            return Ok(leaf);
+        }
+        let _turn = self.tree.store.inner.read_ahead.lookup().await;
+        // The window before this one may have waited for the same.
+        if let Some(leaf) = self.leaf_kept(number) {
             return Ok(leaf);
         }
         let node = self.tree.node(0, number).await?;
@@ -329,6 +310,12 @@ impl Inner {
             leaves.pop_front();
         }
         Ok(leaf)
+    }
+
+    fn leaf_kept(&self, number: u64) -> Option<Arc<Leaf>> {
+        let leaves = self.leaves();
+        let kept = leaves.iter().find(|(kept, _)| *kept == number);
+        kept.map(|(_, leaf)| Arc::clone(leaf))
     }
 
     fn bytes(&self, chunks: &Range<u64>) -> Range<u64> {

@@ -11,7 +11,7 @@ use crate::store::Store;
 use crate::tree::{FAN_OUT, Node, TreeRoot, child_span};
 
 /// Nodes kept in memory for one open disk: 33 KiB each.
-const NODES_KEPT: usize = 64;
+const NODES_KEPT: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct TreeReader {

@@ -2,10 +2,11 @@
 
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
-use store::{DiskReader, Piece, TreeRoot};
+use futures::{StreamExt as _, TryStreamExt as _};
+use store::{DiskReader, Piece, Store, TreeRoot};
 
 use crate::support::{CHUNK, import, noise, places};
 
@@ -122,4 +123,30 @@ async fn an_increment_takes_the_rest_from_its_parent() {
         assert_eq!(full, disk.root);
         assert!(disk.stats.new_bytes <= 4 * CHUNK, "{:?}", disk.stats);
     }
+}
+
+/// A client that does not read leaves its stream unpolled, at any moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_nobody_reads_keep_no_connection() {
+    let place = crate::support::local().await;
+    let data = noise(9, 12 << 20);
+    let root = import(&place.store().await, &place.db, "1", &data).await;
+    let url = format!("sqlite://{}", place.dir.path().join("db.sqlite").display());
+    let mut options = sea_orm::ConnectOptions::new(url);
+    options
+        .max_connections(2)
+        .acquire_timeout(Duration::from_secs(10));
+    let few = sea_orm::Database::connect(options).await.unwrap();
+    let store = Store::open(Arc::clone(&place.backend), &few, place.options())
+        .await
+        .unwrap();
+    let mut left: Vec<_> = (0..32)
+        .map(|_| store.disk_open(root).stream(0..data.len() as u64))
+        .collect();
+    for stream in &mut left {
+        // Once, and never again.
+        assert!(futures::poll!(stream.next()).is_pending());
+    }
+    assert!(store.root_get("image", "1").await.unwrap().is_some());
+    assert!(read_all(&store.disk_open(root)).await == data);
 }

@@ -45,6 +45,7 @@ struct DownloadQuery {
         (status = 206, description = "The part that was asked for", content_type = "application/octet-stream"),
         (status = 416, description = "The file has no such part"),
         (status = 422, description = "The image is not available yet", body = ErrorBody),
+        (status = 429, description = "As many downloads are open as may be", body = ErrorBody),
     ),
     security(("token" = ["image:read"]))
 )]
@@ -66,15 +67,19 @@ async fn image_download(
         return Ok(response);
     }
     let wanted = wanted(range_header(&headers, &download.etag), download.length());
-    if method == Method::GET {
-        service::download_begun(&app, &caller, &download, &wanted).await?;
-    }
-    let (status, range) = match wanted {
+    let (status, range) = match &wanted {
         Wanted::All => (StatusCode::OK, 0..download.length()),
-        Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range.clone()),
         Wanted::Nothing => return unsatisfiable(&download),
     };
-    let mut response = Response::new(Body::from_stream(download.bytes(&app, &caller, range.clone())));
+    let body = if method == Method::GET {
+        let bytes = download.bytes(&app, &caller, range.clone())?;
+        service::download_begun(&app, &caller, &download, &wanted).await;
+        Body::from_stream(bytes)
+    } else {
+        Body::empty()
+    };
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     head_write(response.headers_mut(), &download)?;
     let out = response.headers_mut();

@@ -1,11 +1,13 @@
 //! Finding and opening what is to be downloaded, and saying so when it is damaged.
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
 use futures::stream::BoxStream;
-use serde_json::json;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use serde_json::{Value, json};
+use tracing::Instrument as _;
 
 use super::export::{Export, Format, etag};
+use super::limits::Told;
 use super::range::Wanted;
 use crate::app::App;
 use crate::images::model::Status;
@@ -67,59 +69,105 @@ impl Download {
     }
 
     /// What is to be sent, as a stream that ends with an error where the stored data is damaged. The range is the
-    /// file's.
+    /// file's. Refuses who has as many downloads open as they may.
     pub fn bytes(
         &self,
         app: &App,
         caller: &Caller,
         wanted: std::ops::Range<u64>,
-    ) -> BoxStream<'static, std::io::Result<Bytes>> {
+    ) -> Result<BoxStream<'static, std::io::Result<Bytes>>> {
+        let open = app.downloads.open(caller, app.config.http.max_downloads)?;
         let (app, caller, image) = (app.clone(), caller.clone(), self.image_id);
         let stream = self.export.bytes(wanted).or_else(move |error| {
+            let cut = Cut::new(image, error);
+            let reason = cut.log.clone();
             let (app, caller) = (app.clone(), caller.clone());
-            async move { Err(broken(&app, &caller, image, error).await) }
+            let tell = async move { cut.tell(&app, &caller).await };
+            // A task, because who does not read leaves this unpolled, whatever it holds.
+            let told = tokio::spawn(tell.in_current_span());
+            told.map(|_| Err(std::io::Error::other(reason)))
         });
-        Box::pin(stream)
+        Ok(stream.inspect_ok(move |_| _ = &open).boxed())
     }
 }
 
-/// Tells the log and the events why a download was cut.
-async fn broken(app: &App, caller: &Caller, image: i64, error: store::Error) -> std::io::Error {
-    let range = error.range();
-    let reason = Error::from(error).chain();
-    tracing::error!(
-        image,
-        ?range,
-        reason,
-        "a download was cut: the disk cannot be read"
-    );
-    let detail = json!({
-        "reason": "the disk cannot be read",
-        "from_byte": range.as_ref().map(|r| r.start),
-        "to_byte": range.as_ref().map(|r| r.end),
-    });
-    let event = Event::done("image.download", "image", image)
-        .ended(Outcome::Failed)
-        .with(detail);
-    if let Err(error) = record(app, caller, event).await {
-        tracing::error!(error = error.chain(), "could not record an event");
-    }
-    std::io::Error::other(reason)
+/// Why a download was cut.
+struct Cut {
+    image: i64,
+    /// The disk's bytes that it is about.
+    range: Option<std::ops::Range<u64>>,
+    /// For those who look at the events.
+    reason: &'static str,
+    /// For the log.
+    log: String,
 }
 
-/// Records that a download began; asked for the first byte only, or a resumed one would count many times.
-pub async fn download_begun(app: &App, caller: &Caller, download: &Download, wanted: &Wanted) -> Result<()> {
+impl Cut {
+    fn new(image: i64, error: store::Error) -> Self {
+        let reason = if error.retryable() {
+            "the store did not answer; nothing is known to be damaged"
+        } else {
+            "the disk cannot be read"
+        };
+        Self {
+            image,
+            range: error.range(),
+            reason,
+            log: Error::from(error).chain(),
+        }
+    }
+
+    /// Tells the log and the events.
+    async fn tell(self, app: &App, caller: &Caller) {
+        let Self { image, range, .. } = &self;
+        tracing::error!(
+            image,
+            ?range,
+            reason = self.log,
+            "a download was cut: {}",
+            self.reason
+        );
+        let detail = json!({
+            "reason": self.reason,
+            "from_byte": range.as_ref().map(|r| r.start),
+            "to_byte": range.as_ref().map(|r| r.end),
+        });
+        tell(app, caller, Told::Cut, *image, detail).await;
+    }
+}
+
+/// Records that a download began; asked for the first byte only, or a resumed one would count many times. Within
+/// bounds: what is more is counted, and told by the next event of the same caller and image.
+pub async fn download_begun(app: &App, caller: &Caller, download: &Download, wanted: &Wanted) {
     match wanted {
         Wanted::All => {}
         Wanted::Part(range) if range.start == 0 => {}
-        Wanted::Part(_) | Wanted::Nothing => return Ok(()),
+        Wanted::Part(_) | Wanted::Nothing => return,
     }
-    let event = Event::done("image.download", "image", download.image_id);
+    let detail = json!({ "format": download.format });
+    tell(app, caller, Told::Begun, download.image_id, detail).await;
+}
+
+/// Writes an event of a download, unless there are too many of late.
+async fn tell(app: &App, caller: &Caller, told: Told, image: i64, mut detail: Value) {
+    let Some(left_out) = app.downloads.admit(app.clock.now(), caller, told, image) else {
+        metrics::counter!("downloads_left_out_total").increment(1);
+        return;
+    };
+    if left_out > 0 {
+        detail["left_out"] = left_out.into();
+    }
+    let outcome = match told {
+        Told::Begun => Outcome::Ok,
+        Told::Cut => Outcome::Failed,
+    };
+    let event = Event::done("image.download", "image", image)
+        .ended(outcome)
+        .with(detail);
     // On a full disk what is there can still be read.
-    if let Err(error) = record(app, caller, event.with(json!({ "format": download.format }))).await {
+    if let Err(error) = record(app, caller, event).await {
         tracing::error!(error = error.chain(), "could not record a download");
     }
-    Ok(())
 }
 
 async fn record(app: &App, caller: &Caller, event: Event) -> Result<()> {

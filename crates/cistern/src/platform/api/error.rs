@@ -33,7 +33,7 @@ pub fn status(error: &Error) -> (StatusCode, &'static str) {
         Error::Precondition(_) => (StatusCode::PRECONDITION_FAILED, "precondition_failed"),
         Error::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
         Error::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable_entity"),
-        Error::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
+        Error::TooMany { .. } | Error::TooManyOpen(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
         Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
         Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
     }

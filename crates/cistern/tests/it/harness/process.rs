@@ -135,3 +135,21 @@ pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().expect("it is bound").port()
 }
+
+/// Processor time a process has used, in ticks, and the most memory it had, in KiB.
+pub(crate) fn ticks_and_peak(pid: u32) -> (u64, u64) {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).expect("it runs");
+    let stat = read("stat");
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("a name").split(' ').collect();
+    let ticks = [11, 12]
+        .iter()
+        .map(|n| fields[*n].parse::<u64>().expect("a number"))
+        .sum();
+    let status = read("status");
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("a line");
+    let peak = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+    (ticks, peak)
+}

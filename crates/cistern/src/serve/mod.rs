@@ -156,7 +156,7 @@ async fn start(config: Config, phase: &Phase) -> Result<Started> {
 
 /// When requests and jobs must have ended, so that the process is gone within `limit`.
 fn drain_until(now: Instant, limit: Duration) -> Instant {
-    now + (limit - LEAVE.min(limit / 10))
+    now + limit.saturating_sub(LEAVE.min(limit / 10))
 }
 
 impl Bound {

@@ -61,10 +61,25 @@ impl std::ops::Deref for App {
     }
 }
 
+/// What [`App::open_telling`] is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// The database, which may have to wait for another server's start, or be migrated.
+    Database,
+    /// The place of the objects.
+    Objects,
+}
+
 impl App {
     /// Opens the installation that `config` describes, making it where there is none: data folder, database, store.
     /// No job runs until [`App::engine_start`].
     pub async fn open(config: Config) -> Result<Self> {
+        Self::open_telling(config, &|_| ()).await
+    }
+
+    /// The same, and `tell` hears what is being opened.
+    pub async fn open_telling(config: Config, tell: &(dyn Fn(Opening) + Sync)) -> Result<Self> {
+        tell(Opening::Database);
         let data = folder_create(&config.data)?;
         if let config::Database::Sqlite(path) = config.database() {
             refuse_unfit(&path)?;
@@ -75,6 +90,7 @@ impl App {
             tracing::info!(copy = %copy.display(), "the database was copied aside before it was migrated");
         }
         let node = node_name(&data)?;
+        tell(Opening::Objects);
         let store = store_open(&config, &db).await?;
         let (clock, queue) = (Clock::default(), Queue::default());
         Ok(Self {

@@ -207,4 +207,48 @@ mod tests {
         }
         check(&Cli::command());
     }
+
+    /// The words of the first command of a line as a shell would give them, as far as examples need a shell.
+    fn words(line: &str) -> Vec<String> {
+        let line = line.split("  ").next().unwrap_or_default();
+        let mut out = vec![String::new()];
+        let mut is_quoted = false;
+        for letter in line.chars() {
+            match letter {
+                '\'' | '"' => is_quoted = !is_quoted,
+                '|' | '>' if !is_quoted => break,
+                ' ' if !is_quoted => out.push(String::new()),
+                other => out.last_mut().expect("begun above").push(other),
+            }
+        }
+        out.retain(|word| !word.is_empty());
+        out
+    }
+
+    #[test]
+    fn every_example_can_be_typed_and_is_of_its_command() {
+        fn check(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands() {
+                let path = format!("{path} {}", sub.get_name());
+                let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let lines = || {
+                    help.lines()
+                        .map(str::trim)
+                        .filter(|line| line.starts_with("cistern "))
+                };
+                for line in lines() {
+                    if let Err(error) = Cli::command().try_get_matches_from(words(line)) {
+                        panic!("`{line}`: {error}");
+                    }
+                }
+                let is_leaf = sub.get_subcommands().next().is_none();
+                assert!(
+                    !is_leaf || lines().any(|line| line.starts_with(&path)),
+                    "`{path}` has no example of itself"
+                );
+                check(sub, &path);
+            }
+        }
+        check(&Cli::command(), "cistern");
+    }
 }

@@ -102,7 +102,7 @@ fn failed<'a>(app: &'a App, tx: &'a Tx, job: &'a Job, reason: &'a str) -> BoxFut
     Box::pin(async move {
         let payload: Payload = job.payload()?;
         let reason = if reason == "cancelled" {
-            "The import was cancelled."
+            service::CANCELLED
         } else {
             reason
         };

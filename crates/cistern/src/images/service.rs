@@ -34,6 +34,8 @@ const TOMBSTONE_FOR: TimeDelta = TimeDelta::days(30);
 /// How often the sweeper looks.
 const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_mins(1);
 /// What Terraform looks for in the answer to a second delete.
+/// Why an import that was cancelled, or whose image was deleted, made no image.
+pub const CANCELLED: &str = "The import was cancelled.";
 const DELETED_ALREADY: &str = "Image Can not delete an already deleted image.";
 /// Attempts of an import before it fails for good.
 const IMPORT_ATTEMPTS: i32 = 5;
@@ -256,9 +258,33 @@ pub async fn image_update(app: &App, caller: &Caller, id: i64, change: Change) -
 /// disk is given up now. What is being imported is cancelled.
 pub async fn image_delete(app: &App, caller: &Caller, id: i64, purge: bool) -> Result<()> {
     caller.require("image:delete")?;
-    let now = app.clock.now();
     let tx = app.db.write().await?;
     let row = image_own(&*tx, caller, id).await?;
+    delete_in_tx(app, caller, &tx, &row, purge).await?;
+    tx.commit().await?;
+    app.queue.wake();
+    Ok(())
+}
+
+/// Cancels an import while it runs, for whoever began it: that needs no permission to delete images. One that has
+/// ended is left as it is.
+pub async fn image_import_cancel(app: &App, caller: &Caller, id: i64) -> Result<()> {
+    let tx = app.db.write().await?;
+    let row = image_own(&*tx, caller, id).await?;
+    if ![Status::New, Status::Pending]
+        .iter()
+        .any(|s| s.as_str() == row.status)
+    {
+        return Ok(());
+    }
+    delete_in_tx(app, caller, &tx, &row, true).await?;
+    tx.commit().await?;
+    app.queue.wake();
+    Ok(())
+}
+
+async fn delete_in_tx(app: &App, caller: &Caller, tx: &Tx, row: &Model, purge: bool) -> Result<()> {
+    let (id, now) = (row.id, app.clock.now());
     if row.protected {
         return Err(Error::invalid(format!(
             "Image {id} is protected. Set `protected` to false before deleting it."
@@ -267,25 +293,24 @@ pub async fn image_delete(app: &App, caller: &Caller, id: i64, purge: bool) -> R
     let is_available = row.status == Status::Available.as_str();
     let keep = is_available && !purge;
     let purge_at = if keep { now + RESTORE_FOR } else { now };
-    let hidden = rows::image_hide(&*tx, now, &row, purge_at, None).await?;
+    // The job will end later, and finds the image as it is left here.
+    let reason = (!is_available).then_some(CANCELLED);
+    let hidden = rows::image_hide(&**tx, now, row, purge_at, reason).await?;
     if hidden {
-        tags_keep_in_tx(app, &tx, &row).await?;
+        tags_keep_in_tx(app, tx, row).await?;
         // A project must not be held by what nobody sees any more.
-        projects::service::resource_forget_in_tx(&*tx, "image", &id.to_string()).await?;
+        projects::service::resource_forget_in_tx(&**tx, "image", &id.to_string()).await?;
     }
-    let given_up = purge && disk_forget_in_tx(app, &tx, id).await?;
+    let given_up = purge && disk_forget_in_tx(app, tx, id).await?;
     if !hidden && !given_up {
         return Err(Error::invalid(DELETED_ALREADY));
     }
     if let (false, Some(job)) = (is_available, row.job_id) {
-        engine::job_cancel_in_tx(&*tx, job).await?;
-        engine::rows::job_hurry(&*tx, now, job).await?;
+        engine::job_cancel_in_tx(&**tx, job).await?;
+        engine::rows::job_hurry(&**tx, now, job).await?;
     }
     let event = Event::done("image.delete", "image", id).with(json!({ "name": row.name, "purge": purge }));
-    events::record_in_tx(&*tx, now, &caller.who, event).await?;
-    tx.commit().await?;
-    app.queue.wake();
-    Ok(())
+    events::record_in_tx(&**tx, now, &caller.who, event).await
 }
 
 /// Brings a deleted image back within a day.

@@ -356,9 +356,10 @@ async fn deleting_what_is_being_imported_cancels_the_job() {
     engine.stop().await;
     assert_eq!(action.status, actions::ERRORED);
     let row = get(&app, row.id).await;
+    let message = row.error_message.as_deref();
     assert_eq!(
-        (row.status.as_str(), row.source_url, row.error_message),
-        ("deleted", None, None)
+        (row.status.as_str(), row.source_url, message),
+        ("deleted", None, Some("The import was cancelled."))
     );
 }
 

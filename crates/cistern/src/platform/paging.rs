@@ -31,8 +31,11 @@ impl PageQuery {
             number: self.page.unwrap_or(1),
             size: self.per_page.unwrap_or(20),
         };
-        if page.number == 0 || page.number > u64::from(u32::MAX) {
+        if page.number == 0 {
             return Err(Error::invalid("`page` counts from 1"));
+        }
+        if page.number > u64::from(u32::MAX) {
+            return Err(Error::invalid(format!("`page` goes up to {}", u32::MAX)));
         }
         if page.size == 0 || page.size > 200 {
             return Err(Error::invalid("`per_page` goes from 1 to 200"));

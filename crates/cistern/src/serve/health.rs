@@ -24,23 +24,61 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default)]
 pub struct Phase(Arc<AtomicU8>);
 
+/// What a start is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Its turn, the connection, the migrations.
+    Database,
+    /// The store's header.
+    Objects,
+    /// Whether the objects' place does what the store relies on.
+    ObjectsTest,
+    /// The first owner, made by one server of an installation.
+    Owner,
+    /// The jobs that the last stop left.
+    Engine,
+}
+
+const STEPS: [(Step, &str); 5] = [
+    (Step::Database, "starting: the database is being opened"),
+    (Step::Objects, "starting: the objects' place is being opened"),
+    (Step::ObjectsTest, "starting: the objects' place is being tested"),
+    (
+        Step::Owner,
+        "starting: the installation's owner is being looked up",
+    ),
+    (Step::Engine, "starting: the jobs are being taken up"),
+];
+const READY: u8 = 100;
+const DRAINING: u8 = 101;
+
 impl Phase {
+    /// From now on the start is at this.
+    pub fn start(&self, step: Step) {
+        self.0.store(step as u8, Ordering::Release);
+    }
+
     /// From now on it serves.
     pub fn ready(&self) {
-        self.0.store(1, Ordering::Release);
+        self.0.store(READY, Ordering::Release);
     }
 
     /// From now on it ends.
     pub fn drain(&self) {
-        self.0.store(2, Ordering::Release);
+        self.0.store(DRAINING, Ordering::Release);
     }
 
     /// Why it does not serve now, if so.
     fn obstacle(&self) -> Option<&'static str> {
         match self.0.load(Ordering::Acquire) {
-            0 => Some("starting: the database is being opened"),
-            1 => None,
-            _ => Some("stopping: requests under way are being finished"),
+            READY => None,
+            DRAINING => Some("stopping: requests under way are being finished"),
+            at => Some(
+                STEPS
+                    .iter()
+                    .find(|(step, _)| *step as u8 == at)
+                    .map_or("starting", |(_, text)| text),
+            ),
         }
     }
 }

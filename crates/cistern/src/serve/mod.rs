@@ -2,8 +2,9 @@
 //!
 //! Order matters. The folder is locked and the ports are bound before the database is touched, so that a second
 //! server changes nothing; ports answer `/healthz` while a long migration runs; the `listening` lines are printed
-//! when requests can be served. At the end no new connection is taken, requests and jobs get `shutdown_seconds`
-//! together, and a second signal ends the process at once.
+//! when requests can be served, and a signal before that ends the process at once. At the end no new connection is
+//! taken, requests, jobs and the process's own end get `shutdown_seconds` together, and a second signal ends the
+//! process at once.
 
 mod accept;
 mod edge;
@@ -26,26 +27,30 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{App, Opening};
 use crate::cli::{Output, output};
 use crate::config::Config;
 use crate::images;
 use crate::platform::accounts::service::FirstStart;
 use crate::platform::clock::Clock;
 use crate::platform::error::{Context, Error, Result};
+use crate::platform::jobs::Engine;
 use crate::telemetry;
 use accept::{Gate, Listener, Running};
-use health::Phase;
-use tls::{Certificate, Files};
+use health::{Phase, Step};
+use tls::{Certificate, Files, Look};
 
 /// How often certificate files are looked at.
 const CERTIFICATE_EVERY: Duration = Duration::from_secs(5);
 /// How often the database's disk is looked at: so long a full one can keep its reserve from work that opens no
 /// transaction of its own.
 const ROOM_EVERY: Duration = Duration::from_secs(1);
+/// What of `shutdown_seconds` is kept for the process's own end, at most a tenth: the system waits for reads and writes
+/// under way before it takes a process away.
+const LEAVE: Duration = Duration::from_secs(1);
 /// How often histograms are folded, which otherwise grow with every request.
 const METRICS_EVERY: Duration = Duration::from_secs(10);
 
@@ -79,13 +84,11 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     let (gate_api, gate_registry) = (Gate::new(starting.api), Gate::new(starting.registry));
     let listeners = bound.run(&config, certificate.as_ref(), &gate_api, &gate_registry);
 
-    let app = tokio::select! {
-        app = App::open(config) => app?,
+    // Nothing is served yet, so there is nothing that a signal would have to wait for.
+    let Started { app, first, engine } = tokio::select! {
+        started = start(config, &phase) => started?,
         () = signals.stop() => return Ok(()),
     };
-    app.objects_test().await?;
-    let first = app.first_start().await?;
-    let engine = app.engine_start().await?;
     let running = routers::running(&app, &phase);
     gate_api.set(running.api);
     gate_registry.set(running.registry);
@@ -99,12 +102,12 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
         app.clone(),
         sweeping.clone(),
     ));
-    tokio::spawn(images::local::serve(app.clone(), sweeping.clone()));
-    let _sweeping = sweeping.drop_guard();
+    let local = tokio::spawn(images::local::serve(app.clone(), sweeping.clone()));
     let tidying = tokio::spawn(crate::platform::upkeep::run(app.clone()));
     while signals.stop_or_reload().await {
-        certificate_reload(&app, certificate.as_deref());
+        certificate_reload(&app, certificate.as_deref(), Look::Asked);
     }
+    let until = drain_until(Instant::now(), app.config.shutdown_limit());
     phase.drain();
     upkeep.abort();
     tidying.abort();
@@ -117,10 +120,43 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
         tokio::join!(requests, engine.stop());
     };
     tokio::select! {
-        _ = tokio::time::timeout(app.config.shutdown_limit(), drained) => tracing::info!("stopped"),
-        () = signals.stop() => process_end(),
+        _ = tokio::time::timeout_at(until, drained) => tracing::info!("stopped"),
+        () = signals.stop() => process_end(1),
     }
-    Ok(())
+    sweeping.cancel();
+    // Its end is the removal of its socket; where even that takes time, the next start removes it.
+    let _ = tokio::time::timeout(LEAVE / 20, local).await;
+    // What is still open (downloads that nobody reads) is cut off here and now. Everything that was acknowledged is
+    // durable, and taking the rest apart piece by piece would only take time that is not ours any more.
+    process_end(0)
+}
+
+/// What a start makes.
+struct Started {
+    app: App,
+    first: Option<FirstStart>,
+    engine: Engine,
+}
+
+/// Everything that must be done before the first request is served, each part named in `phase`.
+async fn start(config: Config, phase: &Phase) -> Result<Started> {
+    let app = App::open_telling(config, &|opening| match opening {
+        Opening::Database => phase.start(Step::Database),
+        Opening::Objects => phase.start(Step::Objects),
+    })
+    .await?;
+    phase.start(Step::ObjectsTest);
+    app.objects_test().await?;
+    phase.start(Step::Owner);
+    let first = app.first_start().await?;
+    phase.start(Step::Engine);
+    let engine = app.engine_start().await?;
+    Ok(Started { app, first, engine })
+}
+
+/// When requests and jobs must have ended, so that the process is gone within `limit`.
+fn drain_until(now: Instant, limit: Duration) -> Instant {
+    now + limit.saturating_sub(LEAVE.min(limit / 10))
 }
 
 impl Bound {
@@ -216,27 +252,25 @@ async fn upkeep(app: App, certificate: Option<Arc<Certificate>>) {
     files.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = files.tick() => certificate_reload(&app, certificate.as_deref()),
+            _ = files.tick() => certificate_reload(&app, certificate.as_deref(), Look::Usual),
             _ = room.tick() => app.db.reserve_look().await,
             _ = metrics.tick() => telemetry::metrics_upkeep(),
         }
     }
 }
 
-fn certificate_reload(app: &App, certificate: Option<&Certificate>) {
+fn certificate_reload(app: &App, certificate: Option<&Certificate>, look: Look) {
     let Some(certificate) = certificate else { return };
-    if app.config.tls.self_signed
-        && let Err(error) = self_signed::ensure(&app.config, app.clock.now())
-    {
-        tracing::error!(error = error.chain(), "could not renew the certificate");
+    if app.config.tls.self_signed {
+        let renewed = self_signed::ensure(&app.config, app.clock.now()).map(drop);
+        if let Some(error) = certificate.renewal.news(renewed.err(), look) {
+            tracing::error!(error, "could not renew the certificate");
+        }
     }
-    match certificate.reload() {
+    match certificate.reload(look) {
         Ok(true) => tracing::info!("a new certificate is in use"),
         Ok(false) => {}
-        Err(error) => tracing::error!(
-            error = error.chain(),
-            "the new certificate is unusable; the old one stays"
-        ),
+        Err(error) => tracing::error!(error, "the new certificate is unusable; the old one stays"),
     }
 }
 
@@ -359,9 +393,10 @@ fn files_raise() {
     }
 }
 
-/// The second signal: whoever sent it does not want to wait. Jobs are taken up again at the next start.
-fn process_end() -> ! {
-    process::exit(1)
+/// Ends the process without waiting for any thread. After a second signal (1) whoever sent it does not want to wait;
+/// jobs are taken up again at the next start.
+fn process_end(code: i32) -> ! {
+    process::exit(code)
 }
 
 /// Makes the data folder where it is not there, and holds it against a server.

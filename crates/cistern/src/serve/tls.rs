@@ -1,10 +1,10 @@
 //! Certificates: the operator's own, read again when their files change, or ones of our own making.
 //!
 //! A new certificate is taken between two handshakes; open connections keep the one they began with. A file that is
-//! broken, or does not fit its key, is logged and the certificate in use stays.
+//! broken, unreadable, or does not fit its key, is logged once and tried again; the certificate in use stays meanwhile.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use rustls::ServerConfig;
@@ -30,6 +30,34 @@ pub struct Files {
 pub struct Certificate {
     files: Files,
     current: RwLock<Loaded>,
+    /// What was told of reading it.
+    reading: Told,
+    /// What was told of making it anew, where we do that.
+    pub renewal: Told,
+}
+
+/// Why one looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// It is time to.
+    Usual,
+    /// Somebody asked: the files are read even if they seem unchanged, and every failure is told.
+    Asked,
+}
+
+/// The last failure that was told, so that one that stays is told once and not every few seconds.
+#[derive(Debug, Default)]
+pub struct Told(Mutex<Option<String>>);
+
+impl Told {
+    /// The failure's sentence, if it is to be told.
+    pub fn news(&self, failure: Option<Error>, look: Look) -> Option<String> {
+        let text = failure.map(|error| error.chain());
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = look == Look::Asked || *told != text;
+        told.clone_from(&text);
+        text.filter(|_| is_news)
+    }
 }
 
 #[derive(Debug)]
@@ -50,7 +78,7 @@ pub fn provider_install() {
 impl Certificate {
     /// Reads both files.
     pub fn load(files: Files) -> Result<Arc<Self>> {
-        let seen = look(&files);
+        let seen = look_at(&files);
         let key = read(&files)?;
         Ok(Arc::new(Self {
             files,
@@ -58,20 +86,37 @@ impl Certificate {
                 key: Arc::new(key),
                 seen,
             }),
+            reading: Told::default(),
+            renewal: Told::default(),
         }))
     }
 
-    /// Takes a changed certificate into use. Says whether it did; an error leaves the old one in use and is told
-    /// once for each change.
-    pub fn reload(&self) -> Result<bool> {
-        let seen = look(&self.files);
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if current.seen == seen {
+    /// Takes a changed certificate into use and says whether it did. An error is a sentence that is to be told; it
+    /// leaves the old one in use. What failed is tried again each time: that a file may be read by now, or fits its
+    /// key, need not show in its time or length.
+    pub fn reload(&self, look: Look) -> std::result::Result<bool, String> {
+        let seen = look_at(&self.files);
+        if look == Look::Usual && self.current.read().unwrap_or_else(PoisonError::into_inner).seen == seen {
             return Ok(false);
         }
-        current.seen = seen;
-        current.key = Arc::new(read(&self.files)?);
-        Ok(true)
+        match read(&self.files) {
+            Ok(key) => {
+                self.reading.news(None, look);
+                Ok(self.take(key, seen))
+            }
+            Err(error) => self.reading.news(Some(error), look).map_or(Ok(false), Err),
+        }
+    }
+
+    /// Uses `key` from now on; says whether it is another.
+    fn take(&self, key: CertifiedKey, seen: Seen) -> bool {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = current.key.cert != key.cert;
+        *current = Loaded {
+            key: Arc::new(key),
+            seen,
+        };
+        is_new
     }
 
     /// The settings of a listener that uses this certificate.
@@ -93,7 +138,7 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
-fn look(files: &Files) -> Seen {
+fn look_at(files: &Files) -> Seen {
     [&files.cert, &files.key].map(|path| {
         let meta = std::fs::metadata(path).ok()?;
         Some((meta.modified().ok()?, meta.len()))
@@ -144,23 +189,92 @@ mod tests {
         certificate.current.read().expect("not poisoned").key.cert[0].to_vec()
     }
 
+    /// Writes a file that looks unchanged from outside: of this length, with this time.
+    fn write_alike(path: &Path, text: &str, length: usize, at: SystemTime) {
+        // What stands outside a PEM block is no part of it.
+        let text = format!("{text}{}", "\n".repeat(length - text.len()));
+        std::fs::write(path, text).expect("writes");
+        let file = std::fs::File::options().write(true).open(path).expect("opens");
+        file.set_modified(at).expect("a file has a time");
+    }
+
     #[test]
     fn a_new_certificate_is_taken_and_a_broken_one_is_not() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let certificate = Certificate::load(write_pair(dir.path(), "a.example")).expect("loads");
         let first = in_use(&certificate);
-        assert!(!certificate.reload().expect("nothing changed"));
+        assert!(!certificate.reload(Look::Usual).expect("nothing changed"));
 
         write_pair(dir.path(), "longer-name.example");
-        assert!(certificate.reload().expect("takes it"));
+        assert!(certificate.reload(Look::Usual).expect("takes it"));
         let second = in_use(&certificate);
         assert_ne!(first, second);
 
         std::fs::write(dir.path().join("cert.pem"), "nonsense").expect("writes");
-        let error = certificate.reload().expect_err("broken").to_string();
+        let error = certificate.reload(Look::Usual).expect_err("broken");
         assert!(error.contains("cert.pem"), "{error}");
         assert_eq!(in_use(&certificate), second);
-        assert!(!certificate.reload().expect("told once"));
+        assert!(!certificate.reload(Look::Usual).expect("told once"));
+        certificate.reload(Look::Asked).expect_err("whoever asks is told");
+
+        std::fs::remove_file(dir.path().join("key.pem")).expect("removes");
+        std::fs::remove_file(dir.path().join("cert.pem")).expect("removes");
+        let other = certificate
+            .reload(Look::Usual)
+            .expect_err("another failure is told");
+        assert_ne!(error, other);
+    }
+
+    #[test]
+    fn what_failed_once_is_tried_again_though_the_files_look_the_same() {
+        let (dir, other) = (
+            tempfile::tempdir().expect("a temporary folder"),
+            tempfile::tempdir().expect("a temporary folder"),
+        );
+        let files = write_pair(dir.path(), "a.example");
+        let certificate = Certificate::load(files.clone()).expect("loads");
+        let first = in_use(&certificate);
+        let new = write_pair(other.path(), "b.example");
+        let text = |path: &Path| std::fs::read_to_string(path).expect("is there");
+        let (length, at) = (
+            4096,
+            SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000),
+        );
+        std::fs::write(&files.key, text(&new.key)).expect("writes");
+        // A test that runs as root can read everything: nonsense stands for a file that may not be read yet.
+        write_alike(&files.cert, "not yet", length, at);
+        certificate.reload(Look::Usual).expect_err("unreadable");
+        assert_eq!(in_use(&certificate), first);
+        write_alike(&files.cert, &text(&new.cert), length, at);
+        assert!(certificate.reload(Look::Usual).expect("readable by now"));
+        assert_ne!(in_use(&certificate), first);
+    }
+
+    #[test]
+    fn who_asks_gets_the_files_read_though_they_look_the_same() {
+        let (dir, other) = (
+            tempfile::tempdir().expect("a temporary folder"),
+            tempfile::tempdir().expect("a temporary folder"),
+        );
+        let (files, new) = (
+            write_pair(dir.path(), "a.example"),
+            write_pair(other.path(), "b.example"),
+        );
+        let text = |path: &Path| std::fs::read_to_string(path).expect("is there");
+        let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        let put = |from: &Files| {
+            write_alike(&files.cert, &text(&from.cert), 4096, at);
+            write_alike(&files.key, &text(&from.key), 4096, at);
+        };
+        put(&files);
+        let certificate = Certificate::load(files.clone()).expect("loads");
+        let first = in_use(&certificate);
+        put(&new);
+        assert!(!certificate.reload(Look::Usual).expect("looks the same"));
+        assert_eq!(in_use(&certificate), first);
+        assert!(certificate.reload(Look::Asked).expect("is read"));
+        assert_ne!(in_use(&certificate), first);
+        assert!(!certificate.reload(Look::Asked).expect("is the same"), "no news");
     }
 
     #[test]

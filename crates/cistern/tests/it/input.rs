@@ -28,6 +28,67 @@ async fn the_character_nul_is_refused_wherever_it_stands() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_no_object_makes_nothing_and_names_no_type() {
+    let server = Server::start();
+    let api = server.api();
+    for body in [
+        json!(null),
+        json!("x"),
+        json!(["x", "http://127.0.0.1:9/x", null, "nyc3"]),
+    ] {
+        for path in ["/v2/images", "/v2/tags", "/v2/projects", "/v2/account/keys"] {
+            let answer = api.send_unjudged(Method::POST, path, Some(&body)).await;
+            assert_eq!(
+                answer.status,
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "{path}: {answer:?}"
+            );
+            let said = answer.json["message"].to_string();
+            assert!(said.contains("the body must be a JSON object, not "), "{said}");
+        }
+    }
+    let images = api.get("/v2/images?private=true").await.expect(200);
+    assert_eq!(images["meta"]["total"], 0, "{images:#}");
+    let body = json!({ "resources": [5] });
+    let answer = api
+        .send_unjudged(Method::POST, "/v2/tags/a/resources", Some(&body))
+        .await;
+    assert!(
+        !answer.json["message"].to_string().contains("struct"),
+        "{answer:?}"
+    );
+    // An escaped backslash and letters, which is not the character NUL.
+    let body = json!({ "name": "a", "purpose": "Web Application", "description": "a\\u0000" });
+    api.post("/v2/projects", &body).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_page_that_is_none_is_refused_with_a_sentence() {
+    let server = Server::start();
+    let api = server.api();
+    for (query, sentence) in [
+        ("page=abc", "`page` must be a whole number, written in digits"),
+        ("page=", "`page` must be a whole number, written in digits"),
+        (
+            "per_page=1.5",
+            "`per_page` must be a whole number, written in digits",
+        ),
+        ("page=0", "`page` counts from 1"),
+        ("page=9223372036854775807", "`page` goes up to 4294967295"),
+        ("page=99999999999999999999", "`page` is too large a number"),
+        ("per_page=201", "`per_page` goes from 1 to 200"),
+    ] {
+        let answer = api.get(&format!("/v2/tags?{query}")).await;
+        assert_eq!(
+            answer.status,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "{query}: {answer:?}"
+        );
+        assert_eq!(answer.json["message"], sentence, "{query}");
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_is_none_is_not_believed() {
     let server = Server::start();
     let api = server.api();

@@ -7,9 +7,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::files::Files;
-use crate::harness::images::{downloaded, import, settled};
+use crate::harness::images::{downloaded, import, imported, settled};
+use crate::harness::process::free_port;
+use crate::harness::proxy::{Fault, Proxy};
 use crate::harness::server::Setup;
-use crate::harness::{Server, until};
+use crate::harness::{Server, disks, until};
 use crate::jobs::{held, held_up, job_of};
 
 const BODY: &str = r#"{"name":"made-while-stopping"}"#;
@@ -63,18 +65,75 @@ async fn a_request_in_flight_is_answered_and_no_new_one_is_taken() {
     server.api().get("/v2/tags/made-while-stopping").await.expect(200);
 }
 
+/// A download whose client reads nothing of it after the head.
+async fn unread(server: &Server, id: i64) -> TcpStream {
+    let address = server.api_url.strip_prefix("http://").expect("plain HTTP");
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let head = format!(
+        "GET /v2/images/{id}/download?format=raw HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\n\r\n",
+        server.token
+    );
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.expect("a status");
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    stream
+}
+
+/// From the signal to the end of the process, with everything open that can keep it.
 #[tokio::test]
-async fn a_stop_does_not_wait_for_longer_than_it_may() {
-    let mut server = Setup::default().arg("--shutdown-seconds=1").start();
-    let stream = begun(&server).await;
+async fn a_stop_does_not_take_longer_than_it_may() {
+    let limit = Duration::from_secs(5);
+    let (mut server, files) = (
+        Setup::default().arg("--shutdown-seconds=5").start(),
+        Files::start().await,
+    );
+    // More than the buffers of both ends take in.
+    let disk = files.put("read.img", disks::raw(48, 3));
+    let image = imported(&server.api(), "read", &disk).await;
+    let id = image["id"].as_i64().expect("an image has an id");
+    let mut open = vec![begun(&server).await];
+    for _ in 0..40 {
+        open.push(unread(&server, id).await);
+    }
+    let (held, _) = held(&files, "held.img", 6);
+    let running = import(&server.api(), "held", &held.url).await;
+    held_up(&server.api(), running).await;
     let started = Instant::now();
     assert!(server.terminate().success(), "{}", server.log_text());
     let took = started.elapsed();
+    assert!(took >= limit * 8 / 10 && took < limit, "{took:?}");
+    drop(open);
+}
+
+/// Nothing is served yet, so there is nothing to wait for.
+#[tokio::test]
+async fn a_start_that_waits_for_its_bucket_says_so_and_ends_at_the_first_signal() {
+    let Some((proxy, place)) = Proxy::start() else {
+        return;
+    };
+    let mut server = Setup::default().at(place).start();
+    assert!(server.terminate().success());
+    proxy.set(Fault::WritesHang);
+    let api = format!("127.0.0.1:{}", free_port());
+    server.start_unheard(&api);
+    until("the bucket to be tested", 20, || async {
+        (proxy.hit() > 0).then_some(())
+    })
+    .await;
+    let ready = server.api().get("/readyz").await;
+    assert_eq!(ready.status, 503);
+    let said = ready.json.to_string();
     assert!(
-        took >= Duration::from_secs(1) && took < Duration::from_secs(8),
-        "{took:?}"
+        said.contains("starting: the objects' place is being tested"),
+        "{said}"
     );
-    drop(stream);
+    server.signal(Signal::TERM);
+    until("the start to end", 5, || {
+        std::future::ready((!server.is_running()).then_some(()))
+    })
+    .await;
+    assert!(server.ended().success(), "{}", server.log_text());
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use super::client::SOCKET;
 use super::file::check_kind;
 use super::wire::{Answer, Lines, Request};
 use crate::app::App;
+use crate::config::Secret;
 use crate::images::model::{ImportSource, NewImport, Status};
 use crate::images::{api, service};
 use crate::platform::accounts::{Caller, service as accounts};
@@ -95,7 +96,8 @@ async fn import(app: &App, lines: &mut Lines) -> Result<()> {
     let (Some(descriptor), true) = (descriptors.pop(), descriptors.is_empty()) else {
         return Err(Error::BadRequest("a request comes with one open file".into()));
     };
-    let caller = accounts::authenticate(app, request.token.expose(), Who::default()).await?;
+    let token = request.token.clone();
+    let caller = accounts::authenticate(app, token.expose(), Who::default()).await?;
     let file = File::from(descriptor);
     let image = match image_create(app, &caller, request, file).await {
         Ok(id) => id,
@@ -104,7 +106,18 @@ async fn import(app: &App, lines: &mut Lines) -> Result<()> {
             return Err(error);
         }
     };
-    watch(app, &caller, image, lines).await
+    watch(app, &token, image, lines).await
+}
+
+/// The caller as the token is now: it may end while the import runs.
+async fn caller_still(app: &App, token: &Secret, image: i64) -> Result<Caller> {
+    match accounts::authenticate(app, token.expose(), Who::default()).await {
+        Err(Error::Unauthenticated) => Err(Error::Precondition(format!(
+            "the token was revoked, or has expired, while the import ran; the import goes on, and another token can \
+             look at image {image}"
+        ))),
+        other => other,
+    }
 }
 
 /// Begins the import of a file that was handed over; returns the image's id.
@@ -143,10 +156,11 @@ async fn refusal_record(app: &App, caller: &Caller, error: &Error) {
 }
 
 /// Tells the client how the import is until it has ended, the client has gone, or it cancels.
-async fn watch(app: &App, caller: &Caller, image: i64, lines: &mut Lines) -> Result<()> {
+async fn watch(app: &App, token: &Secret, image: i64, lines: &mut Lines) -> Result<()> {
     let mut told = Value::Null;
     loop {
-        let (value, is_over) = look(app, caller, image).await?;
+        let caller = caller_still(app, token, image).await?;
+        let (value, is_over) = look(app, &caller, image).await?;
         if value != told {
             let answer = Answer::Image(value.clone());
             if lines.send(&answer).await.is_err() {
@@ -160,7 +174,10 @@ async fn watch(app: &App, caller: &Caller, image: i64, lines: &mut Lines) -> Res
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
             said = lines.next() => match said {
-                Ok(Some(_)) => service::image_delete(app, caller, image, true).await?,
+                Ok(Some(_)) => {
+                    let caller = caller_still(app, token, image).await?;
+                    service::image_import_cancel(app, &caller, image).await?;
+                }
                 Ok(None) | Err(_) => return Ok(()),
             },
         }

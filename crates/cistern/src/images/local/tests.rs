@@ -13,8 +13,9 @@ use super::*;
 use crate::app::App;
 use crate::app::tests::app;
 use crate::config::Secret;
+use crate::images::service::image_get;
 use crate::platform::accounts::Scopes;
-use crate::platform::accounts::service::{TokenSpec, token_create, token_revoke_self};
+use crate::platform::accounts::service::{TokenSpec, authenticate, token_create, token_revoke_self};
 use crate::platform::events::Who;
 use crate::platform::events::service::{EventFilter, event_list_local};
 
@@ -76,6 +77,18 @@ impl World {
         File::open(path).expect("opens")
     }
 
+    async fn token_with(&self, scopes: &str) -> String {
+        let spec = TokenSpec {
+            team_id: 1,
+            user_id: 1,
+            name: "t",
+            scopes: Scopes::parse(scopes).expect("scopes"),
+            expires_at: None,
+        };
+        let made = token_create(&self.app, &Who::default(), &spec).await;
+        made.expect("a token").text
+    }
+
     /// The answer to a request with this file.
     async fn ask(&self, token: &str, file: &File) -> Answer {
         let mut connection = self.connect().await;
@@ -103,24 +116,61 @@ async fn a_file_becomes_an_image_that_reads_from_the_descriptor() {
     w.stop.cancel();
 }
 
+/// What the server says at last.
+async fn last(connection: &mut Connection) -> Answer {
+    loop {
+        match connection.next().await.expect("reads") {
+            Some(Answer::Image(image)) if image["status"] != "deleted" => {}
+            Some(last) => return last,
+            None => panic!("it closed without a word"),
+        }
+    }
+}
+
 #[tokio::test]
-async fn a_cancel_ends_the_import() {
+async fn a_cancel_ends_the_import_of_whoever_began_it() {
     let w = world().await;
+    // Not `image:delete`: that is for images that are there.
+    for scopes in ["*:*", "image:create,image:read"] {
+        let token = w.token_with(scopes).await;
+        let mut connection = w.connect().await;
+        connection
+            .hand_over(&World::request(&token), &w.disk())
+            .await
+            .expect("sends");
+        connection.next().await.expect("reads").expect("answers");
+        connection.cancel().await.expect("sends");
+        let Answer::Image(image) = last(&mut connection).await else {
+            panic!("refused with {scopes}");
+        };
+        assert_eq!(image["error_message"], "The import was cancelled.");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_ends_meanwhile_sees_and_cancels_nothing_more() {
+    let w = world().await;
+    let token = w.token_with("*:*").await;
     let mut connection = w.connect().await;
     connection
-        .hand_over(&World::request(&w.token), &w.disk())
+        .hand_over(&World::request(&token), &w.disk())
         .await
         .expect("sends");
-    connection.next().await.expect("reads").expect("answers");
-    connection.cancel().await.expect("sends");
-    let last = loop {
-        match connection.next().await.expect("reads") {
-            Some(Answer::Image(image)) if image["status"] == "deleted" => break image,
-            Some(Answer::Image(_)) => {}
-            other => panic!("{other:?}"),
-        }
+    let Some(Answer::Image(image)) = connection.next().await.expect("reads") else {
+        panic!("refused");
     };
-    assert_eq!(last["status"], "deleted");
+    let ended = token_revoke_self(&w.app, &Who::default(), &token).await;
+    ended.expect("ends itself");
+    // The server may have closed already.
+    let _ = connection.cancel().await;
+    let Answer::Error(reason) = last(&mut connection).await else {
+        panic!("it went on");
+    };
+    assert!(reason.contains("the token was revoked"), "{reason}");
+    let api = w.token_with("*:*").await;
+    let caller = authenticate(&w.app, &api, Who::default()).await.expect("is good");
+    let row = image_get(&w.app, &caller, &image["id"].to_string()).await;
+    assert_eq!(row.expect("is there").status, "NEW", "the import goes on");
 }
 
 /// The socket's row in the table of doors.

@@ -2,7 +2,7 @@
 //! connection hangs connects again, and must not wait for the old one to be given up.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -23,8 +23,26 @@ pub struct Turns {
 struct Holder {
     /// A newer request wants its turn.
     lost: CancellationToken,
-    /// It has let go of the file.
+    /// It has let go of the file, or never got it.
     gone: CancellationToken,
+    /// Whom it waits for, while it waits.
+    before: Mutex<Option<Arc<Holder>>>,
+}
+
+impl Holder {
+    fn before(&self) -> MutexGuard<'_, Option<Arc<Self>>> {
+        self.before.lock().expect("never held over a panic")
+    }
+
+    /// The one that is still there, of this one and those it waits for.
+    fn still_there(self: Arc<Self>) -> Option<Arc<Self>> {
+        let mut holder = self;
+        while holder.gone.is_cancelled() {
+            let before = holder.before().clone()?;
+            holder = before;
+        }
+        Some(holder)
+    }
 }
 
 /// A request's turn, until it is dropped. Whatever it has open must be dropped before.
@@ -45,6 +63,7 @@ impl Turns {
     async fn take_within(&self, id: &str, patience: Duration) -> Result<Turn, Refusal> {
         let holder = Arc::<Holder>::default();
         let before = self.lock().insert(id.to_owned(), Arc::clone(&holder));
+        holder.before().clone_from(&before);
         let turn = Turn {
             turns: self.clone(),
             id: id.to_owned(),
@@ -52,8 +71,9 @@ impl Turns {
         };
         let Some(before) = before else { return Ok(turn) };
         before.lost.cancel();
-        let gone = timeout(patience, before.gone.cancelled()).await;
+        let gone = timeout(patience, gone(before)).await;
         gone.map_err(|_| Refusal::Locked)?;
+        *turn.holder.before() = None;
         // Only now: whoever came after this one waits for the writer too, by waiting for this one.
         if turn.holder.lost.is_cancelled() {
             return Err(Refusal::TakenOver);
@@ -61,8 +81,18 @@ impl Turns {
         Ok(turn)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Holder>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Holder>>> {
         self.newest.lock().expect("never held over a panic")
+    }
+}
+
+/// Waits until neither this one nor anyone it waited for is there. One that was given up while it waited is gone, but
+/// the writer before it need not be.
+async fn gone(holder: Arc<Holder>) {
+    let mut next = Some(holder);
+    while let Some(holder) = next {
+        holder.gone.cancelled().await;
+        next = holder.still_there();
     }
 }
 
@@ -76,14 +106,18 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut newest = self.turns.lock();
+        // Under the lock, so that nobody is made the newest who is gone.
+        self.holder.gone.cancel();
         if newest
             .get(&self.id)
             .is_some_and(|now| Arc::ptr_eq(now, &self.holder))
         {
-            newest.remove(&self.id);
+            match Arc::clone(&self.holder).still_there() {
+                // It was waiting still: whoever comes next waits for the writer.
+                Some(writer) => newest.insert(self.id.clone(), writer),
+                None => newest.remove(&self.id),
+            };
         }
-        drop(newest);
-        self.holder.gone.cancel();
     }
 }
 
@@ -117,5 +151,40 @@ mod tests {
         let _first = turns.take("a").await.expect("nobody has it");
         let second = turns.take_within("a", Duration::from_millis(20)).await;
         assert!(matches!(second, Err(Refusal::Locked)), "{second:?}");
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_waiting_does_not_let_the_next_one_in() {
+        let turns = Turns::default();
+        let first = turns.take("a").await.expect("nobody has it");
+        // Each waits, and is dropped as a request is whose client has gone.
+        for _ in 0..3 {
+            let waits = timeout(Duration::from_millis(5), turns.take("a")).await;
+            assert!(waits.is_err(), "the first has the file: {waits:?}");
+        }
+        let refused = turns.take_within("a", Duration::from_millis(5)).await;
+        assert!(matches!(refused, Err(Refusal::Locked)), "{refused:?}");
+        let end = async {
+            first.lost().await;
+            drop(first);
+        };
+        let (next, ()) = tokio::join!(turns.take("a"), end);
+        drop(next.expect("the file is free"));
+        assert!(turns.lock().is_empty(), "nothing is kept");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_one_that_gave_up_waits_for_the_writer() {
+        let turns = Turns::default();
+        let first = turns.take("a").await.expect("nobody has it");
+        let mut second = Box::pin(turns.take("a"));
+        assert!(futures::poll!(&mut second).is_pending());
+        let mut third = Box::pin(turns.take("a"));
+        assert!(futures::poll!(&mut third).is_pending());
+        drop(second);
+        assert!(futures::poll!(&mut third).is_pending(), "the first has the file");
+        drop(first);
+        drop(third.await.expect("the file is free"));
+        assert!(turns.lock().is_empty(), "nothing is kept");
     }
 }

@@ -28,6 +28,18 @@ pub(crate) enum Fault {
     Truncated,
     /// The answer waits this many milliseconds.
     Slow(u64),
+    /// What is to be written is never answered; everything else is passed on.
+    WritesHang,
+}
+
+impl Fault {
+    fn hits(self, request: &[u8]) -> bool {
+        match self {
+            Self::None => false,
+            Self::WritesHang => request.starts_with(b"PUT ") || request.starts_with(b"POST "),
+            _ => true,
+        }
+    }
 }
 
 /// A running proxy; it ends with the test process.
@@ -87,6 +99,7 @@ async fn accept(listener: std::net::TcpListener, state: Arc<State>) {
 async fn one(mut client: TcpStream, state: &State) -> std::io::Result<()> {
     let request = request_read(&mut client).await?;
     let fault = *state.fault.lock().expect("not poisoned");
+    let fault = if fault.hits(&request) { fault } else { Fault::None };
     if fault != Fault::None {
         state.seen.fetch_add(1, Ordering::SeqCst);
     }
@@ -101,6 +114,7 @@ async fn one(mut client: TcpStream, state: &State) -> std::io::Result<()> {
             return client.write_all(text.as_bytes()).await;
         }
         Fault::Reset => return reset(&client),
+        Fault::WritesHang => return std::future::pending().await,
         _ => {}
     }
     let answer = answer_of(&request).await?;

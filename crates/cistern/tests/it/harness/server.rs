@@ -228,25 +228,10 @@ impl Server {
 
     /// Starts it (again) on the same installation and waits until both listeners are up.
     pub(crate) fn start_again(&mut self) {
-        assert!(self.child.is_none(), "it runs already");
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.log())
-            .expect("the log opens");
-        let mut command = wrapped(self.setup.command(&self.data(), &["serve"]), &self.setup.wrapper);
-        command
-            .args(["--listen-api", &self.setup.listen[0]])
-            .args(["--listen-registry", &self.setup.listen[1]])
-            .args(&self.setup.args);
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("it starts");
+        let listen = self.setup.listen.clone();
+        self.spawn(&listen, Stdio::piped());
+        let child = self.child.as_mut().expect("it was started");
         let stdout = child.stdout.take().expect("stdout is piped");
-        self.child = Some(child);
         let mut lines = BufReader::new(stdout).lines();
         let (mut api, mut registry) = (None, None);
         self.greeting.clear();
@@ -277,6 +262,28 @@ impl Server {
     pub(crate) fn keep_ports(&mut self) {
         let address = |url: &str| url.rsplit('/').next().expect("an address").to_owned();
         self.setup.listen = [address(&self.api_url), address(&self.registry_url)];
+    }
+
+    /// Starts it again with its API at this address, and waits for nothing: what is tested is the start.
+    pub(crate) fn start_unheard(&mut self, api: &str) {
+        self.spawn(&[api.to_owned(), self.setup.listen[1].clone()], Stdio::null());
+        self.api_url = format!("http://{api}");
+    }
+
+    fn spawn(&mut self, listen: &[String; 2], stdout: Stdio) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .expect("the log opens");
+        let mut command = wrapped(self.setup.command(&self.data(), &["serve"]), &self.setup.wrapper);
+        command
+            .args(["--listen-api", &listen[0]])
+            .args(["--listen-registry", &listen[1]])
+            .args(&self.setup.args);
+        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(log).spawn();
+        self.child = Some(child.expect("it starts"));
     }
 
     /// `kill -9`.

@@ -1,15 +1,18 @@
 //! Where an export goes.
 //!
 //! A regular file is written beside its place as `NAME.part-TAG`, sparse, and renamed when it is complete, checked and
-//! synced. `TAG` is of the entity tag, so a part is only ever continued with the same bytes. What is not a regular file
-//! (stdout, a device, a pipe) is written straight through, once.
+//! synced. `TAG` is of the entity tag, so a part is only ever continued with the same bytes. Whoever writes a part holds
+//! its lock: the digest is of what arrived, so nothing would tell that another command had cut the file under it. What is
+//! not a regular file (stdout, a device, a pipe) is written straight through, once.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::Head;
@@ -157,6 +160,12 @@ impl Writer {
                 }
             }
             Place::Part { file, part, target } => {
+                if !is_at(&file, &part)? {
+                    return Err(io::Error::other(format!(
+                        "`{}` was replaced or removed meanwhile; run the command again",
+                        part.display()
+                    )));
+                }
                 if !is_right {
                     fs::remove_file(&part)?;
                     return Err(wrong());
@@ -187,12 +196,7 @@ fn part_open(target: &Path, head: &Head) -> io::Result<(Place, Sha256, u64)> {
     let mut name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
     name.push(format!(".part-{}", hex::encode(&Sha256::digest(&head.etag)[..8])));
     let part = target.with_file_name(name);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&part)?;
+    let file = part_lock(&part)?;
     let kept = file.metadata()?.len().min(head.length).saturating_sub(SYNC_BYTES);
     file.set_len(kept)?;
     let mut hasher = Sha256::new();
@@ -204,6 +208,43 @@ fn part_open(target: &Path, head: &Head) -> io::Result<(Place, Sha256, u64)> {
         target: target.to_owned(),
     };
     Ok((place, hasher, kept))
+}
+
+/// Opens a part, or makes it, and locks it against other commands until it is closed.
+fn part_lock(part: &Path) -> io::Result<File> {
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(part)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(busy()),
+            Err(error) => return Err(error.into()),
+        }
+        // Between opening and locking, the command that had it may have given it its name: it is the target by now.
+        if is_at(&file, part)? {
+            return Ok(file);
+        }
+    }
+}
+
+/// Whether this open file is the one at `path`.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match fs::symlink_metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (open.dev(), open.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn busy() -> io::Error {
+    io::Error::other(
+        "another export of the same image is writing it; wait until that has ended, or name another file with `-o`",
+    )
 }
 
 /// A hash as a place to write to.
@@ -245,7 +286,6 @@ fn is_zero(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt as _;
 
     fn head(bytes: &[u8], with_digest: bool) -> Head {
         Head {
@@ -337,6 +377,45 @@ mod tests {
         let mut other = head.clone();
         other.etag = "\"raw-1-y\"".into();
         assert_eq!(Sink::open(Some(&target), &other).expect("opens").at(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_second_export_to_one_file_is_refused_and_the_first_is_whole() {
+        let (dir, bytes) = (tempfile::tempdir().expect("a folder"), disk());
+        let target = dir.path().join("disk.raw");
+        let head = head(&bytes, true);
+        let mut first = Sink::open(Some(&target), &head).expect("opens");
+        let (front, back) = bytes.split_at(5 << 20);
+        fill(&mut first, front, 1 << 20).await;
+        let Err(error) = Sink::open(Some(&target), &head) else {
+            panic!("two commands write one file");
+        };
+        assert!(error.to_string().contains("another export"), "{error}");
+        fill(&mut first, back, 1 << 20).await;
+        first.finish().await.expect("is right");
+        assert!(fs::read(&target).expect("is there") == bytes);
+
+        // The lock went with the command that had it.
+        let mut again = Sink::open(Some(&target), &head).expect("nobody writes it");
+        assert!(fs::read(&target).expect("is there") == bytes, "untouched so far");
+        fill(&mut again, &bytes, 1 << 20).await;
+        again.finish().await.expect("is right");
+        assert!(fs::read(&target).expect("is there") == bytes);
+    }
+
+    #[tokio::test]
+    async fn a_part_that_was_replaced_does_not_get_the_name() {
+        let (dir, bytes) = (tempfile::tempdir().expect("a folder"), disk());
+        let target = dir.path().join("disk.raw");
+        let mut sink = Sink::open(Some(&target), &head(&bytes, true)).expect("opens");
+        fill(&mut sink, &bytes, 1 << 20).await;
+        let part = dir.path().join(&names(dir.path())[0]);
+        fs::rename(&part, dir.path().join("aside")).expect("renames");
+        fs::write(&part, b"another's").expect("writes");
+        let error = sink.finish().await.expect_err("it is another file");
+        assert!(error.to_string().contains("meanwhile"), "{error}");
+        assert!(!target.exists());
+        assert_eq!(fs::read(&part).expect("is there"), b"another's");
     }
 
     #[tokio::test]

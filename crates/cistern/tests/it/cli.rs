@@ -421,7 +421,9 @@ async fn an_import_is_watched_over_a_restart_of_its_server() {
     server.kill();
     held.release();
     server.start_again();
-    let output = import.wait_with_output().expect("it ends");
+    // The files are served by this thread.
+    let output = tokio::task::spawn_blocking(|| import.wait_with_output());
+    let output = output.await.expect("waits").expect("it ends");
     assert!(output.status.success(), "{output:?}");
     let answer: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
     let id = answer["image"]["id"].as_i64().expect("an id");

@@ -256,7 +256,15 @@ fn node_name(data: &Path) -> Result<String> {
         return Ok(name.trim().to_owned());
     }
     let name = random::uuid().to_string();
-    fs::write(&path, &name).context("could not write the node's name into the data folder")?;
+    fs::write(&path, &name).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::StorageFull {
+            return Error::Precondition(format!(
+                "the disk of {} is full; free or add space, then start again",
+                data.display()
+            ));
+        }
+        Error::internal("could not write the node's name into the data folder", error)
+    })?;
     Ok(name)
 }
 

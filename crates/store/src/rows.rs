@@ -593,13 +593,19 @@ pub(crate) async fn chunks_of(
 }
 
 /// Marks a chunk as damaged, if it still lies there.
-pub(crate) async fn chunk_damage(db: &impl ConnectionTrait, store: i32, chunk: &Placed) -> Result<(), DbErr> {
+pub(crate) async fn chunk_damage(
+    db: &impl ConnectionTrait,
+    store: i32,
+    domain: i64,
+    digest: Digest,
+    at: Location,
+) -> Result<(), DbErr> {
     chunk::Entity::update_many()
         .col_expr(chunk::Column::State, Expr::value(chunk_state::DAMAGED))
         .filter(chunk::Column::Store.eq(store))
-        .filter(chunk::Column::Domain.eq(chunk.domain))
-        .filter(chunk::Column::Digest.eq(chunk.digest.0.to_vec()))
-        .filter(chunk::Column::Object.eq(chunk.location.object))
+        .filter(chunk::Column::Domain.eq(domain))
+        .filter(chunk::Column::Digest.eq(digest.0.to_vec()))
+        .filter(chunk::Column::Object.eq(at.object))
         .filter(chunk::Column::State.is_in([chunk_state::LIVE, chunk_state::CONDEMNED]))
         .exec(db)
         .await

@@ -138,7 +138,9 @@ impl Store {
                 match self.frame_load(kind, chunk.digest, chunk.location).await {
                     Ok(_) => {}
                     Err(error) if damaging(&error) => {
-                        rows::chunk_damage(db, number, &chunk).await.map_err(context)?;
+                        rows::chunk_damage(db, number, chunk.domain, chunk.digest, chunk.location)
+                            .await
+                            .map_err(context)?;
                     }
                     Err(error) => return Err(error),
                 }

@@ -209,7 +209,8 @@ pub async fn image_list_tagged(
     })
 }
 
-/// Of `ids`, those of images that a team has and did not delete.
+/// Of `ids`, those of images that a team has and did not delete. Until the transaction ends they stay so: whoever
+/// deletes one waits, and then finds what it was given to.
 pub async fn image_existing(
     conn: &impl ConnectionTrait,
     team_id: i64,
@@ -220,6 +221,7 @@ pub async fn image_existing(
         .column(Column::Id)
         .filter(Column::Id.is_in(ids.iter().copied()))
         .filter(Column::Listing.eq(team_id))
+        .lock_shared()
         .into_tuple()
         .all(conn)
         .await

@@ -132,6 +132,14 @@ impl From<store::Error> for Error {
                 tracing::warn!(error = chain_of(&source), "the store does not answer");
                 Self::Unavailable("The store does not answer at the moment; try again.".into())
             }
+            store::Kind::Damaged => {
+                tracing::error!(error = chain_of(&source), "stored data is damaged");
+                Self::Unavailable(
+                    "A part of the stored data is damaged; `cistern store verify --read-data` names the images that it \
+                     hits, and importing them again heals them."
+                        .into(),
+                )
+            }
             _ => Self::internal("the store", source),
         }
     }

@@ -11,6 +11,7 @@ use crate::harness::images::{downloaded, import, imported, settled};
 use crate::harness::process::run;
 use crate::harness::server::{Setup, wrapped};
 use crate::harness::small::SmallDisk;
+use crate::harness::world::Place;
 use crate::harness::{Server, disks, until};
 use crate::jobs::job_of;
 
@@ -273,7 +274,9 @@ async fn a_server_starts_on_a_full_disk_and_says_so_where_nothing_is_left_at_all
 
 /// What a server says that is to make a new installation on the disk.
 fn refused_start(disk: &SmallDisk) -> String {
-    let serve = Setup::default().command(&disk.inside().join("second"), &["serve"]);
+    let serve = Setup::default()
+        .at(Place::default())
+        .command(&disk.inside().join("second"), &["serve"]);
     let mut entered = wrapped(serve, &disk.enter());
     entered.args(["--listen-api=127.0.0.1:0", "--listen-registry=127.0.0.1:0"]);
     let output = run(&mut entered);

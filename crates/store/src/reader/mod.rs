@@ -16,7 +16,7 @@ use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
 use crate::memory;
 use crate::pack;
-use crate::rows::Location;
+use crate::rows::{self, Location};
 use crate::store::Store;
 use crate::tree::{FAN_OUT, Node, TreeRoot};
 use crate::{CHUNK_BYTES, reader::nodes::TreeReader};
@@ -204,8 +204,16 @@ impl Inner {
         Ok(out)
     }
 
-    /// Loads chunks; `None` stands for zeros.
+    /// Loads chunks; `None` stands for zeros. What is damaged is remembered.
     async fn chunks_load(&self, range: Range<u64>) -> Result<Vec<Option<Bytes>>> {
+        let loaded = self.chunks_load_again(range).await;
+        if let Err(error) = &loaded {
+            self.damage_mark(error).await;
+        }
+        loaded
+    }
+
+    async fn chunks_load_again(&self, range: Range<u64>) -> Result<Vec<Option<Bytes>>> {
         match self.chunks_try(range.clone()).await {
             // The object may just have been rewritten elsewhere: the index is asked once more.
             Err(error) if error.kind() == Kind::NotFound => {
@@ -215,6 +223,30 @@ impl Inner {
                     .map_err(|error| damaged_at(error, self.bytes(&range)))
             }
             done => done,
+        }
+    }
+
+    /// Marks a chunk whose bytes were read and are wrong, so that no import relies on it. That an object is gone tells
+    /// nothing of a single chunk; an import finds that out by itself.
+    async fn damage_mark(&self, error: &Error) {
+        let (Kind::Damaged, Some(range)) = (error.kind(), error.range()) else {
+            return;
+        };
+        let index = range.start / CHUNK;
+        if self.bytes(&(index..index + 1)) != range {
+            return;
+        }
+        let Ok(leaf) = self.leaf(index / FAN_OUT).await else {
+            return;
+        };
+        let digest = leaf.node.as_ref().and_then(|node| node.child(index % FAN_OUT));
+        let Some((digest, at)) = digest.and_then(|digest| Some((digest, *leaf.places.get(&digest)?))) else {
+            return;
+        };
+        let store = &self.tree.store.inner;
+        let domain = self.tree.root.domain;
+        if let Err(error) = rows::chunk_damage(&store.db, store.number, domain, digest, at).await {
+            tracing::error!(%error, "cannot mark a damaged chunk");
         }
     }
 

@@ -204,6 +204,17 @@ async fn what_verify_found_damaged_is_stored_anew_by_the_next_import() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_reader_found_damaged_is_stored_anew_by_the_next_import() {
+    let case = case().await;
+    flip(&case.packs[0], 5000);
+    assert_eq!(
+        read(&case.store, "one", 0, 65536).await.unwrap_err().kind(),
+        Kind::Damaged
+    );
+    assert_healed(&case).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_import_notices_missing_and_cut_packs_by_itself() {
     let missing = case().await;
     for pack in &missing.packs {

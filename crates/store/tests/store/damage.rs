@@ -165,7 +165,7 @@ async fn what_does_not_belong_together_is_refused() {
     let crossed = Store::open(std::sync::Arc::clone(&two.backend), &one.db, Options::default()).await;
     let error = crossed.unwrap_err();
     assert_eq!(error.kind(), Kind::Incompatible);
-    assert!(error.to_string().contains("cistern recover"), "{error}");
+    assert!(error.to_string().contains("newest copy"), "{error}");
     let again = Store::init(std::sync::Arc::clone(&one.backend), &one.db, Options::default()).await;
     assert_eq!(again.unwrap_err().kind(), Kind::Exists);
     let header = one.dir.path().join("objects/h/00000000");

@@ -138,12 +138,17 @@ impl Client {
 
     /// Why no answer came, as a sentence.
     pub fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        let hint = if error.is_connect() {
+        let reason = chain(error);
+        let hint = if reason.contains("UnknownIssuer") {
+            "; name the authority of its certificate with --ca-file or CISTERN_CA_FILE"
+        } else if reason.contains("InvalidContentType") {
+            "; it does not speak TLS: try http:// in --url"
+        } else if error.is_connect() {
             "; is the server running, and is --url right?"
         } else {
             ""
         };
-        Failure::Absent(format!("cannot talk to {}: {}{hint}", self.base, chain(error)))
+        Failure::Absent(format!("cannot talk to {}: {reason}{hint}", self.base))
     }
 }
 

@@ -126,6 +126,7 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     sweeping.cancel();
     // Its end is the removal of its socket; where even that takes time, the next start removes it.
     let _ = tokio::time::timeout(LEAVE / 20, local).await;
+    let _ = tokio::time::timeout(LEAVE / 4, app.db.fold()).await;
     // What is still open (downloads that nobody reads) is cut off here and now. Everything that was acknowledged is
     // durable, and taking the rest apart piece by piece would only take time that is not ours any more.
     process_end(0)

@@ -33,6 +33,17 @@ async fn a_start_tests_the_objects_place_and_leaves_nothing_there() {
 }
 
 #[tokio::test]
+async fn the_database_of_a_server_that_was_stopped_is_one_file() {
+    let mut server = Setup::default().at(world::Place::default()).start();
+    server.api().get("/v2/account").await.expect(200);
+    assert!(server.terminate().success());
+    let log = server.data().join("cistern.sqlite-wal");
+    assert_eq!(log.metadata().map_or(0, |meta| meta.len()), 0);
+    server.start_again();
+    server.api().get("/v2/account").await.expect(200);
+}
+
+#[tokio::test]
 async fn servers_that_start_at_once_make_one_installation() {
     // Each round on a new database: that they meet is a matter of luck.
     for _ in 0..5 {

@@ -62,7 +62,7 @@ pub struct DeleteArgs {
     /// Its number or name
     #[arg(value_name = "ID|NAME")]
     image: String,
-    /// Give its data up now instead of in a day; cannot be undone
+    /// Give its data up now instead of in a day; cannot be undone. Garbage collection frees its space
     #[arg(long)]
     purge: bool,
     #[command(flatten)]

@@ -147,6 +147,16 @@ impl Db {
         }
     }
 
+    /// Brings what stands in SQLite's log of changes into its file, so that the file alone is the database once the server
+    /// has stopped. Nothing depends on it: the next start reads the log as well.
+    pub async fn fold(&self) {
+        if self.is_sqlite()
+            && let Err(error) = rows::sqlite_fold(&self.conn).await
+        {
+            tracing::warn!(%error, "could not fold the database's log of changes into its file");
+        }
+    }
+
     /// Whether this is SQLite; only for what the two really do differently.
     pub fn is_sqlite(&self) -> bool {
         self.conn.get_database_backend() == DbBackend::Sqlite

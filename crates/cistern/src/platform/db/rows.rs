@@ -25,6 +25,12 @@ pub async fn sqlite_copy_into(conn: &impl ConnectionTrait, path: &str) -> Result
     Ok(())
 }
 
+/// Brings the whole log of changes into the file, and empties it.
+pub async fn sqlite_fold(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
+    let fold = Statement::from_string(DbBackend::Sqlite, "PRAGMA wal_checkpoint(TRUNCATE)");
+    conn.query_one_raw(fold).await.map(drop)
+}
+
 /// Copies every table of the current PostgreSQL schema into a new schema.
 pub async fn postgres_copy_into(conn: &impl ConnectionTrait, schema: &str) -> Result<(), DbErr> {
     let raw = |sql: String| Statement::from_string(DbBackend::Postgres, sql);

@@ -6,7 +6,7 @@ use super::api::JobBody;
 use super::service;
 use crate::app::App;
 use crate::cli::client::Remote;
-use crate::cli::{Context, LocalFlags, Outcome, block_on};
+use crate::cli::{Context, LocalFlags, Outcome, block_on, output};
 use crate::platform::events::Who;
 
 /// Flags of `jobs`.
@@ -107,7 +107,7 @@ async fn cancel(args: Cancel, context: &Context) -> Outcome {
 
 fn text(jobs: &[Value]) -> String {
     if jobs.is_empty() {
-        return "No jobs wait or run.".to_owned();
+        return "No jobs wait or run; `--all` shows those that have ended.".to_owned();
     }
     let mut table = comfy_table::Table::new();
     table
@@ -124,10 +124,23 @@ fn text(jobs: &[Value]) -> String {
             word("kind"),
             word("status"),
             format!("{}/{}", word("attempts"), word("max_attempts")),
-            word("progress"),
+            progress(&job["progress"]),
             word("created_at"),
             word("error"),
         ]);
     }
     table.to_string()
+}
+
+/// What a job said of itself: its step, and how much of it is done.
+fn progress(said: &Value) -> String {
+    let step = said["step"].as_str().unwrap_or_default();
+    let bytes = |key: &str| said[key].as_u64().map(output::bytes);
+    match (bytes("done_bytes"), bytes("total_bytes")) {
+        (Some(done), Some(total)) => format!("{step} {done} of {total}"),
+        (Some(done), None) => format!("{step} {done}"),
+        _ => step.to_owned(),
+    }
+    .trim()
+    .to_owned()
 }

@@ -113,9 +113,11 @@ async fn create(args: Create, context: &Context) -> Outcome {
         json!({ "team": { "id": team.id, "uuid": team.uuid, "name": team.name, "owner": owner.email } });
     context.output.document(&document, || {
         format!(
-            "Team {0} is made; its owner is {1}. Next: `cistern token create --team '{0}'`, or `cistern user create \
-             EMAIL --team '{0}'` for somebody new.",
-            team.name, owner.email
+            "Team {0} is made; its owner is {1}. Next: `cistern token create --team '{0}' --data {2}`, or `cistern user \
+             create EMAIL --team '{0}' --data {2}` for somebody new.",
+            team.name,
+            owner.email,
+            app.data.display()
         )
     });
     Ok(())

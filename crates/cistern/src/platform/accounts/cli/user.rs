@@ -125,11 +125,12 @@ async fn create(args: Create, context: &Context) -> Outcome {
     let user = service::user_create_as(&app, &Who::default(), &new).await?;
     context.output.document(&json!({ "user": document(&user) }), || {
         format!(
-            "{} is a user now, {} of {}. Next: `cistern user link {0}` lets them in to the console, `cistern token \
-             create --user {0}` makes them a token.",
+            "{0} is a user now, {1} of {2}. Next: `cistern user link {0} --data {3}` lets them in to the console, `cistern \
+             token create --user {0} --team '{2}' --data {3}` makes them a token.",
             user.email,
             role.as_str(),
-            team.name
+            team.name,
+            app.data.display()
         )
     });
     Ok(())

@@ -203,8 +203,7 @@ fn is_service(name: &str, text: &str) -> bool {
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
         || (name.ends_with("_PORT") && is_address)
-        || name.contains("_TCP")
-        || name.contains("_UDP")
+        || (name.contains("_PORT_") && (name.contains("_TCP") || name.contains("_UDP")))
 }
 
 fn unknown(what: &str, name: &str, known: impl Fn(&Setting) -> String) -> Problem {

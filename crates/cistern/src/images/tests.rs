@@ -83,23 +83,27 @@ async fn import(app: &App, new: NewImport) -> (Model, actions::rows::Model) {
         .await
         .expect("starts");
     let engine = app.engine_start().await.expect("starts");
-    let wait = async {
-        loop {
-            let action = actions::rows::action_get(app.db.conn(), 1, action.id)
-                .await
-                .expect("reads");
-            let action = action.expect("is there");
-            if action.status != actions::IN_PROGRESS {
-                return action;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let action = tokio::time::timeout(Duration::from_mins(2), wait)
-        .await
-        .expect("ends in time");
+    let action = ended(app, action.id).await;
     engine.stop().await;
     (get(app, row.id).await, action)
+}
+
+/// The action, once its job has ended.
+async fn ended(app: &App, action: i64) -> actions::rows::Model {
+    let mut pace = tokio::time::interval(Duration::from_millis(10));
+    let wait = async {
+        loop {
+            pace.tick().await;
+            let row = actions::rows::action_get(app.db.conn(), 1, action).await;
+            let row = row.expect("reads").expect("is there");
+            if row.status != actions::IN_PROGRESS {
+                return row;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(2), wait)
+        .await
+        .expect("ends in time")
 }
 
 async fn get(app: &App, id: i64) -> Model {
@@ -340,19 +344,7 @@ async fn deleting_what_is_being_imported_cancels_the_job() {
         .await
         .expect("deletes");
     let engine = app.engine_start().await.expect("starts");
-    let ended = async {
-        loop {
-            let action = actions::rows::action_get(app.db.conn(), 1, row.action_id.expect("an action")).await;
-            let action = action.expect("reads").expect("is there");
-            if action.status != actions::IN_PROGRESS {
-                return action;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let action = tokio::time::timeout(Duration::from_mins(1), ended)
-        .await
-        .expect("ends in time");
+    let action = ended(&app, row.action_id.expect("an action")).await;
     engine.stop().await;
     assert_eq!(action.status, actions::ERRORED);
     let row = get(&app, row.id).await;

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use crate::harness::process::{command, find_or_skip, parsers_of, run_ok};
+use crate::harness::process::{command, find_or_skip, parsers_of, peak_kib, run_ok};
 use crate::harness::{Server, until};
 
 /// The server and its parsers together, in KiB.
@@ -78,7 +78,7 @@ async fn what_comes_through_the_pipe_is_bounded_too() {
 #[derive(Debug, Default)]
 struct Peak {
     server: u64,
-    children: HashMap<String, u64>,
+    children: HashMap<PathBuf, u64>,
 }
 
 impl Peak {
@@ -95,13 +95,8 @@ async fn peak_of(server: &Server, mut imports: Vec<Child>) -> Peak {
     let (mut peak, pid) = (Peak::default(), server.pid());
     until("the imports to end", 300, || {
         for folder in parsers_of(pid) {
-            let child = folder
-                .file_name()
-                .expect("a number")
-                .to_string_lossy()
-                .into_owned();
-            let now = high_water_kib(&child).unwrap_or_default();
-            let seen = peak.children.entry(child).or_default();
+            let now = peak_kib(&folder).unwrap_or_default();
+            let seen = peak.children.entry(folder).or_default();
             *seen = now.max(*seen);
         }
         imports.retain_mut(|import| match import.try_wait().expect("is ours") {
@@ -115,7 +110,7 @@ async fn peak_of(server: &Server, mut imports: Vec<Child>) -> Peak {
         async move { is_done.then_some(()) }
     })
     .await;
-    peak.server = high_water_kib(&pid.to_string()).expect("it runs");
+    peak.server = peak_kib(Path::new(&format!("/proc/{pid}"))).expect("it runs");
     peak
 }
 
@@ -131,13 +126,6 @@ fn import(server: &Server, disk: &Path) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .expect("it starts")
-}
-
-/// `VmHWM` of a process, where it still runs.
-fn high_water_kib(pid: &str) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 /// A partitioned disk of random data, which no stage can make smaller.

@@ -13,6 +13,7 @@ use crate::harness::proxy::{Fault, Proxy};
 use crate::harness::server::Setup;
 use crate::harness::{Server, disks, until};
 use crate::jobs::{held, held_up, job_of};
+use crate::unread::unread;
 
 const BODY: &str = r#"{"name":"made-while-stopping"}"#;
 
@@ -65,21 +66,6 @@ async fn a_request_in_flight_is_answered_and_no_new_one_is_taken() {
     server.api().get("/v2/tags/made-while-stopping").await.expect(200);
 }
 
-/// A download whose client reads nothing of it after the head.
-async fn unread(server: &Server, id: i64) -> TcpStream {
-    let address = server.api_url.strip_prefix("http://").expect("plain HTTP");
-    let mut stream = TcpStream::connect(address).await.expect("it listens");
-    let head = format!(
-        "GET /v2/images/{id}/download?format=raw HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\n\r\n",
-        server.token
-    );
-    stream.write_all(head.as_bytes()).await.expect("writes");
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).await.expect("a status");
-    assert_eq!(&answer, b"HTTP/1.1 200");
-    stream
-}
-
 /// From the signal to the end of the process, with everything open that can keep it.
 #[tokio::test]
 async fn a_stop_does_not_take_longer_than_it_may() {
@@ -94,7 +80,7 @@ async fn a_stop_does_not_take_longer_than_it_may() {
     let id = image["id"].as_i64().expect("an image has an id");
     let mut open = vec![begun(&server).await];
     for _ in 0..40 {
-        open.push(unread(&server, id).await);
+        open.push(unread(&server.api(), id, "raw").await);
     }
     let (held, _) = held(&files, "held.img", 6);
     let running = import(&server.api(), "held", &held.url).await;

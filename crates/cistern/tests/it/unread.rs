@@ -21,7 +21,7 @@ const LIMIT_KIB: u64 = 256 << 10;
 const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Asks for an image through as small a window as the system gives, and reads the answer's first line.
-async fn unread(api: &Api, image: i64, format: &str) -> TcpStream {
+pub(crate) async fn unread(api: &Api, image: i64, format: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("is settable");
     let address = api.url.trim_start_matches("http://").parse().expect("an address");

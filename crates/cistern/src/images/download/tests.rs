@@ -73,6 +73,7 @@ async fn world() -> World {
     let (row, _) = service::image_import(&app, &caller, &new)
         .await
         .expect("is taken");
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
     let known = async {
         while checksum::checksum_list(&app, &[row.id])
             .await
@@ -83,7 +84,7 @@ async fn world() -> World {
                 .await
                 .expect("is there");
             assert_ne!(now.status, "deleted", "{:?}", now.error_message);
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            pace.tick().await;
         }
     };
     tokio::time::timeout(Duration::from_mins(1), known)

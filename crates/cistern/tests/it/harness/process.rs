@@ -145,11 +145,13 @@ pub(crate) fn ticks_and_peak(pid: u32) -> (u64, u64) {
         .iter()
         .map(|n| fields[*n].parse::<u64>().expect("a number"))
         .sum();
-    let status = read("status");
-    let peak = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .expect("a line");
-    let peak = peak.trim().trim_end_matches(" kB").parse().expect("a number");
-    (ticks, peak)
+    let folder = PathBuf::from(format!("/proc/{pid}"));
+    (ticks, peak_kib(&folder).expect("it runs"))
+}
+
+/// The most memory that a process had (`VmHWM`), in KiB, by its folder in `/proc`; none where it has ended.
+pub(crate) fn peak_kib(process: &std::path::Path) -> Option<u64> {
+    let status = std::fs::read_to_string(process.join("status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }

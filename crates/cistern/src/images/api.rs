@@ -416,8 +416,7 @@ async fn bodies(app: &App, caller: &Caller, rows: Vec<Model>) -> Result<Vec<Imag
         let checksums = checksums.remove(&row.id).unwrap_or_default();
         let tags = tags.remove(&row.id.to_string()).unwrap_or_default();
         let body = ImageBody::new(row, tags);
-        // A raw download is the disk.
-        let sha256 = body.sha256.clone().or_else(|| checksums.get("raw").cloned());
+        let sha256 = body.sha256.clone().or_else(|| checksum::disk_sha256(&checksums));
         ImageBody {
             sha256,
             checksums,

@@ -65,6 +65,11 @@ pub async fn checksum_list(
     Ok(out)
 }
 
+/// The disk's own SHA-256, where it is known: a raw download is the disk.
+pub fn disk_sha256(checksums: &std::collections::BTreeMap<String, String>) -> Option<String> {
+    checksums.get(Format::Raw.as_str()).cloned()
+}
+
 /// Forgets an image's checksums, in the transaction that gives up its disk.
 pub async fn checksum_forget_in_tx(conn: &impl ConnectionTrait, image_id: i64) -> Result<()> {
     Ok(rows::checksum_forget(conn, image_id).await?)

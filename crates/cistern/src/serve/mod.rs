@@ -19,6 +19,7 @@ mod tls;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,10 +85,12 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     let (gate_api, gate_registry) = (Gate::new(starting.api), Gate::new(starting.registry));
     let listeners = bound.run(&config, certificate.as_ref(), &gate_api, &gate_registry);
 
-    // Nothing is served yet, so there is nothing that a signal would have to wait for.
-    let Started { app, first, engine } = tokio::select! {
-        started = start(config, &phase) => started?,
-        () = signals.stop() => return Ok(()),
+    let Some(Started { app, first, engine }) = start(config, &phase, &mut signals).await? else {
+        return Ok(());
+    };
+    let Some(engine) = engine else {
+        announce(&app.config, output, &urls, first.as_ref());
+        return Ok(());
     };
     let running = routers::running(&app, &phase);
     gate_api.set(running.api);
@@ -136,11 +139,29 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
 struct Started {
     app: App,
     first: Option<FirstStart>,
-    engine: Engine,
+    /// `None` where a signal came before it.
+    engine: Option<Engine>,
 }
 
-/// Everything that must be done before the first request is served, each part named in `phase`.
-async fn start(config: Config, phase: &Phase) -> Result<Started> {
+/// Everything that must be done before the first request is served, each part named in `phase`. A signal ends it, as
+/// there is nothing yet that it would have to wait for; `None` where nothing was made that must be told.
+async fn start(config: Config, phase: &Phase, signals: &mut Signals) -> Result<Option<Started>> {
+    let app = tokio::select! {
+        opened = open(config, phase) => opened?,
+        () = signals.stop() => return Ok(None),
+    };
+    phase.start(Step::Owner);
+    let (first, is_stopped) = first_start(&app, signals).await?;
+    if is_stopped {
+        let engine = None;
+        return Ok(first.is_some().then_some(Started { app, first, engine }));
+    }
+    phase.start(Step::Engine);
+    let engine = Some(app.engine_start().await?);
+    Ok(Some(Started { app, first, engine }))
+}
+
+async fn open(config: Config, phase: &Phase) -> Result<App> {
     let app = App::open_telling(config, &|opening| match opening {
         Opening::Database => phase.start(Step::Database),
         Opening::Objects => phase.start(Step::Objects),
@@ -148,11 +169,21 @@ async fn start(config: Config, phase: &Phase) -> Result<Started> {
     .await?;
     phase.start(Step::ObjectsTest);
     app.objects_test().await?;
-    phase.start(Step::Owner);
-    let first = app.first_start().await?;
-    phase.start(Step::Engine);
-    let engine = app.engine_start().await?;
-    Ok(Started { app, first, engine })
+    Ok(app)
+}
+
+/// Makes the first owner, and says whether a signal came meanwhile. Their token is kept nowhere and shown once, so a
+/// signal waits for it; a second one does not.
+async fn first_start(app: &App, signals: &mut Signals) -> Result<(Option<FirstStart>, bool)> {
+    let mut making = pin!(app.first_start());
+    tokio::select! {
+        first = &mut making => return Ok((first?, false)),
+        () = signals.stop() => {}
+    }
+    tokio::select! {
+        first = making => Ok((first?, true)),
+        () = signals.stop() => Ok((None, true)),
+    }
 }
 
 /// When requests and jobs must have ended, so that the process is gone within `limit`.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use sea_orm::{ConnectionTrait as _, Database, Statement};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -10,7 +11,7 @@ use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported, settled};
 use crate::harness::process::free_port;
 use crate::harness::proxy::{Fault, Proxy};
-use crate::harness::server::Setup;
+use crate::harness::server::{Setup, token_in};
 use crate::harness::{Server, disks, until};
 use crate::jobs::{held, held_up, job_of};
 use crate::unread::unread;
@@ -64,6 +65,35 @@ async fn a_request_in_flight_is_answered_and_no_new_one_is_taken() {
     assert!(server.ended().success(), "{}", server.log_text());
     server.start_again();
     server.api().get("/v2/tags/made-while-stopping").await.expect(200);
+}
+
+/// The token is kept nowhere: who stops a first start when its owner is made must still be told it.
+#[tokio::test]
+async fn a_stop_of_a_first_start_does_not_lose_the_token() {
+    // Each round on a new installation: when the signal comes is a matter of luck.
+    for _ in 0..5 {
+        let mut server = Setup::default().stopped();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let said = folder.path().join("said");
+        server.start_into(std::fs::File::create(&said).expect("makes a file"));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !has_owner(&server).await {
+            assert!(Instant::now() < deadline, "no owner: {}", server.log_text());
+        }
+        assert!(server.terminate().success(), "{}", server.log_text());
+        let said = std::fs::read_to_string(&said).expect("reads");
+        assert!(token_in(&said).is_some(), "{said}\n{}", server.log_text());
+    }
+}
+
+async fn has_owner(server: &Server) -> bool {
+    let Ok(db) = Database::connect(server.database_url()).await else {
+        return false;
+    };
+    let statement = Statement::from_string(db.get_database_backend(), "SELECT id FROM user_account");
+    let found = db.query_one_raw(statement).await;
+    db.close().await.expect("closes");
+    matches!(found, Ok(Some(_)))
 }
 
 /// From the signal to the end of the process, with everything open that can keep it.

@@ -149,7 +149,8 @@ impl Setup {
         })
     }
 
-    fn stopped(self) -> Server {
+    /// A server that has not been started.
+    pub(crate) fn stopped(self) -> Server {
         let dir = tempfile::tempdir().expect("a temporary folder");
         Server {
             setup: self,
@@ -268,6 +269,12 @@ impl Server {
     pub(crate) fn start_unheard(&mut self, api: &str) {
         self.spawn(&[api.to_owned(), self.setup.listen[1].clone()], Stdio::null());
         self.api_url = format!("http://{api}");
+    }
+
+    /// Starts it and waits for nothing; what it says goes into this file.
+    pub(crate) fn start_into(&mut self, said: std::fs::File) {
+        let listen = self.setup.listen.clone();
+        self.spawn(&listen, said.into());
     }
 
     fn spawn(&mut self, listen: &[String; 2], stdout: Stdio) {

@@ -10,9 +10,10 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::append::{self, Append, BodyStream};
 use super::model::{CHECKSUMS, Checksum, EXTENSIONS, Refusal, VERSION, number};
 use super::rows::Model;
-use super::service::{self, Append, BodyStream, NewUpload};
+use super::service::{self, NewUpload};
 use crate::app::App;
 use crate::images::local::SOCKET;
 use crate::platform::accounts::Caller;
@@ -129,7 +130,7 @@ async fn create(
     if let Some(mut append) = append.take() {
         append.length = None;
         let body = stream(request.into_body());
-        match service::upload_append(&app, &caller, &row.id, append, body).await {
+        match append::upload_append(&app, &caller, &row.id, append, body).await {
             Ok(appended) => row = appended,
             // The upload is there, and its client learns where: it asks for the offset and goes on.
             Err(refusal) => {
@@ -203,7 +204,7 @@ async fn patch(
     let offset = header_number(headers, &UPLOAD_OFFSET)?
         .ok_or_else(|| Error::BadRequest("`Upload-Offset` is missing".into()))?;
     let append = append_read(headers, offset)?;
-    let row = service::upload_append(&app, &caller, &id, append, stream(request.into_body())).await?;
+    let row = append::upload_append(&app, &caller, &id, append, stream(request.into_body())).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     progress_write(&mut response, &row, true)?;
     Ok(response)

@@ -15,6 +15,7 @@
 //! tells a client that connects again the true offset.
 
 pub mod api;
+pub mod append;
 pub mod migration;
 pub mod model;
 pub mod rows;

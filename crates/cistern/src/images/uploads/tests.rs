@@ -10,8 +10,9 @@ use futures::StreamExt as _;
 use sha2::{Digest, Sha256};
 use tower::ServiceExt as _;
 
+use super::append::{self, Append, BodyStream};
 use super::model::Refusal;
-use super::service::{self, Append, BodyStream, NewUpload};
+use super::service::{self, NewUpload};
 use super::{rows, spool};
 use crate::app::App;
 use crate::app::tests::app;
@@ -328,7 +329,7 @@ async fn a_cut_connection_keeps_what_came_unless_a_checksum_was_to_be_met() {
         .expect("begins")
         .id;
     let cut = || body(vec![Ok(b"abc"), Err(std::io::Error::other("cut"))]);
-    let result = service::upload_append(&w.app, &caller, &id, Append::default(), cut()).await;
+    let result = append::upload_append(&w.app, &caller, &id, Append::default(), cut()).await;
     assert!(
         matches!(result, Err(Refusal::Other(Error::BadRequest(_)))),
         "{result:?}"
@@ -342,7 +343,7 @@ async fn a_cut_connection_keeps_what_came_unless_a_checksum_was_to_be_met() {
         checksum: Some(checksum),
         ..Append::default()
     };
-    service::upload_append(&w.app, &caller, &id, append, cut())
+    append::upload_append(&w.app, &caller, &id, append, cut())
         .await
         .expect_err("is cut");
     let row = service::upload_get(&w.app, &caller, &id).await.expect("is there");
@@ -407,9 +408,10 @@ impl World {
             },
         );
         let (app, upload, caller) = (self.app.clone(), id(path).to_owned(), self.caller().await);
-        let request = tokio::spawn(async move {
-            service::upload_append(&app, &caller, &upload, append, body.boxed()).await
-        });
+        let request =
+            tokio::spawn(
+                async move { append::upload_append(&app, &caller, &upload, append, body.boxed()).await },
+            );
         sender.send(Ok(Bytes::from_static(bytes))).expect("is read");
         let in_time = tokio::time::timeout(std::time::Duration::from_secs(30), is_taken).await;
         in_time.expect("it gets the lock").expect("and reads");
@@ -522,7 +524,7 @@ async fn an_upload_beyond_a_limit_that_was_lowered_is_refused_and_not_miscounted
             content_length,
             ..Append::default()
         };
-        let result = service::upload_append(&lowered, &caller, id(&path), append, body(vec![Ok(b"i")])).await;
+        let result = append::upload_append(&lowered, &caller, id(&path), append, body(vec![Ok(b"i")])).await;
         assert!(
             matches!(result, Err(Refusal::Other(Error::TooLarge(_)))),
             "{content_length:?}: {result:?}"

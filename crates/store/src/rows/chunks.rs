@@ -1,0 +1,248 @@
+//! Chunks: which digest lies where.
+
+use std::collections::HashMap;
+
+use sea_orm::sea_query::{Expr, ExprTrait as _, OnConflict, Query};
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _,
+};
+
+use super::entities::{chunk, chunk_state};
+use crate::digest::Digest;
+use crate::pack::Entry;
+
+/// Rows in one statement: few enough bound values for SQLite (32,766) and PostgreSQL (65,535).
+const ROWS_A_STATEMENT: usize = 1000;
+/// Digests in one look-up. Always padded to this many, so that one prepared statement serves all.
+pub(crate) const LOOKUP: usize = 128;
+
+/// Where a chunk lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Location {
+    pub(crate) object: i64,
+    pub(crate) offset: u32,
+    pub(crate) length: u32,
+}
+
+/// A chunk row, as a look-up sees it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hit {
+    pub(crate) location: Location,
+    pub(crate) state: i16,
+    pub(crate) epoch: i64,
+}
+
+/// Looks digests up that may be read: all but those gone for good.
+pub(crate) async fn chunks_get(
+    db: &impl ConnectionTrait,
+    store: i32,
+    domain: i64,
+    digests: &[Digest],
+) -> Result<HashMap<Digest, Hit>, DbErr> {
+    type Row = (Vec<u8>, i64, i32, i32, i16, i64);
+    let mut found = HashMap::with_capacity(digests.len());
+    for batch in digests.chunks(LOOKUP) {
+        let padding = LOOKUP - batch.len();
+        let padded = batch.iter().chain(std::iter::repeat_n(&batch[0], padding));
+        let rows: Vec<Row> = chunk::Entity::find()
+            .select_only()
+            .columns([
+                chunk::Column::Digest,
+                chunk::Column::Object,
+                chunk::Column::Offset,
+            ])
+            .columns([chunk::Column::Length, chunk::Column::State, chunk::Column::Epoch])
+            .filter(chunk::Column::Store.eq(store))
+            .filter(chunk::Column::Domain.eq(domain))
+            .filter(chunk::Column::Digest.is_in(padded.map(|digest| digest.0.to_vec())))
+            .into_tuple()
+            .all(db)
+            .await?;
+        for (digest, object, offset, length, state, epoch) in rows {
+            let (Some(digest), true) = (Digest::from_slice(&digest), state != chunk_state::GONE) else {
+                continue;
+            };
+            let location = Location {
+                object,
+                offset: offset.cast_unsigned(),
+                length: length.cast_unsigned(),
+            };
+            found.insert(
+                digest,
+                Hit {
+                    location,
+                    state,
+                    epoch,
+                },
+            );
+        }
+    }
+    Ok(found)
+}
+
+/// Brings condemned chunks back to life.
+pub(crate) async fn chunks_resurrect(
+    db: &impl ConnectionTrait,
+    store: i32,
+    domain: i64,
+    digests: &[Digest],
+) -> Result<(), DbErr> {
+    for batch in digests.chunks(ROWS_A_STATEMENT) {
+        chunk::Entity::update_many()
+            .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
+            .filter(chunk::Column::Store.eq(store))
+            .filter(chunk::Column::Domain.eq(domain))
+            .filter(chunk::Column::Digest.is_in(batch.iter().map(|digest| digest.0.to_vec())))
+            .filter(chunk::Column::State.eq(chunk_state::CONDEMNED))
+            .exec(db)
+            .await?;
+    }
+    Ok(())
+}
+
+/// A chunk of an object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Placed {
+    pub(crate) domain: i64,
+    pub(crate) digest: Digest,
+    pub(crate) kind: i16,
+    pub(crate) location: Location,
+}
+
+/// The chunks that lie in an object and are not gone for good. Goes through the whole index: only for objects that
+/// have something wrong with them.
+pub(crate) async fn chunks_of(
+    db: &impl ConnectionTrait,
+    store: i32,
+    object: i64,
+) -> Result<Vec<Placed>, DbErr> {
+    let rows = chunk::Entity::find()
+        .filter(chunk::Column::Store.eq(store))
+        .filter(chunk::Column::Object.eq(object))
+        .filter(chunk::Column::State.ne(chunk_state::GONE))
+        .all(db)
+        .await?;
+    let placed = |row: chunk::Model| {
+        Some(Placed {
+            domain: row.domain,
+            digest: Digest::from_slice(&row.digest)?,
+            kind: row.kind,
+            location: Location {
+                object,
+                offset: row.offset.cast_unsigned(),
+                length: row.length.cast_unsigned(),
+            },
+        })
+    };
+    Ok(rows.into_iter().filter_map(placed).collect())
+}
+
+/// Marks a chunk as damaged, if it still lies there.
+pub(crate) async fn chunk_damage(
+    db: &impl ConnectionTrait,
+    store: i32,
+    domain: i64,
+    digest: Digest,
+    at: Location,
+) -> Result<(), DbErr> {
+    chunk::Entity::update_many()
+        .col_expr(chunk::Column::State, Expr::value(chunk_state::DAMAGED))
+        .filter(chunk::Column::Store.eq(store))
+        .filter(chunk::Column::Domain.eq(domain))
+        .filter(chunk::Column::Digest.eq(digest.0.to_vec()))
+        .filter(chunk::Column::Object.eq(at.object))
+        .filter(chunk::Column::State.is_in([chunk_state::LIVE, chunk_state::CONDEMNED]))
+        .exec(db)
+        .await
+        .map(drop)
+}
+
+/// Marks every chunk of an object as damaged. Goes through the whole index.
+pub(crate) async fn chunks_damage_all(
+    db: &impl ConnectionTrait,
+    store: i32,
+    object: i64,
+) -> Result<u64, DbErr> {
+    let done = chunk::Entity::update_many()
+        .col_expr(chunk::Column::State, Expr::value(chunk_state::DAMAGED))
+        .filter(chunk::Column::Store.eq(store))
+        .filter(chunk::Column::Object.eq(object))
+        .filter(chunk::Column::State.is_in([chunk_state::LIVE, chunk_state::CONDEMNED]))
+        .exec(db)
+        .await?;
+    Ok(done.rows_affected)
+}
+
+/// Marks damaged chunks as live again, but for those in these objects. Goes through the whole index.
+pub(crate) async fn chunks_mend(
+    db: &impl ConnectionTrait,
+    store: i32,
+    still_faulty: &[i64],
+) -> Result<u64, DbErr> {
+    let done = chunk::Entity::update_many()
+        .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
+        .filter(chunk::Column::Store.eq(store))
+        .filter(chunk::Column::State.eq(chunk_state::DAMAGED))
+        .filter(chunk::Column::Object.is_not_in(still_faulty.iter().copied()))
+        .exec(db)
+        .await?;
+    Ok(done.rows_affected)
+}
+
+/// Writes the rows of a published pack. A digest that another pack has live keeps its row; a row that is
+/// gone for good or damaged is taken over. Gives the number of rows that are now ours.
+pub(crate) async fn chunks_insert(
+    db: &impl ConnectionTrait,
+    store: i32,
+    domain: i64,
+    object: i64,
+    epoch: i64,
+    entries: &[Entry],
+) -> Result<u64, DbErr> {
+    use chunk::Column::{Digest, Domain, Epoch, Kind, Length, Object, Offset, State, Store};
+    let mut written = 0;
+    let conflict = OnConflict::columns([Store, Domain, Digest])
+        .update_columns([Object, Offset, Length, Kind, State, Epoch])
+        .action_and_where(Expr::col((chunk::Entity, State)).is_in([chunk_state::GONE, chunk_state::DAMAGED]))
+        .to_owned();
+    for batch in entries.chunks(ROWS_A_STATEMENT) {
+        let mut insert = Query::insert();
+        insert
+            .into_table(chunk::Entity)
+            .columns([Store, Domain, Digest, Object, Offset, Length, Kind, State, Epoch]);
+        for entry in batch {
+            insert.values_panic([
+                store.into(),
+                domain.into(),
+                entry.digest.0.to_vec().into(),
+                object.into(),
+                entry.offset.cast_signed().into(),
+                entry.length.cast_signed().into(),
+                (entry.kind as i16).into(),
+                chunk_state::LIVE.into(),
+                epoch.into(),
+            ]);
+        }
+        written += db
+            .execute(insert.on_conflict(conflict.clone()))
+            .await?
+            .rows_affected();
+    }
+    Ok(written)
+}
+
+/// Number of live chunk rows and the bytes of their frames.
+pub(crate) async fn chunks_sum(db: &impl ConnectionTrait, store: i32) -> Result<(u64, u64), DbErr> {
+    let query = Query::select()
+        .expr(Expr::col(chunk::Column::Digest).count())
+        .expr(Expr::col(chunk::Column::Length).sum().cast_as("bigint"))
+        .from(chunk::Entity)
+        .and_where(chunk::Column::Store.eq(store))
+        .to_owned();
+    let Some(row) = db.query_one(&query).await? else {
+        return Ok((0, 0));
+    };
+    let count: i64 = row.try_get_by_index(0)?;
+    let bytes: Option<i64> = row.try_get_by_index(1)?;
+    Ok((count.cast_unsigned(), bytes.unwrap_or_default().cast_unsigned()))
+}

@@ -1,0 +1,47 @@
+//! The store's own row, which is also the gate between writers and gc.
+
+use sea_orm::sea_query::{Expr, ExprTrait as _};
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
+};
+
+use super::entities::meta;
+
+pub(crate) async fn meta_list(db: &impl ConnectionTrait) -> Result<Vec<meta::Model>, DbErr> {
+    meta::Entity::find().order_by_asc(meta::Column::Id).all(db).await
+}
+
+pub(crate) async fn meta_insert(db: &impl ConnectionTrait, row: meta::Model) -> Result<(), DbErr> {
+    meta::Entity::insert(meta::ActiveModel::from(row))
+        .exec_without_returning(db)
+        .await
+        .map(drop)
+}
+
+pub(crate) async fn meta_ready(db: &impl ConnectionTrait, store: i32, key_id: &str) -> Result<(), DbErr> {
+    meta::Entity::update_many()
+        .col_expr(meta::Column::Ready, Expr::value(true))
+        .col_expr(meta::Column::DigestKeyId, Expr::value(key_id))
+        .filter(meta::Column::Id.eq(store))
+        .exec(db)
+        .await
+        .map(drop)
+}
+
+/// Takes the gate shared: no gc transaction that condemns can run until ours ends.
+pub(crate) async fn gate_shared(db: &impl ConnectionTrait, store: i32) -> Result<Option<meta::Model>, DbErr> {
+    meta::Entity::find_by_id(store).lock_shared().one(db).await
+}
+
+/// Takes the gate alone and raises the epoch; gives the new one.
+pub(crate) async fn epoch_raise(db: &impl ConnectionTrait, store: i32) -> Result<i64, DbErr> {
+    meta::Entity::update_many()
+        .col_expr(meta::Column::Epoch, Expr::col(meta::Column::Epoch).add(1))
+        .filter(meta::Column::Id.eq(store))
+        .exec(db)
+        .await?;
+    let row = meta::Entity::find_by_id(store).one(db).await?;
+    row.map(|row| row.epoch)
+        .ok_or_else(|| DbErr::RecordNotFound("store_meta".into()))
+}

@@ -8,27 +8,34 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::platform::accounts::Caller;
 use crate::platform::clock::Time;
 use crate::platform::error::{Error, Result};
+use crate::platform::events::tally::{Limits, Tally};
 
-/// Events of one caller and kind in a minute; one of each image.
-const EVENTS_MAX: u32 = 30;
+/// Events in a minute: of one caller and kind, and of each image among them.
+const LIMITS: Limits = Limits { group: 30, key: 1 };
 /// Callers, and their images, that are told apart at most; about 50 bytes each.
 const KEYS_MAX: usize = 4096;
-/// Minutes after which what is still untold is forgotten.
-const UNTOLD_MINUTES: i64 = 24 * 60;
-
 /// The downloads of a server.
 #[derive(Debug, Default)]
 pub struct Downloads {
     table: Arc<Mutex<Table>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
     open: HashMap<Holder, usize>,
-    minute: i64,
-    /// Events written in this minute.
-    written: HashMap<(Holder, Told), u32>,
-    images: HashMap<(Holder, Told, i64), Count>,
+    events: Tally<(Holder, Told), About>,
+}
+
+/// What an event is about: an image, or any where a caller has read more of them than can be told apart.
+type About = (Holder, Told, Option<i64>);
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            open: HashMap::new(),
+            events: Tally::new(KEYS_MAX),
+        }
+    }
 }
 
 /// A user and their token.
@@ -41,13 +48,6 @@ pub enum Told {
     Begun,
     /// It was cut by a fault of ours.
     Cut,
-}
-
-#[derive(Debug, Default)]
-struct Count {
-    /// When an event was written last.
-    minute: i64,
-    left_out: u64,
 }
 
 /// A place among a caller's downloads, until it is dropped.
@@ -77,62 +77,10 @@ impl Downloads {
 
     /// Whether one more event may be written; then how many of the same caller and image were left out before it.
     pub fn admit(&self, now: Time, caller: &Caller, told: Told, image: i64) -> Option<u64> {
-        let teller = (holder(caller), told);
+        let holder = holder(caller);
+        let (key, crowd) = ((holder, told, Some(image)), (holder, told, None));
         let mut table = lock(&self.table);
-        table.turn(now.timestamp() / 60);
-        let minute = table.minute;
-        let is_room = table.is_room(teller);
-        let Some(count) = table.count(teller, image) else {
-            // More than can be told apart: only the caller's own bound holds.
-            return is_room.then(|| table.wrote(teller)).map(|()| 0);
-        };
-        if !is_room || count.minute == minute {
-            count.left_out += 1;
-            return None;
-        }
-        count.minute = minute;
-        let left_out = std::mem::take(&mut count.left_out);
-        table.wrote(teller);
-        Some(left_out)
-    }
-}
-
-impl Table {
-    /// Begins a new minute where one has begun.
-    fn turn(&mut self, minute: i64) {
-        if self.minute == minute {
-            return;
-        }
-        self.minute = minute;
-        self.written.clear();
-        let is_told = |count: &Count| count.left_out == 0 || minute - count.minute > UNTOLD_MINUTES;
-        self.images.retain(|_, count| !is_told(count));
-    }
-
-    fn is_room(&self, teller: (Holder, Told)) -> bool {
-        match self.written.get(&teller) {
-            Some(written) => *written < EVENTS_MAX,
-            None => self.written.len() < KEYS_MAX,
-        }
-    }
-
-    fn wrote(&mut self, teller: (Holder, Told)) {
-        *self.written.entry(teller).or_default() += 1;
-    }
-
-    fn count(&mut self, (holder, told): (Holder, Told), image: i64) -> Option<&mut Count> {
-        let is_full = self.images.len() >= KEYS_MAX;
-        let key = (holder, told, image);
-        if is_full && !self.images.contains_key(&key) {
-            return None;
-        }
-        let minute = self.minute;
-        // Not written in this minute.
-        let new = Count {
-            minute: minute - 1,
-            left_out: 0,
-        };
-        Some(self.images.entry(key).or_insert(new))
+        table.events.admit(now, LIMITS, (holder, told), key, crowd)
     }
 }
 
@@ -213,9 +161,9 @@ mod tests {
         let admit = |image| downloads.admit(clock.now(), &token(1), Told::Begun, image);
         let written = (0..10_000).filter(|image| admit(*image).is_some()).count();
         assert_eq!(written, 30);
-        assert!(lock(&downloads.table).images.len() <= KEYS_MAX);
+        assert!(lock(&downloads.table).events.len() <= KEYS_MAX + 1);
         clock.advance(TimeDelta::days(2));
         assert_eq!(admit(20_000), Some(0));
-        assert_eq!(lock(&downloads.table).images.len(), 1, "what is old is forgotten");
+        assert_eq!(lock(&downloads.table).events.len(), 1, "what is old is forgotten");
     }
 }

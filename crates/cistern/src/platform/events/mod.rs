@@ -8,6 +8,7 @@ pub mod cli;
 mod refusals;
 pub mod rows;
 pub mod service;
+pub mod tally;
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,7 +20,7 @@ use super::error::Result;
 pub use refusals::{Refusals, reason_shown, record_refusal, refusals_flush};
 
 /// Who acts, and from where. The system itself is [`Who::default`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Who {
     /// The team it happens in.
     pub team_id: Option<i64>,

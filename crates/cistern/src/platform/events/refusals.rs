@@ -1,29 +1,30 @@
 //! Refusals as events, without a way to fill the database or to slow the server by being refused.
 //!
-//! Somebody we know: [`PER_KNOWN`] a minute of one token (of a console user: one user), [`PER_TEAM`] of one team.
-//! Strangers: one a minute of each address (of IPv6: one /64) and kind, [`STRANGERS`] of all. What is more only counts:
+//! Somebody we know: so many a minute of one token (of a console user: one user) and of one team ([`KNOWN`]). Strangers:
+//! of each address (of IPv6: one /64) and of all of them ([`STRANGERS`]). What is more only counts:
 //! in the next event of the same token or address (`left_out`), in an event of its own that [`refusals_flush`] writes,
 //! and in the metric `refusals_left_out_total`. What is counted is kept in memory, within [`KEYS_MAX`].
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tracing::Instrument;
 
+use super::tally::{Limits, Tally};
 use super::{Event, Who, record_in_tx};
 use crate::app::App;
 use crate::platform::accounts::network;
 use crate::platform::clock::Time;
 use crate::platform::error::Result;
 
-/// Written for one token, or one user of the console, in a minute.
-const PER_KNOWN: u32 = 10;
-/// Written for one team in a minute: a user may have any number of tokens.
-const PER_TEAM: u32 = 30;
-/// Written for all strangers in a minute.
-const STRANGERS: u32 = 6;
+/// Written in a minute for one team (a user may have any number of tokens), and for one token, or one user of the console,
+/// of each kind.
+const KNOWN: Limits = Limits { group: 30, key: 10 };
+/// Written in a minute for all strangers, and for one address and kind.
+const STRANGERS: Limits = Limits { group: 6, key: 1 };
+/// The kind where kinds are not told apart.
+const MANY: &str = "request.refuse";
 /// Tokens and users, and addresses, that are told apart at most; about 200 bytes each.
 const KEYS_MAX: usize = 1024;
 /// Counts of tokens, and of addresses, that one flush writes; the rest is one more event.
@@ -36,188 +37,75 @@ const REASON_MAX: usize = 200;
 /// Counts refusals of the running minute; one for the whole process.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    table: Mutex<Table>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    minute: i64,
-    /// Written in this minute.
-    of_strangers: u32,
-    /// Written in this minute, by team.
-    of_teams: HashMap<i64, u32>,
-    known: HashMap<Key, Count>,
-    strangers: HashMap<Key, Count>,
-}
-
-/// Whose refusals are counted together.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    Token(i64),
-    User(i64),
-    /// Those of a team whose tokens are too many to be told apart.
-    Team(i64),
-    Address(String, &'static str),
-    /// Addresses that are too many to be told apart.
-    Elsewhere,
+    tables: Mutex<Tables>,
 }
 
 #[derive(Debug)]
-struct Count {
-    what: &'static str,
-    who: Who,
-    written: u32,
-    left_out: u64,
+struct Tables {
+    /// Those we know, by team.
+    known: Tally<i64, Key>,
+    /// The others, all in one group.
+    strangers: Tally<(), Key>,
 }
 
-/// What was left out of one token or address.
-#[derive(Debug)]
-struct LeftOut {
-    what: &'static str,
-    who: Who,
-    count: u64,
+/// Whose refusals of which kind are counted together.
+type Key = (Who, &'static str);
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self {
+            known: Tally::new(KEYS_MAX),
+            strangers: Tally::new(KEYS_MAX),
+        }
+    }
 }
 
 impl Refusals {
     /// Whether one more may be written; then how many of the same were left out since the last one.
     fn admit(&self, now: Time, who: &Who, what: &'static str) -> Option<u64> {
-        let mut table = self.lock();
-        table.turn(now);
-        let key = table.key(who, what);
-        let is_room = table.is_room(who.team_id);
-        let count = table.count(key.clone(), who, what);
-        if !is_room || count.written >= key.limit() {
-            count.left_out += 1;
-            return None;
-        }
-        count.written += 1;
-        let left_out = std::mem::take(&mut count.left_out);
-        match who.team_id {
-            Some(team) => *table.of_teams.entry(team).or_default() += 1,
-            None => table.of_strangers += 1,
-        }
-        Some(left_out)
+        let mut tables = self.lock();
+        let Some(team) = who.team_id else {
+            let (key, crowd) = ((stranger(who), what), (Who::default(), MANY));
+            return tables.strangers.admit(now, STRANGERS, (), key, crowd);
+        };
+        let of_team = Who {
+            team_id: Some(team),
+            ..Who::default()
+        };
+        let (key, crowd) = ((who.lasting(), what), (of_team, MANY));
+        tables.known.admit(now, KNOWN, team, key, crowd)
     }
 
     /// Takes what was left out, the most first: [`FLUSH_MAX`] of those we know and of strangers, and what remains of
     /// each as one.
-    fn take_left_out(&self, now: Time) -> Vec<LeftOut> {
-        let mut table = self.lock();
-        table.turn(now);
-        let mut out = taken(&mut table.known);
-        out.extend(taken(&mut table.strangers));
+    fn take_left_out(&self, now: Time) -> Vec<(Key, u64)> {
+        let mut tables = self.lock();
+        let mut out = shortened(tables.known.take_left_out(now));
+        out.extend(shortened(tables.strangers.take_left_out(now)));
         out
     }
 
     /// A panic while counting leaves counts that are still usable.
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Table {
-    /// Begins a new minute where one has begun.
-    fn turn(&mut self, now: Time) {
-        let minute = now.timestamp() / 60;
-        if self.minute == minute {
-            return;
-        }
-        self.minute = minute;
-        self.of_strangers = 0;
-        self.of_teams.clear();
-        for counts in [&mut self.known, &mut self.strangers] {
-            counts.retain(|_, count| count.left_out > 0);
-            for count in counts.values_mut() {
-                count.written = 0;
-            }
-        }
-    }
-
-    fn key(&self, who: &Who, what: &'static str) -> Key {
-        let Some(team) = who.team_id else {
-            let address = who.address.as_deref().map(network).unwrap_or_default();
-            return within(&self.strangers, Key::Address(address, what), Key::Elsewhere);
-        };
-        let key = match (who.token_id, who.user_id) {
-            (Some(token), _) => Key::Token(token),
-            (None, Some(user)) => Key::User(user),
-            (None, None) => Key::Team(team),
-        };
-        within(&self.known, key, Key::Team(team))
-    }
-
-    fn is_room(&self, team: Option<i64>) -> bool {
-        match team {
-            Some(team) => self.of_teams.get(&team).is_none_or(|written| *written < PER_TEAM),
-            None => self.of_strangers < STRANGERS,
-        }
-    }
-
-    fn count(&mut self, key: Key, who: &Who, what: &'static str) -> &mut Count {
-        let who = match &key {
-            Key::Elsewhere => Who::default(),
-            Key::Address(..) => Who {
-                address: who.address.clone(),
-                ..Who::default()
-            },
-            Key::Team(team) => Who {
-                team_id: Some(*team),
-                ..Who::default()
-            },
-            Key::Token(_) | Key::User(_) => who.lasting(),
-        };
-        let counts = match &key {
-            Key::Address(..) | Key::Elsewhere => &mut self.strangers,
-            _ => &mut self.known,
-        };
-        counts.entry(key).or_insert(Count {
-            what,
-            who,
-            written: 0,
-            left_out: 0,
-        })
+/// A stranger is known by their network alone.
+fn stranger(who: &Who) -> Who {
+    Who {
+        address: who.address.as_deref().map(network),
+        ..Who::default()
     }
 }
 
-impl Key {
-    /// Written in a minute.
-    fn limit(&self) -> u32 {
-        match self {
-            Self::Address(..) | Self::Elsewhere => 1,
-            Self::Token(_) | Self::User(_) | Self::Team(_) => PER_KNOWN,
-        }
-    }
-}
-
-/// `key` where it is known or there is room for it, `other` where not.
-fn within(counts: &HashMap<Key, Count>, key: Key, other: Key) -> Key {
-    if counts.contains_key(&key) || counts.len() < KEYS_MAX {
-        key
-    } else {
-        other
-    }
-}
-
-fn taken(counts: &mut HashMap<Key, Count>) -> Vec<LeftOut> {
-    let some = counts.values_mut().filter(|count| count.left_out > 0);
-    let mut out: Vec<LeftOut> = some
-        .map(|count| LeftOut {
-            what: count.what,
-            who: count.who.clone(),
-            count: std::mem::take(&mut count.left_out),
-        })
-        .collect();
-    counts.retain(|_, count| count.written > 0);
-    out.sort_by_key(|one| std::cmp::Reverse(one.count));
-    let rest = out.split_off(out.len().min(FLUSH_MAX));
+fn shortened(mut counts: Vec<(Key, u64)>) -> Vec<(Key, u64)> {
+    let rest = counts.split_off(counts.len().min(FLUSH_MAX));
     if !rest.is_empty() {
-        out.push(LeftOut {
-            what: "request.refuse",
-            who: Who::default(),
-            count: rest.iter().map(|one| one.count).sum(),
-        });
+        let all = rest.iter().map(|(_, count)| count).sum();
+        counts.push(((Who::default(), MANY), all));
     }
-    out
+    counts
 }
 
 /// Writes a refusal, unless there are too many of late. Neither fails nor holds up the request that was refused anyway.
@@ -238,7 +126,7 @@ pub async fn record_refusal(app: &App, who: &Who, event: Event) {
 
 /// Writes how many refusals were left out since the last time.
 pub async fn refusals_flush(app: &App) -> Result<()> {
-    for LeftOut { what, who, count } in app.refusals.take_left_out(app.clock.now()) {
+    for ((who, what), count) in app.refusals.take_left_out(app.clock.now()) {
         write(app, &who, with_left_out(Event::refused(what), count)).await?;
     }
     Ok(())
@@ -350,14 +238,14 @@ mod tests {
         assert_eq!(written(&refusals, &clock, &token(1, 7), "request.refuse"), 10);
         let left = refusals.take_left_out(clock.now());
         assert_eq!(left.len(), 1 + FLUSH_MAX + 1);
-        assert_eq!((left[0].who.token_id, left[0].count), (Some(7), 190));
-        assert_eq!(left[0].who.address, None, "a token has many");
-        let strangers: u64 = left[1..].iter().map(|one| one.count).sum();
+        assert_eq!((left[0].0.0.token_id, left[0].1), (Some(7), 190));
+        assert_eq!(left[0].0.0.address, None, "a token has many");
+        let strangers: u64 = left[1..].iter().map(|one| one.1).sum();
         assert_eq!(strangers, 5_000 - admitted);
         assert!(refusals.take_left_out(clock.now()).is_empty());
         clock.advance(TimeDelta::seconds(60));
         assert!(refusals.take_left_out(clock.now()).is_empty());
-        assert!(refusals.lock().strangers.is_empty(), "and nothing is kept");
+        assert!(refusals.lock().strangers.len() == 0, "and nothing is kept");
     }
 
     #[test]

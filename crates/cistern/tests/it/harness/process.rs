@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A command; the suite is the one place besides `platform::command` that starts processes.
 #[expect(
@@ -130,10 +131,22 @@ pub(crate) fn parsers_of(server: u32) -> Vec<PathBuf> {
         .collect()
 }
 
-/// A free port on loopback. Another process may take it in between; helpers that cannot use port 0 live with that.
+/// A free port on loopback, for helpers that cannot use port 0. From below those that the system gives to connections and
+/// to port 0, and by another one for each call and process, so that nobody takes it before it is used.
 pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("it is bound").port()
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u16 = 20_000;
+    const COUNT: u32 = 12_000;
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let next = || {
+        let call = CALLS.fetch_add(1, Ordering::Relaxed);
+        let port = std::process::id().wrapping_mul(61).wrapping_add(call) % COUNT;
+        FIRST + u16::try_from(port).expect("is below the count")
+    };
+    std::iter::repeat_with(next)
+        .take(1000)
+        .find(is_free)
+        .expect("loopback has a free port")
 }
 
 /// Processor time a process has used, in ticks, and the most memory it had, in KiB.

@@ -38,6 +38,7 @@ use crate::images;
 use crate::platform::accounts::service::FirstStart;
 use crate::platform::clock::Clock;
 use crate::platform::error::{Context, Error, Result};
+use crate::platform::events::refusals_flush;
 use crate::platform::jobs::Engine;
 use crate::telemetry;
 use accept::{Gate, Listener, Running};
@@ -129,6 +130,7 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     sweeping.cancel();
     // Its end is the removal of its socket; where even that takes time, the next start removes it.
     let _ = tokio::time::timeout(LEAVE / 20, local).await;
+    let _ = tokio::time::timeout(LEAVE / 10, refusals_flush(&app)).await;
     let _ = tokio::time::timeout(LEAVE / 4, app.db.fold()).await;
     // What is still open (downloads that nobody reads) is cut off here and now. Everything that was acknowledged is
     // durable, and taking the rest apart piece by piece would only take time that is not ours any more.

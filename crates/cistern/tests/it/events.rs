@@ -229,7 +229,7 @@ async fn every_refusal_is_an_event_of_the_callers_team_with_its_reason_and_no_se
 
 #[tokio::test]
 async fn strangers_leave_an_event_a_minute_for_the_operator() {
-    let server = Setup::default().arg("--trusted-proxies=127.0.0.1/32").start();
+    let mut server = Setup::default().arg("--trusted-proxies=127.0.0.1/32").start();
     let api = server.api();
     let theirs = other_team(&server);
     let ask = async |url: &str, token: &str, address: &str| {
@@ -278,6 +278,21 @@ async fn strangers_leave_an_event_a_minute_for_the_operator() {
     }
     let seen = theirs.get("/v2/events?outcome=refused").await.expect(200);
     assert_eq!(seen["events"], json!([]), "no team's owner sees them");
+
+    assert!(server.terminate().success(), "{}", server.log_text());
+    server.start_again();
+    let api = server.api();
+    let told: u64 = events(&api)
+        .await
+        .iter()
+        .filter(|event| event["address"] == "192.0.2.3")
+        .map(|event| u64::from(event["detail"]["reason"].is_string()) + left_out(event))
+        .sum();
+    assert_eq!(told, 30, "what a stop finds left out is told");
+}
+
+fn left_out(event: &Value) -> u64 {
+    event["detail"]["left_out"].as_u64().unwrap_or_default()
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
-    QuerySelect as _,
+    ActiveValue::Set, ColumnTrait as _, Condition, ConnectionTrait, DbErr, EntityTrait as _,
+    QueryFilter as _, QuerySelect as _,
 };
 use uuid::Uuid;
 
@@ -18,15 +18,22 @@ pub(crate) async fn session_insert(db: &impl ConnectionTrait, row: session::Mode
         .map(drop)
 }
 
+/// The session, as long as it is its writer's.
+fn open(id: Uuid, fence: Uuid) -> Condition {
+    Condition::all()
+        .add(session::Column::Id.eq(id))
+        .add(session::Column::Fence.eq(fence))
+        .add(session::Column::State.eq(session_state::OPEN))
+}
+
 /// The session, if it is still open under this fence; locked against being taken away until we end.
 pub(crate) async fn session_hold(
     db: &impl ConnectionTrait,
     id: Uuid,
     fence: Uuid,
 ) -> Result<Option<session::Model>, DbErr> {
-    session::Entity::find_by_id(id)
-        .filter(session::Column::Fence.eq(fence))
-        .filter(session::Column::State.eq(session_state::OPEN))
+    session::Entity::find()
+        .filter(open(id, fence))
         .lock_shared()
         .one(db)
         .await
@@ -41,9 +48,7 @@ pub(crate) async fn session_extend(
 ) -> Result<bool, DbErr> {
     let result = session::Entity::update_many()
         .col_expr(session::Column::LeaseUntilUs, Expr::value(until_us))
-        .filter(session::Column::Id.eq(id))
-        .filter(session::Column::Fence.eq(fence))
-        .filter(session::Column::State.eq(session_state::OPEN))
+        .filter(open(id, fence))
         .exec(db)
         .await?;
     Ok(result.rows_affected == 1)
@@ -60,9 +65,7 @@ pub(crate) async fn session_end(
     let result = session::Entity::update_many()
         .col_expr(session::Column::State, Expr::value(state))
         .col_expr(session::Column::EndedUs, Expr::value(now_us))
-        .filter(session::Column::Id.eq(id))
-        .filter(session::Column::Fence.eq(fence))
-        .filter(session::Column::State.eq(session_state::OPEN))
+        .filter(open(id, fence))
         .exec(db)
         .await?;
     Ok(result.rows_affected == 1)

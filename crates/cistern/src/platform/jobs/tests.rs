@@ -145,18 +145,23 @@ async fn a_passing_fault_is_tried_again_from_the_saved_state() {
     engine.stop().await;
 }
 
-#[tokio::test]
-async fn a_cancel_stops_a_running_job() {
-    let (app, _dir) = app().await;
-    let waits = kind("test.waits", |context| {
+/// Workers whose jobs of this kind go on until they are stopped.
+async fn engine_that_waits(app: &App, name: &'static str) -> Engine {
+    let waits = kind(name, |context| {
         Box::pin(async move {
             context.stop.cancelled().await;
             context.check()
         })
     });
-    let engine = Engine::start(&app, Registry::default().with(waits), "n1", 1)
+    Engine::start(app, Registry::default().with(waits), "n1", 1)
         .await
-        .expect("starts");
+        .expect("starts")
+}
+
+#[tokio::test]
+async fn a_cancel_stops_a_running_job() {
+    let (app, _dir) = app().await;
+    let engine = engine_that_waits(&app, "test.waits").await;
     let ids = enqueue(&app, "test.waits").await;
     assert!(job_cancel_in_tx(app.db.conn(), ids.0).await.expect("updates"));
     let (job, action) = ended(&app, ids).await;
@@ -168,15 +173,7 @@ async fn a_cancel_stops_a_running_job() {
 #[tokio::test]
 async fn a_stop_hands_the_job_back_without_counting_and_the_next_start_runs_it() {
     let (app, _dir) = app().await;
-    let waits = kind("test.hand", |context| {
-        Box::pin(async move {
-            context.stop.cancelled().await;
-            context.check()
-        })
-    });
-    let engine = Engine::start(&app, Registry::default().with(waits), "n1", 1)
-        .await
-        .expect("starts");
+    let engine = engine_that_waits(&app, "test.hand").await;
     let ids = enqueue(&app, "test.hand").await;
     while rows::job_get(app.db.conn(), ids.0)
         .await

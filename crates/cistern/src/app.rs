@@ -198,6 +198,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(images::checksum::migration::Checksums),
         Box::new(jobs::migration::JobLines),
         Box::new(actions::migration::ActionCounts),
+        Box::new(images::migration::DeletedListing),
     ];
     list.extend(store::migrations());
     list

@@ -21,6 +21,7 @@ pub struct Remote {
     #[arg(
         long,
         value_name = "URL",
+        value_parser = address,
         help = "The server's address [env: CISTERN_URL] [default: http://127.0.0.1:8080]"
     )]
     pub url: Option<Url>,
@@ -60,8 +61,11 @@ impl Remote {
     pub fn client(&self, context: &Context) -> Outcome<Client> {
         let base = match (&self.url, context.env.url()) {
             (Some(url), _) => url.clone(),
-            (None, text) => Url::parse(text.unwrap_or(DEFAULT_URL))
-                .map_err(|e| Failure::Usage(format!("CISTERN_URL is not an address: {e}")))?,
+            (None, text) => Url::parse(text.unwrap_or(DEFAULT_URL)).map_err(|e| {
+                Failure::Usage(format!(
+                    "CISTERN_URL is not an address such as {DEFAULT_URL}: {e}"
+                ))
+            })?,
         };
         let token = self.token(context)?;
         crate::serve::provider_install();
@@ -131,6 +135,11 @@ impl Client {
         self.json(self.request(Method::POST, path)?.json(body)).await
     }
 
+    /// PUT with a JSON body.
+    pub async fn put(&self, path: &str, body: &Value) -> Outcome<Value> {
+        self.json(self.request(Method::PUT, path)?.json(body)).await
+    }
+
     /// DELETE.
     pub async fn delete(&self, path: &str) -> Outcome<Value> {
         self.json(self.request(Method::DELETE, path)?).await
@@ -150,6 +159,10 @@ impl Client {
         };
         Failure::Absent(format!("cannot talk to {}: {reason}{hint}", self.base))
     }
+}
+
+fn address(text: &str) -> Result<Url, String> {
+    Url::parse(text).map_err(|e| format!("give an address such as {DEFAULT_URL} ({e})"))
 }
 
 /// What the server said, with its request id, by which its log can be searched.

@@ -1,9 +1,9 @@
 //! `cistern config check` and `cistern config list`.
 
-use comfy_table::Table;
 use serde_json::{Value, json};
 
 use super::flags::ServerFlags;
+use super::table::table;
 use super::{Context, Failure, Outcome, output};
 use crate::config::settings::{Kind, SETTINGS, lookup, shown};
 use crate::config::{Loaded, Origin};
@@ -70,14 +70,10 @@ fn list(args: &Args, context: &Context) -> Outcome {
     let loaded = args.flags.load(context)?;
     let rows = rows(&loaded);
     context.output.document(&json!({ "settings": rows }), || {
-        let mut table = Table::new();
-        table
-            .load_style(comfy_table::presets::NOTHING)
-            .set_header(["SETTING", "VALUE", "FROM"]);
-        for row in &rows {
-            table.add_row([&row["setting"], &row["value"], &row["from"]].map(shown));
-        }
-        table.to_string()
+        let cells = rows
+            .iter()
+            .map(|row| [&row["setting"], &row["value"], &row["from"]].map(shown));
+        table(["SETTING", "VALUE", "FROM"], cells)
     });
     Ok(())
 }

@@ -11,6 +11,7 @@ mod flags;
 pub mod output;
 pub mod progress;
 mod serve;
+pub mod table;
 
 use std::process::ExitCode;
 

@@ -68,6 +68,19 @@ pub fn bytes(n: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit as usize])
 }
 
+/// What a job said of itself: its step, and how much of it is done.
+pub fn progress(said: &serde_json::Value) -> String {
+    let step = said["step"].as_str().unwrap_or_default();
+    let bytes = |key: &str| said[key].as_u64().map(self::bytes);
+    match (bytes("done_bytes"), bytes("total_bytes")) {
+        (Some(done), Some(total)) => format!("{step} {done} of {total}"),
+        (Some(done), None) => format!("{step} {done}"),
+        _ => step.to_owned(),
+    }
+    .trim()
+    .to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

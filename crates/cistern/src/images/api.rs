@@ -143,6 +143,8 @@ struct ListQuery {
     private: Option<bool>,
     /// Only those with this tag.
     tag_name: Option<String>,
+    /// The team's deleted images instead, and those whose import failed; they are kept for 30 days. Cistern's own.
+    deleted: Option<bool>,
 }
 
 impl ListQuery {
@@ -157,6 +159,7 @@ impl ListQuery {
             kind,
             private: self.private.unwrap_or(false),
             tag_name: self.tag_name.filter(|t| !t.is_empty()),
+            deleted: self.deleted.unwrap_or(false),
         })
     }
 }

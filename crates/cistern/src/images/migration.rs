@@ -29,6 +29,22 @@ impl MigrationTrait for Images {
     }
 }
 
+/// Deleted images had no list.
+pub struct DeletedListing;
+
+impl MigrationName for DeletedListing {
+    fn name(&self) -> &'static str {
+        "m0122_images_deleted"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for DeletedListing {
+    async fn up(&self, m: &SchemaManager) -> Result<(), DbErr> {
+        super::rows::image_list_deleted_all(m.get_connection()).await
+    }
+}
+
 fn image() -> TableCreateStatement {
     table("image")
         .col(big_pk_auto("id"))

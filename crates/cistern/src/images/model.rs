@@ -122,6 +122,8 @@ pub struct Filter {
     pub private: bool,
     /// Only those with this tag.
     pub tag_name: Option<String>,
+    /// The team's deleted images instead, and those whose import failed.
+    pub deleted: bool,
 }
 
 /// The `type` parameter of a list.
@@ -138,9 +140,17 @@ pub const LISTING_DISTRIBUTION: i64 = 0;
 /// Everyone's applications.
 pub const LISTING_APPLICATION: i64 = -1;
 
+/// A team's deleted images are listed under a number of their own.
+pub fn listing_deleted(team_id: i64) -> i64 {
+    LISTING_APPLICATION - team_id
+}
+
 impl Filter {
     /// The listings whose images are shown to `team_id`.
     pub fn listings(&self, team_id: i64) -> Vec<i64> {
+        if self.deleted {
+            return vec![listing_deleted(team_id)];
+        }
         match (self.kind, self.private) {
             (None, false) => vec![team_id, LISTING_DISTRIBUTION, LISTING_APPLICATION],
             (None, true) => vec![team_id],
@@ -153,7 +163,7 @@ impl Filter {
 
 /// DigitalOcean's distributions. Others are taken too and become the last, except `Unknown OS`, which Terraform
 /// sends and expects back.
-const DISTRIBUTIONS: [&str; 13] = [
+pub const DISTRIBUTIONS: [&str; 13] = [
     "Arch Linux",
     "CentOS",
     "CoreOS",
@@ -287,9 +297,15 @@ mod tests {
                 kind,
                 private,
                 tag_name: None,
+                deleted: false,
             }
             .listings(7)
         };
+        let deleted = Filter {
+            deleted: true,
+            ..Filter::default()
+        };
+        assert_eq!((deleted.listings(1), deleted.listings(7)), (vec![-2], vec![-8]));
         assert_eq!(list(None, false), [7, 0, -1]);
         assert_eq!(list(None, true), [7]);
         assert_eq!(list(Some(ListKind::Application), false), [-1]);

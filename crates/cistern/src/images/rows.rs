@@ -1,16 +1,16 @@
 //! The `image` and `image_count` tables.
 //!
-//! A row is in at most one list, by its `listing`: its team's number, or one of the numbers for everyone's images;
-//! none while it is deleted. `image_count` holds how many rows of a listing have an id in each block (see
+//! A row is in one list, by its `listing`: its team's number, the number for its team's deleted images, or one of those
+//! for everyone's images. `image_count` holds how many rows of a listing have an id in each block (see
 //! [`crate::platform::blocks`]).
 
 use std::collections::HashMap;
 
 use sea_orm::entity::prelude::*;
-use sea_orm::sea_query::Query;
+use sea_orm::sea_query::{ExprTrait, Query};
 use sea_orm::{ActiveModelTrait, Order, QueryOrder, QuerySelect, Select, Set};
 
-use super::model::{Kind, Status};
+use super::model::{Kind, LISTING_APPLICATION, Status, listing_deleted};
 use crate::platform::blocks::rows::Counts;
 use crate::platform::blocks::{self, Place};
 use crate::platform::clock::Time;
@@ -301,9 +301,10 @@ pub async fn image_hide(
     purge_at: Time,
     error: Option<&str>,
 ) -> Result<bool, DbErr> {
+    let listing = listing_deleted(row.team_id);
     let done = Entity::update_many()
         .col_expr(Column::Status, Expr::value(Status::Deleted.as_str()))
-        .col_expr(Column::Listing, Expr::value(Option::<i64>::None))
+        .col_expr(Column::Listing, Expr::value(listing))
         .col_expr(Column::ErrorMessage, Expr::value(error.map(str::to_owned)))
         .col_expr(Column::DeletedAt, Expr::value(now))
         .col_expr(Column::PurgeAt, Expr::value(purge_at))
@@ -312,10 +313,8 @@ pub async fn image_hide(
         .filter(Column::Status.ne(Status::Deleted.as_str()))
         .exec(conn)
         .await?;
-    if done.rows_affected == 1
-        && let Some(listing) = row.listing
-    {
-        COUNTS.add(conn, listing, row.id, -1).await?;
+    if done.rows_affected == 1 {
+        image_moved(conn, row, listing).await?;
     }
     Ok(done.rows_affected == 1)
 }
@@ -334,9 +333,17 @@ pub async fn image_unhide(conn: &impl ConnectionTrait, now: Time, row: &Model) -
         .exec(conn)
         .await?;
     if done.rows_affected == 1 {
-        COUNTS.add(conn, row.team_id, row.id, 1).await?;
+        image_moved(conn, row, row.team_id).await?;
     }
     Ok(done.rows_affected == 1)
+}
+
+/// Counts an image out of the list where `row` says it was, and into another.
+async fn image_moved(conn: &impl ConnectionTrait, row: &Model, to: i64) -> Result<(), DbErr> {
+    if let Some(from) = row.listing {
+        COUNTS.add(conn, from, row.id, -1).await?;
+    }
+    COUNTS.add(conn, to, row.id, 1).await
 }
 
 /// Remembers the tags of a deleted image, which no longer carries them.
@@ -372,15 +379,48 @@ pub async fn image_list_due(conn: &impl ConnectionTrait, now: Time, limit: u64) 
         .await
 }
 
-/// Removes the rows of images that were deleted before `before` and keep no disk; returns how many.
-pub async fn image_remove_old(conn: &impl ConnectionTrait, before: Time) -> Result<u64, DbErr> {
-    let done = Entity::delete_many()
+/// Some images that were deleted before `before` and keep no disk.
+pub async fn image_list_old(
+    conn: &impl ConnectionTrait,
+    before: Time,
+    limit: u64,
+) -> Result<Vec<Model>, DbErr> {
+    Entity::find()
         .filter(Column::Status.eq(Status::Deleted.as_str()))
         .filter(Column::PurgeAt.lte(before))
         .filter(Column::RootDigest.is_null())
+        .limit(limit)
+        .all(conn)
+        .await
+}
+
+/// Removes the rows of deleted images.
+pub async fn image_remove(conn: &impl ConnectionTrait, rows: &[Model]) -> Result<(), DbErr> {
+    for row in rows {
+        let done = Entity::delete_by_id(row.id).exec(conn).await?;
+        if let (1, Some(listing)) = (done.rows_affected, row.listing) {
+            COUNTS.add(conn, listing, row.id, -1).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts deleted images that are in no list into their team's list of them, for a migration.
+pub async fn image_list_deleted_all(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
+    let listing = Expr::value(listing_deleted(0)).sub(Expr::col(Column::TeamId));
+    Entity::update_many()
+        .col_expr(Column::Listing, listing)
+        .filter(Column::Listing.is_null())
+        .filter(Column::Status.eq(Status::Deleted.as_str()))
         .exec(conn)
         .await?;
-    Ok(done.rows_affected)
+    let deleted = Query::select()
+        .column(Column::Listing)
+        .column(Column::Id)
+        .from(Entity)
+        .and_where(Column::Listing.lt(LISTING_APPLICATION))
+        .to_owned();
+    COUNTS.count_all(conn, deleted).await
 }
 
 /// What a user may change of an image; `None` leaves it.

@@ -33,9 +33,9 @@ const RESTORE_FOR: TimeDelta = TimeDelta::hours(24);
 const TOMBSTONE_FOR: TimeDelta = TimeDelta::days(30);
 /// How often the sweeper looks.
 const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_mins(1);
-/// What Terraform looks for in the answer to a second delete.
 /// Why an import that was cancelled, or whose image was deleted, made no image.
 pub const CANCELLED: &str = "The import was cancelled.";
+/// What Terraform looks for in the answer to a second delete.
 const DELETED_ALREADY: &str = "Image Can not delete an already deleted image.";
 /// Attempts of an import before it fails for good.
 const IMPORT_ATTEMPTS: i32 = 5;
@@ -287,7 +287,7 @@ async fn delete_in_tx(app: &App, caller: &Caller, tx: &Tx, row: &Model, purge: b
     let (id, now) = (row.id, app.clock.now());
     if row.protected {
         return Err(Error::invalid(format!(
-            "Image {id} is protected. Set `protected` to false before deleting it."
+            "Image {id} is protected. First set `protected` to false (`cistern image update {id} --unprotect`), then delete it."
         )));
     }
     let is_available = row.status == Status::Available.as_str();
@@ -479,8 +479,15 @@ pub async fn image_sweep(app: &App) -> Result<()> {
             tx.commit().await?;
         }
     }
-    rows::image_remove_old(app.db.conn(), now - TOMBSTONE_FOR).await?;
-    Ok(())
+    loop {
+        let tx = app.db.write().await?;
+        let old = rows::image_list_old(&*tx, now - TOMBSTONE_FOR, 100).await?;
+        if old.is_empty() {
+            return Ok(());
+        }
+        rows::image_remove(&*tx, &old).await?;
+        tx.commit().await?;
+    }
 }
 
 /// Removes the working files of imports that have ended.

@@ -248,6 +248,12 @@ async fn deleting_hides_restoring_brings_back_and_purging_is_final() {
         ..Filter::default()
     };
     assert!(list(&app, 1, &tagged).await.is_empty());
+    let deleted = Filter {
+        deleted: true,
+        ..Filter::default()
+    };
+    assert_eq!(list(&app, 1, &deleted).await, [id]);
+    assert!(list(&app, 2, &deleted).await.is_empty(), "not another team's");
     assert_eq!(get(&app, id).await.status, "deleted");
     let again = service::image_delete(&app, &me, id, false)
         .await
@@ -264,6 +270,7 @@ async fn deleting_hides_restoring_brings_back_and_purging_is_final() {
         "available"
     );
     assert_eq!(list(&app, 1, &Filter::default()).await, [id]);
+    assert!(list(&app, 1, &deleted).await.is_empty());
     let tagged = Filter {
         tag_name: Some("prod".into()),
         ..Filter::default()
@@ -311,6 +318,11 @@ async fn after_a_day_the_sweeper_lets_the_data_go_and_later_the_row() {
     service::image_sweep(&app).await.expect("sweeps");
     let gone = service::image_get(&app, &caller(1), &id.to_string()).await;
     assert!(matches!(gone, Err(Error::NotFound)));
+    let deleted = Filter {
+        deleted: true,
+        ..Filter::default()
+    };
+    assert!(list(&app, 1, &deleted).await.is_empty());
 }
 
 #[tokio::test]

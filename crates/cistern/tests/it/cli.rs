@@ -25,6 +25,7 @@ const PROMISED: &[&str] = &[
     "image get",
     "image import",
     "image list",
+    "image update",
     "init",
     "jobs cancel",
     "jobs list",
@@ -285,6 +286,56 @@ async fn with_json_people_and_tokens_are_one_document_each() {
 }
 
 #[tokio::test]
+async fn what_is_protected_deleted_or_failed_is_shown_with_what_to_do() {
+    let (server, files) = (Server::start(), Files::start().await);
+    let api = server.api();
+    let disk = files.put("d.img", disks::raw(4, 1));
+    let id = imported(&api, "web", &disk).await["id"].to_string();
+    let words = [
+        "image",
+        "update",
+        "web",
+        "--name",
+        "web-2",
+        "--description",
+        "old",
+        "--protect",
+    ];
+    let updated = document(&mut server.remote(&words));
+    let image = &updated["image"];
+    assert_eq!(
+        json!([image["name"], image["description"], image["protected"]]),
+        json!(["web-2", "old", true])
+    );
+    let refused = run(&mut server.remote(&["image", "delete", "web-2"]));
+    let hint = format!("cistern image update {id} --unprotect");
+    assert!(reason(&refused).contains(&hint), "{refused:?}");
+    run_ok(&mut server.remote(&["image", "update", &id, "--unprotect"]));
+    run_ok(&mut server.remote(&["image", "delete", "web-2"]));
+    let bad = import(&api, "db", &files.put("bad.img", vec![7; 4096])).await;
+    settled(&api, bad).await;
+
+    let shown = run_ok(&mut server.remote(&["image", "list", "--deleted"]));
+    let lines: Vec<&str> = shown.lines().collect();
+    let [_, failed, deleted] = lines[..] else {
+        panic!("{shown}")
+    };
+    assert!(
+        deleted.contains(&format!("cistern image restore {id}")),
+        "{shown}"
+    );
+    let why = api.get(&format!("/v2/images/{bad}")).await.expect(200);
+    let why = why["image"]["error_message"]
+        .as_str()
+        .expect("a sentence")
+        .to_owned();
+    assert!(failed.contains("db") && failed.contains(&why), "{shown}");
+    run_ok(&mut server.remote(&["image", "restore", &id]));
+    let left = document(&mut server.remote(&["image", "list", "--deleted"]));
+    assert_eq!(left["meta"]["total"], 1, "{left}");
+}
+
+#[tokio::test]
 async fn a_failure_is_1_with_its_reason_last_and_says_what_to_do() {
     let server = Server::start();
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -337,6 +388,8 @@ async fn a_failure_is_1_with_its_reason_last_and_says_what_to_do() {
         vec!["image", "import", "/no/such/file"],
         vec!["image", "list", "--url", "nonsense"],
         vec!["image", "export", "1", "--format", "vhs", "-o", "x"],
+        vec!["image", "update", "1"],
+        vec!["image", "update", "1", "--distribution", "Hannah Montana Linux"],
         vec!["image", "export", "1", "-o", "-", "--json"],
         vec!["jobs", "cancel", "abc"],
     ] {

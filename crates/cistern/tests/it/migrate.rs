@@ -169,6 +169,33 @@ async fn actions_of_a_version_that_did_not_count_them_are_listed() {
 }
 
 #[tokio::test]
+async fn deleted_images_of_a_version_that_did_not_list_them_are_listed() {
+    const LIST: &str = "/v2/images?deleted=true";
+    let mut server = Server::start();
+    let files = Files::start().await;
+    for n in 1..=3 {
+        let url = files.put("d.img", disks::raw(4, 1));
+        let id = imported(&server.api(), &format!("n{n}"), &url).await["id"].clone();
+        if n > 1 {
+            server.api().delete(&format!("/v2/images/{id}")).await.expect(204);
+        }
+    }
+    let before = server.api().get(LIST).await.expect(200);
+    assert_eq!(before["meta"]["total"], 2, "{before:#?}");
+    server.terminate();
+    let db = database(&server).await;
+    aged(&db, "images_deleted").await;
+    execute(&db, "UPDATE image SET listing = NULL WHERE status = 'deleted'").await;
+    execute(&db, "DELETE FROM image_count WHERE listing < 0").await;
+    server.start_again();
+    let after = server.api().get(LIST).await.expect(200);
+    assert_eq!(
+        (&after["images"], &after["meta"]),
+        (&before["images"], &before["meta"])
+    );
+}
+
+#[tokio::test]
 async fn a_failed_migration_leaves_everything_as_it_was() {
     let (mut server, db) = stopped_with_a_tag().await;
     let complete = migrations(&db).await;

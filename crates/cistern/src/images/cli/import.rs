@@ -56,8 +56,8 @@ pub struct Args {
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
     /// Its distribution, to be shown
-    #[arg(long, value_name = "NAME")]
-    distribution: Option<String>,
+    #[arg(long, value_name = "NAME", value_parser = super::distribution)]
+    distribution: Option<&'static str>,
     /// A description, to be shown
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -207,7 +207,7 @@ fn body(args: &Args) -> Value {
         "name": args.name,
         "region": args.region,
         "tags": args.tags,
-        "distribution": args.distribution.as_deref().unwrap_or_default(),
+        "distribution": args.distribution.unwrap_or_default(),
         "description": args.description.as_deref().unwrap_or_default(),
         "expected_sha256": args.expected_sha256.as_deref().unwrap_or_default(),
     })
@@ -336,7 +336,7 @@ async fn hand_over(
         name: args.name.clone(),
         region: args.region.clone(),
         tags: args.tags.clone(),
-        distribution: args.distribution.clone(),
+        distribution: args.distribution.map(str::to_owned),
         description: args.description.clone(),
         expected_sha256: args.expected_sha256.clone(),
     };

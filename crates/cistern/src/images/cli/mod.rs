@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::cli::client::{Client, Remote};
 use crate::cli::{Context, Failure, Outcome, block_on};
+use crate::images::model;
 
 /// `cistern image …`.
 #[derive(Debug, Subcommand)]
@@ -22,6 +23,8 @@ pub enum Command {
     /// Show an image
     #[command(after_help = "Examples:\n  cistern image get web\n  cistern image get 12 --json")]
     Get(OneArgs),
+    /// Rename an image, describe it, protect it from deletion
+    Update(UpdateArgs),
     /// Delete an image; it can be restored for a day
     Delete(DeleteArgs),
     /// Bring a deleted image back
@@ -33,7 +36,9 @@ pub enum Command {
 
 /// Flags of `list`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  cistern image list\n  cistern image list --all --json")]
+#[command(
+    after_help = "Examples:\n  cistern image list\n  cistern image list --all --json\n  cistern image list --deleted"
+)]
 pub struct ListArgs {
     /// Also everyone's: distributions and applications
     #[arg(long)]
@@ -41,6 +46,9 @@ pub struct ListArgs {
     /// Only those with this tag
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
+    /// Those that were deleted or failed, with what can be restored and why others cannot
+    #[arg(long, conflicts_with_all = ["all", "tag"])]
+    deleted: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -51,6 +59,35 @@ pub struct OneArgs {
     /// Its number or name
     #[arg(value_name = "ID|NAME")]
     image: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Flags of `update`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cistern image update web --name web-2024 --description 'before the move'
+  cistern image update 12 --protect")]
+#[group(skip)]
+pub struct UpdateArgs {
+    /// Its number or name
+    #[arg(value_name = "ID|NAME")]
+    image: String,
+    /// Another name
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Another description
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Another distribution, to be shown
+    #[arg(long, value_name = "NAME", value_parser = distribution)]
+    distribution: Option<&'static str>,
+    /// Refuse to delete it
+    #[arg(long, conflicts_with = "unprotect")]
+    protect: bool,
+    /// Allow to delete it again
+    #[arg(long)]
+    unprotect: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -76,6 +113,7 @@ pub fn run(command: Command, context: &Context) -> Outcome {
             Command::Import(args) => import::run(args, context).await,
             Command::List(args) => list(args, context).await,
             Command::Get(args) => get(args, context).await,
+            Command::Update(args) => update(args, context).await,
             Command::Delete(args) => delete(args, context).await,
             Command::Restore(args) => restore(args, context).await,
             Command::Export(args) => export::run(args, context).await,
@@ -86,7 +124,9 @@ pub fn run(command: Command, context: &Context) -> Outcome {
 async fn list(args: ListArgs, context: &Context) -> Outcome {
     let client = args.remote.client(context)?;
     let mut query = url::form_urlencoded::Serializer::new(String::new());
-    if !args.all {
+    if args.deleted {
+        query.append_pair("deleted", "true");
+    } else if !args.all {
         query.append_pair("private", "true");
     }
     if let Some(tag) = &args.tag {
@@ -94,8 +134,52 @@ async fn list(args: ListArgs, context: &Context) -> Outcome {
     }
     let images = image_list(&client, &query.finish()).await?;
     let document = serde_json::json!({ "images": images, "meta": { "total": images.len() } });
-    context.output.document(&document, || show::table(&images, now()));
+    context.output.document(&document, || {
+        if args.deleted {
+            show::deleted_table(&images, now())
+        } else {
+            show::image_table(&images, now())
+        }
+    });
     Ok(())
+}
+
+async fn update(args: UpdateArgs, context: &Context) -> Outcome {
+    let mut change = serde_json::Map::new();
+    let mut set = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            change.insert(key.to_owned(), value);
+        }
+    };
+    set("name", args.name.map(Value::from));
+    set("description", args.description.map(Value::from));
+    set("distribution", args.distribution.map(Value::from));
+    set(
+        "protected",
+        (args.protect || args.unprotect).then_some(args.protect.into()),
+    );
+    if change.is_empty() {
+        let text = "nothing to change; give --name, --description, --distribution, --protect or --unprotect";
+        return Err(Failure::Usage(text.into()));
+    }
+    let client = args.remote.client(context)?;
+    let id = image_find(&client, &args.image, false).await?;
+    let answer = client
+        .put(&format!("/v2/images/{id}"), &Value::Object(change))
+        .await?;
+    context
+        .output
+        .document(&answer, || show::one(&answer["image"], now()));
+    Ok(())
+}
+
+/// A distribution's name as DigitalOcean writes it.
+fn distribution(given: &str) -> Result<&'static str, String> {
+    let known = model::distribution(Some(given));
+    if known == "Unknown" && !given.eq_ignore_ascii_case(known) {
+        return Err(format!("DigitalOcean has {}", model::DISTRIBUTIONS.join(", ")));
+    }
+    Ok(known)
 }
 
 async fn get(args: OneArgs, context: &Context) -> Outcome {
@@ -127,8 +211,10 @@ async fn delete(args: DeleteArgs, context: &Context) -> Outcome {
 async fn restore(args: OneArgs, context: &Context) -> Outcome {
     let client = args.remote.client(context)?;
     let Ok(id) = args.image.parse::<i64>() else {
-        // A deleted image is in no list, so no name leads to it.
-        return Err(Failure::Usage("a deleted image is restored by its number".into()));
+        // Deleted images of one name may be many, of many days.
+        return Err(Failure::Usage(
+            "a deleted image is restored by its number; `cistern image list --deleted` shows it".into(),
+        ));
     };
     let answer = client
         .post(&format!("/v2/images/{id}/restore"), &Value::Null)

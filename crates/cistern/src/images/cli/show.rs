@@ -1,22 +1,18 @@
 //! Images for people.
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
 use crate::cli::output;
+use crate::cli::table::{plain, table};
 use crate::platform::clock::Time;
 
 /// A list, one line an image.
-pub fn table(images: &[Value], now: Time) -> String {
+pub fn image_table(images: &[Value], now: Time) -> String {
     if images.is_empty() {
         return "No images yet. `cistern image import FILE --name NAME` brings one in.".into();
     }
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_header(["ID", "NAME", "STATUS", "DISK", "DATA", "FORMAT", "AGE"]);
-    for image in images {
-        table.add_row([
+    let rows = images.iter().map(|image| {
+        [
             text(&image["id"]),
             text(&image["name"]),
             text(&image["status"]),
@@ -24,18 +20,36 @@ pub fn table(images: &[Value], now: Time) -> String {
             size(&image["logical_bytes"]),
             text(&image["format"]),
             age(&image["created_at"], now),
-        ]);
+        ]
+    });
+    table(
+        ["ID>", "NAME", "STATUS", "DISK>", "DATA>", "FORMAT", "AGE>"],
+        rows,
+    )
+}
+
+/// Deleted images, and those whose import failed: until when one can be restored, or why there is none.
+pub fn deleted_table(images: &[Value], now: Time) -> String {
+    if images.is_empty() {
+        return "Nothing was deleted, and no import failed, in the last 30 days.".into();
     }
-    for right in [0, 3, 4, 6] {
-        if let Some(column) = table.column_mut(right) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    if let Some(first) = table.column_mut(0) {
-        first.set_padding((0, 1));
-    }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n")
+    let rows = images.iter().map(|image| {
+        let note = match (
+            image["restorable_until"].as_str(),
+            image["error_message"].as_str(),
+        ) {
+            (Some(until), _) => format!("`cistern image restore {}` until {until}", image["id"]),
+            (None, Some(reason)) if !reason.is_empty() => reason.to_owned(),
+            _ => "its disk is gone".to_owned(),
+        };
+        [
+            text(&image["id"]),
+            text(&image["name"]),
+            age(&image["created_at"], now),
+            note,
+        ]
+    });
+    table(["ID>", "NAME", "AGE>", "RESTORE, OR WHY NOT"], rows)
 }
 
 /// One image, a line a fact.
@@ -43,7 +57,7 @@ pub fn one(image: &Value, now: Time) -> String {
     let mut facts = vec![
         ("ID", text(&image["id"])),
         ("Name", text(&image["name"])),
-        ("Status", text(&image["status"])),
+        ("Status", status(image)),
     ];
     let mut add = |name, value: String| {
         if !value.is_empty() && value != "-" {
@@ -76,6 +90,15 @@ pub fn one(image: &Value, now: Time) -> String {
     lines.join("\n")
 }
 
+/// The status, and how far an import is.
+fn status(image: &Value) -> String {
+    let shown = text(&image["status"]);
+    match image["import"].as_object() {
+        Some(_) => format!("{shown}, {}", output::progress(&image["import"])),
+        None => shown,
+    }
+}
+
 /// What an import did, in a sentence or two.
 pub fn imported(image: &Value, took: std::time::Duration) -> String {
     let id = text(&image["id"]);
@@ -97,9 +120,7 @@ pub fn text(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    plain(&text)
 }
 
 fn size(value: &Value) -> String {
@@ -145,14 +166,24 @@ mod tests {
 
     #[test]
     fn a_table_has_sizes_and_ages_for_people() {
-        let shown = table(&[image()], now());
+        let shown = image_table(&[image()], now());
         let lines: Vec<&str> = shown.lines().collect();
         assert!(lines[0].contains("NAME") && lines[0].contains("AGE"), "{shown}");
         for part in ["7", "available", "2.0 GiB", "1.5 MiB", "qcow2", "2 h"] {
             assert!(lines[1].contains(part), "{part}: {shown}");
         }
         assert!(!shown.contains('\u{1b}'), "a name cannot steer the terminal");
-        assert!(table(&[], now()).contains("cistern image import"));
+        assert!(image_table(&[], now()).contains("cistern image import"));
+    }
+
+    #[test]
+    fn a_deleted_image_shows_how_it_comes_back_and_a_failed_one_why() {
+        let deleted = json!({ "id": 7, "name": "web", "restorable_until": "2026-01-03T01:04:05Z" });
+        let failed = json!({ "id": 8, "name": "db", "error_message": "It is an ISO." });
+        let shown = deleted_table(&[deleted, failed, json!({ "id": 9 })], now());
+        for part in ["image restore 7` until 2026-01-03", "It is an ISO.", "is gone"] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use sea_orm::entity::prelude::*;
-use sea_orm::sea_query::{ExprTrait, Query, SelectStatement};
+use sea_orm::sea_query::{Query, SelectStatement};
 use sea_orm::{Order, QueryOrder, QuerySelect, Select, Set};
 
 use super::{COMPLETED, ERRORED, IN_PROGRESS, NewAction};
@@ -61,26 +61,12 @@ pub async fn action_insert(
 
 /// Counts the actions that there are, once, for a version that did not keep count.
 pub async fn action_count_all(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
-    let block = Expr::col(Column::Id).div(1_i64 << blocks::BLOCK_BITS);
-    let blocks = Query::select()
+    let all = Query::select()
         .expr_as(Expr::col(Column::TeamId), "listing")
-        .expr_as(block, "block")
+        .column(Column::Id)
         .from(Entity)
         .to_owned();
-    let counts = Query::select()
-        .columns(["listing", "block"])
-        .expr(Expr::col("listing").count())
-        .from_subquery(blocks, "counted")
-        .group_by_columns(["listing", "block"])
-        .to_owned();
-    let insert = Query::insert()
-        .into_table(COUNTS.0)
-        .columns(["listing", "block", "rows"])
-        .select_from(counts)
-        .map_err(|error| DbErr::Custom(error.to_string()))?
-        .to_owned();
-    conn.execute(&insert).await?;
-    Ok(())
+    COUNTS.count_all(conn, all).await
 }
 
 pub async fn action_end(

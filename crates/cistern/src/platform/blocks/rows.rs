@@ -1,11 +1,11 @@
 //! The tables of counts, which are all alike: `listing`, `block`, `rows`.
 
-use sea_orm::sea_query::{ExprTrait, OnConflict, Query};
+use sea_orm::sea_query::{ExprTrait, OnConflict, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, DbErr, Order, TryGetable as _};
 use sea_orm_migration::prelude::{Expr, Index, TableCreateStatement};
 use sea_orm_migration::schema::big_integer;
 
-use super::{Block, block_of};
+use super::{BLOCK_BITS, Block, block_of};
 use crate::platform::db::migration::table;
 
 /// One such table.
@@ -37,6 +37,30 @@ impl Counts {
             .columns([LISTING, BLOCK, ROWS])
             .values_panic([listing.into(), block_of(id).into(), by.into()])
             .on_conflict(more)
+            .to_owned();
+        conn.execute(&insert).await?;
+        Ok(())
+    }
+
+    /// Counts what there is, once, for a version that did not keep count: listings and ids, as `all` selects them.
+    pub async fn count_all(self, conn: &impl ConnectionTrait, all: SelectStatement) -> Result<(), DbErr> {
+        let block = Expr::col("id").div(1_i64 << BLOCK_BITS);
+        let blocks = Query::select()
+            .column(LISTING)
+            .expr_as(block, BLOCK)
+            .from_subquery(all, "everything")
+            .to_owned();
+        let counts = Query::select()
+            .columns([LISTING, BLOCK])
+            .expr(Expr::col(LISTING).count())
+            .from_subquery(blocks, "counted")
+            .group_by_columns([LISTING, BLOCK])
+            .to_owned();
+        let insert = Query::insert()
+            .into_table(self.0)
+            .columns([LISTING, BLOCK, ROWS])
+            .select_from(counts)
+            .map_err(|error| DbErr::Custom(error.to_string()))?
             .to_owned();
         conn.execute(&insert).await?;
         Ok(())

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -31,10 +32,12 @@ pub struct JobBody {
     id: i64,
     /// `resource.verb`.
     kind: String,
+    /// What it works on, such as `image 7`.
+    about: Option<String>,
     /// `queued`, `running`, `done`, `failed` or `cancelled`.
     status: String,
     /// What its kind tells of the work so far.
-    progress: Option<serde_json::Value>,
+    progress: Option<Value>,
     attempts: i32,
     max_attempts: i32,
     /// When it is due, where it waits.
@@ -74,6 +77,7 @@ impl From<JobRow> for JobBody {
     fn from(row: JobRow) -> Self {
         Self {
             id: row.id,
+            about: about(&row.payload),
             kind: row.kind,
             status: row.status,
             progress: row.progress,
@@ -89,6 +93,13 @@ impl From<JobRow> for JobBody {
             finished_at: row.finished_at.map(wire),
         }
     }
+}
+
+/// What a payload names by a number: `{"image_id": 7}` is about `image 7`.
+fn about(payload: &Value) -> Option<String> {
+    let named =
+        |(key, value): (&String, &Value)| Some(format!("{} {}", key.strip_suffix("_id")?, value.as_i64()?));
+    payload.as_object()?.iter().find_map(named)
 }
 
 /// List jobs, newest first, 200 at most (operators)

@@ -6,6 +6,7 @@ use super::api::JobBody;
 use super::service;
 use crate::app::App;
 use crate::cli::client::Remote;
+use crate::cli::table::table;
 use crate::cli::{Context, LocalFlags, Outcome, block_on, output};
 use crate::platform::events::Who;
 
@@ -109,38 +110,27 @@ fn text(jobs: &[Value]) -> String {
     if jobs.is_empty() {
         return "No jobs wait or run; `--all` shows those that have ended.".to_owned();
     }
-    let mut table = comfy_table::Table::new();
-    table
-        .load_style(comfy_table::presets::NOTHING)
-        .set_header(["ID", "KIND", "STATUS", "ATTEMPT", "PROGRESS", "MADE", "ERROR"]);
-    for job in jobs {
+    let rows = jobs.iter().map(|job| {
         let word = |key: &str| match &job[key] {
             Value::Null => String::new(),
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        table.add_row([
+        [
             word("id"),
             word("kind"),
+            word("about"),
             word("status"),
             format!("{}/{}", word("attempts"), word("max_attempts")),
-            progress(&job["progress"]),
+            output::progress(&job["progress"]),
             word("created_at"),
             word("error"),
-        ]);
-    }
-    table.to_string()
-}
-
-/// What a job said of itself: its step, and how much of it is done.
-fn progress(said: &Value) -> String {
-    let step = said["step"].as_str().unwrap_or_default();
-    let bytes = |key: &str| said[key].as_u64().map(output::bytes);
-    match (bytes("done_bytes"), bytes("total_bytes")) {
-        (Some(done), Some(total)) => format!("{step} {done} of {total}"),
-        (Some(done), None) => format!("{step} {done}"),
-        _ => step.to_owned(),
-    }
-    .trim()
-    .to_owned()
+        ]
+    });
+    table(
+        [
+            "ID>", "KIND", "ABOUT", "STATUS", "ATTEMPT", "PROGRESS", "MADE", "ERROR",
+        ],
+        rows,
+    )
 }

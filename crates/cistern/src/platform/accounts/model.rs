@@ -124,6 +124,54 @@ fn level(resource: &str) -> Option<Level> {
     found.map(|(level, _)| *level)
 }
 
+/// Who may do something, whatever a token allows besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Who has at least this role in the team.
+    Role(Role),
+    /// Who runs the installation.
+    Operator,
+    /// Nobody: no room has decided about it.
+    Nobody,
+}
+
+impl Need {
+    /// Whether these rights are enough.
+    pub fn is_met(self, role: Role, is_operator: bool) -> bool {
+        match self {
+            Self::Role(least) => role >= least,
+            Self::Operator => is_operator,
+            Self::Nobody => false,
+        }
+    }
+
+    /// The sentence for somebody of this role for whom it is not enough.
+    fn unmet(self, role: Role) -> String {
+        match self {
+            Self::Role(least) => format!(
+                "This needs the role {}, and yours is {}; ask an owner of your team.",
+                least.as_str(),
+                role.as_str()
+            ),
+            Self::Operator => "This is for operators, who run the installation; ask one of them.".to_owned(),
+            Self::Nobody => "Nobody may do this.".to_owned(),
+        }
+    }
+}
+
+/// Who may do `scope` (`resource:verb`).
+pub fn need(scope: &str) -> Need {
+    let (resource, verb) = scope.split_once(':').unwrap_or((scope, ""));
+    match level(resource) {
+        Some(Level::Own) => Need::Role(Role::Viewer),
+        Some(Level::Team | Level::Owner) if verb == "read" => Need::Role(Role::Viewer),
+        Some(Level::Team) => Need::Role(Role::Member),
+        Some(Level::Owner) => Need::Role(Role::Owner),
+        Some(Level::Operator) => Need::Operator,
+        None => Need::Nobody,
+    }
+}
+
 /// What a token may do: a list of `resource:verb`, or everything its user may.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -234,24 +282,36 @@ pub struct Caller {
 impl Caller {
     /// Refuses with [`Error::Forbidden`] unless the caller may do `scope` (`resource:verb`).
     pub fn require(&self, scope: &str) -> Result<()> {
-        if self.may(scope) {
-            Ok(())
-        } else {
-            Err(Error::Forbidden)
+        self.require_all(&[scope])
+    }
+
+    /// Refuses with [`Error::Forbidden`] unless the caller may do each of `scopes`; the sentence says what is missing.
+    ///
+    /// The role comes first: where that does not reach, no other token helps.
+    pub fn require_all<S: AsRef<str>>(&self, scopes: &[S]) -> Result<()> {
+        let scopes = || scopes.iter().map(AsRef::as_ref);
+        if let Some(need) = scopes()
+            .map(need)
+            .find(|need| !need.is_met(self.role, self.is_operator))
+        {
+            return Err(Error::forbidden(need.unmet(self.role)));
+        }
+        let missing: Vec<&str> = scopes().filter(|scope| !self.scopes.allow(scope)).collect();
+        match missing[..] {
+            [] => Ok(()),
+            [one] => Err(Error::forbidden(format!(
+                "The token lacks the scope {one}; use one that has it."
+            ))),
+            _ => Err(Error::forbidden(format!(
+                "The token lacks the scopes {}; use one that has them.",
+                missing.join(" and ")
+            ))),
         }
     }
 
     /// Whether the caller may do `scope`.
     pub fn may(&self, scope: &str) -> bool {
-        let (resource, verb) = scope.split_once(':').unwrap_or((scope, ""));
-        let by_role = match level(resource) {
-            Some(Level::Own) => true,
-            Some(Level::Team) => verb == "read" || self.role >= Role::Member,
-            Some(Level::Owner) => verb == "read" || self.role >= Role::Owner,
-            Some(Level::Operator) => self.is_operator,
-            None => false,
-        };
-        by_role && self.scopes.allow(scope)
+        need(scope).is_met(self.role, self.is_operator) && self.scopes.allow(scope)
     }
 }
 
@@ -368,6 +428,45 @@ mod tests {
         let narrow = caller(Role::Owner, true, "image:read,tag:*");
         assert!(narrow.may("image:read") && narrow.may("tag:delete"));
         assert!(!narrow.may("image:create") && !narrow.may("store:read"));
+    }
+
+    #[test]
+    fn a_refusal_names_what_is_missing_and_the_role_first() {
+        let said = |caller: &Caller, scopes: &[&str]| caller.require_all(scopes).map_err(|e| e.to_string());
+        let start = "You do not have permission to perform this action. ";
+        for (caller, scopes, missing) in [
+            (
+                caller(Role::Owner, false, "image:read"),
+                &["image:create"][..],
+                "The token lacks the scope image:create; use one that has it.",
+            ),
+            (
+                caller(Role::Owner, false, "image:read"),
+                &["sizes:read", "image:read", "regions:read"],
+                "The token lacks the scopes sizes:read and regions:read; use one that has them.",
+            ),
+            (
+                caller(Role::Viewer, false, "image:read"),
+                &["sizes:read", "image:create"],
+                "This needs the role member, and yours is viewer; ask an owner of your team.",
+            ),
+            (
+                caller(Role::Member, true, ""),
+                &["member:update"],
+                "This needs the role owner, and yours is member; ask an owner of your team.",
+            ),
+            (
+                caller(Role::Owner, false, "*:*"),
+                &["job:read"],
+                "This is for operators, who run the installation; ask one of them.",
+            ),
+        ] {
+            assert_eq!(said(&caller, scopes), Err(format!("{start}{missing}")));
+        }
+        assert_eq!(
+            said(&caller(Role::Owner, false, "image:read"), &["image:read"]),
+            Ok(())
+        );
     }
 
     #[test]

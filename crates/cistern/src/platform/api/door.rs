@@ -76,9 +76,7 @@ pub async fn layer(State(doors): State<Doors>, request: Request, next: Next) -> 
     };
     let (mut parts, body) = request.into_parts();
     let caller = Caller::from_request_parts(&mut parts, &doors.app).await?;
-    for scope in scopes {
-        caller.require(scope)?;
-    }
+    caller.require_all(scopes)?;
     parts.extensions.insert(caller);
     Ok(next.run(Request::from_parts(parts, body)).await)
 }

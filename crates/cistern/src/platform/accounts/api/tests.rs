@@ -373,7 +373,8 @@ async fn events_tell_who_did_what_and_who_was_refused_and_no_secret() {
     assert_eq!(
         refused["detail"],
         json!({ "method": "POST", "route": "/v2/tags", "status": 403,
-            "reason": "You do not have permission to perform this action." })
+            "reason": "You do not have permission to perform this action. The token lacks the scope tag:create; use one \
+                that has it." })
     );
     assert_eq!(find("token.use")["detail"]["reason"], "revoked");
     let revoked = find("token.revoke");

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod model;
 mod password;
 pub mod rows;
+pub mod scopes;
 pub mod service;
 
 pub use attempts::network;

@@ -58,38 +58,38 @@ enum Level {
     Operator,
 }
 
+/// DigitalOcean's names of resources, also of what is not built here yet.
+pub const DIGITALOCEANS: &[&str] = &[
+    "account",
+    "actions",
+    "addon",
+    "api",
+    "block_storage",
+    "block_storage_action",
+    "block_storage_snapshot",
+    "database",
+    "domain",
+    "droplet",
+    "firewall",
+    "image",
+    "kubernetes",
+    "load_balancer",
+    "project",
+    "regions",
+    "registry",
+    "reserved_ip",
+    "sizes",
+    "snapshot",
+    "spaces",
+    "ssh_key",
+    "tag",
+    "vpc",
+];
+
 /// Every resource that a scope can name: DigitalOcean's names first, then ours. What is not listed here nobody may
 /// touch, so that a new room has to decide.
 const RESOURCES: [(Level, &[&str]); 5] = [
-    (
-        Level::Team,
-        &[
-            "account",
-            "actions",
-            "addon",
-            "api",
-            "block_storage",
-            "block_storage_action",
-            "block_storage_snapshot",
-            "database",
-            "domain",
-            "droplet",
-            "firewall",
-            "image",
-            "kubernetes",
-            "load_balancer",
-            "project",
-            "regions",
-            "registry",
-            "reserved_ip",
-            "sizes",
-            "snapshot",
-            "spaces",
-            "ssh_key",
-            "tag",
-            "vpc",
-        ],
-    ),
+    (Level::Team, DIGITALOCEANS),
     (
         Level::Team,
         &[

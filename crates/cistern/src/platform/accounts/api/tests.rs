@@ -86,7 +86,14 @@ async fn a_token_never_grants_more_than_its_maker_may_now() {
         .post("/v2/tokens", json!({ "name": "x" }))
         .await
         .refused(403, "forbidden");
-    for bad in [json!([]), json!(["images:read"]), json!("tag"), json!(7)] {
+    for bad in [
+        json!([]),
+        json!(["images:read"]),
+        json!(["tag:read", "image:write"]),
+        json!("upload:create"),
+        json!("tag"),
+        json!(7),
+    ] {
         owner
             .post("/v2/tokens", json!({ "name": "x", "scopes": bad }))
             .await

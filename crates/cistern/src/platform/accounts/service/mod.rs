@@ -26,8 +26,8 @@ pub use sign_in::{
 };
 pub use teams::{account_get, team_create, team_find, team_list, team_of, team_rename};
 pub use tokens::{
-    TokenSpec, TokenView, token_create, token_create_by, token_get, token_info, token_list, token_list_all,
-    token_revoke, token_revoke_local, token_revoke_self,
+    TokenSpec, TokenView, scopes_parse, token_create, token_create_by, token_get, token_info, token_list,
+    token_list_all, token_revoke, token_revoke_local, token_revoke_self,
 };
 #[cfg(test)]
 pub use users::user_create;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::api::Tester;
 use super::schema::Schema;
-use crate::platform::accounts::model::{Need, need};
+use crate::platform::accounts::need::{Need, need};
 
 /// What is complete: nothing of it may be missing.
 const ROOMS: [&str; 6] = ["account", "actions", "projects", "regions", "sizes", "tags"];

@@ -228,7 +228,7 @@ async fn every_refusal_is_an_event_of_the_callers_team_with_its_reason_and_no_se
     let mut command = server.remote(&["events", "--outcome", "refused"]);
     let text = run_ok(command.env("CISTERN_TOKEN", &theirs.token));
     assert!(
-        text.contains("request.refuse") && text.contains("could not be found"),
+        text.contains("request.refuse") && text.contains("GET /v2/jobs/{job_id} -> 403: You do not have"),
         "{text}"
     );
 }

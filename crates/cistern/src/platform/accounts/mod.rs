@@ -8,6 +8,7 @@ pub mod api;
 mod attempts;
 pub mod cli;
 pub mod model;
+pub mod need;
 mod password;
 pub mod rows;
 pub mod scopes;

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::model::{DIGITALOCEANS, Need, Role, Scopes, need};
+use super::model::{Role, Scopes};
+use super::need::{DIGITALOCEANS, Need, need};
 use crate::platform::error::{Error, Result};
 
 /// What the API's operations ask for (`resource:verb`).

@@ -1,5 +1,8 @@
 //! The one list of API routes: every room's `api::routes()`, and the OpenAPI document made from the same list.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use axum::routing::get;
 use axum::{Json, middleware};
 use utoipa::OpenApi;
@@ -7,6 +10,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::app::App;
+use crate::platform::accounts::scopes::Asked;
 use crate::platform::api::door::{self, Doors};
 use crate::platform::{accounts, actions, events, jobs, projects, regions, sizes, ssh_keys, tags};
 
@@ -32,6 +36,16 @@ pub fn api(app: &App) -> axum::Router<App> {
     router
         .route_layer(middleware::from_fn_with_state(doors, door::layer))
         .route("/v2/openapi.json", get(|| async move { Json(document) }))
+}
+
+/// What the operations ask for, as the document says it.
+pub fn scopes_asked() -> &'static Asked {
+    static ASKED: LazyLock<Asked> = LazyLock::new(|| {
+        let operations = door::operations(&collect().into_openapi());
+        let scopes = operations.into_values().flat_map(HashMap::into_values);
+        scopes.flatten().flatten().collect()
+    });
+    &ASKED
 }
 
 fn collect() -> OpenApiRouter<App> {

@@ -534,7 +534,9 @@ async fn image_own(conn: &impl ConnectionTrait, caller: &Caller, id: i64) -> Res
     let row = rows::image_get(conn, id).await?.ok_or(Error::NotFound)?;
     match (row.team_id == caller.team_id, row.public) {
         (true, _) => Ok(row),
-        (false, true) => Err(Error::Forbidden),
+        (false, true) => Err(Error::forbidden(
+            "This is everyone's image, and only the team that it belongs to changes it.",
+        )),
         (false, false) => Err(Error::NotFound),
     }
 }

@@ -14,9 +14,10 @@ pub enum Error {
     /// 401: no token, or one that is unknown, expired or revoked.
     #[error("Unable to authenticate you.")]
     Unauthenticated,
-    /// 403: a valid token that may not do this.
-    #[error("You do not have permission to perform this action.")]
-    Forbidden,
+    /// 403: a valid token that may not do this. DigitalOcean's sentence, and behind it ours: what is missing, and who can
+    /// help. What stands here tells nothing of another team's things; those are [`Error::NotFound`].
+    #[error("You do not have permission to perform this action. {0}")]
+    Forbidden(String),
     /// 404: there is no such thing, or it is not yours.
     #[error("The resource you were accessing could not be found.")]
     NotFound,
@@ -78,6 +79,11 @@ impl Error {
     /// The refusal of a value, as a sentence.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::Invalid(message.into())
+    }
+
+    /// A refusal for want of a right, with a sentence that names it.
+    pub fn forbidden(missing: impl Into<String>) -> Self {
+        Self::Forbidden(missing.into())
     }
 
     /// The whole chain of causes in one line, for the log.

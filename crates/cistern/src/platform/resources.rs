@@ -99,6 +99,11 @@ impl Kind {
         caller.may(&format!("{}:{verb}", self.scope))
     }
 
+    /// Refuses with [`Error::Forbidden`](super::error::Error::Forbidden) a caller who may not.
+    pub fn require(&self, caller: &Caller, verb: &str) -> Result<()> {
+        caller.require(&format!("{}:{verb}", self.scope))
+    }
+
     /// Where a thing of this kind is found, below `base_url`.
     pub fn url(&self, base_url: &str, id: &str) -> String {
         // A database in a project goes by another name than one with a tag, but it is found in one place.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::api::Tester;
 use super::schema::Schema;
+use crate::platform::accounts::need::{Need, need};
 
 /// What is complete: nothing of it may be missing.
 const ROOMS: [&str; 6] = ["account", "actions", "projects", "regions", "sizes", "tags"];
@@ -79,6 +80,85 @@ async fn every_operation_asks_for_its_scopes_and_for_a_token() {
             answer.body
         );
     }
+}
+
+/// A script that was written for DigitalOcean may ask for any of its scopes, also those of what is not built here.
+#[tokio::test]
+async fn every_scope_of_digitaloceans_is_taken_and_every_one_of_ours_opens_something() {
+    let api = Tester::new().await;
+    let asked = crate::routes::scopes_asked();
+    assert!(
+        asked.contains("image:create") && asked.contains("job:update"),
+        "{asked:?}"
+    );
+    let Some(theirs) = Schema::load() else { return };
+    let mut scopes: BTreeSet<String> = asked.clone();
+    let operations = theirs
+        .paths
+        .values()
+        .flat_map(|item| item.as_object().expect("operations").values());
+    for security in operations.filter_map(|operation| operation.get("security")) {
+        let schemes = security[0].as_object().expect("a security scheme").values();
+        let of_operation = schemes.flat_map(|s| s.as_array().expect("scopes").iter());
+        scopes.extend(of_operation.map(|s| s.as_str().expect("a scope").to_owned()));
+    }
+    assert!(
+        scopes.contains("droplet:create") && scopes.len() > 60,
+        "{scopes:?}"
+    );
+    let answer = api
+        .post(
+            "/v2/tokens",
+            serde_json::json!({ "name": "all of them", "scopes": scopes }),
+        )
+        .await
+        .ok(201);
+    assert_eq!(
+        answer["token"]["warnings"],
+        Value::Null,
+        "an operator and owner may all of it"
+    );
+}
+
+/// The table of `docs/api.md`: a row a scope, with what it opens and who may at least.
+#[tokio::test]
+async fn the_table_of_scopes_is_what_the_operations_ask_for() {
+    let mut opens: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (path, item) in ours(&Tester::new().await).await {
+        for (method, operation) in item.as_object().expect("a path has operations") {
+            let scopes = operation.get("security").and_then(|s| s[0]["token"].as_array());
+            let scopes: Vec<&str> = scopes.into_iter().flatten().filter_map(Value::as_str).collect();
+            for scope in &scopes {
+                let others: Vec<&str> = scopes.iter().copied().filter(|other| other != scope).collect();
+                let also = if others.is_empty() {
+                    String::new()
+                } else {
+                    format!(" (also wants {})", others.join(", "))
+                };
+                let operation = format!("`{} {path}`{also}", method.to_uppercase());
+                opens.entry((*scope).to_owned()).or_default().push(operation);
+            }
+        }
+    }
+    let rows = opens.iter().map(|(scope, operations)| {
+        let who = match need(scope) {
+            Need::Role(role) => role.as_str(),
+            Need::Operator => "operator",
+            Need::Nobody => panic!("nobody may {scope}"),
+        };
+        format!("| {scope} | {} | {who} |\n", operations.join(", "))
+    });
+    let wanted: String = rows.collect();
+    assert!(opens.len() > 30, "{wanted}");
+    let text = include_str!("../../../../docs/api.md");
+    let (_, table) = text
+        .split_once("| scope | opens | at least |\n|---|---|---|\n")
+        .expect("the table");
+    let (table, _) = table.split_once("\n\n").expect("text behind the table");
+    assert!(
+        format!("{table}\n") == wanted,
+        "docs/api.md should have this table of scopes:\n{wanted}"
+    );
 }
 
 /// A body that is understood, where there has to be one.

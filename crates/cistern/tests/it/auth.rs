@@ -128,6 +128,11 @@ async fn a_token_opens_only_with_every_scope_of_a_door() {
                 answer.status, 403,
                 "{method} {path} without {missing}: {answer:?}"
             );
+            if method != &"HEAD" {
+                let said = answer.json["message"].as_str().expect("a sentence");
+                let lacks = format!("The token lacks the scope {missing};");
+                assert!(said.contains(&lacks), "{method} {path}: {answer:?}");
+            }
         }
         if scopes.is_empty() {
             continue;

@@ -123,8 +123,37 @@ async fn a_token_is_all_that_token_create_prints() {
     let team = run(&mut server.local(&["token", "create", "--team", "Nobody"]));
     assert_eq!((team.status.code(), team.stdout.is_empty()), (Some(1), true));
     assert!(reason(&team).contains("Nobody"), "{team:?}");
-    let scopes = run(&mut server.local(&["token", "create", "--scopes", "everything"]));
-    assert!(!scopes.status.success() && scopes.stdout.is_empty(), "{scopes:?}");
+    for (scopes, said) in [
+        ("everything", "write `resource:verb`"),
+        (
+            "image:write",
+            "the scopes of image are image:create, image:delete",
+        ),
+    ] {
+        let refused = run(&mut server.local(&["token", "create", "--scopes", scopes]));
+        assert_eq!(
+            (refused.status.code(), refused.stdout.is_empty()),
+            (Some(2), true)
+        );
+        assert!(reason(&refused).contains(said), "{refused:?}");
+    }
+    // What a role does not reach is made all the same, and told: the role may rise.
+    run_ok(&mut server.local(&["user", "create", "v@example.com", "--role", "viewer"]));
+    let viewers = [
+        "token",
+        "create",
+        "--user",
+        "v@example.com",
+        "--scopes",
+        "image:delete,droplet:read",
+    ];
+    let made = run(&mut server.local(&viewers));
+    assert!(
+        made.status.success() && made.stdout.starts_with(b"dop_v1_"),
+        "{made:?}"
+    );
+    let told = "cistern: warning: The scope image:delete opens nothing for now: its user is viewer, and this needs member.";
+    assert_eq!(String::from_utf8_lossy(&made.stderr).trim_end(), told);
 }
 
 // The file server must answer while the commands run.

@@ -102,6 +102,12 @@ async fn refusals_and_sign_ins_are_events() {
     assert_eq!(event["outcome"], "refused");
     assert_eq!(event["token_id"].to_string(), narrow_id);
     assert_eq!(event["detail"]["route"], "/v2/tags");
+    assert_eq!(event["detail"]["reason"], refused.json["message"]);
+    let reason = event["detail"]["reason"].as_str().expect("a reason");
+    assert!(
+        reason.contains("The token lacks the scope tag:create;"),
+        "{reason}"
+    );
 
     api.delete(&format!("/v2/tokens/{narrow_id}")).await.expect(204);
     let refused = narrow.get("/v2/tags").await;
@@ -182,8 +188,8 @@ async fn every_refusal_is_an_event_of_the_callers_team_with_its_reason_and_no_se
         ),
         (&api, "POST", "/v2/images", &region, 422, "lists them"),
         (&api, "POST", "/v2/users", &user, 409, "there is a user"),
-        (&theirs, "POST", "/v2/users", &user, 403, "permission"),
-        (&theirs, "GET", "/v2/jobs/1", &Value::Null, 403, "permission"),
+        (&theirs, "POST", "/v2/users", &user, 403, "for operators"),
+        (&theirs, "GET", "/v2/jobs/1", &Value::Null, 403, "for operators"),
         (&theirs, "DELETE", tag, &Value::Null, 404, "could not be found"),
         (&theirs, "GET", tag, &Value::Null, 404, "could not be found"),
         (&theirs, "GET", &project, &Value::Null, 404, "could not be found"),
@@ -222,7 +228,7 @@ async fn every_refusal_is_an_event_of_the_callers_team_with_its_reason_and_no_se
     let mut command = server.remote(&["events", "--outcome", "refused"]);
     let text = run_ok(command.env("CISTERN_TOKEN", &theirs.token));
     assert!(
-        text.contains("request.refuse") && text.contains("could not be found"),
+        text.contains("request.refuse") && text.contains("GET /v2/jobs/{job_id} -> 403: You do not have"),
         "{text}"
     );
 }

@@ -26,6 +26,15 @@ fn may_all(scopes: &str) -> [bool; 4] {
     each.fold([true; 4], |all, one| std::array::from_fn(|i| all[i] && one[i]))
 }
 
+/// What a refusal says that this role lacks for an operation of these scopes.
+fn missing(role: &str, scopes: &str) -> String {
+    match may_all(scopes) {
+        [_, _, false, _] => "This is for operators".to_owned(),
+        [_, false, ..] => format!("needs the role owner, and yours is {role};"),
+        _ => format!("needs the role member, and yours is {role};"),
+    }
+}
+
 /// A user of the first team, and a token of theirs.
 async fn user(server: &Server, role: &str) -> (i64, Api) {
     let email = format!("{role}@example.com");
@@ -63,9 +72,17 @@ async fn each_role_may_what_the_table_says_on_every_route() {
             .zip(&callers)
             .zip(may_all(scope))
         {
-            let status = call(api, method, &path).await.status.as_u16();
+            let answer = call(api, method, &path).await;
+            let status = answer.status.as_u16();
             assert_ne!(status, 401, "{name}: {method} {path}");
             assert_eq!(status != 403, may, "{name}: {method} {path} -> {status}");
+            if !may && *method != "HEAD" {
+                let said = answer.json["message"].as_str().expect("a sentence");
+                assert!(
+                    said.contains(&missing(name, scope)),
+                    "{name}: {method} {path}: {said}"
+                );
+            }
             refused += u32::from(!may);
         }
     }
@@ -137,6 +154,10 @@ async fn who_may_less_makes_no_token_that_may_more() {
     .await;
     let made = viewer.with_token(&made.0);
     made.get("/v2/tags").await.expect(200);
+    let body = json!({ "name": "told", "scopes": ["tag:create", "tag:read"] });
+    let told = viewer.post("/v2/tokens", &body).await.expect(201);
+    let idle = "The scope tag:create opens nothing for now: its user is viewer, and this needs member.";
+    assert_eq!(told["token"]["warnings"], json!([idle]), "{told:#}");
     assert_eq!(made.post("/v2/tags", &json!({ "name": "x" })).await.status, 403);
 }
 

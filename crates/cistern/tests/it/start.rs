@@ -205,3 +205,19 @@ async fn a_taken_port_is_refused_with_what_to_do() {
     })
     .await;
 }
+
+/// A first start that is cut off before its greeting is read has made a token that nobody knows.
+#[tokio::test]
+async fn a_later_start_tells_how_to_make_a_token_until_one_was_used() {
+    let mut server = Server::start();
+    let hint = "`cistern token create` makes another";
+    let told = |server: &Server| server.log_text().matches(hint).count();
+    assert_eq!(told(&server), 0, "the greeting has it");
+    server.terminate();
+    server.start_again();
+    assert_eq!(told(&server), 1, "{}", server.log_text());
+    server.api().get("/v2/account").await.expect(200);
+    server.terminate();
+    server.start_again();
+    assert_eq!(told(&server), 1, "{}", server.log_text());
+}

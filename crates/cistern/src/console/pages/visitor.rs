@@ -54,7 +54,9 @@ impl SignedIn {
         if session::form_token_is_right(&self.secret, given) {
             return Ok(());
         }
-        Err(Error::Forbidden)
+        Err(Error::forbidden(
+            "The page was made for another sign-in; load it again and send it from there.",
+        ))
     }
 
     /// As of a [`Visitor`].
@@ -115,7 +117,9 @@ impl<T: DeserializeOwned> FromRequest<App> for OwnForm<T> {
         let origin = Origin::from_request_parts(&mut parts, app).await?;
         let text = |name: &str| parts.headers.get(name).map(|v| v.to_str().unwrap_or("null"));
         if !session::is_same_origin(text("sec-fetch-site"), text("origin"), origin.base_url()) {
-            return Err(Fault(Error::Forbidden));
+            return Err(Fault(Error::forbidden(
+                "The form came from another site; open the page here and send it from there.",
+            )));
         }
         match Form::<T>::from_request(Request::from_parts(parts, body), app).await {
             Ok(Form(form)) => Ok(Self(form)),

@@ -204,5 +204,7 @@ fn check_peer(stream: &UnixStream) -> Result<()> {
     if peer.uid() == own || peer.uid() == 0 {
         return Ok(());
     }
-    Err(Error::Forbidden)
+    Err(Error::forbidden(
+        "Only the user that the server runs as, and root, may hand files over; send the file by HTTP.",
+    ))
 }

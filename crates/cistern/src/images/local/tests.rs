@@ -205,8 +205,8 @@ async fn each_kind_of_token_that_may_not_is_refused_and_nothing_is_kept() {
         (&format!("dop_v1_{}", "0".repeat(64)), "authenticate"),
         (&expired, "authenticate"),
         (&revoked, "authenticate"),
-        (&narrow, "permission"),
-        (&blind, "permission"),
+        (&narrow, "lacks the scope"),
+        (&blind, "lacks the scope"),
     ] {
         let Answer::Error(found) = w.ask(token, &w.disk()).await else {
             panic!("taken");

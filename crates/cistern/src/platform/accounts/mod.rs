@@ -8,8 +8,10 @@ pub mod api;
 mod attempts;
 pub mod cli;
 pub mod model;
+pub mod need;
 mod password;
 pub mod rows;
+pub mod scopes;
 pub mod service;
 
 pub use attempts::network;

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::need::{need, resources};
 use crate::platform::error::{Error, Result};
 use crate::platform::events::Who;
 
@@ -45,68 +46,6 @@ impl FromStr for Role {
     }
 }
 
-/// Who may work with a resource; everyone of a team may read what is the team's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
-    /// Everyone, also viewers: it is their own.
-    Own,
-    /// Everyone reads, members and owners change.
-    Team,
-    /// Everyone reads, owners change.
-    Owner,
-    /// Of the installation: only operators touch it, whatever their role and token say.
-    Operator,
-}
-
-/// Every resource that a scope can name: DigitalOcean's names first, then ours. What is not listed here nobody may
-/// touch, so that a new room has to decide.
-const RESOURCES: [(Level, &[&str]); 5] = [
-    (
-        Level::Team,
-        &[
-            "account",
-            "actions",
-            "addon",
-            "api",
-            "block_storage",
-            "block_storage_action",
-            "block_storage_snapshot",
-            "database",
-            "domain",
-            "droplet",
-            "firewall",
-            "image",
-            "kubernetes",
-            "load_balancer",
-            "project",
-            "regions",
-            "registry",
-            "reserved_ip",
-            "sizes",
-            "snapshot",
-            "spaces",
-            "ssh_key",
-            "tag",
-            "vpc",
-        ],
-    ),
-    (
-        Level::Team,
-        &[
-            "1_click",
-            "backup",
-            "destination",
-            "event",
-            "schedule",
-            "source",
-            "upload",
-        ],
-    ),
-    (Level::Own, &["token"]),
-    (Level::Owner, &["member", "setting"]),
-    (Level::Operator, &["gc", "job", "limit", "store", "team", "user"]),
-];
-
 /// The verbs that a scope can name.
 const VERBS: [&str; 8] = [
     "read",
@@ -118,11 +57,6 @@ const VERBS: [&str; 8] = [
     "admin",
     "assign_resource",
 ];
-
-fn level(resource: &str) -> Option<Level> {
-    let found = RESOURCES.iter().find(|(_, names)| names.contains(&resource));
-    found.map(|(level, _)| *level)
-}
 
 /// What a token may do: a list of `resource:verb`, or everything its user may.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,13 +126,11 @@ fn scope_check(scope: &str) -> Result<()> {
             "`{scope}` is not a scope; write `resource:verb`, for example `image:read` or `image:*`"
         )));
     };
-    if resource != "*" && level(resource).is_none() {
-        let nearest = RESOURCES
-            .iter()
-            .flat_map(|(_, names)| *names)
+    if resource != "*" && resources().all(|name| name != resource) {
+        let nearest = resources()
             .map(|name| (strsim::jaro_winkler(name, resource), name))
             .max_by(|a, b| a.0.total_cmp(&b.0))
-            .map_or("image", |(_, name)| *name);
+            .map_or("image", |(_, name)| name);
         return Err(Error::invalid(format!(
             "`{scope}` is not a scope: there is no resource `{resource}`; did you mean `{nearest}`?"
         )));
@@ -234,30 +166,43 @@ pub struct Caller {
 impl Caller {
     /// Refuses with [`Error::Forbidden`] unless the caller may do `scope` (`resource:verb`).
     pub fn require(&self, scope: &str) -> Result<()> {
-        if self.may(scope) {
-            Ok(())
-        } else {
-            Err(Error::Forbidden)
+        self.require_all(&[scope])
+    }
+
+    /// Refuses with [`Error::Forbidden`] unless the caller may do each of `scopes`; the sentence says what is missing.
+    ///
+    /// The role comes first: where that does not reach, no other token helps.
+    pub fn require_all<S: AsRef<str>>(&self, scopes: &[S]) -> Result<()> {
+        let scopes = || scopes.iter().map(AsRef::as_ref);
+        if let Some(need) = scopes()
+            .map(need)
+            .find(|need| !need.is_met(self.role, self.is_operator))
+        {
+            return Err(Error::forbidden(need.unmet(self.role)));
+        }
+        let missing: Vec<&str> = scopes().filter(|scope| !self.scopes.allow(scope)).collect();
+        match missing[..] {
+            [] => Ok(()),
+            [one] => Err(Error::forbidden(format!(
+                "The token lacks the scope {one}; use one that has it."
+            ))),
+            _ => Err(Error::forbidden(format!(
+                "The token lacks the scopes {}; use one that has them.",
+                missing.join(" and ")
+            ))),
         }
     }
 
     /// Whether the caller may do `scope`.
     pub fn may(&self, scope: &str) -> bool {
-        let (resource, verb) = scope.split_once(':').unwrap_or((scope, ""));
-        let by_role = match level(resource) {
-            Some(Level::Own) => true,
-            Some(Level::Team) => verb == "read" || self.role >= Role::Member,
-            Some(Level::Owner) => verb == "read" || self.role >= Role::Owner,
-            Some(Level::Operator) => self.is_operator,
-            None => false,
-        };
-        by_role && self.scopes.allow(scope)
+        need(scope).is_met(self.role, self.is_operator) && self.scopes.allow(scope)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::accounts::need::Need;
 
     fn caller(role: Role, is_operator: bool, scopes: &str) -> Caller {
         let scopes = if scopes.is_empty() {
@@ -301,7 +246,7 @@ mod tests {
                     ("delete", change[i]),
                 ] {
                     let scope = format!("{resource}:{verb}");
-                    let by_operator = matches!(level(resource), Some(Level::Operator));
+                    let by_operator = need(&scope) == Need::Operator;
                     // Nothing, everything, the resource, the scope itself, and three that do not grant it.
                     let grants = [
                         ("", true),
@@ -368,6 +313,45 @@ mod tests {
         let narrow = caller(Role::Owner, true, "image:read,tag:*");
         assert!(narrow.may("image:read") && narrow.may("tag:delete"));
         assert!(!narrow.may("image:create") && !narrow.may("store:read"));
+    }
+
+    #[test]
+    fn a_refusal_names_what_is_missing_and_the_role_first() {
+        let said = |caller: &Caller, scopes: &[&str]| caller.require_all(scopes).map_err(|e| e.to_string());
+        let start = "You do not have permission to perform this action. ";
+        for (caller, scopes, missing) in [
+            (
+                caller(Role::Owner, false, "image:read"),
+                &["image:create"][..],
+                "The token lacks the scope image:create; use one that has it.",
+            ),
+            (
+                caller(Role::Owner, false, "image:read"),
+                &["sizes:read", "image:read", "regions:read"],
+                "The token lacks the scopes sizes:read and regions:read; use one that has them.",
+            ),
+            (
+                caller(Role::Viewer, false, "image:read"),
+                &["sizes:read", "image:create"],
+                "This needs the role member, and yours is viewer; ask an owner of your team.",
+            ),
+            (
+                caller(Role::Member, true, ""),
+                &["member:update"],
+                "This needs the role owner, and yours is member; ask an owner of your team.",
+            ),
+            (
+                caller(Role::Owner, false, "*:*"),
+                &["job:read"],
+                "This is for operators, who run the installation; ask one of them.",
+            ),
+        ] {
+            assert_eq!(said(&caller, scopes), Err(format!("{start}{missing}")));
+        }
+        assert_eq!(
+            said(&caller(Role::Owner, false, "image:read"), &["image:read"]),
+            Ok(())
+        );
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct Doors {
 }
 
 /// By method: the scopes, all of which are needed; none where no token is.
-type Operations = HashMap<Method, Option<Vec<String>>>;
+pub type Operations = HashMap<Method, Option<Vec<String>>>;
 
 impl Doors {
     /// The doors that `document` describes.
@@ -34,21 +34,9 @@ impl Doors {
     ///
     /// At start, where the document cannot be written as JSON or names a method that is none.
     pub fn new(app: &App, document: &OpenApi) -> Self {
-        let document = serde_json::to_value(document).expect("the document is JSON");
-        let paths = document["paths"].as_object().into_iter().flatten();
-        let routes = paths.map(|(path, item)| {
-            let operations = item.as_object().into_iter().flatten();
-            let scopes = operations.map(|(method, operation)| {
-                let method = method.to_uppercase().parse().expect("a method");
-                let scopes = operation["security"][0]["token"].as_array();
-                let text = |scope: &serde_json::Value| scope.as_str().expect("scopes are text").to_owned();
-                (method, scopes.map(|scopes| scopes.iter().map(text).collect()))
-            });
-            (path.clone(), scopes.collect())
-        });
         Self {
             app: app.clone(),
-            routes: Arc::new(routes.collect()),
+            routes: Arc::new(operations(document)),
         }
     }
 
@@ -61,6 +49,27 @@ impl Doors {
         let asked = asked.or_else(|| methods.get(&Method::GET).filter(|_| method == Method::HEAD));
         asked?.as_deref()
     }
+}
+
+/// Every operation of `document`, by the route's template and method.
+///
+/// # Panics
+///
+/// Where the document cannot be written as JSON or names a method that is none.
+pub fn operations(document: &OpenApi) -> HashMap<String, Operations> {
+    let document = serde_json::to_value(document).expect("the document is JSON");
+    let paths = document["paths"].as_object().into_iter().flatten();
+    let routes = paths.map(|(path, item)| {
+        let operations = item.as_object().into_iter().flatten();
+        let scopes = operations.map(|(method, operation)| {
+            let method = method.to_uppercase().parse().expect("a method");
+            let scopes = operation["security"][0]["token"].as_array();
+            let text = |scope: &serde_json::Value| scope.as_str().expect("scopes are text").to_owned();
+            (method, scopes.map(|scopes| scopes.iter().map(text).collect()))
+        });
+        (path.clone(), scopes.collect())
+    });
+    routes.collect()
 }
 
 /// Lets through who may.
@@ -76,9 +85,7 @@ pub async fn layer(State(doors): State<Doors>, request: Request, next: Next) -> 
     };
     let (mut parts, body) = request.into_parts();
     let caller = Caller::from_request_parts(&mut parts, &doors.app).await?;
-    for scope in scopes {
-        caller.require(scope)?;
-    }
+    caller.require_all(scopes)?;
     parts.extensions.insert(caller);
     Ok(next.run(Request::from_parts(parts, body)).await)
 }

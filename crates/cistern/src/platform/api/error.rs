@@ -27,7 +27,7 @@ pub fn status(error: &Error) -> (StatusCode, &'static str) {
     match error {
         Error::BadRequest(_) => (StatusCode::BAD_REQUEST, "bad_request"),
         Error::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthorized"),
-        Error::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
+        Error::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
         Error::NotFound => (StatusCode::NOT_FOUND, "not_found"),
         Error::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
         Error::Precondition(_) => (StatusCode::PRECONDITION_FAILED, "precondition_failed"),

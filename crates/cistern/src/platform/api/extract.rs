@@ -76,7 +76,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self> {
         let bytes = Bytes::from_request(request, state).await.map_err(|e| {
             if e.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                Error::TooLarge("the body is too large".into())
+                Error::TooLarge(
+                    "the body is larger than `http.max_body_bytes` allows; send less at once, and files to /v2/uploads"
+                        .into(),
+                )
             } else {
                 Error::BadRequest(inner_text(&e))
             }

@@ -238,24 +238,45 @@ fn path(wanted: &Filtered, limit: u64) -> String {
     format!("/v2/events?{}", query.finish())
 }
 
+/// What stands behind an event: of a refused request what was asked for and why not, of the rest names and numbers.
+fn detail(detail: &Value) -> String {
+    let Value::Object(map) = detail else {
+        return String::new();
+    };
+    let mut map = map.clone();
+    let text = ["method", "route", "status"].map(|key| map.get(key).map(word));
+    let [Some(method), Some(route), Some(status)] = text else {
+        return detail.to_string();
+    };
+    map.retain(|key, _| !matches!(key.as_str(), "method" | "route" | "status" | "reason"));
+    let reason = detail["reason"]
+        .as_str()
+        .map_or(String::new(), |reason| format!(": {reason}"));
+    let rest = if map.is_empty() {
+        String::new()
+    } else {
+        format!(" {}", Value::Object(map))
+    };
+    format!("{method} {route} -> {status}{reason}{rest}")
+}
+
+/// One value as a word.
+fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 /// Lines for people.
 fn text(events: &[Value]) -> String {
-    let word = |v: &Value| {
-        v.as_str().map_or_else(
-            || if v.is_null() { "-".into() } else { v.to_string() },
-            str::to_owned,
-        )
-    };
     let line = |e: &Value| {
         let resource = match (&e["resource_type"], &e["resource_id"]) {
             (Value::String(kind), Value::String(id)) => format!("{kind} {id}"),
             _ => String::new(),
         };
-        let detail = if e["detail"].is_null() {
-            String::new()
-        } else {
-            e["detail"].to_string()
-        };
+        let detail = detail(&e["detail"]);
         let at = word(&e["at"]);
         let at = at.get(..19).unwrap_or(&at).replace('T', " ");
         format!(
@@ -271,5 +292,25 @@ fn text(events: &[Value]) -> String {
     match events {
         [] => "No events.".to_owned(),
         events => events.iter().map(line).collect::<Vec<_>>().join("\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_reads_as_a_sentence_and_the_rest_as_it_is() {
+        let refused = json!({ "method": "POST", "route": "/v2/tags", "status": 403, "ids": { "tag_id": "7" },
+            "reason": "The token lacks the scope tag:create; use one that has it." });
+        let text = "POST /v2/tags -> 403: The token lacks the scope tag:create; use one that has it. \
+                    {\"ids\":{\"tag_id\":\"7\"}}";
+        assert_eq!(detail(&refused), text);
+        let registry = json!({ "route": "(registry)", "status": 404 });
+        assert_eq!(detail(&registry), registry.to_string());
+        let counted = json!({ "method": "GET", "route": "/v2/jobs", "status": 429, "left_out": 3 });
+        assert_eq!(detail(&counted), "GET /v2/jobs -> 429 {\"left_out\":3}");
+        assert_eq!(detail(&json!({ "name": "x" })), "{\"name\":\"x\"}");
+        assert_eq!(detail(&Value::Null), "");
     }
 }

@@ -32,7 +32,9 @@ pub async fn event_list(
 ) -> Result<Vec<EventView>> {
     caller.require("event:read")?;
     if all && !caller.is_operator {
-        return Err(Error::Forbidden);
+        return Err(Error::forbidden(
+            "Only operators see every team's events; ask without all=true for your team's.",
+        ));
     }
     let filter = Filter {
         team_id: (!all).then_some(caller.team_id),

@@ -35,7 +35,7 @@ pub async fn job_cancel(app: &App, who: &Who, id: i64) -> Result<JobRow> {
     let job = rows::job_get(&*tx, id).await?.ok_or(Error::NotFound)?;
     if !rows::job_cancel(&*tx, id).await? {
         return Err(Error::Conflict(format!(
-            "job {id} has ended already ({})",
+            "job {id} has ended already ({}), so there is nothing to stop",
             job.status
         )));
     }

@@ -119,11 +119,8 @@ async fn change_resources(
             "{MAX_RESOURCES} resources at most can be changed by one request; send several"
         )));
     }
-    if !resources
-        .iter()
-        .all(|resource| resource.kind.may(caller, "update"))
-    {
-        return Err(Error::Forbidden);
+    for kind in resources.iter().map(|resource| resource.kind) {
+        kind.require(caller, "update")?;
     }
     let now = app.clock.now();
     let tx = app.db.write().await?;

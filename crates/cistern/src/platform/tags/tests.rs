@@ -117,10 +117,11 @@ async fn what_may_not_be_read_is_not_counted() {
     let known = json!({ "resources": [database("1-x")] });
     api.post("/v2/tags", json!({ "name": "a" })).await.ok(201);
     let tagger = api.narrowed("tag:*").await;
-    tagger
+    let said = tagger
         .post("/v2/tags/a/resources", known.clone())
         .await
         .refused(403, "forbidden");
+    assert!(said.contains("lacks the scope database:update;"), "{said}");
     let tagger = api.narrowed("tag:*,database:update").await;
     assert_eq!(tagger.post("/v2/tags/a/resources", known).await.status, 204);
     assert_eq!(tag(&tagger, "a").await["resources"]["count"], 0);

@@ -110,7 +110,9 @@ async fn revoke(
         if let Some(acting) = asking.acting {
             acting.set(&caller.who);
         }
-        return Err(Error::Forbidden);
+        return Err(Error::forbidden(
+            "A token ends only itself here; revoke another one with DELETE /v2/tokens/ID.",
+        ));
     }
     service::token_revoke_self(&app, &asking.who, &token).await?;
     Ok(Json(Nothing {}))

@@ -86,7 +86,14 @@ async fn a_token_never_grants_more_than_its_maker_may_now() {
         .post("/v2/tokens", json!({ "name": "x" }))
         .await
         .refused(403, "forbidden");
-    for bad in [json!([]), json!(["images:read"]), json!("tag"), json!(7)] {
+    for bad in [
+        json!([]),
+        json!(["images:read"]),
+        json!(["tag:read", "image:write"]),
+        json!("upload:create"),
+        json!("tag"),
+        json!(7),
+    ] {
         owner
             .post("/v2/tokens", json!({ "name": "x", "scopes": bad }))
             .await
@@ -373,7 +380,8 @@ async fn events_tell_who_did_what_and_who_was_refused_and_no_secret() {
     assert_eq!(
         refused["detail"],
         json!({ "method": "POST", "route": "/v2/tags", "status": 403,
-            "reason": "You do not have permission to perform this action." })
+            "reason": "You do not have permission to perform this action. The token lacks the scope tag:create; use one \
+                that has it." })
     );
     assert_eq!(find("token.use")["detail"]["reason"], "revoked");
     let revoked = find("token.revoke");

@@ -11,8 +11,8 @@ use utoipa_axum::routes;
 
 use super::ScopeList;
 use crate::app::App;
+use crate::platform::accounts::Caller;
 use crate::platform::accounts::service::{self, TokenView};
-use crate::platform::accounts::{Caller, Scopes};
 use crate::platform::api::error::ErrorBody;
 use crate::platform::api::extract::Body;
 use crate::platform::api::list::{Paged, Paging};
@@ -52,6 +52,9 @@ struct TokenBody {
     /// The text, only in the answer that made it. It is kept nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     access_token: Option<String>,
+    /// A sentence for each scope that opens nothing while its user's role is what it is; only in the answer that made it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -92,6 +95,7 @@ fn body(view: TokenView) -> TokenBody {
         expires_at: view.expires_at.map(wire),
         last_used_at: view.last_used_at.map(wire),
         access_token: None,
+        warnings: Vec::new(),
     }
 }
 
@@ -114,7 +118,7 @@ async fn create(
     caller: Caller,
     Body(new): Body<TokenCreate>,
 ) -> Result<(StatusCode, Json<TokenAnswer>)> {
-    let scopes = new.scopes.map(|s| Scopes::parse(&s.text())).transpose()?;
+    let scopes = new.scopes.map(|s| service::scopes_parse(&s.text())).transpose()?;
     let lifetime = match new.expiry_seconds {
         Some(seconds) if !(1..=LIFETIME_MAX).contains(&seconds) => {
             return Err(Error::invalid(format!(
@@ -123,9 +127,10 @@ async fn create(
         }
         seconds => seconds.map(TimeDelta::seconds),
     };
-    let (view, text) = service::token_create_by(&app, &caller, &new.name, scopes, lifetime).await?;
+    let (view, made) = service::token_create_by(&app, &caller, &new.name, scopes, lifetime).await?;
     let mut token = body(view);
-    token.access_token = Some(text);
+    token.access_token = Some(made.text);
+    token.warnings = made.warnings;
     Ok((StatusCode::CREATED, Json(TokenAnswer { token })))
 }
 

@@ -225,7 +225,9 @@ async fn sign_in_link(
 ) -> Result<(StatusCode, Json<LinkAnswer>)> {
     // Who signs in by it may do everything; a narrowed token must not become that.
     if !caller.scopes.is_all() {
-        return Err(Error::Forbidden);
+        return Err(Error::forbidden(
+            "The token is narrowed to scopes, and a sign-in link opens everything; use a token without scopes.",
+        ));
     }
     let link = service::link_create(&app, &caller.who, id, None).await?;
     let answer = LinkAnswer {

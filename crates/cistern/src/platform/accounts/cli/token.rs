@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use serde_json::json;
 
 use super::{lifetime, open, page, shown, shown_or, table, usage};
-use crate::cli::{Context, LocalFlags, Outcome, block_on};
+use crate::cli::{Context, LocalFlags, Outcome, block_on, output};
 use crate::platform::accounts::Scopes;
 use crate::platform::accounts::service::{self, TokenSpec, TokenView};
 use crate::platform::clock::wire;
@@ -79,7 +79,7 @@ async fn create(args: Create, context: &Context) -> Outcome {
     let scopes = args
         .scopes
         .as_deref()
-        .map_or(Ok(Scopes::all()), Scopes::parse)
+        .map_or(Ok(Scopes::all()), service::scopes_parse)
         .map_err(|e| usage(&e))?;
     let app = open(&args.local, context).await?;
     let team = service::team_find(&app, args.team.as_deref()).await?;
@@ -96,6 +96,9 @@ async fn create(args: Create, context: &Context) -> Outcome {
         expires_at,
     };
     let made = service::token_create(&app, &Who::default(), &spec).await?;
+    for warning in &made.warnings {
+        output::error(&format!("warning: {warning}"));
+    }
     let document = json!({ "token": {
         "id": made.id, "access_token": made.text, "name": args.name, "scopes": spec.scopes.list(),
         "team": team.name, "user": user.email, "expires_at": expires_at.map(wire),

@@ -118,6 +118,12 @@ pub async fn token_get(
         .await
 }
 
+/// Whether any token was ever used.
+pub async fn token_any_used(conn: &impl ConnectionTrait) -> Result<bool, DbErr> {
+    let used = token::Entity::find().filter(token::Column::LastUsedAt.is_not_null());
+    Ok(used.one(conn).await?.is_some())
+}
+
 /// A token of any team.
 pub async fn token_get_any(conn: &impl ConnectionTrait, id: i64) -> Result<Option<token::Model>, DbErr> {
     token::Entity::find_by_id(id).one(conn).await

@@ -58,7 +58,7 @@ pub async fn member_add(app: &App, who: &Who, team_id: i64, user_id: i64, role: 
     let team = rows::team_lock(&*tx, team_id).await?.ok_or(Error::NotFound)?;
     let user = rows::user_get(&*tx, user_id)
         .await?
-        .ok_or_else(|| Error::invalid(format!("there is no user {user_id}")))?;
+        .ok_or_else(|| Error::invalid(format!("there is no user {user_id}; GET /v2/users lists them")))?;
     rows::member_insert(&*tx, now, team_id, user_id, role)
         .await
         .map_err(|e| {

@@ -26,8 +26,8 @@ pub use sign_in::{
 };
 pub use teams::{account_get, team_create, team_find, team_list, team_of, team_rename};
 pub use tokens::{
-    TokenSpec, TokenView, token_create, token_create_by, token_get, token_info, token_list, token_list_all,
-    token_revoke, token_revoke_local, token_revoke_self,
+    TokenSpec, TokenView, scopes_parse, token_create, token_create_by, token_get, token_info, token_list,
+    token_list_all, token_revoke, token_revoke_local, token_revoke_self,
 };
 #[cfg(test)]
 pub use users::user_create;
@@ -56,6 +56,13 @@ pub async fn first_start(app: &App) -> Result<Option<FirstStart>> {
     let now = app.clock.now();
     let tx = app.db.write().await?;
     if rows::user_any(&*tx).await? {
+        // A first start that was cut off before its greeting has told its token to nobody.
+        if !rows::token_any_used(&*tx).await? {
+            tracing::warn!(
+                "no API token was used so far; if the first one is lost, `cistern token create` makes another, with this \
+                 server's settings"
+            );
+        }
         return Ok(None);
     }
     let who = Who::default();
@@ -102,6 +109,8 @@ fn check_email(email: &str) -> Result<String> {
     if valid {
         Ok(email.to_lowercase())
     } else {
-        Err(Error::invalid(format!("`{email}` is not an e-mail address")))
+        Err(Error::invalid(format!(
+            "`{email}` is not an e-mail address; write one such as ann@example.com"
+        )))
     }
 }

@@ -204,7 +204,10 @@ pub async fn password_change(app: &App, caller: &Caller, current: &str, new: &st
         }
         if !app.sign_ins.hasher.verify(current, Some(hash)).await? {
             events::record_refusal(app, &caller.who, Event::refused("user.password")).await;
-            return Err(Error::invalid("the current password is wrong"));
+            return Err(Error::invalid(
+                "the current password is wrong; whoever has forgotten it asks an operator for a sign-in link (`cistern user \
+                 link`)",
+            ));
         }
         app.sign_ins.attempts.forgive(&user.email, address);
     }

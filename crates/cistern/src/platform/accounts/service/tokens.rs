@@ -7,6 +7,7 @@ use super::authenticate::token_refused;
 use super::{check_name, rows, secret_hash};
 use crate::app::App;
 use crate::platform::accounts::model::{Caller, Role, Scopes};
+use crate::platform::accounts::scopes::{scopes_check, scopes_idle};
 use crate::platform::clock::Time;
 use crate::platform::db::Tx;
 use crate::platform::error::{Error, Result};
@@ -23,6 +24,8 @@ pub struct TokenMade {
     pub id: i64,
     /// `dop_v1_` and 64 hex digits.
     pub text: String,
+    /// A sentence for each of its scopes that its user's rights do not reach.
+    pub warnings: Vec<String>,
 }
 
 /// What a new token is to be.
@@ -76,6 +79,13 @@ pub struct TokenInfo {
     pub created_at: Time,
 }
 
+/// The scopes that somebody asks for, such as `image:read,tag:*`.
+pub fn scopes_parse(text: &str) -> Result<Scopes> {
+    let scopes = Scopes::parse(text)?;
+    scopes_check(&scopes, crate::routes::scopes_asked())?;
+    Ok(scopes)
+}
+
 /// Makes a token for a member of a team, for whoever runs the installation's own command.
 pub async fn token_create(app: &App, who: &Who, spec: &TokenSpec<'_>) -> Result<TokenMade> {
     let tx = app.db.write().await?;
@@ -92,7 +102,7 @@ pub async fn token_create_by(
     name: &str,
     scopes: Option<Scopes>,
     lifetime: Option<TimeDelta>,
-) -> Result<(TokenView, String)> {
+) -> Result<(TokenView, TokenMade)> {
     caller.require("token:create")?;
     let now = app.clock.now();
     let scopes = scopes.unwrap_or_else(|| caller.scopes.clone());
@@ -128,7 +138,7 @@ pub async fn token_create_by(
         .await?
         .ok_or_else(|| Error::bug("a token vanished in the transaction that made it"))?;
     tx.commit().await?;
-    Ok((view(app, row).await?, made.text))
+    Ok((view(app, row).await?, made))
 }
 
 pub(super) async fn token_create_in_tx(
@@ -139,12 +149,7 @@ pub(super) async fn token_create_in_tx(
 ) -> Result<TokenMade> {
     check_name("a token's name", spec.name)?;
     let now = app.clock.now();
-    if rows::member_get(&**tx, spec.team_id, spec.user_id)
-        .await?
-        .is_none()
-    {
-        return Err(Error::invalid("that user is not a member of the team"));
-    }
+    let warnings = idle_in_tx(tx, spec).await?;
     let text = format!("{TOKEN_PREFIX}{}", hex::encode(random::bytes::<32>()));
     let hash = secret_hash(&text);
     let new = rows::NewToken {
@@ -165,7 +170,23 @@ pub(super) async fn token_create_in_tx(
         "expires_at": spec.expires_at,
     }));
     events::record_in_tx(&**tx, now, &who, event).await?;
-    Ok(TokenMade { id: row.id, text })
+    Ok(TokenMade {
+        id: row.id,
+        text,
+        warnings,
+    })
+}
+
+/// What of a new token's scopes its user's present rights do not reach; refuses who is no member.
+async fn idle_in_tx(tx: &Tx, spec: &TokenSpec<'_>) -> Result<Vec<String>> {
+    let Some(member) = rows::member_get(&**tx, spec.team_id, spec.user_id).await? else {
+        return Err(Error::invalid(
+            "that user is not a member of the team; `cistern team member add` makes them one",
+        ));
+    };
+    let user = rows::user_get(&**tx, spec.user_id).await?;
+    let is_operator = user.is_some_and(|user| user.is_operator);
+    Ok(scopes_idle(&spec.scopes, member.role.parse()?, is_operator))
 }
 
 /// The caller's tokens; an owner's list has those of everyone in the team. Revoked ones are not shown.

@@ -67,7 +67,9 @@ pub async fn user_create_as(app: &App, who: &Who, new: &UserNew<'_>) -> Result<r
     let now = app.clock.now();
     let tx = app.db.write().await?;
     if rows::team_lock(&*tx, team_id).await?.is_none() {
-        return Err(Error::invalid(format!("there is no team {team_id}")));
+        return Err(Error::invalid(format!(
+            "there is no team {team_id}; GET /v2/teams lists them"
+        )));
     }
     let uuid = random::uuid().to_string();
     let user = rows::user_insert(&*tx, now, &uuid, &email, name, new.is_operator)

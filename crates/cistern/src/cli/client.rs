@@ -162,7 +162,12 @@ impl Client {
 }
 
 fn address(text: &str) -> Result<Url, String> {
-    Url::parse(text).map_err(|e| format!("give an address such as {DEFAULT_URL} ({e})"))
+    match Url::parse(text) {
+        Ok(url) if url.has_host() => Ok(url),
+        _ => Err(format!(
+            "`{text}` is not a server's address; write it as http://host:port, such as {DEFAULT_URL}"
+        )),
+    }
 }
 
 /// What the server said, with its request id, by which its log can be searched.

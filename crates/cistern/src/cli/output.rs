@@ -71,10 +71,12 @@ pub fn bytes(n: u64) -> String {
 /// What a job said of itself: its step, and how much of it is done.
 pub fn progress(said: &serde_json::Value) -> String {
     let step = said["step"].as_str().unwrap_or_default();
-    let bytes = |key: &str| said[key].as_u64().map(self::bytes);
-    match (bytes("done_bytes"), bytes("total_bytes")) {
-        (Some(done), Some(total)) => format!("{step} {done} of {total}"),
-        (Some(done), None) => format!("{step} {done}"),
+    match (said["done_bytes"].as_u64(), said["total_bytes"].as_u64()) {
+        (Some(done), Some(total)) if total > 0 => {
+            let percent = u128::from(done) * 100 / u128::from(total);
+            format!("{step} {} of {} ({percent} %)", bytes(done), bytes(total))
+        }
+        (Some(done), _) => format!("{step} {}", bytes(done)),
         _ => step.to_owned(),
     }
     .trim()

@@ -155,11 +155,18 @@ impl ListQuery {
             Some("application") => Some(ListKind::Application),
             Some(_) => return Err(Error::invalid("`type` is `distribution` or `application`")),
         };
+        let tag_name = self.tag_name.filter(|t| !t.is_empty());
+        let deleted = self.deleted.unwrap_or(false);
+        if deleted && (kind.is_some() || tag_name.is_some()) {
+            return Err(Error::invalid(
+                "`deleted` goes with neither `type` nor `tag_name`: what is deleted has no tags",
+            ));
+        }
         Ok(Filter {
             kind,
             private: self.private.unwrap_or(false),
-            tag_name: self.tag_name.filter(|t| !t.is_empty()),
-            deleted: self.deleted.unwrap_or(false),
+            tag_name,
+            deleted,
         })
     }
 }

@@ -287,7 +287,7 @@ async fn delete_in_tx(app: &App, caller: &Caller, tx: &Tx, row: &Model, purge: b
     let (id, now) = (row.id, app.clock.now());
     if row.protected {
         return Err(Error::invalid(format!(
-            "Image {id} is protected. First set `protected` to false (`cistern image update {id} --unprotect`), then delete it."
+            "Image {id} is protected. First set `protected` to false (`cistern image update {id} --protected false`), then delete it."
         )));
     }
     let is_available = row.status == Status::Available.as_str();

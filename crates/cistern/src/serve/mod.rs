@@ -19,6 +19,7 @@ mod tls;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process;
 use std::sync::Arc;
@@ -318,7 +319,7 @@ fn announce(config: &Config, output: Output, urls: &Urls, first: Option<&FirstSt
         let _ = writeln!(
             text,
             "certificate authority {}",
-            self_signed::ca_path(config).display()
+            absolute(&self_signed::ca_path(config)).display()
         );
     }
     // Last: who reads these two lines has seen everything.
@@ -353,6 +354,11 @@ fn sign_in_link(config: &Config, urls: &Urls, first: &FirstStart) -> String {
     format!("{}/sign-in/{}", url_outside(config, urls), first.sign_in)
 }
 
+/// What is pasted into another shell must not depend on its folder.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// Shown once: the token and the link are kept nowhere.
 fn welcome(config: &Config, urls: &Urls, first: &FirstStart) -> String {
     let url = url_outside(config, urls);
@@ -360,7 +366,7 @@ fn welcome(config: &Config, urls: &Urls, first: &FirstStart) -> String {
         format!(
             "
   export CISTERN_CA_FILE={}",
-            self_signed::ca_path(config).display()
+            absolute(&self_signed::ca_path(config)).display()
         )
     } else {
         String::new()

@@ -25,6 +25,7 @@ const PROMISED: &[&str] = &[
     "image get",
     "image import",
     "image list",
+    "image restore",
     "image update",
     "init",
     "jobs cancel",
@@ -189,6 +190,9 @@ async fn with_json_there_is_one_document_on_stdout() {
     assert_eq!(remote(&["image", "get", "by-url"])["image"]["id"], 1);
     let export = remote(&["image", "export", "1", "--format", "qcow2", "-o", &file("x")]);
     assert_eq!(export["export"]["format"], "qcow2");
+    let again = run(&mut server.remote(&["image", "export", "1", "--format", "raw", "-o", &file("x")]));
+    assert!(again.status.success(), "{again:?}");
+    assert!(reason(&again).contains("replaced the file"), "{again:?}");
     assert_eq!(remote(&["image", "delete", "1"])["image"]["status"], "deleted");
     assert_eq!(remote(&["image", "restore", "1"])["image"]["status"], "available");
     assert_eq!(
@@ -315,32 +319,12 @@ async fn with_json_people_and_tokens_are_one_document_each() {
 }
 
 #[tokio::test]
-async fn what_is_protected_deleted_or_failed_is_shown_with_what_to_do() {
+async fn what_is_deleted_or_failed_is_shown_with_what_to_do() {
     let (server, files) = (Server::start(), Files::start().await);
     let api = server.api();
     let disk = files.put("d.img", disks::raw(4, 1));
     let id = imported(&api, "web", &disk).await["id"].to_string();
-    let words = [
-        "image",
-        "update",
-        "web",
-        "--name",
-        "web-2",
-        "--description",
-        "old",
-        "--protect",
-    ];
-    let updated = document(&mut server.remote(&words));
-    let image = &updated["image"];
-    assert_eq!(
-        json!([image["name"], image["description"], image["protected"]]),
-        json!(["web-2", "old", true])
-    );
-    let refused = run(&mut server.remote(&["image", "delete", "web-2"]));
-    let hint = format!("cistern image update {id} --unprotect");
-    assert!(reason(&refused).contains(&hint), "{refused:?}");
-    run_ok(&mut server.remote(&["image", "update", &id, "--unprotect"]));
-    run_ok(&mut server.remote(&["image", "delete", "web-2"]));
+    run_ok(&mut server.remote(&["image", "delete", "web"]));
     let bad = import(&api, "db", &files.put("bad.img", vec![7; 4096])).await;
     settled(&api, bad).await;
 
@@ -362,6 +346,7 @@ async fn what_is_protected_deleted_or_failed_is_shown_with_what_to_do() {
     run_ok(&mut server.remote(&["image", "restore", &id]));
     let left = document(&mut server.remote(&["image", "list", "--deleted"]));
     assert_eq!(left["meta"]["total"], 1, "{left}");
+    api.get("/v2/images?deleted=true&tag_name=x").await.expect(422);
 }
 
 #[tokio::test]
@@ -417,8 +402,6 @@ async fn a_failure_is_1_with_its_reason_last_and_says_what_to_do() {
         vec!["image", "import", "/no/such/file"],
         vec!["image", "list", "--url", "nonsense"],
         vec!["image", "export", "1", "--format", "vhs", "-o", "x"],
-        vec!["image", "update", "1"],
-        vec!["image", "update", "1", "--distribution", "Hannah Montana Linux"],
         vec!["image", "export", "1", "-o", "-", "--json"],
         vec!["jobs", "cancel", "abc"],
     ] {
@@ -428,6 +411,19 @@ async fn a_failure_is_1_with_its_reason_last_and_says_what_to_do() {
             output.stdout.is_empty() && !reason(&output).is_empty(),
             "{words:?}: {output:?}"
         );
+    }
+    for (words, part) in [
+        (
+            vec!["image", "list", "--url", "localhost:8080"],
+            "http://host:port",
+        ),
+        (vec!["events", "--since", "yesterday"], "2026-01-31T08:00:00Z"),
+        (vec!["image", "restore", "web"], "cistern image list --deleted"),
+    ] {
+        let output = run(&mut server.remote(&words));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(part), "{words:?}: {said}");
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
     }
     let mut nobody = server.remote(&["image", "list"]);
     let output = run(nobody.env_remove("CISTERN_TOKEN"));
@@ -596,6 +592,49 @@ async fn verify_names_each_damaged_image_and_range() {
 }
 
 #[tokio::test]
+async fn an_image_is_renamed_tagged_and_protected_by_command() {
+    let (server, files) = (Server::start(), Files::start().await);
+    let api = server.api();
+    imported(&api, "one", &files.put("a.img", disks::raw(4, 9))).await;
+    let update = |words: &[&str]| {
+        let words = [&["image", "update", "1"], words].concat();
+        document(&mut server.remote(&words))["image"].clone()
+    };
+    let image = update(&["--name", "two", "--description", "d", "--distribution", "debian"]);
+    let shown = (&image["name"], &image["description"], &image["distribution"]);
+    assert_eq!(shown, (&json!("two"), &json!("d"), &json!("Debian")));
+    update(&["--tag", "prod"]);
+    let image = update(&["--tag", "prod", "--tag", "web"]);
+    assert_eq!(image["tags"], json!(["prod", "web"]), "{image}");
+    let image = update(&["--untag", "prod", "--protected", "true"]);
+    let shown = (&image["tags"], &image["protected"], &image["name"]);
+    assert_eq!(shown, (&json!(["web"]), &json!(true), &json!("two")));
+
+    let refused = run(&mut server.remote(&["image", "delete", "two"]));
+    assert_eq!(refused.status.code(), Some(1));
+    let next = "cistern image update 1 --protected false";
+    assert!(reason(&refused).contains(next), "{refused:?}");
+    assert_eq!(update(&["--protected", "false"])["protected"], json!(false));
+    run_ok(&mut server.remote(&["image", "delete", "two"]));
+
+    for (words, part) in [
+        (vec!["image", "update", "1"], "nothing to change"),
+        (
+            vec!["image", "update", "1", "--distribution", "Foo"],
+            "Arch Linux, CentOS",
+        ),
+        (
+            vec!["image", "import", "/x", "--name", "x", "--distribution", "Foo"],
+            "Arch Linux, CentOS",
+        ),
+    ] {
+        let wrong = run(&mut server.remote(&words));
+        assert_eq!(wrong.status.code(), Some(2), "{words:?}: {wrong:?}");
+        assert!(reason(&wrong).contains(part), "{words:?}: {wrong:?}");
+    }
+}
+
+#[tokio::test]
 async fn people_read_sizes_ages_and_tables() {
     let (server, files) = (Server::start(), Files::start().await);
     let api = server.api();
@@ -610,7 +649,7 @@ async fn people_read_sizes_ages_and_tables() {
         (vec!["store", "verify"], vec!["No damage", "1 disk"]),
         (
             vec!["jobs", "list", "--all"],
-            vec!["KIND", "image.import", "done"],
+            vec!["KIND", "image.import", "done", "image 1"],
         ),
         (vec!["events"], vec!["image.create"]),
     ] {

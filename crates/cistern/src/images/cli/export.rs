@@ -84,9 +84,16 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
     let done = transfer(&client, &path, &head, &mut sink, &progress).await;
     progress.clear();
     done?;
+    let replaces = target.is_some_and(std::path::Path::is_file);
     let sha256 = sink.finish().await.map_err(|e| unwritable(&args, &e))?;
     if to_stdout {
         return Ok(());
+    }
+    if replaces {
+        progress.note(&format!(
+            "replaced the file that was at {}",
+            args.output.display()
+        ));
     }
     let document = json!({ "export": {
         "image_id": id,

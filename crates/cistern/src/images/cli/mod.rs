@@ -4,6 +4,7 @@ mod export;
 mod import;
 mod show;
 mod tus;
+mod update;
 
 use clap::Subcommand;
 use reqwest::Method;
@@ -23,8 +24,8 @@ pub enum Command {
     /// Show an image
     #[command(after_help = "Examples:\n  cistern image get web\n  cistern image get 12 --json")]
     Get(OneArgs),
-    /// Rename an image, describe it, protect it from deletion
-    Update(UpdateArgs),
+    /// Rename an image, describe, tag and protect it
+    Update(update::Args),
     /// Delete an image; it can be restored for a day
     Delete(DeleteArgs),
     /// Bring a deleted image back
@@ -63,35 +64,6 @@ pub struct OneArgs {
     remote: Remote,
 }
 
-/// Flags of `update`.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  cistern image update web --name web-2024 --description 'before the move'
-  cistern image update 12 --protect")]
-#[group(skip)]
-pub struct UpdateArgs {
-    /// Its number or name
-    #[arg(value_name = "ID|NAME")]
-    image: String,
-    /// Another name
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
-    /// Another description
-    #[arg(long, value_name = "TEXT")]
-    description: Option<String>,
-    /// Another distribution, to be shown
-    #[arg(long, value_name = "NAME", value_parser = distribution)]
-    distribution: Option<&'static str>,
-    /// Refuse to delete it
-    #[arg(long, conflicts_with = "unprotect")]
-    protect: bool,
-    /// Allow to delete it again
-    #[arg(long)]
-    unprotect: bool,
-    #[command(flatten)]
-    remote: Remote,
-}
-
 /// Flags of `delete`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  cistern image delete web\n  cistern image delete 12 --purge")]
@@ -113,7 +85,7 @@ pub fn run(command: Command, context: &Context) -> Outcome {
             Command::Import(args) => import::run(args, context).await,
             Command::List(args) => list(args, context).await,
             Command::Get(args) => get(args, context).await,
-            Command::Update(args) => update(args, context).await,
+            Command::Update(args) => update::run(args, context).await,
             Command::Delete(args) => delete(args, context).await,
             Command::Restore(args) => restore(args, context).await,
             Command::Export(args) => export::run(args, context).await,
@@ -141,35 +113,6 @@ async fn list(args: ListArgs, context: &Context) -> Outcome {
             show::image_table(&images, now())
         }
     });
-    Ok(())
-}
-
-async fn update(args: UpdateArgs, context: &Context) -> Outcome {
-    let mut change = serde_json::Map::new();
-    let mut set = |key: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            change.insert(key.to_owned(), value);
-        }
-    };
-    set("name", args.name.map(Value::from));
-    set("description", args.description.map(Value::from));
-    set("distribution", args.distribution.map(Value::from));
-    set(
-        "protected",
-        (args.protect || args.unprotect).then_some(args.protect.into()),
-    );
-    if change.is_empty() {
-        let text = "nothing to change; give --name, --description, --distribution, --protect or --unprotect";
-        return Err(Failure::Usage(text.into()));
-    }
-    let client = args.remote.client(context)?;
-    let id = image_find(&client, &args.image, false).await?;
-    let answer = client
-        .put(&format!("/v2/images/{id}"), &Value::Object(change))
-        .await?;
-    context
-        .output
-        .document(&answer, || show::one(&answer["image"], now()));
     Ok(())
 }
 

@@ -93,10 +93,22 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
+/// What is wrong with a body that is no JSON.
+fn unreadable(error: &serde_json::Error) -> String {
+    if error.is_eof() {
+        return "the body is not complete JSON; send it whole, such as {\"name\": \"web\"}".into();
+    }
+    format!(
+        "the body is not JSON: look at line {}, column {}",
+        error.line(),
+        error.column()
+    )
+}
+
 /// What must hold of every body, whatever it is for: an object (serde would take an array for a struct too), without
 /// the character NUL, which PostgreSQL keeps in no text.
 fn body_check(bytes: &[u8]) -> Result<()> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| Error::BadRequest(e.to_string()))?;
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| Error::BadRequest(unreadable(&e)))?;
     let found = match &value {
         Value::Object(_) => None,
         Value::Null => Some("null"),

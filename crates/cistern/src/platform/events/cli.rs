@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long)]
     outcome: Option<String>,
     /// Only from this moment on (RFC 3339)
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = since_read)]
     since: Option<DateTime<Utc>>,
     /// Those of all teams (operators)
     #[arg(long, conflicts_with = "team")]
@@ -216,6 +216,13 @@ async fn read_filtered(source: &Source, wanted: &Filtered, limit: u64) -> Outcom
             Ok(serde_json::from_value(answer["events"].take()).unwrap_or_default())
         }
     }
+}
+
+fn since_read(text: &str) -> Result<DateTime<Utc>, String> {
+    text.parse().map_err(|_| {
+        "a moment is written with its date, time and zone, such as 2026-01-31T08:00:00Z or 2026-01-31T09:00:00+01:00"
+            .to_owned()
+    })
 }
 
 fn path(wanted: &Filtered, limit: u64) -> String {

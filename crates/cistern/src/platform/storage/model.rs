@@ -88,8 +88,13 @@ pub struct Report {
 
 impl Report {
     /// A finished run.
-    pub fn new(read_data: bool, found: Vec<store::Damage>, progress: &store::VerifyProgress) -> Self {
+    pub fn new(read_data: bool, mut found: Vec<store::Damage>, progress: &store::VerifyProgress) -> Self {
         use std::sync::atomic::Ordering::Relaxed;
+        // As numbers where they are, so that 3 comes before 28.
+        found.sort_by_cached_key(|d| {
+            let number = d.owner.parse().unwrap_or(u64::MAX);
+            (d.kind.clone(), number, d.owner.clone(), d.range.start)
+        });
         let more = found.len().saturating_sub(MAX_TOLD);
         Self {
             read_data,

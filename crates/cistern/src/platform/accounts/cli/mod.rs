@@ -57,13 +57,12 @@ fn shown_or(time: Option<Time>, otherwise: &str) -> String {
     time.map_or_else(|| otherwise.to_owned(), shown)
 }
 
-/// A table without lines.
-fn table(header: &[&str]) -> comfy_table::Table {
-    let mut table = comfy_table::Table::new();
-    table
-        .load_style(comfy_table::presets::NOTHING)
-        .set_header(header.iter().copied());
-    table
+/// Whether a user can sign in.
+fn state(disabled_at: Option<Time>) -> &'static str {
+    match disabled_at {
+        Some(_) => "disabled",
+        None => "active",
+    }
 }
 
 /// Wrong words are wrong usage, not a failure.

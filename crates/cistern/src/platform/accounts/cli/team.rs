@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{open, page, shown, table, usage};
+use super::{open, page, shown, state, usage};
+use crate::cli::table::table;
 use crate::cli::{Context, LocalFlags, Outcome, block_on};
 use crate::platform::accounts::Role;
 use crate::platform::accounts::service::{self, MemberView};
@@ -139,11 +140,10 @@ async fn list(args: List, context: &Context) -> Outcome {
         .map(|t| json!({ "id": t.id, "uuid": t.uuid, "name": t.name, "created_at": wire(t.created_at) }))
         .collect();
     context.output.document(&json!({ "teams": documents }), || {
-        let mut table = table(&["ID", "NAME", "MADE"]);
-        for t in &teams {
-            table.add_row([t.id.to_string().as_str(), &t.name, &shown(t.created_at)]);
-        }
-        table.to_string()
+        let rows = teams
+            .iter()
+            .map(|t| [t.id.to_string(), t.name.clone(), shown(t.created_at)]);
+        table(["ID>", "NAME", "MADE"], rows)
     });
     Ok(())
 }
@@ -170,22 +170,16 @@ async fn member_list(args: MemberList, context: &Context) -> Outcome {
     }
     let documents: Vec<Value> = members.iter().map(document).collect();
     context.output.document(&json!({ "members": documents }), || {
-        let mut table = table(&["USER", "E-MAIL", "ROLE", "STATE", "SINCE"]);
-        for m in &members {
-            let state = if m.user.disabled_at.is_some() {
-                "disabled"
-            } else {
-                "active"
-            };
-            table.add_row([
-                m.user.id.to_string().as_str(),
-                &m.user.email,
-                m.role.as_str(),
-                state,
-                &shown(m.since),
-            ]);
-        }
-        table.to_string()
+        let rows = members.iter().map(|m| {
+            [
+                m.user.id.to_string(),
+                m.user.email.clone(),
+                m.role.as_str().to_owned(),
+                state(m.user.disabled_at).to_owned(),
+                shown(m.since),
+            ]
+        });
+        table(["USER>", "E-MAIL", "ROLE", "STATE", "SINCE"], rows)
     });
     Ok(())
 }

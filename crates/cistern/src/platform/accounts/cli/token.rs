@@ -3,7 +3,8 @@
 use chrono::TimeDelta;
 use serde_json::json;
 
-use super::{lifetime, open, page, shown, shown_or, table, usage};
+use super::{lifetime, open, page, shown, shown_or, usage};
+use crate::cli::table::table;
 use crate::cli::{Context, LocalFlags, Outcome, block_on, output};
 use crate::platform::accounts::Scopes;
 use crate::platform::accounts::service::{self, TokenSpec, TokenView};
@@ -128,24 +129,13 @@ async fn list(args: List, context: &Context) -> Outcome {
         "last_used_at": t.last_used_at.map(wire),
     })).collect::<Vec<_>>() });
     context.output.document(&document, || {
-        let mut table = table(&[
-            "ID",
-            "NAME",
-            "USER",
-            "TEAM",
-            "ENDS WITH",
-            "SCOPES",
-            "MADE",
-            "EXPIRES",
-            "LAST USED",
-        ]);
-        for t in &tokens {
+        let rows = tokens.iter().map(|t| {
             let scopes = if t.scopes.is_all() {
                 "everything".to_owned()
             } else {
                 t.scopes.list().join(",")
             };
-            table.add_row([
+            [
                 t.id.to_string(),
                 t.name.clone(),
                 t.email.clone(),
@@ -155,9 +145,22 @@ async fn list(args: List, context: &Context) -> Outcome {
                 shown(t.created_at),
                 shown_or(t.expires_at, "never"),
                 shown_or(t.last_used_at, "never"),
-            ]);
-        }
-        table.to_string()
+            ]
+        });
+        table(
+            [
+                "ID>",
+                "NAME",
+                "USER",
+                "TEAM>",
+                "ENDS WITH",
+                "SCOPES",
+                "MADE",
+                "EXPIRES",
+                "LAST USED",
+            ],
+            rows,
+        )
     });
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{open, page, prompt, shown, table, usage};
+use super::{open, page, prompt, shown, state, usage};
+use crate::cli::table::table;
 use crate::cli::{Context, LocalFlags, Outcome, block_on};
 use crate::platform::accounts::service::{self, UserNew};
 use crate::platform::accounts::{Role, rows};
@@ -149,24 +150,20 @@ async fn list(args: List, context: &Context) -> Outcome {
     }
     let documents: Vec<Value> = users.iter().map(document).collect();
     context.output.document(&json!({ "users": documents }), || {
-        let mut table = table(&["ID", "E-MAIL", "NAME", "OPERATOR", "PASSWORD", "STATE", "MADE"]);
-        let yes = |is: bool| if is { "yes" } else { "no" };
-        for u in &users {
-            table.add_row([
-                u.id.to_string().as_str(),
-                &u.email,
-                &u.name,
+        let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
+        let rows = users.iter().map(|u| {
+            [
+                u.id.to_string(),
+                u.email.clone(),
+                u.name.clone(),
                 yes(u.is_operator),
                 yes(u.password_hash.is_some()),
-                if u.disabled_at.is_some() {
-                    "disabled"
-                } else {
-                    "active"
-                },
-                &shown(u.created_at),
-            ]);
-        }
-        table.to_string()
+                state(u.disabled_at).to_owned(),
+                shown(u.created_at),
+            ]
+        });
+        let header = ["ID>", "E-MAIL", "NAME", "OPERATOR", "PASSWORD", "STATE", "MADE"];
+        table(header, rows)
     });
     Ok(())
 }

@@ -630,7 +630,8 @@ async fn an_image_is_renamed_tagged_and_protected_by_command() {
     ] {
         let wrong = run(&mut server.remote(&words));
         assert_eq!(wrong.status.code(), Some(2), "{words:?}: {wrong:?}");
-        assert!(reason(&wrong).contains(part), "{words:?}: {wrong:?}");
+        let said = String::from_utf8_lossy(&wrong.stderr);
+        assert!(said.contains(part), "{words:?}: {said}");
     }
 }
 

@@ -37,6 +37,13 @@ pub(crate) fn check(source: &mut Source<'_>, head: &[u8], sectors: u64) -> Resul
         Err(Fault::Rule(reason)) => return Err(primary_damaged(source, last, &reason)),
     };
     let (header, entries) = primary;
+    // Its backup's header stands behind everything usable (UEFI 2.10, 5.3.1); a guest would write over it.
+    if header.alternate > 1 && header.last_usable >= header.alternate {
+        return Err(Error::damaged(format!(
+            "The GPT is damaged: its usable sectors end at {}, and its backup stands at {}. {REPAIR}",
+            header.last_usable, header.alternate
+        )));
+    }
     let mut warnings = Vec::new();
     check_partitions(&header, &entries, sectors)?;
     if header.last_usable > last {

@@ -167,13 +167,9 @@ func (s *suite) imageLists(id int, tag string) {
 	none, _, err := s.client.Images.ListByTag(s.ctx, "no-such-tag-"+s.run, nil)
 	s.is("image-list-by-unknown-tag", true, err == nil && len(none) == 0)
 	applications, _, err := s.client.Images.ListApplication(s.ctx, nil)
-	s.is("image-list-application", true, err == nil && !holds(applications))
+	s.is("image-list-application", true, err == nil && len(applications) == 0)
 	distributions, _, err := s.client.Images.ListDistribution(s.ctx, nil)
-	s.is("image-list-distribution", true, err == nil && !holds(distributions))
-	for _, image := range distributions {
-		same, _, err := s.client.Images.GetBySlug(s.ctx, image.Slug)
-		s.is("image-by-slug-"+image.Slug, true, err == nil && same.ID == image.ID)
-	}
+	s.is("image-list-distribution", true, err == nil && len(distributions) == 0)
 	_, _, err = s.client.Images.GetBySlug(s.ctx, "no-such-slug-"+s.run)
 	s.refused("image-by-unknown-slug", notFound, "could not be found", err)
 }
@@ -238,7 +234,7 @@ func (s *suite) refusals() {
 	_, _, err = s.client.Actions.Get(s.ctx, 999999999)
 	s.refused("action-unknown", notFound, "could not be found", err)
 	_, _, err = s.client.Tags.List(s.ctx, &godo.ListOptions{PerPage: 201})
-	s.is("per-page-over-200", true, err == nil || strings.Contains(err.Error(), ": 4"))
+	s.refused("per-page-over-200", 422, "per_page", err)
 	stranger, err := newClient(os.Getenv("CISTERN_URL"), "dop_v1_"+strings.Repeat("0", 64))
 	if err != nil {
 		s.fail("stranger", "a client", err)

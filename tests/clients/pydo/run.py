@@ -209,9 +209,16 @@ def check_projects():
     resources = runs("project-resources", 200, client.projects.list_resources, project.get("id"))
     equal("project-resources-empty", ([], 0), (resources.get("resources"), resources.get("meta", {}).get("total")))
     runs("project-default-resources", 200, client.projects.list_resources_default)
+    keys = ("name", "purpose", "description", "environment")
+    same = {**{k: default.get(k) for k in keys}, "description": f"put by {RUN}", "is_default": True}
+    put = runs("project-put-default", 200, client.projects.update_default, same).get("project", {})
+    equal("project-put-default-fields", (default.get("id"), f"put by {RUN}"), (put.get("id"), put.get("description")))
+    client.projects.patch_default({"description": old or ""})
     urn = f"do:droplet:{UNKNOWN}"
     assigned = runs("project-assign", 200, client.projects.assign_resources, project.get("id"), {"resources": [urn]})
     equal("project-assign-unknown", [(urn, "not_found")], [(r["urn"], r["status"]) for r in assigned.get("resources", [])])
+    assigned = runs("project-assign-default", 200, client.projects.assign_resources_default, {"resources": [urn]})
+    equal("project-assign-default-unknown", [(urn, "not_found")], [(r["urn"], r["status"]) for r in assigned.get("resources", [])])
     refused("project-without-name", 422, "(?i)name", client.projects.create, {"purpose": "x"})
     runs("project-delete", 204, client.projects.delete, project.get("id"))
     refused("project-gone", 404, "could not be found", client.projects.get, project.get("id"))
@@ -288,6 +295,9 @@ def check_image_tags(identifier):
     equal("tag-create", name, runs("tag-create-201", 201, client.tags.create, {"name": name}).get("tag", {}).get("name"))
     resources = {"resources": [{"resource_id": str(identifier), "resource_type": "image"}]}
     runs("tag-assign", 204, client.tags.assign_resources, name, resources)
+    tags, totals = pages(client.tags.list, "tags")
+    equal("tags-total", {len(tags)}, totals)
+    equal("tag-listed", 1, sum(tag["name"] == name for tag in tags))
     tag = runs("tag-get", 200, client.tags.get, name).get("tag", {}).get("resources", {})
     equal("tag-counts", (1, 1, 0), (tag.get("count"), tag.get("images", {}).get("count"), tag.get("droplets", {}).get("count")))
     equal("tag-on-image", True, name in client.images.get(identifier)["image"]["tags"])

@@ -327,6 +327,17 @@ impl Config {
         }
     }
 
+    /// The console's address, where `api` is the API's: the same, unless it has a host name of its own.
+    pub fn console_url(&self, api: &str) -> String {
+        let named = self.host.console.as_deref().zip(Url::parse(api).ok());
+        let Some((host, mut url)) = named else {
+            return api.to_owned();
+        };
+        // Only names that were checked are in the settings.
+        let _ = url.set_host(Some(host));
+        url.as_str().trim_end_matches('/').to_owned()
+    }
+
     /// Whether both listeners are one.
     pub fn one_port(&self) -> bool {
         self.listen_api == self.listen_registry && self.listen_api.port() != 0

@@ -152,12 +152,12 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "host.api",
         Kind::Text,
-        "The API's host name, where one port serves both.",
+        "The API's host name; with `host.console` too, each answers under its own name alone.",
     ),
     row(
         "host.console",
         Kind::Text,
-        "The console's host name, where one port serves both.",
+        "The console's host name; sign-in links lead there.",
     ),
     row(
         "host.registry",

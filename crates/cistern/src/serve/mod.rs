@@ -351,7 +351,8 @@ fn url_outside(config: &Config, urls: &Urls) -> String {
 }
 
 fn sign_in_link(config: &Config, urls: &Urls, first: &FirstStart) -> String {
-    format!("{}/sign-in/{}", url_outside(config, urls), first.sign_in)
+    let console = config.console_url(&url_outside(config, urls));
+    format!("{console}/sign-in/{}", first.sign_in)
 }
 
 /// What is pasted into another shell must not depend on its folder.

@@ -56,6 +56,10 @@ pub fn running(app: &App, phase: &Phase) -> Routers {
         .layer(middleware::from_fn_with_state(app.clone(), events::api::refusals))
         .with_state(app.clone())
         .merge(watching.clone())
+        .layer(middleware::from_fn_with_state(
+            Arc::new(app.config.host.clone()),
+            split::own_name,
+        ))
         .layer(DefaultBodyLimit::max(app.config.http.max_body_bytes));
     let registry = oci::routes(app.clone(), limiter).merge(watching);
     together(

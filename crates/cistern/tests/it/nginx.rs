@@ -212,6 +212,15 @@ async fn one_port_serves_api_console_and_registry_by_name() {
         .expect("text")
         .to_owned();
     assert!(kind.starts_with("text/html"), "{kind}");
+    for (name, path) in [(CONSOLE, "/v2/account"), (API, "/")] {
+        let url = format!("{}{path}", proxied.url(name));
+        let asked = client.get(url).bearer_auth(&server.token).send().await;
+        assert_eq!(asked.expect("answers").status(), 404, "{name}{path}");
+    }
+    let link = api.post("/v2/users/1/sign_in_link", &json!({})).await.expect(201);
+    let link = link["url"].as_str().expect("an address");
+    assert!(link.starts_with(&proxied.url(CONSOLE)), "{link}");
+    assert_eq!(client.get(link).send().await.expect("answers").status(), 200);
 
     let registry = format!("{}/v2/", proxied.url(REGISTRY));
     let stranger = client.get(&registry).send().await.expect("answers");
@@ -258,13 +267,15 @@ async fn the_external_url_decides_links_whatever_the_request_says() {
     let Some(proxied) = Proxied::start(setup).await else {
         return;
     };
+    let greeting = &proxied.server.greeting;
     assert!(
-        proxied
-            .server
-            .greeting
-            .contains("https://cistern.example/sign-in/"),
-        "{}",
-        proxied.server.greeting
+        greeting.contains("CISTERN_URL=https://cistern.example "),
+        "{greeting}"
+    );
+    let link = format!("https://{CONSOLE}/sign-in/");
+    assert!(
+        greeting.contains(&link),
+        "the console has a name of its own: {greeting}"
     );
     for api in [proxied.api([127, 0, 0, 1]), proxied.server.api()] {
         let page = api.get("/v2/regions?per_page=5").await.expect(200);

@@ -189,6 +189,10 @@ fn each_field_of_a_gpt_header_is_checked() {
         &gpt_with(|disk| disk[512 + 72..512 + 80].fill(0xff)),
         "outside the disk",
     );
+    damaged(
+        &gpt_with(|disk| le(disk, 512 + 48, 79)),
+        "its backup stands at 79",
+    );
 }
 
 #[test]

@@ -231,7 +231,11 @@ async fn sign_in_link(
     }
     let link = service::link_create(&app, &caller.who, id, None).await?;
     let answer = LinkAnswer {
-        url: format!("{}/sign-in/{}", origin.base_url(), link.secret),
+        url: format!(
+            "{}/sign-in/{}",
+            app.config.console_url(origin.base_url()),
+            link.secret
+        ),
         expires_at: wire(link.expires_at),
     };
     Ok((StatusCode::CREATED, Json(answer)))

@@ -212,7 +212,7 @@ async fn link(args: Link, context: &Context) -> Outcome {
         || format!("{scheme}://{}", app.config.listen_api),
         |url| url.as_str().trim_end_matches('/').to_owned(),
     );
-    let url = format!("{base}/sign-in/{}", link.secret);
+    let url = format!("{}/sign-in/{}", app.config.console_url(&base), link.secret);
     context.output.document(
         &json!({ "url": url, "expires_at": wire(link.expires_at) }),
         || url.clone(),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported, settled};
 use crate::harness::process::{cistern, command, run, run_ok};
-use crate::harness::{Server, disks, server::Setup, until, world};
+use crate::harness::{Server, disks, server::Setup, until};
 use crate::migrate::{database, execute, texts};
 
 /// Commands that scripts rely on; more may be there, none of these may go.
@@ -532,16 +532,12 @@ async fn a_file_is_uploaded_where_that_is_asked_for() {
 
 #[tokio::test]
 async fn verify_names_each_damaged_image_and_range() {
-    if !world::name().ends_with("+folder") {
-        eprintln!("skipped: the objects of this world are in no folder that a test could damage");
-        return;
-    }
     let (server, files) = (Server::start(), Files::start().await);
     let api = server.api();
     let (disk, url) = (disks::raw(4, 8), files.put("a.img", disks::raw(4, 8)));
     imported(&api, "hurt", &url).await;
     run_ok(&mut server.local(&["store", "verify", "--read-data"]));
-    let packs = files_below(&server.data().join("store"));
+    let packs = files_below(&server.objects());
     let pack = packs
         .iter()
         .max_by_key(|path| path.metadata().expect("is there").len())

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::api::Api;
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported, settled};
-use crate::harness::process::{command, run, run_ok};
+use crate::harness::process::{command, run, run_ok, skip};
 use crate::harness::proxy::{Fault, Proxy};
 use crate::harness::server::Setup;
 use crate::harness::{Server, disks, until};
@@ -200,7 +200,7 @@ fn mounted(prepare: &str) -> Option<Mounted> {
     let probe = run(command(words[0]).args(&words[1..]).arg("true"));
     if !probe.status.success() {
         let why = String::from_utf8_lossy(&probe.stderr);
-        eprintln!("skipped: a file system for a test cannot be mounted here: {why}");
+        skip(&format!("a file system for a test cannot be mounted here: {why}"));
         return None;
     }
     let server = Setup::default()

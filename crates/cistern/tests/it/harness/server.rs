@@ -182,6 +182,12 @@ impl Server {
         self.setup.place.database.clone().unwrap_or(file)
     }
 
+    /// The folder where its objects lie, also those in S3.
+    pub(crate) fn objects(&self) -> PathBuf {
+        let url = self.setup.place.objects.as_deref();
+        url.map_or_else(|| self.data().join("store"), |url| world::s3().folder(url))
+    }
+
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use super::process::command;
+use super::process::{command, skip};
 use super::server::Setup;
 use super::world::Place;
 
@@ -52,7 +52,7 @@ impl SmallDisk {
             let mut stderr = holder.stderr.take().expect("is piped");
             stderr.read_to_string(&mut why).expect("reads");
             holder.wait().expect("ends");
-            eprintln!("skipped: a file system for a test cannot be mounted here: {why}");
+            skip(&format!("a file system for a test cannot be mounted here: {why}"));
             return None;
         }
         Some(Self {

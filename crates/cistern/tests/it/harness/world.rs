@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use super::process::{Guarded, command, find, free_port, run_ok, spawn_guarded, variable};
+use super::process::{Guarded, command, find, free_port, run_ok, skip, spawn_guarded, variable};
 
 /// What one server is started with beside its data folder.
 #[derive(Clone, Debug, Default)]
@@ -35,9 +35,7 @@ pub(crate) fn place_if_there(world: &str) -> Option<Place> {
         .iter()
         .find(|(word, program)| world.contains(word) && find(program).is_none());
     if let Some((_, program)) = missing {
-        let text = format!("`{program}` is not there (tests/clients/install.sh)");
-        assert!(variable("CISTERN_REQUIRE_CLIENTS").is_none(), "{text}");
-        eprintln!("skipped: {text}");
+        skip(&format!("`{program}` is not there (tests/clients/install.sh)"));
         return None;
     }
     Some(place_in(world))
@@ -232,16 +230,21 @@ impl S3 {
         self.port
     }
 
+    /// Where it keeps what is under this URL: to this server a folder is a bucket.
+    pub(crate) fn folder(&self, url: &str) -> std::path::PathBuf {
+        let bucket = url.strip_prefix("s3://").and_then(|rest| rest.split('?').next());
+        self.data.join(bucket.expect("an address in S3"))
+    }
+
     /// The URL of a new, empty bucket.
     pub(crate) fn bucket(&self) -> String {
         let n = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let name = format!("bucket-{n}");
-        // To this server a folder is a bucket.
-        std::fs::create_dir(self.data.join(&name)).expect("a bucket can be made");
-        format!(
-            "s3://{name}?endpoint=http://127.0.0.1:{}&region=us-east-1",
+        let url = format!(
+            "s3://bucket-{n}?endpoint=http://127.0.0.1:{}&region=us-east-1",
             self.port
-        )
+        );
+        std::fs::create_dir(self.folder(&url)).expect("a bucket can be made");
+        url
     }
 }
 

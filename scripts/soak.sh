@@ -5,6 +5,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib.sh
 
+for part in ${PARTS:-}; do
+  case $part in
+    worlds | kills | fuzz) ;;
+    *) say "there is no part \`$part\`: worlds, kills, fuzz" >&2; exit 2 ;;
+  esac
+done
 need_rust
 tests/clients/install.sh
 export CISTERN_REQUIRE_CLIENTS=1
@@ -31,10 +37,5 @@ fuzz() {
   crates/fuzz/run.sh "$fuzz_seconds"
 }
 
-for part in $parts; do
-  case $part in
-    worlds | kills | fuzz) "$part" ;;
-    *) say "there is no part \`$part\`: worlds, kills, fuzz" >&2; exit 2 ;;
-  esac
-done
+for part in $parts; do "$part"; done
 say "== soak passed: $parts"

@@ -173,6 +173,7 @@ fn address(text: &str) -> Result<Url, String> {
 /// What the server said, with its request id, by which its log can be searched.
 pub async fn refusal(response: Response) -> Failure {
     let status = response.status();
+    let path = response.url().path().to_owned();
     let body: Value = match response.bytes().await {
         Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
         Err(_) => Value::Null,
@@ -182,6 +183,10 @@ pub async fn refusal(response: Response) -> Failure {
         // The answer to a HEAD request has no body.
         None if status == StatusCode::NOT_FOUND => Error::NotFound.to_string(),
         None => format!("the server answered {status}"),
+    };
+    let message = match status {
+        StatusCode::NOT_FOUND => format!("{message} ({path})"),
+        _ => message,
     };
     match body["request_id"].as_str() {
         Some(id) if status == StatusCode::SERVICE_UNAVAILABLE => {

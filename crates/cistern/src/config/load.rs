@@ -282,7 +282,16 @@ fn wrong_value(error: &figment::Error) -> Problem {
     if find(&key).is_some_and(|s| s.kind == Kind::Secret) {
         return Problem(format!("`{key}`{place} must be a text"));
     }
-    Problem(format!("`{key}`{place} is not acceptable: {}", error.kind))
+    let reason = error.kind.to_string();
+    // What the parsers of addresses say names no example.
+    let example = match reason.as_str() {
+        "invalid socket address syntax" => "; write an address and a port, such as `127.0.0.1:8080`",
+        "invalid IP address syntax" => {
+            "; write a network, such as `10.0.0.0/8`, or `10.0.0.5/32` for one address"
+        }
+        _ => "",
+    };
+    Problem(format!("`{key}`{place} is not acceptable: {reason}{example}"))
 }
 
 impl Provider for Layer {

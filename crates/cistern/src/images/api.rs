@@ -11,7 +11,6 @@ use url::Url;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use uuid::Uuid;
 
 use super::model::{Filter, ImportSource, Kind, ListKind, NewImport};
 use super::rows::{Change, Model};
@@ -183,7 +182,8 @@ pub struct ImageCreate {
     url: Option<String>,
     /// A finished upload of `/v2/uploads`, in place of `url`.
     #[serde(default)]
-    upload: Option<Uuid>,
+    #[schema(value_type = Option<uuid::Uuid>)]
+    upload: Option<String>,
     #[serde(default)]
     region: Option<String>,
     #[serde(default)]
@@ -204,7 +204,11 @@ impl ImageCreate {
                 // The text is not repeated in the answer: it may hold a password.
                 url: Url::parse(&url).map_err(|e| Error::invalid(format!("`url` is not an address: {e}")))?,
             },
-            (None, Some(id)) => ImportSource::Upload { id },
+            (None, Some(id)) => ImportSource::Upload {
+                id: id.parse().map_err(|_| {
+                    Error::invalid("`upload` is not an upload's id; it is the last part of its `Location`")
+                })?,
+            },
             (Some(_), Some(_)) => return Err(Error::invalid("give `url` or `upload`, not both")),
             (None, None) => {
                 return Err(Error::invalid(

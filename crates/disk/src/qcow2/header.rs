@@ -202,7 +202,9 @@ fn refuse_foreign_parts(bytes: &[u8]) -> Result<()> {
 
 fn encrypted() -> Error {
     Error::refused(
-        "The qcow2 image is encrypted. Decrypt it with `qemu-img convert` where its key is, and import the result.",
+        "The qcow2 image is encrypted. Decrypt it where its passphrase is and import the result: `qemu-img convert \
+         --object secret,id=s,file=PASSPHRASE --image-opts driver=qcow2,file.filename=IMAGE,encrypt.key-secret=s \
+         -O qcow2 PLAIN.qcow2`.",
     )
 }
 

@@ -20,7 +20,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  cistern team list --json")]
     List(List),
     /// Say who is in a team
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  cistern team member list --team Web")]
     Member(Member),
 }
 

@@ -116,7 +116,11 @@ pub fn direction(module: &[String], path: &Path, how: How) -> Option<String> {
     if path[0] != "crate" || path.len() < 2 {
         return foreign(module, path);
     }
-    let (from, to) = (Place::of(module), Place::of(path));
+    let (from, mut to) = (Place::of(module), Place::of(path));
+    // What `api/mod.rs` imports, its own files reach as `super::rows`.
+    if to.kind != Kind::Outside && path[..path.len() - 1].iter().any(|part| part == "rows") {
+        to.role = "rows";
+    }
     between(&from, &to)
         .or_else(|| arrow(&from, &to))
         .or_else(|| ask(&from, &to, path, how))
@@ -143,6 +147,9 @@ fn between(from: &Place, to: &Place) -> Option<String> {
 fn arrow(from: &Place, to: &Place) -> Option<String> {
     if from.kind == Kind::Outside {
         return None;
+    }
+    if from.role == "model" && to.room == ["platform", "db"] {
+        return Some("a model is pure: it knows no platform::db".to_owned());
     }
     let (_, forbidden) = ROLES.iter().find(|(role, _)| *role == from.role)?;
     let is_forbidden = forbidden.contains(&to.role);

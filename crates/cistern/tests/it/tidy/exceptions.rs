@@ -55,8 +55,13 @@ pub const EXCEPTIONS: [Exception; 14] = [
     },
     Exception {
         file: "platform/jobs/model.rs",
-        paths: &["crate::app::App", "tokio::sync::Notify", "tokio::time::timeout"],
-        why: "a kind of job is a function that is given the App, and `Queue` wakes the workers",
+        paths: &[
+            "crate::app::App",
+            "crate::platform::db::Tx",
+            "tokio::sync::Notify",
+            "tokio::time::timeout",
+        ],
+        why: "a kind of job is functions that are given the App and a transaction, and `Queue` wakes the workers",
     },
     Exception {
         file: "platform/jobs/cli.rs",

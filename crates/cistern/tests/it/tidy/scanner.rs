@@ -185,6 +185,23 @@ impl Reader<'_> {
         at - start
     }
 
+    /// serde and clap take the name of a function as a text: `default = "Utc::now"`.
+    fn paths_in_texts(&mut self, stream: TokenStream) {
+        for tree in stream {
+            match tree {
+                TokenTree::Group(group) => self.paths_in_texts(group.stream()),
+                TokenTree::Literal(literal) => {
+                    let path = syn::parse2::<syn::LitStr>(TokenTree::Literal(literal).into())
+                        .and_then(|text| text.parse::<syn::Path>());
+                    if let Ok(path) = path {
+                        self.see_path(path.span(), segments(&path), How::Value);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// `elapsed` that can fail is `SystemTime`'s, which reads the clock; an `Instant`'s cannot.
     fn see_age(&mut self, expr: &syn::Expr) {
         if let syn::Expr::MethodCall(call) = expr
@@ -279,6 +296,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
             self.see(name.span(), What::Environment);
         }
         self.tokens(list.tokens.clone());
+        self.paths_in_texts(list.tokens.clone());
     }
 
     fn visit_macro(&mut self, call: &'ast syn::Macro) {

@@ -101,6 +101,7 @@ pub const WRONG: &[(&str, &str, &str)] = &[
     (MODEL, "use sea_orm::DatabaseConnection;", "a model is pure"),
     (MODEL, "use sea_orm::ConnectionTrait;", "a model is pure"),
     (MODEL, "use store::Store;", "a model is pure"),
+    (MODEL, "use crate::platform::db::Db;", "a model is pure"),
     (MODEL, "use crate::app::App;", "model must not know app"),
     (
         ROWS,
@@ -183,6 +184,11 @@ pub const WRONG: &[(&str, &str, &str)] = &[
     (
         API,
         "use super::rows as r; fn f() { r::image_get(c, 1) }",
+        "api asks its service",
+    ),
+    (
+        "crates/cistern/src/images/api/list.rs",
+        "use super::rows; fn f() { rows::image_get(c, 1) }",
         "api asks its service",
     ),
     (API, "use super::rows::*;", "api names what it takes"),

@@ -168,6 +168,11 @@ pub const WRONG: &[(&str, &str, &str)] = &[
     (SERVICE, "fn f() -> R { Ok(file.modified()?.elapsed()?) }", CLOCK),
     (SERVICE, "fn f() { chrono::Utc::now() }", CLOCK),
     (SERVICE, "fn f() { time.unwrap_or_else(chrono::Utc::now) }", CLOCK),
+    (
+        SERVICE,
+        "struct A { #[serde(default = \"chrono::Utc::now\")] at: Time }",
+        CLOCK,
+    ),
     (SERVICE, "fn f() { jiff::Timestamp::now() }", CLOCK),
     (SERVICE, "fn f() { info!(at = %jiff::Zoned::now()) }", CLOCK),
     (SERVICE, "fn f() { time::OffsetDateTime::now_utc() }", CLOCK),

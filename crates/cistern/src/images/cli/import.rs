@@ -241,15 +241,21 @@ async fn create_and_wait(
             Err(Failure::Absent(_)) if answered.elapsed() < ABSENT_MAX => {
                 progress.step("the server does not answer; waiting for it", None);
             }
-            Err(Failure::Absent(reason)) => {
-                return Err(Failure::Failed(format!(
-                    "{reason}. Image {id} may still be imported; see `cistern image get {id}` when the server is back"
-                )));
-            }
-            Err(failure) => return Err(failure),
+            Err(failure) => return Err(unseen(id, failure)),
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LOOK_LAST);
+    }
+}
+
+/// The import is not looked at any more, and may go on all the same.
+fn unseen(id: i64, failure: Failure) -> Failure {
+    match failure {
+        Failure::Absent(reason) | Failure::Failed(reason) => Failure::Failed(format!(
+            "{}. Image {id} may still be imported; see `cistern image get {id}` when the server is back",
+            reason.trim_end_matches('.')
+        )),
+        other => other,
     }
 }
 
@@ -377,6 +383,19 @@ mod tests {
         assert!(
             !of("http://10.0.0.1") && !of("https://localhost.example.com") && !of("http://[2001:db8::1]")
         );
+    }
+
+    #[test]
+    fn who_stops_looking_hears_where_to_look_later() {
+        for failure in [Failure::Failed("No.".into()), Failure::Absent("No.".into())] {
+            let Failure::Failed(text) = unseen(7, failure) else {
+                panic!("a sentence");
+            };
+            assert!(
+                text.starts_with("No. Image 7 ") && text.contains("`cistern image get 7`"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -460,3 +460,17 @@ fn sha256(file: &File, go_on: &dyn Fn(u64) -> bool) -> std::io::Result<String> {
     }
     Ok(hex::encode(hasher.finalize()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_version_enqueued_is_understood_and_its_path_is_not_believed() {
+        let old = json!({ "image_id": 7, "input": { "from": "upload", "id": "u", "path": "/elsewhere/u" } });
+        let payload: Payload = serde_json::from_value(old).expect("is understood");
+        assert!(matches!(&payload.input, Input::Upload { id } if id == "u"));
+        let new = json!({ "image_id": 7, "input": { "from": "upload", "id": "u" } });
+        assert_eq!(json!(payload), new);
+    }
+}

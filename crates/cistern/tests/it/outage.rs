@@ -225,7 +225,7 @@ fn a_start_without_its_bucket_names_the_place_and_no_secret() {
     let port = free_port();
     let place = Place {
         objects: Some(format!(
-            "s3://images/a?endpoint=http://127.0.0.1:{port}&region=us-east-1"
+            "s3://images/a?endpoint=http://me:opensesame@127.0.0.1:{port}&region=us-east-1"
         )),
         env: vec![
             ("CISTERN_OBJECTS_ACCESS_KEY".into(), "AKIDEXAMPLE".into()),

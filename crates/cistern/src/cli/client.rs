@@ -184,9 +184,10 @@ pub async fn refusal(response: Response) -> Failure {
         None => format!("the server answered {status}"),
     };
     match body["request_id"].as_str() {
-        Some(id) if status.is_server_error() => Failure::Absent(format!("{message} (request {id})")),
-        // A proxy's, before a server that is not there.
-        None if status.is_server_error() => Failure::Absent(message),
+        Some(id) if status == StatusCode::SERVICE_UNAVAILABLE => {
+            Failure::Absent(format!("{message} (request {id})"))
+        }
+        Some(id) if status.is_server_error() => Failure::Failed(format!("{message} (request {id})")),
         _ => Failure::Failed(message),
     }
 }

@@ -91,7 +91,7 @@ pub struct Context {
 pub enum Failure {
     /// Exit code 1: refused or failed. A sentence.
     Failed(String),
-    /// Exit code 1: nobody answered, or the server cannot just now (5xx). A sentence.
+    /// Exit code 1: nobody answered, or the server cannot just now. A sentence.
     Absent(String),
     /// Exit code 1: the reasons have been printed.
     Told,

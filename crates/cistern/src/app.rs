@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use sea_orm_migration::MigrationTrait;
 use store::Store;
+use url::Url;
 
 use crate::config::{self, Config};
 use crate::images::{self, download::Downloads, handed::Handed, uploads::turns::Turns};
 use crate::platform::accounts::{SignIns, service as accounts};
 use crate::platform::clock::Clock;
 use crate::platform::db::{self, Db, Place};
-use crate::platform::error::{Context, Error, Result};
+use crate::platform::error::{Context, Error, Result, chain_of};
 use crate::platform::events::Refusals;
 use crate::platform::jobs::{self, Engine, Queue, Registry};
 use crate::platform::resources::Owner;
@@ -150,7 +151,7 @@ impl App {
                 tracing::warn!(%error, "the objects' place is full: images can be read, but not imported");
                 Ok(())
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(objects_failed(&self.config, error)),
         }
     }
 
@@ -233,7 +234,42 @@ pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
 /// Opens the store, making it at the first start.
 async fn store_open(config: &Config, db: &Db) -> Result<Store> {
     let backend = backend_open(config)?;
-    Ok(Store::open_or_init(backend, db.conn(), store::Options::default()).await?)
+    let opened = Store::open_or_init(backend, db.conn(), store::Options::default()).await;
+    opened.map_err(|error| objects_failed(config, error))
+}
+
+/// Why the objects' place cannot be used. At a start nobody is there who could try again: what is to be looked at is
+/// said. The error holds no secret (`store::Backend::describe`).
+fn objects_failed(config: &Config, error: store::Error) -> Error {
+    if error.kind() != store::Kind::Unavailable {
+        return error.into();
+    }
+    let at = match config.objects() {
+        config::Objects::Folder(_) => String::new(),
+        config::Objects::S3(url) => format!(" at {}", endpoint_shown(&url)),
+    };
+    Error::Unavailable(format!(
+        "the objects' place{at} does not answer: {}; check that it runs and can be reached from here, and the setting \
+         `objects`",
+        chain_of(&error)
+    ))
+}
+
+/// Where a bucket is, without credentials.
+fn endpoint_shown(objects: &str) -> String {
+    let endpoint = Url::parse(objects).ok().and_then(|url| {
+        let mut pairs = url.query_pairs();
+        let (_, endpoint) = pairs.find(|(name, _)| name == "endpoint")?;
+        Url::parse(&endpoint).ok()
+    });
+    let Some(mut endpoint) = endpoint else {
+        return "the endpoint of `objects`".to_owned();
+    };
+    // Neither can fail for an address with a host.
+    let _ = endpoint.set_username("");
+    let _ = endpoint.set_password(None);
+    endpoint.set_query(None);
+    endpoint.as_str().trim_end_matches('/').to_owned()
 }
 
 /// Makes the data folder, readable by its owner only, and returns its absolute path.

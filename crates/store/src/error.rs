@@ -8,6 +8,8 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 
+use sea_orm::{DbErr, RuntimeErr, SqlxError};
+
 /// Shorthand used throughout the crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -30,6 +32,8 @@ pub enum Kind {
     Invalid,
     /// A passing failure: the same call may succeed later.
     Unavailable,
+    /// The same, and it is the database that does not answer.
+    DatabaseAway,
     /// Any other failure of a device or the database.
     Io,
 }
@@ -87,7 +91,7 @@ impl Error {
 
     /// Whether the same call may succeed later without anybody doing anything.
     pub fn retryable(&self) -> bool {
-        self.kind == Kind::Unavailable
+        matches!(self.kind, Kind::Unavailable | Kind::DatabaseAway)
     }
 
     /// From an I/O error, keeping "no space", "exists", "not found" and "try again" apart.
@@ -106,25 +110,47 @@ impl Error {
         Self::new(kind, context).with_source(source)
     }
 
-    /// From a database error. A full database is `NoSpace`, a lock or a lost connection `Unavailable`.
-    pub(crate) fn db(context: impl Into<String>, source: sea_orm::DbErr) -> Self {
+    /// From a database error. A full database is `NoSpace`, a lock `Unavailable`, a lost connection `DatabaseAway`.
+    pub(crate) fn db(context: impl Into<String>, source: DbErr) -> Self {
         let text = source.to_string();
         let kind = if text.contains("disk is full") || text.contains("No space left") {
             Kind::NoSpace
         } else if text.contains("database is locked")
             || text.contains("deadlock")
             || text.contains("could not serialize")
-            || matches!(
-                source,
-                sea_orm::DbErr::ConnectionAcquire(_) | sea_orm::DbErr::Conn(_)
-            )
         {
             Kind::Unavailable
+        } else if database_away(&source) {
+            Kind::DatabaseAway
         } else {
             Kind::Io
         };
         Self::new(kind, context).with_source(source)
     }
+}
+
+/// Whether `error` says that the database does not answer: no connection came free in time, one broke, or its server
+/// stops or starts (SQLSTATE class 08 and 57P01 to 57P03; PostgreSQL's manual, appendix A). Nothing is known of what was
+/// asked then, and the same may succeed later.
+pub fn database_away(error: &DbErr) -> bool {
+    match error {
+        DbErr::ConnectionAcquire(_) => true,
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => match &**error {
+            SqlxError::Io(_) | SqlxError::PoolTimedOut | SqlxError::PoolClosed | SqlxError::WorkerCrashed => {
+                true
+            }
+            SqlxError::Database(error) => error.code().is_some_and(|code| is_away(&code)),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// SQLite's codes are shorter numbers.
+fn is_away(code: &str) -> bool {
+    (code.len() == 5 && code.starts_with("08")) || ["57P01", "57P02", "57P03"].contains(&code)
 }
 
 impl fmt::Display for Error {
@@ -142,5 +168,33 @@ impl StdError for Error {
         self.source
             .as_deref()
             .map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_away_is_told_from_one_that_refuses() {
+        let query = |error| DbErr::Query(RuntimeErr::SqlxError(Arc::new(error)));
+        let cut = || SqlxError::Io(io::ErrorKind::UnexpectedEof.into());
+        for error in [
+            query(cut()),
+            query(SqlxError::PoolTimedOut),
+            query(SqlxError::PoolClosed),
+        ] {
+            assert!(database_away(&error), "{error}");
+            let error = Error::db("cannot look", error);
+            assert!(error.kind() == Kind::DatabaseAway && error.retryable(), "{error}");
+        }
+        assert!(!database_away(&query(SqlxError::RowNotFound)));
+        assert!(!database_away(&DbErr::Custom("planted".into())));
+        let away = ["08006", "57P01", "57P03"];
+        assert!(away.into_iter().all(is_away));
+        let there = ["23505", "57014", "08", "0800", "14", "53100"];
+        assert!(!there.into_iter().any(is_away));
     }
 }

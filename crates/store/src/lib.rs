@@ -46,7 +46,7 @@ mod world;
 
 pub use backend::{Backend, Fault, Faulty, Folder, Listed, Probe, Remote, Settings, backend_open, folder};
 pub use digest::{Digest, FrameKind};
-pub use error::{Error, Kind, Result};
+pub use error::{Error, Kind, Result, database_away};
 pub use header::{DedupDomain, Header};
 pub use ingest::{Disk, Ingest, IngestStats, Progress};
 pub use migration::migrations;

@@ -4,7 +4,7 @@
 //! step, one transaction, changes what anyone sees. What the job needs on disk is named after its number.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -55,10 +55,9 @@ pub enum Input {
     Url,
     /// In a file that was uploaded.
     Upload {
-        /// The upload.
+        /// The upload. Where its file is, only the server knows that has it: the one that runs the job. (Older versions
+        /// wrote a path beside it.)
         id: String,
-        /// Its file.
-        path: PathBuf,
     },
     /// In an open file of this process.
     Local {
@@ -125,7 +124,7 @@ async fn clean_up(app: &App, job: i64, payload: &Payload) {
     }
     match &payload.input {
         Input::Url => {}
-        Input::Upload { id, .. } => {
+        Input::Upload { id } => {
             if let Err(error) = uploads::service::upload_done(app, id).await {
                 tracing::warn!(
                     error = error.chain(),
@@ -199,7 +198,7 @@ impl Import<'_> {
     async fn input(&self, row: &Model) -> std::result::Result<File, JobError> {
         match &self.payload.input {
             Input::Url => self.fetch(row).await,
-            Input::Upload { path, .. } => file_open(path),
+            Input::Upload { id } => file_open(&uploads::service::upload_path(&self.context.app, id)),
             Input::Local { id } => match self.context.app.handed.get(*id) {
                 Ok(Some(file)) => Ok(file),
                 Ok(None) => Err(JobError::Fail(
@@ -460,4 +459,18 @@ fn sha256(file: &File, go_on: &dyn Fn(u64) -> bool) -> std::io::Result<String> {
         at += got as u64;
     }
     Ok(hex::encode(hasher.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_version_enqueued_is_understood_and_its_path_is_not_believed() {
+        let old = json!({ "image_id": 7, "input": { "from": "upload", "id": "u", "path": "/elsewhere/u" } });
+        let payload: Payload = serde_json::from_value(old).expect("is understood");
+        assert!(matches!(&payload.input, Input::Upload { id } if id == "u"));
+        let new = json!({ "image_id": 7, "input": { "from": "upload", "id": "u" } });
+        assert_eq!(json!(payload), new);
+    }
 }

@@ -55,7 +55,7 @@ pub async fn image_import_in_tx(
         ImportSource::Upload { id } => {
             let id = id.to_string();
             let taken = uploads::upload_take_in_tx(app, tx, caller, &id, row.id).await?;
-            (Input::Upload { id, path: taken.path }, Some(taken.node))
+            (Input::Upload { id }, Some(taken.node))
         }
         ImportSource::Local { id } => (Input::Local { id: *id }, Some(app.node.clone())),
     };

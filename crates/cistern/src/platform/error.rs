@@ -45,6 +45,9 @@ pub enum Error {
     /// 503: not now; the sentence says what is being waited for.
     #[error("{0}")]
     Unavailable(String),
+    /// 503: what the server stands on is away, and is nobody's fault who asks.
+    #[error("{0} does not answer at the moment; try again.")]
+    Away(Base),
     /// 500: a fault of ours.
     #[error("Something went wrong on our side. The server's log has the details under this request id.")]
     Internal {
@@ -54,6 +57,17 @@ pub enum Error {
         #[source]
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
+}
+
+/// What the server stands on, as a sentence begins with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Base {
+    /// The rows.
+    #[error("The database")]
+    Database,
+    /// The objects.
+    #[error("The store")]
+    Store,
 }
 
 /// The result of a service operation.
@@ -110,7 +124,7 @@ impl From<sea_orm::DbErr> for Error {
 
 impl Error {
     /// SQLite's words for a full disk (result codes 13 and 4874), and PostgreSQL's (`53100`), are the operator's to mend;
-    /// the rest is a fault of ours.
+    /// a database that does not answer is [`Error::Away`]; the rest is a fault of ours.
     pub fn database(context: &str, source: sea_orm::DbErr) -> Self {
         let text = source.to_string();
         if ["disk is full", "(code: 4874)", "No space left on device"]
@@ -121,6 +135,10 @@ impl Error {
             return Self::Unavailable(
                 "The database's disk is full; its operator has to free or add space.".into(),
             );
+        }
+        if store::database_away(&source) {
+            tracing::warn!(error = text, "the database does not answer: {context}");
+            return Self::Away(Base::Database);
         }
         Self::internal(context, source)
     }
@@ -136,7 +154,11 @@ impl From<store::Error> for Error {
             }
             store::Kind::Unavailable => {
                 tracing::warn!(error = chain_of(&source), "the store does not answer");
-                Self::Unavailable("The store does not answer at the moment; try again.".into())
+                Self::Away(Base::Store)
+            }
+            store::Kind::DatabaseAway => {
+                tracing::warn!(error = chain_of(&source), "the database does not answer");
+                Self::Away(Base::Database)
             }
             store::Kind::Damaged => {
                 tracing::error!(error = chain_of(&source), "stored data is damaged");

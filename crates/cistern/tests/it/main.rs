@@ -18,6 +18,7 @@ mod kill;
 mod memory;
 mod migrate;
 mod nginx;
+mod outage;
 mod plans;
 mod roles;
 mod sandbox;

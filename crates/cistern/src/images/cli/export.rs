@@ -137,12 +137,28 @@ async fn transfer(client: &Client, path: &str, head: &Head, sink: &mut Sink, pro
         };
         failures = if sink.at() > before { 1 } else { failures + 1 };
         if failures == ATTEMPTS {
-            return Err(failure);
+            return Err(given_up(&failure, sink.at()));
         }
-        progress.note(&format!("the connection was cut; going on at byte {}", sink.at()));
+        let reason = reason(&failure);
+        progress.note(&format!("{reason}; going on at byte {}", sink.at()));
         tokio::time::sleep(Duration::from_secs(1 << (failures - 1))).await;
     }
     Ok(())
+}
+
+fn reason(failure: &Failure) -> &str {
+    match failure {
+        Failure::Failed(reason) | Failure::Absent(reason) | Failure::Usage(reason) => reason,
+        Failure::Told => "the connection was cut",
+    }
+}
+
+/// The last attempt failed as well. What the server said tells whether it is the store that does not answer, or damage.
+fn given_up(failure: &Failure, at: u64) -> Failure {
+    let reason = reason(failure);
+    Failure::Failed(format!(
+        "{reason}; given up at byte {at} after {ATTEMPTS} attempts"
+    ))
 }
 
 /// Why a part did not arrive.
@@ -205,17 +221,12 @@ async fn part(
                 progress.set(end);
             }
             Ok(None) if sink.at() == head.length => return Ok(()),
-            // A cut also ends a body; where stored data is damaged it does so every time at the same place.
-            Ok(None) | Err(_) => return Err(Cut::Passing(cut_short(sink.at()))),
+            // A cut also ends a body. Where the server had a reason, it answers the next request with it.
+            Ok(None) | Err(_) => {
+                return Err(Cut::Passing(Failure::Absent("the connection was cut".into())));
+            }
         }
     }
-}
-
-fn cut_short(at: u64) -> Failure {
-    Failure::Failed(format!(
-        "the server cut the download at byte {at}, several times; if the stored image is damaged there, `cistern store \
-         verify --read-data` says so"
-    ))
 }
 
 fn head_etag(response: &Response) -> Option<&str> {
@@ -249,6 +260,19 @@ fn digest_read(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_word_of_an_export_is_the_servers() {
+        let away = Failure::Absent("The store does not answer at the moment; try again. (request x)".into());
+        let Failure::Failed(text) = given_up(&away, 7) else {
+            panic!("a sentence");
+        };
+        assert!(text.starts_with("The store does not answer"), "{text}");
+        assert!(
+            text.ends_with("given up at byte 7 after 6 attempts") && !text.contains("verify"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn a_digest_is_found_among_others() {

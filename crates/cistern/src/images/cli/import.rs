@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::tus::{Upload, unreadable};
 use super::{give_up, show};
-use crate::cli::client::{Client, Remote};
+use crate::cli::client::{self, Client, Remote};
 use crate::cli::progress::Progress;
 use crate::cli::{Context, Failure, Outcome};
 use crate::images::local::{self, Answer, Connection, Request, SOCKET, Stamp};
@@ -228,7 +228,7 @@ async fn create_and_wait(
     begun.send_replace(Some(format!("{path}?purge=true")));
     let (mut wait, mut answered) = (LOOK_FIRST, Instant::now());
     loop {
-        match client.get(&path).await {
+        match look(client, &path).await {
             Ok(mut answer) => {
                 answered = Instant::now();
                 let image = answer["image"].take();
@@ -241,15 +241,37 @@ async fn create_and_wait(
             Err(Failure::Absent(_)) if answered.elapsed() < ABSENT_MAX => {
                 progress.step("the server does not answer; waiting for it", None);
             }
-            Err(Failure::Absent(reason)) => {
-                return Err(Failure::Failed(format!(
-                    "{reason}. Image {id} may still be imported; see `cistern image get {id}` when the server is back"
-                )));
-            }
-            Err(failure) => return Err(failure),
+            Err(failure) => return Err(unseen(id, failure)),
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LOOK_LAST);
+    }
+}
+
+/// What is there now. A server, or a proxy before it, that cannot say it just now (5xx) is one that does not answer.
+async fn look(client: &Client, path: &str) -> Outcome<Value> {
+    let request = client.request(Method::GET, path)?;
+    let response = request.send().await.map_err(|e| client.unreachable(&e))?;
+    let status = response.status();
+    if !status.is_success() {
+        return Err(match client::refusal(response).await {
+            Failure::Failed(reason) if status.is_server_error() => Failure::Absent(reason),
+            failure => failure,
+        });
+    }
+    let body = response.bytes().await.map_err(|e| client.unreachable(&e))?;
+    serde_json::from_slice(&body)
+        .map_err(|_| Failure::Failed(format!("{} did not answer with JSON", client.base())))
+}
+
+/// The import is not looked at any more, and may go on all the same.
+fn unseen(id: i64, failure: Failure) -> Failure {
+    match failure {
+        Failure::Absent(reason) | Failure::Failed(reason) => Failure::Failed(format!(
+            "{}. Image {id} may still be imported; see `cistern image get {id}` when the server is back",
+            reason.trim_end_matches('.')
+        )),
+        other => other,
     }
 }
 
@@ -377,6 +399,19 @@ mod tests {
         assert!(
             !of("http://10.0.0.1") && !of("https://localhost.example.com") && !of("http://[2001:db8::1]")
         );
+    }
+
+    #[test]
+    fn who_stops_looking_hears_where_to_look_later() {
+        for failure in [Failure::Failed("No.".into()), Failure::Absent("No.".into())] {
+            let Failure::Failed(text) = unseen(7, failure) else {
+                panic!("a sentence");
+            };
+            assert!(
+                text.starts_with("No. Image 7 ") && text.contains("`cistern image get 7`"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

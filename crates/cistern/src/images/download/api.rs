@@ -46,6 +46,7 @@ struct DownloadQuery {
         (status = 416, description = "The file has no such part"),
         (status = 422, description = "The image is not available yet", body = ErrorBody),
         (status = 429, description = "As many downloads are open as may be", body = ErrorBody),
+        (status = 503, description = "The store does not answer, or the first of it is damaged", body = ErrorBody),
     ),
     security(("token" = ["image:read"]))
 )]
@@ -73,7 +74,7 @@ async fn image_download(
         Wanted::Nothing => return unsatisfiable(&download),
     };
     let body = if method == Method::GET {
-        let bytes = download.bytes(&app, &caller, range.clone())?;
+        let bytes = download.bytes(&app, &caller, range.clone()).await?;
         service::download_begun(&app, &caller, &download, &wanted).await;
         Body::from_stream(bytes)
     } else {

@@ -74,10 +74,8 @@ impl Export {
         let layout = match format {
             Format::Raw => Layout::raw(size),
             Format::Qcow2 => {
-                let allocated = reader
-                    .allocated(0..size)
-                    .await
-                    .context("could not read a disk's tree")?;
+                let allocated = reader.allocated(0..size).await;
+                let allocated = allocated.map_err(|error| error.context("could not read a disk's tree"))?;
                 Layout::qcow2(size, allocated.into_iter()).context("could not plan a qcow2 file")?
             }
         };

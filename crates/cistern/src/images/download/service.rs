@@ -1,7 +1,7 @@
 //! Finding and opening what is to be downloaded, and saying so when it is damaged.
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 use tracing::Instrument as _;
@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::images::model::Status;
 use crate::images::{checksum, service as images};
 use crate::platform::accounts::Caller;
-use crate::platform::error::{Error, Result};
+use crate::platform::error::{Base, Error, Result};
 use crate::platform::events::{self, Event, Outcome};
 
 /// What an image's tree hangs on in the store.
@@ -69,8 +69,9 @@ impl Download {
     }
 
     /// What is to be sent, as a stream that ends with an error where the stored data is damaged. The range is the
-    /// file's. Refuses who has as many downloads open as they may.
-    pub fn bytes(
+    /// file's. Refuses who has as many downloads open as they may. Its first piece is there already, or the error is
+    /// given here, while it can still be answered with a sentence.
+    pub async fn bytes(
         &self,
         app: &App,
         caller: &Caller,
@@ -78,9 +79,14 @@ impl Download {
     ) -> Result<BoxStream<'static, std::io::Result<Bytes>>> {
         let open = app.downloads.open(caller, app.config.http.max_downloads)?;
         let (app, caller, image) = (app.clone(), caller.clone(), self.image_id);
-        let stream = self.export.bytes(wanted).or_else(move |error| {
+        let mut rest = self.export.bytes(wanted);
+        let first = match rest.try_next().await {
+            Ok(first) => first,
+            Err(error) => return Err(Cut::new(image, error).tell(&app, &caller).await),
+        };
+        let stream = stream::iter(first.map(Ok)).chain(rest).or_else(move |error| {
             let cut = Cut::new(image, error);
-            let reason = cut.log.clone();
+            let reason = cut.error.chain();
             let (app, caller) = (app.clone(), caller.clone());
             let tell = async move { cut.tell(&app, &caller).await };
             // A task, because who does not read leaves this unpolled, whatever it holds.
@@ -98,8 +104,8 @@ struct Cut {
     range: Option<std::ops::Range<u64>>,
     /// For those who look at the events.
     reason: &'static str,
-    /// For the log.
-    log: String,
+    /// For the log, and for whom nothing was sent yet.
+    error: Error,
 }
 
 impl Cut {
@@ -113,17 +119,17 @@ impl Cut {
             image,
             range: error.range(),
             reason,
-            log: Error::from(error).chain(),
+            error: error.into(),
         }
     }
 
-    /// Tells the log and the events.
-    async fn tell(self, app: &App, caller: &Caller) {
+    /// Tells the log and the events, and gives the error.
+    async fn tell(self, app: &App, caller: &Caller) -> Error {
         let Self { image, range, .. } = &self;
         tracing::error!(
             image,
             ?range,
-            reason = self.log,
+            reason = self.error.chain(),
             "a download was cut: {}",
             self.reason
         );
@@ -132,7 +138,11 @@ impl Cut {
             "from_byte": range.as_ref().map(|r| r.start),
             "to_byte": range.as_ref().map(|r| r.end),
         });
-        tell(app, caller, Told::Cut, *image, detail).await;
+        // Without a database there are no events, and the client waits for the answer.
+        if !matches!(self.error, Error::Away(Base::Database)) {
+            tell(app, caller, Told::Cut, *image, detail).await;
+        }
+        self.error
     }
 }
 

@@ -296,6 +296,13 @@ async fn damaged_data_cuts_the_download_and_an_event_says_where() {
         ("image.download", &(5 * MIB).into())
     );
 
+    // Where nothing has been sent yet, it is answered.
+    let range = format!("bytes={}-", 5 * MIB);
+    let refused = w.send("GET", "", &[("range", &range)]).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let said = bytes(refused).await;
+    assert!(String::from_utf8_lossy(&said).contains("damaged"), "{said:?}");
+
     // What is not damaged can still be had.
     let before = w.send("GET", "", &[("range", "bytes=0-2097151")]).await;
     assert!(bytes(before).await == w.disk[..2 * MIB]);

@@ -147,7 +147,10 @@ async fn image_create(app: &App, caller: &Caller, request: Request, file: File) 
 
 /// An event as the API's refusals are.
 async fn refusal_record(app: &App, caller: &Caller, error: &Error) {
-    if matches!(error, Error::Internal { .. } | Error::Unavailable(_)) {
+    if matches!(
+        error,
+        Error::Internal { .. } | Error::Unavailable(_) | Error::Away(_)
+    ) {
         return;
     }
     let detail = json!({ "route": SOCKET, "reason": reason_shown(&error.to_string()) });
@@ -159,8 +162,15 @@ async fn refusal_record(app: &App, caller: &Caller, error: &Error) {
 async fn watch(app: &App, token: &Secret, image: i64, lines: &mut Lines) -> Result<()> {
     let mut told = Value::Null;
     loop {
-        let caller = caller_still(app, token, image).await?;
-        let (value, is_over) = look(app, &caller, image).await?;
+        let seen = async {
+            let caller = caller_still(app, token, image).await?;
+            look(app, &caller, image).await
+        };
+        let (value, is_over) = match seen.await {
+            // The import waits for it as well.
+            Err(Error::Away(_)) => (told.clone(), false),
+            seen => seen?,
+        };
         if value != told {
             let answer = Answer::Image(value.clone());
             if lines.send(&answer).await.is_err() {

@@ -39,11 +39,9 @@ pub struct NewUpload {
 /// An upload that an image was made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// The file, on the node named below.
-    pub path: PathBuf,
     /// Its bytes.
     pub length: u64,
-    /// Only this node can read the file: the job must run there.
+    /// Only this node can read the file, and knows its path: the job must run there.
     pub node: String,
 }
 
@@ -180,10 +178,14 @@ pub async fn upload_take_in_tx(
         return Err(used());
     }
     Ok(Taken {
-        path: spool::path(&app.data, &row.id),
         length: unsigned(row.offset_bytes),
         node: row.node,
     })
+}
+
+/// The file of an upload that this node has.
+pub fn upload_path(app: &App, id: &str) -> PathBuf {
+    spool::path(&app.data, id)
 }
 
 /// Forgets an upload whose image's job has ended, and frees its room. Harmless when repeated.

@@ -656,7 +656,8 @@ async fn an_image_takes_a_complete_upload_once() {
     w.patch(&path, 0, &[], b"abcde").await;
     let taken = take(id(&path)).await.expect("is complete");
     assert_eq!((taken.length, taken.node.as_str()), (5, w.app.node.as_str()));
-    assert_eq!(std::fs::read(&taken.path).expect("is there"), b"abcde");
+    let file = service::upload_path(&w.app, id(&path));
+    assert_eq!(std::fs::read(&file).expect("is there"), b"abcde");
     assert!(matches!(take(id(&path)).await, Err(Error::Conflict(_))));
     let response = w.send("DELETE", &path, &[], "").await;
     assert_eq!(response.status(), StatusCode::CONFLICT);
@@ -667,7 +668,7 @@ async fn an_image_takes_a_complete_upload_once() {
     service::upload_done(&w.app, id(&path))
         .await
         .expect("twice is harmless");
-    assert!(!taken.path.exists());
+    assert!(!file.exists());
     assert!(
         take("no-such")
             .await

@@ -34,7 +34,7 @@ pub fn status(error: &Error) -> (StatusCode, &'static str) {
         Error::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
         Error::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable_entity"),
         Error::TooMany { .. } | Error::TooManyOpen(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
-        Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
+        Error::Unavailable(_) | Error::Away(_) => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
         Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
     }
 }

@@ -29,6 +29,11 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long whoever only looks waits for a connection.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a start waits for PostgreSQL, which may be starting as well.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request or a job waits for a connection to PostgreSQL: long enough for a turn among many, short enough for
+/// a client that waits for an answer while the database is away.
+const POSTGRES_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the rows live.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +42,35 @@ pub enum Place {
     Sqlite(PathBuf),
     /// A `postgres://` URL, with its credentials.
     Postgres(String),
+}
+
+impl Place {
+    /// For people: without credentials, and without settings that may hold some.
+    fn shown(&self) -> String {
+        match self {
+            Self::Sqlite(path) => path.display().to_string(),
+            Self::Postgres(url) => url::Url::parse(url).map_or_else(
+                |_| "PostgreSQL".to_owned(),
+                |url| {
+                    let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
+                    let host = url.host_str().unwrap_or_default();
+                    format!("{}://{host}{port}{}", url.scheme(), url.path())
+                },
+            ),
+        }
+    }
+
+    /// Why it was not opened. At a start nobody is there who could try again: what is to be looked at is said.
+    fn unopened(&self, error: sea_orm::DbErr) -> Error {
+        let shown = self.shown();
+        if store::database_away(&error) {
+            return Error::Unavailable(format!(
+                "the database `{shown}` does not answer ({error}); check that it runs and can be reached from here, and \
+                 the setting `database`"
+            ));
+        }
+        Error::database(&format!("could not connect to the database `{shown}`"), error)
+    }
 }
 
 /// A pool of connections; clones share it.
@@ -57,15 +91,23 @@ pub struct Tx {
 impl Db {
     /// Connects; for SQLite the file is made when it is not there.
     pub async fn open(place: &Place, max_connections: u32) -> Result<Self> {
+        let patience = match place {
+            Place::Sqlite(_) => BUSY_TIMEOUT,
+            Place::Postgres(_) => POSTGRES_TIMEOUT,
+        };
+        Self::open_within(place, max_connections, patience).await
+    }
+
+    async fn open_within(place: &Place, max_connections: u32, patience: Duration) -> Result<Self> {
         let reserve = match place {
             Place::Sqlite(path) => Some(Reserve::beside(path)),
             Place::Postgres(_) => None,
         };
         // Opening writes too: the memory that SQLite's processes share is a file.
         reserve.as_ref().map(Reserve::release_if_full);
-        let conn = Database::connect(options(place, max_connections))
+        let conn = Database::connect(options(place, max_connections, patience))
             .await
-            .map_err(|e| Error::database("could not connect to the database", e))?;
+            .map_err(|e| place.unopened(e))?;
         let turn = matches!(place, Place::Sqlite(_)).then(Arc::default);
         Ok(Self { conn, turn, reserve })
     }
@@ -78,7 +120,8 @@ impl Db {
             return Ok(None);
         }
         // On a connection of its own: the pool may have but one.
-        let tx = Self::open(place, 1).await?.write().await?;
+        let db = Self::open_within(place, 1, START_TIMEOUT).await?;
+        let tx = db.write().await?;
         rows::postgres_start_lock(&*tx)
             .await
             .context("could not wait for other servers to start")?;
@@ -203,7 +246,7 @@ pub fn conflict(error: sea_orm::DbErr, message: impl Into<String>) -> Error {
     }
 }
 
-fn options(place: &Place, max_connections: u32) -> ConnectOptions {
+fn options(place: &Place, max_connections: u32, patience: Duration) -> ConnectOptions {
     use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
     let url = match place {
         Place::Sqlite(path) => format!("sqlite://{}?mode=rwc", path.display()),
@@ -213,7 +256,7 @@ fn options(place: &Place, max_connections: u32) -> ConnectOptions {
     options
         .max_connections(max_connections)
         .min_connections(1)
-        .acquire_timeout(Duration::from_secs(30))
+        .acquire_timeout(patience)
         .sqlx_logging(false)
         .map_sqlx_sqlite_opts(|o| {
             // FULL: with NORMAL, a WAL commit can be lost at power loss.
@@ -243,6 +286,17 @@ pub mod tests {
             .expect("a new file opens");
         migrate::run(&db, None).await.expect("a new database migrates");
         (db, dir)
+    }
+
+    #[tokio::test]
+    async fn a_database_that_does_not_answer_is_named_without_its_password() {
+        let place = Place::Postgres("postgres://me:sesame@127.0.0.1:1/rows?password=sesame".into());
+        let opened = Db::open_within(&place, 1, Duration::from_millis(50)).await;
+        let Err(Error::Unavailable(said)) = opened else {
+            panic!("nobody listens there");
+        };
+        assert!(said.contains("postgres://127.0.0.1:1/rows"), "{said}");
+        assert!(said.contains("`database`") && !said.contains("sesame"), "{said}");
     }
 
     #[tokio::test]

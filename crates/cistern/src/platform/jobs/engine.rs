@@ -13,15 +13,19 @@ use super::context::{JobContext, Shared, Why};
 use super::model::{Job, JobError, JobKind};
 use super::rows;
 use crate::app::App;
-use crate::platform::error::Result;
+use crate::platform::error::{Error, Result};
 use crate::platform::{actions, random};
 
 /// How often a lease is made longer, at least three times in its length; also how soon a cancel is seen.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often an idle worker looks for work of other processes and for what is due.
 const POLL: Duration = Duration::from_secs(1);
-/// The longest wait before a retry.
+/// The longest wait before a retry, apart from its spread.
 const RETRY_MAX: TimeDelta = TimeDelta::minutes(5);
+/// The same where something is away, so that work goes on soon after it is back.
+const AWAY_RETRY_MAX: TimeDelta = TimeDelta::seconds(45);
+/// So often a job is tried again because something is away: with the waits before, for a quarter of an hour at least.
+const AWAY_MAX: i64 = 30;
 
 /// The kinds of job this server can run.
 #[derive(Clone, Default)]
@@ -126,6 +130,8 @@ impl Worker {
             action_id: row.action_id,
             attempt: row.attempts,
             max_attempts: row.max_attempts,
+            // Every claim raises both, and only what is not counted is taken back.
+            uncounted: row.fence - i64::from(row.attempts),
             fence: row.fence,
         };
         let result = if row.cancel_requested {
@@ -137,7 +143,7 @@ impl Worker {
         } else {
             self.attempt(&job).await
         };
-        if let Err(error) = self.settle(&job, result).await {
+        if let Err(error) = self.settle_when_possible(&job, &result).await {
             // The lease runs out and the job is claimed again.
             tracing::error!(
                 job_id = job.id,
@@ -182,8 +188,19 @@ impl Worker {
         result
     }
 
+    /// Writes how an attempt ended. A database that is away is waited for: without it this worker could do nothing else,
+    /// and a job whose lease runs out has one attempt less.
+    async fn settle_when_possible(&self, job: &Job, result: &Result<(), JobError>) -> Result<()> {
+        loop {
+            match self.settle(job, result).await {
+                Err(Error::Away(_)) if !self.stopping.is_cancelled() => self.idle().await,
+                done => return done,
+            }
+        }
+    }
+
     /// Writes how an attempt ended. A success that ended itself in its own transaction is left alone.
-    async fn settle(&self, job: &Job, result: Result<(), JobError>) -> Result<()> {
+    async fn settle(&self, job: &Job, result: &Result<(), JobError>) -> Result<()> {
         let now = self.app.clock.now();
         match result {
             Ok(()) => {
@@ -205,22 +222,29 @@ impl Worker {
                 Ok(())
             }
             Err(JobError::Retry(reason)) if job.attempt < job.max_attempts => {
-                let wait = retry_wait(job.attempt, random::unit());
-                tracing::warn!(
-                    job_id = job.id,
-                    reason,
-                    wait_s = wait.num_seconds(),
-                    "job will be tried again"
-                );
-                let tx = self.app.db.write().await?;
-                rows::job_hand_back(&*tx, job.id, job.fence, now + wait, Some(&reason), false).await?;
-                tx.commit().await
+                let wait = retry_wait(job.attempt.into(), RETRY_MAX, random::unit());
+                self.retry(job, reason, wait, false).await
             }
-            Err(JobError::Retry(reason) | JobError::Fail(reason)) => {
-                self.fail(job, rows::FAILED, &reason).await
+            Err(JobError::Away(reason)) if job.uncounted < AWAY_MAX => {
+                let wait = retry_wait(job.uncounted + 1, AWAY_RETRY_MAX, random::unit());
+                self.retry(job, reason, wait, true).await
+            }
+            Err(JobError::Retry(reason) | JobError::Away(reason) | JobError::Fail(reason)) => {
+                self.fail(job, rows::FAILED, reason).await
             }
             Err(JobError::Cancelled) => self.fail(job, rows::CANCELLED, "cancelled").await,
         }
+    }
+
+    /// Puts a job back until `wait` has passed.
+    async fn retry(&self, job: &Job, reason: &str, wait: TimeDelta, uncount: bool) -> Result<()> {
+        let run_at = self.app.clock.now() + wait;
+        let tx = self.app.db.write().await?;
+        rows::job_hand_back(&*tx, job.id, job.fence, run_at, Some(reason), uncount).await?;
+        tx.commit().await?;
+        let wait_s = wait.num_seconds();
+        tracing::warn!(job_id = job.id, reason, wait_s, "job will be tried again");
+        Ok(())
     }
 
     async fn fail(&self, job: &Job, status: &str, reason: &str) -> Result<()> {
@@ -281,10 +305,9 @@ async fn heartbeat(context: JobContext, stopping: CancellationToken) {
     }
 }
 
-/// 1, 2, 4, … seconds up to five minutes, spread by up to a quarter.
-fn retry_wait(attempt: i32, spread: f64) -> TimeDelta {
-    let exponent = u32::try_from(attempt.clamp(1, 16) - 1).unwrap_or(0);
-    let seconds = TimeDelta::seconds(1 << exponent).min(RETRY_MAX);
+/// 1, 2, 4, … seconds up to `max`, spread by up to a quarter.
+fn retry_wait(attempt: i64, max: TimeDelta, spread: f64) -> TimeDelta {
+    let seconds = TimeDelta::seconds(1 << (attempt.clamp(1, 16) - 1)).min(max);
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,

@@ -44,6 +44,8 @@ pub struct Job {
     pub attempt: i32,
     /// After this many attempts a failure is final.
     pub max_attempts: i32,
+    /// How often it was handed back without counting the attempt: for outages above all, and by servers that stopped.
+    pub uncounted: i64,
     /// Rises with every claim; only the newest claim may change anything.
     pub fence: i64,
 }
@@ -60,6 +62,9 @@ impl Job {
 pub enum JobError {
     /// Try again later; final after the last attempt. The sentence is for the user.
     Retry(String),
+    /// What the server stands on, such as the store, is away, which is nobody's fault: try again later without counting
+    /// an attempt, and fail only when it stays away. The sentence is for the user.
+    Away(String),
     /// Final. The sentence is for the user.
     Fail(String),
     /// A user cancelled it.
@@ -81,6 +86,10 @@ impl From<Error> for JobError {
             Error::Unavailable(_) | Error::TooMany { .. } | Error::TooManyOpen(_) => {
                 tracing::warn!(error = error.chain(), "job attempt failed");
                 Self::Retry(error.to_string())
+            }
+            Error::Away(_) => {
+                tracing::warn!(error = error.chain(), "job attempt failed");
+                Self::Away(error.to_string())
             }
             refused => Self::Fail(refused.to_string()),
         }

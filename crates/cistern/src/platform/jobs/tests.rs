@@ -145,6 +145,49 @@ async fn a_passing_fault_is_tried_again_from_the_saved_state() {
     engine.stop().await;
 }
 
+#[tokio::test]
+async fn what_is_away_is_waited_for_a_quarter_of_an_hour_and_no_attempt_is_counted() {
+    static TRIES: AtomicUsize = AtomicUsize::new(0);
+    let (app, _dir) = app().await;
+    let away = kind("test.away", |_| {
+        Box::pin(async {
+            TRIES.fetch_add(1, Ordering::SeqCst);
+            Err(JobError::Away("the store is away".into()))
+        })
+    });
+    let engine = Engine::start(&app, Registry::default().with(away), "n1", 1)
+        .await
+        .expect("starts");
+    let (id, action) = enqueue(&app, "test.away").await;
+    let begun = app.clock.now();
+    let mut last = begun;
+    let row = loop {
+        let row = rows::job_get(app.db.conn(), id)
+            .await
+            .expect("reads")
+            .expect("is there");
+        if row.finished_at.is_some() {
+            break row;
+        }
+        let now = app.clock.now();
+        if row.status == rows::QUEUED && row.run_at > now {
+            assert_eq!(row.attempts, 0, "nothing is counted");
+            assert!(row.run_at - now <= TimeDelta::minutes(1), "{}", row.run_at - now);
+            last = row.run_at;
+            app.clock.advance(row.run_at - now);
+            app.queue.wake();
+        }
+        tokio::task::yield_now().await;
+    };
+    assert!(last - begun >= TimeDelta::minutes(15), "{}", last - begun);
+    assert_eq!(row.error.as_deref(), Some("the store is away"));
+    assert_eq!((row.status.as_str(), row.attempts), (rows::FAILED, 1));
+    assert_eq!(TRIES.load(Ordering::SeqCst), 31);
+    let (_, action) = ended(&app, (id, action)).await;
+    assert_eq!(action.error.as_deref(), Some("the store is away"));
+    engine.stop().await;
+}
+
 /// Workers whose jobs of this kind go on until they are stopped.
 async fn engine_that_waits(app: &App, name: &'static str) -> Engine {
     let waits = kind(name, |context| {

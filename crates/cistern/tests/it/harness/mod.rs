@@ -3,6 +3,7 @@
 pub(crate) mod api;
 pub(crate) mod disks;
 pub(crate) mod files;
+pub(crate) mod gate;
 pub(crate) mod images;
 pub(crate) mod process;
 pub(crate) mod proxy;

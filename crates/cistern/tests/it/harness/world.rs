@@ -144,6 +144,11 @@ impl Postgres {
         }
     }
 
+    /// Where it listens on loopback.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The URL of a new, empty database.
     pub(crate) fn database(&self) -> String {
         let n = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

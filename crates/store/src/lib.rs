@@ -46,11 +46,12 @@ mod world;
 
 pub use backend::{Backend, Fault, Faulty, Folder, Listed, Probe, Remote, Settings, backend_open, folder};
 pub use digest::{Digest, FrameKind};
-pub use error::{Error, Kind, Result, database_away};
+pub use error::{Error, Kind, Result};
 pub use header::{DedupDomain, Header};
 pub use ingest::{Disk, Ingest, IngestStats, Progress};
 pub use migration::migrations;
 pub use reader::{DiskReader, Piece};
+pub use rows::database_away;
 pub use session::{Expired, Session};
 pub use store::{Options, Root, Stats, Store};
 pub use tree::TreeRoot;

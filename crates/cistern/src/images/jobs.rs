@@ -21,8 +21,8 @@ use uuid::Uuid;
 
 use super::fetch::{self, Fetch, FetchError};
 use super::ingest;
-use super::model::{self, Status};
-use super::rows::{self, Model, Published};
+use super::model;
+use super::rows::{Model, Published};
 use super::sandbox::{Opened, Patience, Sandbox};
 use super::spool::{Spool, file_remove};
 use super::{checksum, local, service, uploads};
@@ -109,7 +109,7 @@ fn failed<'a>(app: &'a App, tx: &'a Tx, job: &'a Job, reason: &'a str) -> BoxFut
         let (app, job) = (app.clone(), job.id);
         // Waits for its turn behind this transaction. Should the process end first, the sweepers find it all.
         tokio::spawn(async move {
-            let row = crate::platform::jobs::rows::job_get(app.db.conn(), job).await;
+            let row = crate::platform::jobs::job_find(&app, job).await;
             if row.is_ok_and(|row| row.is_none_or(|row| row.finished_at.is_some())) {
                 clean_up(&app, job, &payload).await;
             }
@@ -187,11 +187,9 @@ impl Import<'_> {
     async fn begin(&self) -> std::result::Result<Model, JobError> {
         self.context.check()?;
         let tx = self.context.write().await?;
-        rows::image_set_status(&*tx, self.payload.image_id, Status::New, Status::Pending).await?;
-        let row = rows::image_get(&*tx, self.payload.image_id).await?;
+        let row = service::import_begin_in_tx(&tx, self.payload.image_id).await?;
         tx.commit().await?;
-        row.filter(|row| row.status == Status::Pending.as_str())
-            .ok_or(JobError::Cancelled)
+        row.ok_or(JobError::Cancelled)
     }
 
     /// The file with the image, as it was served or uploaded.
@@ -329,9 +327,8 @@ impl Import<'_> {
         self.context.check()?;
         let app = &self.context.app;
         let found = published(info, disk, sha256);
-        let regions: Vec<String> = row.region_wanted.iter().cloned().collect();
         let tx = self.context.write().await?;
-        if !rows::image_publish(&*tx, row.id, &regions, found).await? {
+        if !service::import_publish_in_tx(&tx, row, found).await? {
             return Err(JobError::Cancelled);
         }
         let owner = row.id.to_string();

@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::checksum;
 use super::jobs::{self, Input, Payload};
 use super::model::{self, Filter, ImportSource, Kind, NewImport, Status};
-use super::rows::{self, Change, Model, NewRow};
+use super::rows::{self, Change, Model, NewRow, Published};
 use super::spool;
 use super::uploads::service as uploads;
 use crate::app::App;
 use crate::platform::accounts::Caller;
-use crate::platform::actions::{self, service::Followed};
+use crate::platform::actions::{self, ActionRow, service::Followed};
 use crate::platform::db::Tx;
 use crate::platform::error::{Error, Result};
 use crate::platform::events::{self, Event};
@@ -47,7 +47,7 @@ pub async fn image_import_in_tx(
     tx: &Tx,
     caller: &Caller,
     new: &NewImport,
-) -> Result<(Model, actions::rows::Model)> {
+) -> Result<(Model, ActionRow)> {
     let now = app.clock.now();
     let row = image_insert(app, tx, caller, new).await?;
     let (input, node) = match &new.source {
@@ -187,11 +187,7 @@ pub fn resource_owner() -> Owner {
 }
 
 /// Starts an import and wakes the workers.
-pub async fn image_import(
-    app: &App,
-    caller: &Caller,
-    new: &NewImport,
-) -> Result<(Model, actions::rows::Model)> {
+pub async fn image_import(app: &App, caller: &Caller, new: &NewImport) -> Result<(Model, ActionRow)> {
     let tx = app.db.write().await?;
     let made = image_import_in_tx(app, &tx, caller, new).await?;
     tx.commit().await?;
@@ -306,8 +302,7 @@ async fn delete_in_tx(app: &App, caller: &Caller, tx: &Tx, row: &Model, purge: b
         return Err(Error::invalid(DELETED_ALREADY));
     }
     if let (false, Some(job)) = (is_available, row.job_id) {
-        engine::job_cancel_in_tx(&**tx, job).await?;
-        engine::rows::job_hurry(&**tx, now, job).await?;
+        engine::job_cancel_in_tx(&**tx, now, job).await?;
     }
     let event = Event::done("image.delete", "image", id).with(json!({ "name": row.name, "purge": purge }));
     events::record_in_tx(&**tx, now, &caller.who, event).await
@@ -417,8 +412,21 @@ pub async fn image_progress(app: &App, row: &Model) -> Result<Option<serde_json:
     let (true, Some(job)) = (is_importing, row.job_id) else {
         return Ok(None);
     };
-    let job = engine::rows::job_get(app.db.conn(), job).await?;
+    let job = engine::job_find(app, job).await?;
     Ok(job.and_then(|job| job.progress))
+}
+
+/// Shows an image as being imported; `None` where it no longer is to be.
+pub async fn import_begin_in_tx(tx: &Tx, id: i64) -> Result<Option<Model>> {
+    rows::image_set_status(&**tx, id, Status::New, Status::Pending).await?;
+    let row = rows::image_get(&**tx, id).await?;
+    Ok(row.filter(|row| row.status == Status::Pending.as_str()))
+}
+
+/// Makes an imported image available, in the region that was asked for; false where it no longer is to be.
+pub async fn import_publish_in_tx(tx: &Tx, row: &Model, found: Published) -> Result<bool> {
+    let regions: Vec<String> = row.region_wanted.iter().cloned().collect();
+    Ok(rows::image_publish(&**tx, row.id, &regions, found).await?)
 }
 
 /// The actions of an image, newest first.
@@ -493,7 +501,7 @@ pub async fn image_sweep(app: &App) -> Result<()> {
 /// Removes the working files of imports that have ended.
 pub async fn spool_sweep(app: &App) -> Result<()> {
     for job in spool::jobs(&app.data) {
-        let row = engine::rows::job_get(app.db.conn(), job).await?;
+        let row = engine::job_find(app, job).await?;
         let is_open = row.is_some_and(|row| row.finished_at.is_none());
         if !is_open && let Ok(files) = spool::Spool::open(&app.data, job) {
             files.remove();

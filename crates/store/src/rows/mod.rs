@@ -3,6 +3,7 @@
 //! Rows that move together are named in the crate's protocol (see the crate documentation); the order of
 //! locks is always gate, then session, then everything else.
 
+mod away;
 mod chunks;
 mod entities;
 mod gate;
@@ -15,6 +16,7 @@ use sea_orm::{
     TransactionTrait as _,
 };
 
+pub use away::database_away;
 pub(crate) use chunks::*;
 pub(crate) use entities::*;
 pub(crate) use gate::*;

@@ -8,7 +8,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use store::{DiskReader, Piece};
 
-use super::{Sum, rows};
+use super::{Sum, checksum_set_in_tx};
 use crate::images::download::{Export, Format, etag};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::jobs::{JobContext, JobError, JobKind};
@@ -63,7 +63,7 @@ async fn run(context: JobContext) -> Result<(), JobError> {
             sha256: hex::encode(sha256),
             length,
         };
-        rows::checksum_set(&*tx, app.clock.now(), image_id, &sum).await?;
+        checksum_set_in_tx(&*tx, app.clock.now(), image_id, &sum).await?;
     }
     context.complete_in_tx(&tx).await?;
     Ok(tx.commit().await?)

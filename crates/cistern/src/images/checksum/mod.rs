@@ -70,6 +70,11 @@ pub fn disk_sha256(checksums: &std::collections::BTreeMap<String, String>) -> Op
     checksums.get(Format::Raw.as_str()).cloned()
 }
 
+/// Keeps a checksum, in the transaction that ends its job.
+async fn checksum_set_in_tx(conn: &impl ConnectionTrait, now: Time, image_id: i64, sum: &Sum) -> Result<()> {
+    Ok(rows::checksum_set(conn, now, image_id, sum).await?)
+}
+
 /// Forgets an image's checksums, in the transaction that gives up its disk.
 pub async fn checksum_forget_in_tx(conn: &impl ConnectionTrait, image_id: i64) -> Result<()> {
     Ok(rows::checksum_forget(conn, image_id).await?)

@@ -13,6 +13,7 @@ use sea_orm::ConnectionTrait;
 
 use super::clock::Time;
 use super::error::Result;
+pub use rows::Model as ActionRow;
 
 /// What an action is about.
 #[derive(Clone, Debug)]

@@ -33,13 +33,12 @@ pub async fn job_cancel(app: &App, who: &Who, id: i64) -> Result<JobRow> {
     let now = app.clock.now();
     let tx = app.db.write().await?;
     let job = rows::job_get(&*tx, id).await?.ok_or(Error::NotFound)?;
-    if !rows::job_cancel(&*tx, id).await? {
+    if !job_cancel_in_tx(&*tx, now, id).await? {
         return Err(Error::Conflict(format!(
             "job {id} has ended already ({}), so there is nothing to stop",
             job.status
         )));
     }
-    rows::job_hurry(&*tx, now, id).await?;
     let who = Who {
         team_id: job.team_id.or(who.team_id),
         ..who.clone()
@@ -61,10 +60,17 @@ pub async fn job_enqueue_in_tx(
     Ok(rows::job_insert(conn, now, new, max_attempts).await?)
 }
 
-/// Asks a job to stop: one that waits ends at once when a worker next looks, one that runs at its next step.
-/// Returns false where the job is not there or has ended.
-pub async fn job_cancel_in_tx(conn: &impl ConnectionTrait, id: i64) -> Result<bool> {
-    Ok(rows::job_cancel(conn, id).await?)
+/// Asks a job to stop: one that waits ends before any other is begun, one that runs at its next step. Wake the queue
+/// after the commit. Returns false where the job is not there or has ended.
+pub async fn job_cancel_in_tx(conn: &impl ConnectionTrait, now: Time, id: i64) -> Result<bool> {
+    let is_asked = rows::job_cancel(conn, id).await?;
+    rows::job_hurry(conn, now, id).await?;
+    Ok(is_asked)
+}
+
+/// A job, where it still is, for whoever made it.
+pub async fn job_find(app: &App, id: i64) -> Result<Option<JobRow>> {
+    Ok(rows::job_get(app.db.conn(), id).await?)
 }
 
 /// Removes the jobs that ended longer ago than they are kept; returns how many. Their actions stay.

@@ -206,7 +206,11 @@ async fn a_cancel_stops_a_running_job() {
     let (app, _dir) = app().await;
     let engine = engine_that_waits(&app, "test.waits").await;
     let ids = enqueue(&app, "test.waits").await;
-    assert!(job_cancel_in_tx(app.db.conn(), ids.0).await.expect("updates"));
+    assert!(
+        job_cancel_in_tx(app.db.conn(), app.clock.now(), ids.0)
+            .await
+            .expect("updates")
+    );
     let (job, action) = ended(&app, ids).await;
     assert_eq!(job.status, rows::CANCELLED);
     assert_eq!(action.status, actions::ERRORED);
@@ -356,10 +360,11 @@ async fn a_team_never_holds_every_worker_of_a_server() {
     assert_eq!(claim(&app, &server).await.map(|row| row.id), Some(theirs));
 
     // One that was cancelled only has to be told.
-    assert!(job_cancel_in_tx(app.db.conn(), firsts[5]).await.expect("updates"));
-    rows::job_hurry(app.db.conn(), app.clock.now(), firsts[5])
-        .await
-        .expect("updates");
+    assert!(
+        job_cancel_in_tx(app.db.conn(), app.clock.now(), firsts[5])
+            .await
+            .expect("updates")
+    );
     let told = claim(&app, &server).await.expect("is told");
     assert_eq!(told.id, firsts[5]);
     end(&app, &told).await;

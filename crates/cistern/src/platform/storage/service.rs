@@ -8,12 +8,12 @@ use crate::app::App;
 use crate::platform::accounts::Caller;
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::{self, Event};
-use crate::platform::jobs::{NewJob, job_enqueue_in_tx, rows};
+use crate::platform::jobs::{JobRow, NewJob, job_enqueue_in_tx, job_find};
 
 /// A verification, running or over.
 pub struct Verification {
     /// The job.
-    pub job: rows::Model,
+    pub job: JobRow,
     /// What it found, once it is over.
     pub report: Option<Report>,
 }
@@ -52,7 +52,7 @@ pub async fn verify_get(app: &App, caller: &Caller, id: i64) -> Result<Verificat
 }
 
 async fn verify_load(app: &App, id: i64) -> Result<Verification> {
-    let job = rows::job_get(app.db.conn(), id).await?;
+    let job = job_find(app, id).await?;
     let job = job.filter(|job| job.kind == VERIFY).ok_or(Error::NotFound)?;
     let report = match (&job.state, job.finished_at) {
         (Some(state), Some(_)) => {

@@ -8,7 +8,7 @@ pub struct Exception {
     pub why: &'static str,
 }
 
-pub const EXCEPTIONS: [Exception; 14] = [
+pub const EXCEPTIONS: [Exception; 10] = [
     Exception {
         file: "images/rows.rs",
         paths: &[
@@ -84,39 +84,5 @@ pub const EXCEPTIONS: [Exception; 14] = [
         file: "images/local/server.rs",
         paths: &["crate::images::api", "crate::images::api::answer"],
         why: "the socket answers with the API's document",
-    },
-    // The rest are debts: a function of the room's service would do.
-    Exception {
-        file: "images/service.rs",
-        paths: &[
-            "crate::platform::actions::rows::Model",
-            "crate::platform::jobs::rows::job_get",
-            "crate::platform::jobs::rows::job_hurry",
-        ],
-        why: "jobs' service has no function for a transaction of somebody else's",
-    },
-    Exception {
-        file: "platform/storage/service.rs",
-        paths: &[
-            "crate::platform::jobs::rows",
-            "crate::platform::jobs::rows::Model",
-            "crate::platform::jobs::rows::job_get",
-        ],
-        why: "a verification is shown as the job that it is",
-    },
-    Exception {
-        file: "images/jobs.rs",
-        paths: &[
-            "crate::images::rows::image_get",
-            "crate::images::rows::image_publish",
-            "crate::images::rows::image_set_status",
-            "crate::platform::jobs::rows::job_get",
-        ],
-        why: "the steps of an import change its image in the job's own transaction",
-    },
-    Exception {
-        file: "images/checksum/jobs.rs",
-        paths: &["crate::images::checksum::rows::checksum_set"],
-        why: "the sums are written in the transaction that ends the job",
     },
 ];

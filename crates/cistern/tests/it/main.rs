@@ -19,6 +19,7 @@ mod memory;
 mod migrate;
 mod nginx;
 mod plans;
+mod races;
 mod roles;
 mod sandbox;
 #[path = "../../src/testing/schema.rs"]

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::{ExprTrait, Query};
-use sea_orm::{ActiveModelTrait, Order, QueryOrder, QuerySelect, Select, Set};
+use sea_orm::{ActiveModelTrait, Condition, Order, QueryOrder, QuerySelect, Select, Set};
 
 use super::model::{Kind, LISTING_APPLICATION, Status, listing_deleted};
 use crate::platform::blocks::rows::Counts;
@@ -137,6 +137,11 @@ pub async fn image_set_job(conn: &impl ConnectionTrait, id: i64, job: i64, actio
 /// One image, whoever's.
 pub async fn image_get(conn: &impl ConnectionTrait, id: i64) -> Result<Option<Model>, DbErr> {
     Entity::find_by_id(id).one(conn).await
+}
+
+/// The same, for a change that depends on what is there: on PostgreSQL nobody else changes it until the transaction ends.
+pub async fn image_lock(conn: &impl ConnectionTrait, id: i64) -> Result<Option<Model>, DbErr> {
+    Entity::find_by_id(id).lock_exclusive().one(conn).await
 }
 
 /// A public image by its slug.
@@ -338,12 +343,16 @@ pub async fn image_unhide(conn: &impl ConnectionTrait, now: Time, row: &Model) -
     Ok(done.rows_affected == 1)
 }
 
-/// Counts an image out of the list where `row` says it was, and into another.
+/// Counts an image out of the list where `row` says it was, and into another. In the order of the lists, so that a
+/// delete and a restore do not wait for each other's.
 async fn image_moved(conn: &impl ConnectionTrait, row: &Model, to: i64) -> Result<(), DbErr> {
-    if let Some(from) = row.listing {
-        COUNTS.add(conn, from, row.id, -1).await?;
+    let mut moves = vec![(to, 1)];
+    moves.extend(row.listing.map(|from| (from, -1)));
+    moves.sort_unstable();
+    for (listing, by) in moves {
+        COUNTS.add(conn, listing, row.id, by).await?;
     }
-    COUNTS.add(conn, to, row.id, 1).await
+    Ok(())
 }
 
 /// Remembers the tags of a deleted image, which no longer carries them.
@@ -356,13 +365,21 @@ pub async fn image_keep_tags(conn: &impl ConnectionTrait, id: i64, names: &[Stri
     Ok(())
 }
 
-/// Marks a deleted image's disk as given up; returns false where it was before.
-pub async fn image_forget_disk(conn: &impl ConnectionTrait, id: i64) -> Result<bool, DbErr> {
+/// Marks a deleted image's disk as given up; returns false where it was before. With `due`, only where the time to restore
+/// it was over then.
+pub async fn image_forget_disk(
+    conn: &impl ConnectionTrait,
+    id: i64,
+    due: Option<Time>,
+) -> Result<bool, DbErr> {
     let done = Entity::update_many()
         .col_expr(Column::RootDigest, Expr::value(Option::<String>::None))
         .filter(Column::Id.eq(id))
         .filter(Column::Status.eq(Status::Deleted.as_str()))
         .filter(Column::RootDigest.is_not_null())
+        .filter(due.map_or_else(Condition::all, |due| {
+            Condition::all().add(Column::PurgeAt.lte(due))
+        }))
         .exec(conn)
         .await?;
     Ok(done.rows_affected == 1)
@@ -386,18 +403,29 @@ pub async fn image_list_old(
     limit: u64,
 ) -> Result<Vec<Model>, DbErr> {
     Entity::find()
-        .filter(Column::Status.eq(Status::Deleted.as_str()))
-        .filter(Column::PurgeAt.lte(before))
-        .filter(Column::RootDigest.is_null())
+        .filter(old(before))
+        .order_by_asc(Column::Id)
         .limit(limit)
         .all(conn)
         .await
 }
 
-/// Removes the rows of deleted images.
-pub async fn image_remove(conn: &impl ConnectionTrait, rows: &[Model]) -> Result<(), DbErr> {
+/// Deleted before `before`, and without a disk.
+fn old(before: Time) -> Condition {
+    Condition::all()
+        .add(Column::Status.eq(Status::Deleted.as_str()))
+        .add(Column::PurgeAt.lte(before))
+        .add(Column::RootDigest.is_null())
+}
+
+/// Removes the rows of images that [`image_list_old`] gave; one that changed since stays.
+pub async fn image_remove(conn: &impl ConnectionTrait, before: Time, rows: &[Model]) -> Result<(), DbErr> {
     for row in rows {
-        let done = Entity::delete_by_id(row.id).exec(conn).await?;
+        let done = Entity::delete_many()
+            .filter(Column::Id.eq(row.id))
+            .filter(old(before))
+            .exec(conn)
+            .await?;
         if let (1, Some(listing)) = (done.rows_affected, row.listing) {
             COUNTS.add(conn, listing, row.id, -1).await?;
         }

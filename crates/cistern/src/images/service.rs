@@ -16,6 +16,7 @@ use super::uploads::service as uploads;
 use crate::app::App;
 use crate::platform::accounts::Caller;
 use crate::platform::actions::{self, ActionRow, service::Followed};
+use crate::platform::clock::Time;
 use crate::platform::db::Tx;
 use crate::platform::error::{Error, Result};
 use crate::platform::events::{self, Event};
@@ -255,7 +256,7 @@ pub async fn image_update(app: &App, caller: &Caller, id: i64, change: Change) -
 pub async fn image_delete(app: &App, caller: &Caller, id: i64, purge: bool) -> Result<()> {
     caller.require("image:delete")?;
     let tx = app.db.write().await?;
-    let row = image_own(&*tx, caller, id).await?;
+    let row = image_own_stopped(app, &tx, caller, id).await?;
     delete_in_tx(app, caller, &tx, &row, purge).await?;
     tx.commit().await?;
     app.queue.wake();
@@ -266,17 +267,30 @@ pub async fn image_delete(app: &App, caller: &Caller, id: i64, purge: bool) -> R
 /// ended is left as it is.
 pub async fn image_import_cancel(app: &App, caller: &Caller, id: i64) -> Result<()> {
     let tx = app.db.write().await?;
-    let row = image_own(&*tx, caller, id).await?;
-    if ![Status::New, Status::Pending]
-        .iter()
-        .any(|s| s.as_str() == row.status)
-    {
+    let row = image_own_stopped(app, &tx, caller, id).await?;
+    if !is_importing(&row) {
         return Ok(());
     }
     delete_in_tx(app, caller, &tx, &row, true).await?;
     tx.commit().await?;
     app.queue.wake();
     Ok(())
+}
+
+/// An image that is to be deleted, and the job that imports it asked to end: the job first, because in that order it
+/// ends both, and on PostgreSQL the two would otherwise wait for each other.
+async fn image_own_stopped(app: &App, tx: &Tx, caller: &Caller, id: i64) -> Result<Model> {
+    let seen = own_check(rows::image_get(&**tx, id).await?, caller)?;
+    if let (true, Some(job)) = (is_importing(&seen), seen.job_id) {
+        engine::job_cancel_in_tx(&**tx, app.clock.now(), job).await?;
+    }
+    image_own(&**tx, caller, id).await
+}
+
+fn is_importing(row: &Model) -> bool {
+    [Status::New, Status::Pending]
+        .iter()
+        .any(|s| s.as_str() == row.status)
 }
 
 async fn delete_in_tx(app: &App, caller: &Caller, tx: &Tx, row: &Model, purge: bool) -> Result<()> {
@@ -297,12 +311,9 @@ async fn delete_in_tx(app: &App, caller: &Caller, tx: &Tx, row: &Model, purge: b
         // A project must not be held by what nobody sees any more.
         projects::service::resource_forget_in_tx(&**tx, "image", &id.to_string()).await?;
     }
-    let given_up = purge && disk_forget_in_tx(app, tx, id).await?;
+    let given_up = purge && disk_forget_in_tx(app, tx, id, None).await?;
     if !hidden && !given_up {
         return Err(Error::invalid(DELETED_ALREADY));
-    }
-    if let (false, Some(job)) = (is_available, row.job_id) {
-        engine::job_cancel_in_tx(&**tx, now, job).await?;
     }
     let event = Event::done("image.delete", "image", id).with(json!({ "name": row.name, "purge": purge }));
     events::record_in_tx(&**tx, now, &caller.who, event).await
@@ -406,10 +417,7 @@ async fn image_transferred_in_tx(app: &App, tx: &Tx, caller: &Caller, id: i64, r
 
 /// How far the import of an image is, while it runs.
 pub async fn image_progress(app: &App, row: &Model) -> Result<Option<serde_json::Value>> {
-    let is_importing = [Status::New, Status::Pending]
-        .iter()
-        .any(|s| s.as_str() == row.status);
-    let (true, Some(job)) = (is_importing, row.job_id) else {
+    let (true, Some(job)) = (is_importing(row), row.job_id) else {
         return Ok(None);
     };
     let job = engine::job_find(app, job).await?;
@@ -448,7 +456,7 @@ pub async fn image_action(app: &App, caller: &Caller, id: i64, action: i64) -> R
 /// Ends an import that failed or was cancelled: the image is `deleted` and says why.
 pub async fn image_fail_in_tx(app: &App, tx: &Tx, id: i64, reason: &str) -> Result<()> {
     let now = app.clock.now();
-    let Some(row) = rows::image_get(&**tx, id).await? else {
+    let Some(row) = rows::image_lock(&**tx, id).await? else {
         return Ok(());
     };
     if !rows::image_hide(&**tx, now, &row, now, Some(reason)).await? {
@@ -477,7 +485,7 @@ pub async fn image_sweep(app: &App) -> Result<()> {
         }
         for row in due {
             let tx = app.db.write().await?;
-            if disk_forget_in_tx(app, &tx, row.id).await? {
+            if disk_forget_in_tx(app, &tx, row.id, Some(now)).await? {
                 let who = events::Who {
                     team_id: Some(row.team_id),
                     ..events::Who::default()
@@ -489,11 +497,12 @@ pub async fn image_sweep(app: &App) -> Result<()> {
     }
     loop {
         let tx = app.db.write().await?;
-        let old = rows::image_list_old(&*tx, now - TOMBSTONE_FOR, 100).await?;
+        let before = now - TOMBSTONE_FOR;
+        let old = rows::image_list_old(&*tx, before, 100).await?;
         if old.is_empty() {
             return Ok(());
         }
-        rows::image_remove(&*tx, &old).await?;
+        rows::image_remove(&*tx, before, &old).await?;
         tx.commit().await?;
     }
 }
@@ -525,9 +534,10 @@ pub async fn sweeper(app: App, stop: CancellationToken) {
     }
 }
 
-/// Lets go of a deleted image's disk: garbage collection may free it. False where it was let go before.
-async fn disk_forget_in_tx(app: &App, tx: &Tx, id: i64) -> Result<bool> {
-    if !rows::image_forget_disk(&**tx, id).await? {
+/// Lets go of a deleted image's disk: garbage collection may free it. False where it was let go before, or, with `due`,
+/// where the image was not due then.
+async fn disk_forget_in_tx(app: &App, tx: &Tx, id: i64, due: Option<Time>) -> Result<bool> {
+    if !rows::image_forget_disk(&**tx, id, due).await? {
         return Ok(false);
     }
     checksum::checksum_forget_in_tx(&**tx, id).await?;
@@ -537,9 +547,14 @@ async fn disk_forget_in_tx(app: &App, tx: &Tx, id: i64) -> Result<bool> {
     Ok(true)
 }
 
-/// An image of the caller's team. One of everyone's can be seen, but not changed.
+/// An image of the caller's team, which stays as it is read until the transaction changes it.
 async fn image_own(conn: &impl ConnectionTrait, caller: &Caller, id: i64) -> Result<Model> {
-    let row = rows::image_get(conn, id).await?.ok_or(Error::NotFound)?;
+    own_check(rows::image_lock(conn, id).await?, caller)
+}
+
+/// One of everyone's images can be seen, but not changed.
+fn own_check(row: Option<Model>, caller: &Caller) -> Result<Model> {
+    let row = row.ok_or(Error::NotFound)?;
     match (row.team_id == caller.team_id, row.public) {
         (true, _) => Ok(row),
         (false, true) => Err(Error::forbidden(

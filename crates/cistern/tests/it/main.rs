@@ -20,6 +20,7 @@ mod migrate;
 mod nginx;
 mod outage;
 mod plans;
+mod races;
 mod roles;
 mod sandbox;
 #[path = "../../src/testing/schema.rs"]

@@ -1,4 +1,5 @@
-//! Upgrades: a newer schema is refused, an older one is copied aside and migrated, a failed migration changes nothing.
+//! Upgrades: a newer schema is refused, an older one is copied aside and migrated, a failed migration changes nothing, and
+//! the copy can be put back. What no migration can mend is refused.
 //! On this run's database; the other one's turn is in the other world.
 
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
@@ -6,7 +7,8 @@ use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statemen
 use crate::harness::files::Files;
 use crate::harness::images::imported;
 use crate::harness::process::run;
-use crate::harness::{Server, disks};
+use crate::harness::server::Setup;
+use crate::harness::{Server, disks, world};
 
 pub(crate) async fn database(server: &Server) -> DatabaseConnection {
     Database::connect(server.database_url()).await.expect("connects")
@@ -149,15 +151,7 @@ async fn actions_of_a_version_that_did_not_count_them_are_listed() {
     assert_eq!(before[0]["meta"]["total"], 1, "{before:#?}");
     server.terminate();
     let db = database(&server).await;
-    aged(&db, "action_count").await;
-    execute(&db, "DROP TABLE action_count").await;
-    execute(&db, "DROP INDEX action_of_resource").await;
-    let columns = "resource_type, resource_id, id";
-    execute(
-        &db,
-        &format!("CREATE INDEX action_resource_type_resource_id_id ON action ({columns})"),
-    )
-    .await;
+    before_action_counts(&db).await;
     server.start_again();
     for (list, before) in lists.iter().zip(before) {
         assert_eq!(
@@ -166,6 +160,118 @@ async fn actions_of_a_version_that_did_not_count_them_are_listed() {
         );
         assert_eq!(server.api().get(list).await.expect(200)["meta"], before["meta"]);
     }
+}
+
+/// The installation as the version left it that did not count actions.
+async fn before_action_counts(db: &DatabaseConnection) {
+    aged(db, "action_count").await;
+    execute(db, "DROP TABLE action_count").await;
+    execute(db, "DROP INDEX action_of_resource").await;
+    let columns = "resource_type, resource_id, id";
+    execute(
+        db,
+        &format!("CREATE INDEX action_resource_type_resource_id_id ON action ({columns})"),
+    )
+    .await;
+}
+
+/// Columns, indexes and constraints of a PostgreSQL schema, a line each.
+async fn shape(db: &DatabaseConnection, schema: &str) -> Vec<String> {
+    let columns = format!(
+        "SELECT concat_ws(' ', table_name, ordinal_position, column_name, data_type, is_nullable, column_default, \
+         identity_generation) FROM information_schema.columns WHERE table_schema = '{schema}'"
+    );
+    let indexes = format!("SELECT indexdef FROM pg_indexes WHERE schemaname = '{schema}'");
+    let constraints = format!(
+        "SELECT concat_ws(' ', conrelid::regclass, conname, pg_get_constraintdef(oid)) FROM pg_constraint WHERE \
+         connamespace = '\"{schema}\"'::regnamespace"
+    );
+    let all = texts(
+        db,
+        &format!("{columns} UNION ALL {indexes} UNION ALL {constraints}"),
+    )
+    .await;
+    let (quoted, bare) = (format!("\"{schema}\"."), format!("{schema}."));
+    let mut all: Vec<String> = all
+        .iter()
+        .map(|line| line.replace(&quoted, "").replace(&bare, ""))
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+/// Puts a copy in the place of the database, as docs/running.md says.
+async fn restore(server: &Server, db: DatabaseConnection, copy: &str) {
+    if db.get_database_backend() == DbBackend::Postgres {
+        execute(&db, "ALTER SCHEMA public RENAME TO cistern_newer").await;
+        execute(&db, &format!("ALTER SCHEMA \"{copy}\" RENAME TO public")).await;
+        return;
+    }
+    db.close().await.expect("closes");
+    for end in ["-wal", "-shm"] {
+        let path = server.data().join(format!("cistern.sqlite{end}"));
+        assert!(!path.exists() || std::fs::remove_file(path).is_ok());
+    }
+    std::fs::rename(copy, server.data().join("cistern.sqlite")).expect("a file of the same folder");
+}
+
+#[tokio::test]
+async fn the_copy_made_before_an_upgrade_is_one_to_go_on_with() {
+    let (mut server, db) = stopped_with_a_tag().await;
+    before_action_counts(&db).await;
+    let is_postgres = db.get_database_backend() == DbBackend::Postgres;
+    let before = if is_postgres {
+        shape(&db, "public").await
+    } else {
+        Vec::new()
+    };
+    server.start_again();
+    server
+        .api()
+        .post("/v2/tags", &serde_json::json!({ "name": "later" }))
+        .await
+        .expect(201);
+    server.terminate();
+    let copy = copies(&server, &db).await.pop().expect("a copy");
+    if is_postgres {
+        assert!(before.len() > 100, "{before:#?}");
+        assert_eq!(shape(&db, &copy).await, before);
+    }
+
+    restore(&server, db, &copy).await;
+    server.start_again();
+    let (api, files) = (server.api(), Files::start().await);
+    api.get("/v2/tags/kept").await.expect(200);
+    api.get("/v2/tags/later").await.expect(404);
+    api.post("/v2/tags", &serde_json::json!({ "name": "new" }))
+        .await
+        .expect(201);
+    let project = serde_json::json!({ "name": "new", "purpose": "IoT" });
+    api.post("/v2/projects", &project).await.expect(201);
+    api.post("/v2/projects", &project).await.expect(409);
+    imported(&api, "new", &files.put("d.img", disks::raw(4, 1))).await;
+    assert_eq!(api.get("/v2/actions").await.expect(200)["meta"]["total"], 1);
+    // Its links go with a tag.
+    let things = serde_json::json!({ "resources": [{ "resource_id": "1", "resource_type": "image" }] });
+    assert_eq!(api.post("/v2/tags/kept/resources", &things).await.status, 204);
+    assert_eq!(api.delete("/v2/tags/kept").await.status, 204);
+    let links = texts(&database(&server).await, "SELECT resource_id FROM tag_link").await;
+    assert_eq!(links, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_hold_every_name_is_refused() {
+    let Some(place) = world::place_if_there("postgres+folder") else {
+        return;
+    };
+    let words = "ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
+    let place = world::Place {
+        database: Some(world::postgres().database_with(words)),
+        ..place
+    };
+    let text = refusal(&Setup::default().at(place).stopped());
+    assert!(text.contains("LATIN1"), "{text}");
+    assert!(text.contains("createdb -E UTF8 -T template0"), "{text}");
 }
 
 #[tokio::test]
@@ -210,8 +316,12 @@ async fn a_failed_migration_leaves_everything_as_it_was() {
     let second = aged(&db, "checksum").await;
     let before = migrations(&db).await;
 
-    let text = refusal(&server);
-    assert!(text.contains("the database is as it was"), "{text}");
+    // As often as a supervisor tries.
+    for _ in 0..3 {
+        let text = refusal(&server);
+        assert!(text.contains("the database is as it was"), "{text}");
+    }
+    assert_eq!(copies(&server, &db).await, Vec::<String>::new());
     assert_eq!(migrations(&db).await, before);
     assert_eq!(texts(&db, "SELECT name FROM tag_away").await, ["kept"]);
     assert!(

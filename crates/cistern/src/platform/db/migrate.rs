@@ -1,7 +1,7 @@
 //! Bringing the schema up to date.
 //!
 //! All pending migrations run in one transaction, so a failed one leaves the database as it was. Before an existing
-//! database is changed it is copied aside. A database that a newer Cistern has migrated is refused. Two servers that
+//! database is changed it is copied aside; the copy goes again where nothing was changed. A database that a newer Cistern has migrated is refused. Two servers that
 //! start at once are kept apart by [`Db::start_alone`].
 
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ impl MigratorTraitSelf for Migrator {
 /// Migrates `db`. `copies` is the folder that receives the copy of an existing SQLite database; without it none is
 /// made. Returns where the copy is, if one was made.
 pub async fn run(db: &Db, copies: Option<&Path>) -> Result<Option<PathBuf>> {
+    refuse_encoding(db).await?;
     run_list(db, copies, crate::app::migrations).await
 }
 
@@ -55,7 +56,18 @@ async fn run_list(
     } else {
         copy_sqlite(db, copies).await?
     };
+    let done = up(db, &migrator, &before).await;
+    if let (Err(_), Some(copy)) = (&done, &copy)
+        && applied(db).await.is_ok_and(|now| now == before)
+    {
+        // A service that is started again and again would fill the disk with what the database itself still is.
+        copy_remove(copy);
+    }
+    done.map(|()| copy)
+}
 
+/// Applies what is due, in one transaction. PostgreSQL's copy is made in it, and taken back with it.
+async fn up(db: &Db, migrator: &Migrator, before: &[String]) -> Result<()> {
     let tx = db.write().await?;
     if !db.is_sqlite() && !before.is_empty() {
         let name = rows::copy_name(Clock::default().now());
@@ -67,8 +79,31 @@ async fn run_list(
         .up(&*tx, None)
         .await
         .context("a migration failed; the database is as it was, the old version still works with it")?;
-    tx.commit().await?;
-    Ok(copy)
+    tx.commit().await
+}
+
+fn copy_remove(copy: &Path) {
+    if let Err(error) = std::fs::remove_file(copy) {
+        tracing::warn!(%error, copy = %copy.display(), "could not remove the copy of a database that was not changed");
+    }
+}
+
+/// Names are in every script, and a database of another encoding would refuse them one by one, later.
+async fn refuse_encoding(db: &Db) -> Result<()> {
+    if db.is_sqlite() {
+        return Ok(());
+    }
+    let (name, encoding) = rows::postgres_encoding(db.conn())
+        .await
+        .context("could not read the database's encoding")?;
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Err(Error::Precondition(format!(
+        "the database `{name}` keeps texts as {encoding}, which does not hold every name; Cistern needs UTF8: make another \
+         with `createdb -E UTF8 -T template0 NAME` and name it in `database` (what is in this one moves over with `pg_dump \
+         {name} | psql NAME`)"
+    )))
 }
 
 /// The names of the migrations that were applied. Only reads: the library's own question makes its table first.
@@ -104,9 +139,12 @@ async fn copy_sqlite(db: &Db, copies: Option<&Path>) -> Result<Option<PathBuf>> 
     let text = path
         .to_str()
         .ok_or_else(|| Error::invalid("the data folder's path must be UTF-8"))?;
-    rows::sqlite_copy_into(db.conn(), text)
-        .await
-        .context("could not copy the database aside before migrating it; is the disk full?")?;
+    let is_new = !path.exists();
+    let written = rows::sqlite_copy_into(db.conn(), text).await;
+    if written.is_err() && is_new && path.exists() {
+        copy_remove(&path);
+    }
+    written.context("could not copy the database aside before migrating it; is the disk full?")?;
     Ok(Some(path))
 }
 
@@ -156,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failed_migration_leaves_the_database_as_it_was_and_a_copy_beside_it() {
+    async fn a_failed_migration_leaves_the_database_as_it_was_and_no_copy() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let file = dir.path().join("cistern.sqlite");
         let db = Db::open(&Place::Sqlite(file), 2).await.expect("opens");
@@ -175,13 +213,10 @@ mod tests {
             .expect("the old version still opens it");
 
         let files = std::fs::read_dir(dir.path()).expect("lists");
-        let is_copied = files
+        let copies = files
             .filter_map(Result::ok)
-            .any(|f| f.file_name().to_string_lossy().contains("before_migration"));
-        assert!(
-            is_copied,
-            "an existing database is copied aside before it is migrated"
-        );
+            .filter(|f| f.file_name().to_string_lossy().contains("before_migration"));
+        assert_eq!(copies.count(), 0, "the database itself is what a copy would be");
     }
 
     #[tokio::test]

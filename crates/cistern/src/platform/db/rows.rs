@@ -31,21 +31,89 @@ pub async fn sqlite_fold(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
     conn.query_one_raw(fold).await.map(drop)
 }
 
-/// Copies every table of the current PostgreSQL schema into a new schema.
+/// Copies every table of the current PostgreSQL schema into a new schema, as one that a server can run on when it takes
+/// the other's name: with keys, indexes and references between the copies, all under the names that later migrations know,
+/// and with counters of its own.
 pub async fn postgres_copy_into(conn: &impl ConnectionTrait, schema: &str) -> Result<(), DbErr> {
-    let raw = |sql: String| Statement::from_string(DbBackend::Postgres, sql);
-    let list = raw("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()".into());
-    let tables = conn.query_all_raw(list).await?;
-    conn.execute_raw(raw(format!("CREATE SCHEMA \"{schema}\"")))
-        .await?;
-    for table in tables {
-        let name: String = table.try_get("", "tablename")?;
-        conn.execute_raw(raw(format!(
-            "CREATE TABLE \"{schema}\".\"{name}\" AS TABLE \"{name}\""
-        )))
-        .await?;
+    let from = postgres_texts(conn, "SELECT quote_ident(current_schema())").await?;
+    let from = from.concat();
+    let path = postgres_texts(conn, "SELECT current_setting('search_path')").await?;
+    let tables = postgres_texts(
+        conn,
+        "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = current_schema() ORDER BY 1",
+    )
+    .await?;
+    // As long as the originals are on the path, their definitions name no schema; executed on the other path, they are
+    // the copies'.
+    let mut after = Vec::new();
+    for sql in [POSTGRES_COUNTERS, POSTGRES_INDEXES, POSTGRES_CONSTRAINTS] {
+        after.extend(postgres_texts(conn, sql).await?);
     }
-    Ok(())
+    let mut all = vec![
+        format!("CREATE SCHEMA \"{schema}\""),
+        format!("SET LOCAL search_path TO \"{schema}\""),
+    ];
+    for table in tables {
+        all.push(format!(
+            "CREATE TABLE {table} (LIKE {from}.{table} INCLUDING ALL EXCLUDING INDEXES)"
+        ));
+        all.push(format!(
+            "INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM {from}.{table}"
+        ));
+    }
+    all.extend(after);
+    for sql in all {
+        conn.execute_raw(Statement::from_string(DbBackend::Postgres, sql))
+            .await?;
+    }
+    let back = "SELECT set_config('search_path', $1, true)";
+    let back = Statement::from_sql_and_values(DbBackend::Postgres, back, [path.concat().into()]);
+    conn.query_one_raw(back).await.map(drop)
+}
+
+/// Statements that set the counters of the copies' keys to where the originals are. `LIKE` gives an identity column a
+/// counter of its own.
+const POSTGRES_COUNTERS: &str = "
+    SELECT format('SELECT setval(pg_get_serial_sequence(%L, %L), last_value, is_called) FROM %I.%I',
+        quote_ident(t.relname), a.attname, n.nspname, s.relname)
+    FROM pg_depend d
+    JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+    JOIN pg_class t ON t.oid = d.refobjid
+    JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
+    JOIN pg_namespace n ON n.oid = s.relnamespace
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'i'
+        AND n.nspname = current_schema()";
+
+/// Statements that make the indexes again; `LIKE` would give them other names. Those of constraints come with these.
+const POSTGRES_INDEXES: &str = "
+    SELECT pg_get_indexdef(i.indexrelid, 0, true)
+    FROM pg_index i
+    JOIN pg_class t ON t.oid = i.indrelid AND t.relkind = 'r'
+    JOIN pg_namespace n ON n.oid = t.relnamespace
+    WHERE n.nspname = current_schema() AND NOT EXISTS (SELECT FROM pg_constraint c
+        WHERE c.conindid = i.indexrelid AND c.conrelid = i.indrelid AND c.contype IN ('p', 'u', 'x'))";
+
+/// Statements that make the keys again, and the references after what they refer to. `LIKE` copies the other kinds.
+const POSTGRES_CONSTRAINTS: &str = "
+    SELECT format('ALTER TABLE %I ADD CONSTRAINT %I %s', t.relname, c.conname, pg_get_constraintdef(c.oid, true))
+    FROM pg_constraint c
+    JOIN pg_class t ON t.oid = c.conrelid AND t.relkind = 'r'
+    JOIN pg_namespace n ON n.oid = t.relnamespace
+    WHERE n.nspname = current_schema() AND c.contype IN ('p', 'u', 'x', 'f')
+    ORDER BY c.contype = 'f'";
+
+/// The first column of every row.
+async fn postgres_texts(conn: &impl ConnectionTrait, sql: &str) -> Result<Vec<String>, DbErr> {
+    let statement = Statement::from_string(DbBackend::Postgres, sql);
+    let rows = conn.query_all_raw(statement).await?;
+    rows.iter().map(|row| row.try_get_by_index(0)).collect()
+}
+
+/// The name of this PostgreSQL database, and the encoding that it keeps texts in.
+pub async fn postgres_encoding(conn: &impl ConnectionTrait) -> Result<(String, String), DbErr> {
+    let name = postgres_texts(conn, "SELECT current_database()::text").await?;
+    let encoding = postgres_texts(conn, "SELECT current_setting('server_encoding')").await?;
+    Ok((name.concat(), encoding.concat()))
 }
 
 /// Waits until no other server starts on this PostgreSQL database; released at the end of the transaction.

@@ -105,6 +105,26 @@ pub async fn default_insert(
     Ok(inserted == 1)
 }
 
+/// Makes the project of this name the default one of a team that has none; none where there is no such project.
+pub async fn default_adopt(
+    conn: &impl ConnectionTrait,
+    now: Time,
+    team_id: i64,
+    name: &str,
+) -> Result<Option<project::Model>, DbErr> {
+    let named = project::Entity::find()
+        .filter(project::Column::TeamId.eq(team_id))
+        .filter(project::Column::Name.eq(name))
+        .one(conn)
+        .await?;
+    let Some(row) = named else { return Ok(None) };
+    let change = Change {
+        is_default: Some(true),
+        ..Change::default()
+    };
+    project_update(conn, now, row, change).await.map(Some)
+}
+
 pub async fn default_get(conn: &impl ConnectionTrait, team_id: i64) -> Result<Option<project::Model>, DbErr> {
     project::Entity::find()
         .filter(project::Column::DefaultOf.eq(team_id))

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::model::{Change, MAX_RESOURCES, change_check, default_project, urn_parse};
 use super::rows::{self, project, resource};
 use crate::app::App;
-use crate::platform::accounts::Caller;
+use crate::platform::accounts::{Caller, service::team_lock_in_tx};
 use crate::platform::clock::Time;
 use crate::platform::db::{Tx, conflict};
 use crate::platform::error::{Error, Result};
@@ -60,11 +60,19 @@ pub async fn project_get(app: &App, caller: &Caller, which: &Which) -> Result<pr
     find(app.db.conn(), caller.team_id, which).await
 }
 
+/// A transaction that changes the team's projects: one at a time, because which of them is the default, and whether one is
+/// there and empty, must not change between the look and the write.
+async fn write_in_turn(app: &App, caller: &Caller) -> Result<Tx> {
+    let tx = app.db.write().await?;
+    team_lock_in_tx(&*tx, caller.team_id).await?;
+    Ok(tx)
+}
+
 /// Makes a project.
 pub async fn project_create(app: &App, caller: &Caller, new: Change) -> Result<project::Model> {
     let new = change_check(new)?;
     let now = app.clock.now();
-    let tx = app.db.write().await?;
+    let tx = write_in_turn(app, caller).await?;
     // The default project first, so that a new one cannot take its name.
     default_in_tx(&*tx, now, caller.team_id).await?;
     if new.is_default == Some(true) {
@@ -93,7 +101,7 @@ pub async fn project_update(
         default_ensure(app, caller).await?;
     }
     let now = app.clock.now();
-    let tx = app.db.write().await?;
+    let tx = write_in_turn(app, caller).await?;
     let row = find(&*tx, caller.team_id, which).await?;
     if change.is_default == Some(false) && row.default_of.is_some() {
         return Err(Error::invalid(
@@ -117,7 +125,7 @@ pub async fn project_update(
 /// Deletes an empty project that is not the default.
 pub async fn project_delete(app: &App, caller: &Caller, which: &Which) -> Result<()> {
     let now = app.clock.now();
-    let tx = app.db.write().await?;
+    let tx = write_in_turn(app, caller).await?;
     let row = find(&*tx, caller.team_id, which).await?;
     if rows::resource_any(&*tx, row.id).await? {
         return Err(not_empty());
@@ -188,7 +196,7 @@ pub async fn resource_assign(
         .cloned()
         .collect();
     let now = app.clock.now();
-    let tx = app.db.write().await?;
+    let tx = write_in_turn(app, caller).await?;
     let row = find(&*tx, caller.team_id, which).await?;
     let existing = resources_existing(&tx, caller.team_id, &readable).await?;
     let mut out = Vec::with_capacity(wanted.len());
@@ -257,23 +265,33 @@ async fn default_ensure(app: &App, caller: &Caller) -> Result<project::Model> {
     if let Some(row) = rows::default_get(app.db.conn(), caller.team_id).await? {
         return Ok(row);
     }
-    let tx = app.db.write().await?;
+    let tx = write_in_turn(app, caller).await?;
     let row = default_in_tx(&*tx, app.clock.now(), caller.team_id).await?;
     tx.commit().await?;
     Ok(row)
 }
 
+/// It is the system that makes or picks it, also when a reading request was the first to need it.
 async fn default_in_tx(conn: &impl ConnectionTrait, now: Time, team_id: i64) -> Result<project::Model> {
     if let Some(row) = rows::default_get(conn, team_id).await? {
         return Ok(row);
     }
+    let who = Who {
+        team_id: Some(team_id),
+        ..Who::default()
+    };
+    let new = default_project();
+    // A version that did not lock could lose the mark of the default project, and the name is still taken.
+    if let Some(row) =
+        rows::default_adopt(conn, now, team_id, new.name.as_deref().unwrap_or_default()).await?
+    {
+        let event = Event::done("project.update", "project", &row.uuid)
+            .with(json!({ "name": row.name, "is_default": true }));
+        events::record_in_tx(conn, now, &who, event).await?;
+        return Ok(row);
+    }
     let uuid = random::uuid().to_string();
-    if rows::default_insert(conn, now, team_id, uuid.clone(), default_project()).await? {
-        // It is the system that makes it, also when a reading request was the first to need it.
-        let who = Who {
-            team_id: Some(team_id),
-            ..Who::default()
-        };
+    if rows::default_insert(conn, now, team_id, uuid.clone(), new).await? {
         events::record_in_tx(conn, now, &who, Event::done("project.create", "project", uuid)).await?;
     }
     rows::default_get(conn, team_id)

@@ -72,13 +72,14 @@ pub async fn key_list(conn: &impl ConnectionTrait, team_id: i64, page: Page) -> 
     Ok(Listed { rows, total })
 }
 
-pub async fn key_rename(conn: &impl ConnectionTrait, id: i64, name: &str) -> Result<(), DbErr> {
-    Entity::update_many()
+/// Returns false where it was not there any more.
+pub async fn key_rename(conn: &impl ConnectionTrait, id: i64, name: &str) -> Result<bool, DbErr> {
+    let done = Entity::update_many()
         .col_expr(Column::Name, Expr::value(name))
         .filter(Column::Id.eq(id))
         .exec(conn)
         .await?;
-    Ok(())
+    Ok(done.rows_affected == 1)
 }
 
 /// Returns false where it was not there any more.

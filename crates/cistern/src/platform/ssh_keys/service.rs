@@ -53,7 +53,9 @@ pub async fn key_update(app: &App, caller: &Caller, which: &str, name: Option<&s
     let Some(mut row) = rows::key_get(&*tx, caller.team_id, &identifier_parse(which)).await? else {
         return Err(Error::NotFound);
     };
-    rows::key_rename(&*tx, row.id, name).await?;
+    if !rows::key_rename(&*tx, row.id, name).await? {
+        return Err(Error::NotFound);
+    }
     let event = Event::done("ssh_key.update", "ssh_key", row.id).with(serde_json::json!({ "name": name }));
     events::record_in_tx(&*tx, now, &caller.who, event).await?;
     tx.commit().await?;

@@ -79,7 +79,8 @@ pub mod count {
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// The team's tag of this name, made where there is none; also whether it was made.
+/// The team's tag of this name, made where there is none; also whether it was made. On PostgreSQL nobody else changes
+/// what carries it, or deletes it, until the transaction ends.
 pub async fn tag_upsert(
     conn: &impl ConnectionTrait,
     now: Time,
@@ -96,17 +97,22 @@ pub async fn tag_upsert(
     let ours = OnConflict::columns([tag::Column::TeamId, tag::Column::NameKey])
         .do_nothing()
         .to_owned();
-    let inserted = tag::Entity::insert(row)
-        .on_conflict(ours)
-        .exec_without_returning(conn)
-        .await?;
-    let found = tag::Entity::find()
-        .filter(tag::Column::TeamId.eq(team_id))
-        .filter(tag::Column::NameKey.eq(tag_key(name)))
-        .one(conn)
-        .await?;
-    let tag = found.ok_or_else(|| DbErr::RecordNotFound("a tag that was just made".into()))?;
-    Ok((tag, inserted == 1))
+    // Again only where another transaction deleted it between the two statements.
+    loop {
+        let inserted = tag::Entity::insert(row.clone())
+            .on_conflict(ours.clone())
+            .exec_without_returning(conn)
+            .await?;
+        let found = tag::Entity::find()
+            .filter(tag::Column::TeamId.eq(team_id))
+            .filter(tag::Column::NameKey.eq(tag_key(name)))
+            .lock_exclusive()
+            .one(conn)
+            .await?;
+        if let Some(tag) = found {
+            return Ok((tag, inserted == 1));
+        }
+    }
 }
 
 /// The team's tag of exactly this name, capitals included.
@@ -115,12 +121,23 @@ pub async fn tag_get(
     team_id: i64,
     name: &str,
 ) -> Result<Option<tag::Model>, DbErr> {
+    named(team_id, name).one(conn).await
+}
+
+/// The same; on PostgreSQL nobody else changes what carries it, or deletes it, until the transaction ends.
+pub async fn tag_lock(
+    conn: &impl ConnectionTrait,
+    team_id: i64,
+    name: &str,
+) -> Result<Option<tag::Model>, DbErr> {
+    named(team_id, name).lock_exclusive().one(conn).await
+}
+
+fn named(team_id: i64, name: &str) -> Select<tag::Entity> {
     tag::Entity::find()
         .filter(tag::Column::TeamId.eq(team_id))
         .filter(tag::Column::NameKey.eq(tag_key(name)))
         .filter(tag::Column::Name.eq(name))
-        .one(conn)
-        .await
 }
 
 /// Oldest first.

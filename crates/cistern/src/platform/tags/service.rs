@@ -1,11 +1,11 @@
 //! What can be done with tags.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use sea_orm::ConnectionTrait;
 use serde_json::json;
 
-use super::model::{MAX_RESOURCES, tag_name_check};
+use super::model::{MAX_RESOURCES, tag_key, tag_name_check};
 use super::rows;
 use crate::app::App;
 use crate::platform::accounts::Caller;
@@ -124,12 +124,13 @@ async fn change_resources(
     }
     let now = app.clock.now();
     let tx = app.db.write().await?;
-    let Some(tag) = rows::tag_get(&*tx, caller.team_id, name).await? else {
-        return Err(Error::NotFound);
-    };
+    // The things before the tag: that is the order in which a deleted image gives up its tags.
     if is_tagging {
         existing_check(&tx, caller.team_id, resources).await?;
     }
+    let Some(tag) = rows::tag_lock(&*tx, caller.team_id, name).await? else {
+        return Err(Error::NotFound);
+    };
     for Resource { kind, id } in resources {
         let is_changed = if is_tagging {
             rows::link_add(&*tx, now, tag.id, kind.name, id).await?
@@ -165,8 +166,43 @@ pub async fn tags_set_in_tx(
     resource_type: &str,
     resource_id: &str,
 ) -> Result<()> {
-    let mut wanted = HashSet::new();
-    for name in names {
+    let ids = [resource_id.to_owned()];
+    let carried = rows::tags_on(conn, team_id, resource_type, &ids).await?;
+    let wanted = tags_hold_in_tx(conn, now, team_id, names, &carried).await?;
+    for tag_id in names.iter().filter_map(|name| wanted.get(&tag_key(name))) {
+        rows::link_add(conn, now, *tag_id, resource_type, resource_id).await?;
+    }
+    for (_, tag_id, _) in carried {
+        if !wanted.values().any(|id| *id == tag_id) {
+            rows::link_remove(conn, tag_id, resource_type, resource_id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the tags of `names` that are not there, and locks them and those that a thing carries: in the order of their
+/// keys, so that two transactions with the same tags do not wait for each other. The ids of `names`, by key.
+async fn tags_hold_in_tx(
+    conn: &impl ConnectionTrait,
+    now: Time,
+    team_id: i64,
+    names: &[String],
+    carried: &[(String, i64, String)],
+) -> Result<HashMap<String, i64>> {
+    let mut all: BTreeMap<String, (&str, bool)> = BTreeMap::new();
+    for (_, _, name) in carried {
+        all.insert(tag_key(name), (name, false));
+    }
+    // The first of two spellings is the one that is kept.
+    for name in names.iter().rev() {
+        all.insert(tag_key(name), (name, true));
+    }
+    let mut wanted = HashMap::new();
+    for (key, (name, is_wanted)) in all {
+        if !is_wanted {
+            rows::tag_lock(conn, team_id, name).await?;
+            continue;
+        }
         let (tag, is_new) = rows::tag_upsert(conn, now, team_id, name).await?;
         if is_new {
             // Who did it is in the event of the change that this is a part of.
@@ -176,15 +212,9 @@ pub async fn tags_set_in_tx(
             };
             events::record_in_tx(conn, now, &who, Event::done("tag.create", "tag", &tag.name)).await?;
         }
-        wanted.insert(tag.id);
-        rows::link_add(conn, now, tag.id, resource_type, resource_id).await?;
+        wanted.insert(key, tag.id);
     }
-    for (_, tag_id, _) in rows::tags_on(conn, team_id, resource_type, &[resource_id.to_owned()]).await? {
-        if !wanted.contains(&tag_id) {
-            rows::link_remove(conn, tag_id, resource_type, resource_id).await?;
-        }
-    }
-    Ok(())
+    Ok(wanted)
 }
 
 /// The tags of each of these things, in the order in which they were put on. Things without tags are left out.

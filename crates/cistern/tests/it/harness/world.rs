@@ -151,10 +151,15 @@ impl Postgres {
 
     /// The URL of a new, empty database.
     pub(crate) fn database(&self) -> String {
+        self.database_with("")
+    }
+
+    /// The same, made with these words of `CREATE DATABASE`.
+    pub(crate) fn database_with(&self, words: &str) -> String {
         let n = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let name = format!("t{n}");
         let psql = find("psql").expect("psql comes with PostgreSQL");
-        let create = format!("CREATE DATABASE {name}");
+        let create = format!("CREATE DATABASE {name} {words}");
         run_ok(command(&psql.display().to_string()).args([
             "-h",
             "127.0.0.1",

@@ -64,6 +64,11 @@ pub async fn team_lock(conn: &impl ConnectionTrait, id: i64) -> Result<Option<te
         .await
 }
 
+/// Reads a team and, on PostgreSQL, keeps who is a member of it until this transaction ends. Others may do the same.
+pub async fn team_keep(conn: &impl ConnectionTrait, id: i64) -> Result<Option<team::Model>, DbErr> {
+    team::Entity::find_by_id(id).lock_shared().one(conn).await
+}
+
 pub async fn team_rename(conn: &impl ConnectionTrait, id: i64, name: &str) -> Result<(), DbErr> {
     team::Entity::update_many()
         .col_expr(team::Column::Name, Expr::value(name))
@@ -99,6 +104,16 @@ pub async fn user_any(conn: &impl ConnectionTrait) -> Result<bool, DbErr> {
 
 pub async fn user_get(conn: &impl ConnectionTrait, id: i64) -> Result<Option<user::Model>, DbErr> {
     user::Entity::find_by_id(id).one(conn).await
+}
+
+/// Reads a user and, on PostgreSQL, keeps other transactions from changing them until this one ends.
+pub async fn user_lock(conn: &impl ConnectionTrait, id: i64) -> Result<Option<user::Model>, DbErr> {
+    user::Entity::find_by_id(id).lock_exclusive().one(conn).await
+}
+
+/// The same for who only relies on them: several may.
+pub async fn user_keep(conn: &impl ConnectionTrait, id: i64) -> Result<Option<user::Model>, DbErr> {
+    user::Entity::find_by_id(id).lock_shared().one(conn).await
 }
 
 pub async fn user_by_email(conn: &impl ConnectionTrait, email: &str) -> Result<Option<user::Model>, DbErr> {
@@ -142,11 +157,13 @@ pub async fn operator_first(conn: &impl ConnectionTrait) -> Result<Option<user::
         .await
 }
 
-/// Operators who are not disabled; on PostgreSQL they stay locked until the transaction ends.
+/// Operators who are not disabled; on PostgreSQL they stay locked until the transaction ends. In one order, so that two
+/// that lock them do not wait for each other.
 pub async fn operator_list_locked(conn: &impl ConnectionTrait) -> Result<Vec<user::Model>, DbErr> {
     user::Entity::find()
         .filter(user::Column::IsOperator.eq(true))
         .filter(user::Column::DisabledAt.is_null())
+        .order_by_asc(user::Column::Id)
         .lock(LockType::Update)
         .all(conn)
         .await

@@ -37,7 +37,7 @@ pub struct Session {
 /// A link that signs this user in once, within a day.
 pub async fn link_create(app: &App, who: &Who, user_id: i64, team_id: Option<i64>) -> Result<Link> {
     let tx = app.db.write().await?;
-    let user = rows::user_get(&*tx, user_id).await?.ok_or(Error::NotFound)?;
+    let user = rows::user_keep(&*tx, user_id).await?.ok_or(Error::NotFound)?;
     if user.disabled_at.is_some() {
         return Err(Error::Conflict(format!(
             "`{}` is disabled; enable them first",
@@ -102,7 +102,9 @@ pub async fn link_use(app: &App, who: &Who, secret: &str) -> Result<Option<Sessi
         return Ok(None);
     };
     let who = acting(who, link.user_id, link.team_id);
-    let user = rows::user_get(&*tx, link.user_id).await?;
+    // Whoever disables the user or removes the member ends the sign-ins that there are: this one is among them, or not made.
+    let user = rows::user_keep(&*tx, link.user_id).await?;
+    rows::team_keep(&*tx, link.team_id).await?;
     let member = rows::member_get(&*tx, link.team_id, link.user_id).await?;
     let is_welcome = user.is_some_and(|u| u.disabled_at.is_none()) && member.is_some();
     if !is_welcome || !rows::sign_in_end(&*tx, now, link.id).await? {
@@ -154,8 +156,12 @@ pub async fn sign_in_password(app: &App, who: &Who, email: &str, password: &str)
     app.sign_ins.attempts.forgive(email, address);
     let tx = app.db.write().await?;
     // The password may have been changed, or the user disabled, while this one was checked.
-    let now_user = rows::user_get(&*tx, user.id).await?;
+    let now_user = rows::user_keep(&*tx, user.id).await?;
     if now_user.is_none_or(|u| u.disabled_at.is_some() || u.password_hash != user.password_hash) {
+        return Ok(None);
+    }
+    rows::team_keep(&*tx, team_id).await?;
+    if rows::member_get(&*tx, team_id, user.id).await?.is_none() {
         return Ok(None);
     }
     let session = session_create_in_tx(app, &tx, &acting(&who, user.id, team_id), "password").await?;
@@ -213,6 +219,13 @@ pub async fn password_change(app: &App, caller: &Caller, current: &str, new: &st
     }
     let hash = app.sign_ins.hasher.hash(new).await?;
     let tx = app.db.write().await?;
+    // What was checked above may have been replaced since, by an operator whose word stands.
+    let now_user = rows::user_lock(&*tx, caller.user_id).await?;
+    if now_user.is_none_or(|u| u.password_hash != user.password_hash) {
+        return Err(Error::Conflict(
+            "the password was changed by somebody else at this moment; sign in again".into(),
+        ));
+    }
     password_set_in_tx(app, &tx, &caller.who, caller.user_id, &hash).await?;
     let session = session_create_in_tx(app, &tx, &caller.who, "new password").await?;
     tx.commit().await?;

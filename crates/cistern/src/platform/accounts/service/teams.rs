@@ -1,5 +1,6 @@
 //! Teams. Operators make them; a team is never deleted, because everything belongs to one.
 
+use sea_orm::ConnectionTrait;
 use serde_json::json;
 
 use super::{check_name, rows};
@@ -23,6 +24,12 @@ pub async fn team_of(app: &App, caller: &Caller) -> Result<rows::team::Model> {
     rows::team_get(app.db.conn(), caller.team_id)
         .await?
         .ok_or(Error::NotFound)
+}
+
+/// Has transactions that change what a team has one of take turns, on PostgreSQL; with SQLite all writers do.
+pub async fn team_lock_in_tx(conn: &impl ConnectionTrait, id: i64) -> Result<()> {
+    rows::team_lock(conn, id).await?;
+    Ok(())
 }
 
 /// Makes a team, with its first owner.

@@ -179,6 +179,8 @@ pub(super) async fn token_create_in_tx(
 
 /// What of a new token's scopes its user's present rights do not reach; refuses who is no member.
 async fn idle_in_tx(tx: &Tx, spec: &TokenSpec<'_>) -> Result<Vec<String>> {
+    // Whoever removes the member revokes the tokens that there are: a new one comes before that, or not at all.
+    rows::team_keep(&**tx, spec.team_id).await?;
     let Some(member) = rows::member_get(&**tx, spec.team_id, spec.user_id).await? else {
         return Err(Error::invalid(
             "that user is not a member of the team; `cistern team member add` makes them one",

@@ -121,7 +121,12 @@ pub async fn operator_first(app: &App) -> Result<rows::user::Model> {
 /// Changes a user. The last operator stays one; a disabled user's sign-ins end.
 pub async fn user_change(app: &App, who: &Who, id: i64, change: &UserChange) -> Result<rows::user::Model> {
     let tx = app.db.write().await?;
-    let old = rows::user_get(&*tx, id).await?.ok_or(Error::NotFound)?;
+    // The operators before the user: two who make each other none would otherwise wait for each other.
+    let operators = match (change.is_operator, change.is_disabled) {
+        (Some(false), _) | (_, Some(true)) => rows::operator_list_locked(&*tx).await?,
+        _ => Vec::new(),
+    };
+    let old = rows::user_lock(&*tx, id).await?.ok_or(Error::NotFound)?;
     let email = change
         .email
         .as_deref()
@@ -131,7 +136,7 @@ pub async fn user_change(app: &App, who: &Who, id: i64, change: &UserChange) -> 
     let is_operator = change.is_operator.unwrap_or(old.is_operator);
     let is_disabled = change.is_disabled.unwrap_or(old.disabled_at.is_some());
     if old.is_operator && (!is_operator || is_disabled) {
-        refuse_last_operator(&tx, id).await?;
+        refuse_last_operator(&operators, id)?;
     }
     rows::user_update(&*tx, id, &email, &name, is_operator)
         .await
@@ -173,8 +178,7 @@ async fn set_disabled(app: &App, tx: &Tx, who: &Who, id: i64, is_disabled: bool)
 }
 
 /// Somebody must be able to run the installation.
-async fn refuse_last_operator(tx: &Tx, id: i64) -> Result<()> {
-    let operators = rows::operator_list_locked(&**tx).await?;
+fn refuse_last_operator(operators: &[rows::user::Model], id: i64) -> Result<()> {
     let is_last = operators.iter().any(|u| u.id == id) && operators.len() == 1;
     if is_last {
         return Err(Error::Conflict(

@@ -3,7 +3,7 @@
 //! the server waits for it.
 
 use reqwest::Method;
-use sea_orm::{ConnectionTrait, TransactionTrait};
+use sea_orm::{ConnectionTrait, TransactionOptions, TransactionTrait};
 use serde_json::{Value, json};
 
 use crate::harness::api::{Answer, Api};
@@ -40,7 +40,10 @@ async fn beside(
     (method, path, body): (Method, &str, Value),
 ) -> Answer {
     let db = database(server).await;
-    let tx = db.begin().await.expect("begins");
+    let tx = db
+        .begin_with_options(TransactionOptions::default())
+        .await
+        .expect("begins");
     for sql in other.before {
         tx.execute_unprepared(sql).await.expect(sql);
     }

@@ -483,6 +483,52 @@ mod tests {
     use crate::platform::db::rows::sqlite_plan;
     use crate::platform::db::tests::fresh;
 
+    /// What a sweep has listed may be restored, and deleted again, before it is removed.
+    #[tokio::test]
+    async fn what_a_sweep_has_listed_is_let_go_only_where_it_is_still_due() {
+        let (db, _dir) = fresh().await;
+        let (conn, now) = (db.conn(), crate::platform::clock::Clock::default().now());
+        let new = NewRow {
+            team_id: 1,
+            kind: Kind::Custom,
+            name: "n",
+            distribution: "Debian",
+            description: "",
+            region: "nyc3",
+            source: None,
+            source_url: None,
+            expected_sha256: None,
+        };
+        let row = image_insert(conn, now, &new).await.expect("inserts");
+        let set = async |status: Status, disk: Option<&str>, purge_at: Time| {
+            let changed = ActiveModel {
+                id: Set(row.id),
+                status: Set(status.as_str().to_owned()),
+                root_digest: Set(disk.map(str::to_owned)),
+                purge_at: Set(Some(purge_at)),
+                ..Default::default()
+            };
+            changed.update(conn).await.expect("updates");
+        };
+        let later = now + chrono::TimeDelta::hours(1);
+        set(Status::Deleted, Some("d"), later).await;
+        let forget = async |due| image_forget_disk(conn, row.id, due).await.expect("updates");
+        assert!(
+            !forget(Some(now)).await,
+            "deleted again: it can be restored for longer"
+        );
+        assert!(forget(Some(later)).await);
+
+        let old = image_list_old(conn, later, 9).await.expect("reads");
+        assert_eq!(old.len(), 1);
+        set(Status::Available, Some("d"), later).await;
+        image_remove(conn, later, &old).await.expect("deletes");
+        assert!(image_get(conn, row.id).await.expect("reads").is_some());
+        set(Status::Deleted, None, later).await;
+        image_remove(conn, later, &old).await.expect("deletes");
+        assert!(image_get(conn, row.id).await.expect("reads").is_none());
+    }
+
     #[tokio::test]
     async fn no_list_reads_more_than_its_page_and_a_block() {
         let (db, _dir) = fresh().await;

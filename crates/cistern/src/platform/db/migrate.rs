@@ -140,11 +140,11 @@ async fn copy_sqlite(db: &Db, copies: Option<&Path>) -> Result<Option<PathBuf>> 
         .to_str()
         .ok_or_else(|| Error::invalid("the data folder's path must be UTF-8"))?;
     let is_new = !path.exists();
-    let copied = rows::sqlite_copy_into(db.conn(), text).await;
-    if copied.is_err() && is_new && path.exists() {
+    let made = rows::sqlite_copy_into(db.conn(), text).await;
+    if made.is_err() && is_new && path.exists() {
         copy_remove(&path);
     }
-    copied.context("could not copy the database aside before migrating it; is the disk full?")?;
+    made.context("could not copy the database aside before migrating it; is the disk full?")?;
     Ok(Some(path))
 }
 

@@ -295,10 +295,12 @@ async fn deleted_images_of_a_version_that_did_not_list_them_are_listed() {
     execute(&db, "DELETE FROM image_count WHERE listing < 0").await;
     server.start_again();
     let after = server.api().get(LIST).await.expect(200);
-    assert_eq!(
-        (&after["images"], &after["meta"]),
-        (&before["images"], &before["meta"])
-    );
+    // Not whole images: a checksum may be found out between the two.
+    let ids = |list: &serde_json::Value| {
+        let images = list["images"].as_array().expect("a list").clone();
+        images.iter().map(|image| image["id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((ids(&after), &after["meta"]), (ids(&before), &before["meta"]));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! the server waits for it.
 
 use reqwest::Method;
-use sea_orm::{ConnectionTrait, TransactionOptions, TransactionTrait};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, TransactionTrait};
 use serde_json::{Value, json};
 
 use crate::harness::api::{Answer, Api};
@@ -32,6 +32,14 @@ struct Other<'a> {
     then: &'a [&'a str],
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a writer on PostgreSQL that is not the server's"
+)]
+async fn begun(db: &DatabaseConnection) -> DatabaseTransaction {
+    db.begin().await.expect("begins")
+}
+
 /// Sends a request beside the other one's changes, which are committed when it waits for them or has its answer.
 async fn beside(
     server: &Server,
@@ -40,10 +48,7 @@ async fn beside(
     (method, path, body): (Method, &str, Value),
 ) -> Answer {
     let db = database(server).await;
-    let tx = db
-        .begin_with_options(TransactionOptions::default())
-        .await
-        .expect("begins");
+    let tx = begun(&db).await;
     for sql in other.before {
         tx.execute_unprepared(sql).await.expect(sql);
     }

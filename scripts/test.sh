@@ -5,7 +5,9 @@ cd "$(dirname "$0")/.."
 source scripts/lib.sh
 
 need_rust
-say "Building the tests, without a word: some minutes the first time."
+say "Building the tests: some minutes the first time."
+cargo test --workspace --locked --no-run
+say "Running them."
 cargo test --workspace --locked --quiet --no-fail-fast -- --nocapture --test-threads="${CISTERN_TEST_THREADS:-4}" \
   2>&1 | grep -v -E '^(running 0 tests|test result: ok\. 0 passed.*)?$'
 

@@ -115,7 +115,12 @@ impl App {
     /// Opens an installation for a local command: refuses where there is none, and changes nothing of it.
     pub async fn open_existing(config: Config) -> Result<Self> {
         if let config::Database::Sqlite(path) = config.database()
-            && !path.exists()
+            && !path.try_exists().map_err(|error| {
+                Error::Precondition(format!(
+                    "cannot look into {}: {error}; run this as the user that the server runs as, or as root",
+                    config.data.display()
+                ))
+            })?
         {
             return Err(Error::Precondition(format!(
                 "there is no Cistern at {}; start one with `cistern serve --data {0}`, or name another folder with \

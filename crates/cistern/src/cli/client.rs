@@ -148,10 +148,14 @@ impl Client {
     /// Why no answer came, as a sentence.
     pub fn unreachable(&self, error: &reqwest::Error) -> Failure {
         let reason = chain(error);
-        let hint = if reason.contains("UnknownIssuer") {
+        let hint = if reason.contains("UnknownIssuer") || reason.contains("BadSignature") {
             "; name the authority of its certificate with --ca-file or CISTERN_CA_FILE"
         } else if reason.contains("InvalidContentType") {
             "; it does not speak TLS: try http:// in --url"
+        } else if reason.contains("invalid HTTP version") {
+            "; it may speak TLS: try https:// in --url"
+        } else if reason.contains("not valid for name") {
+            "; take one of these names in --url, or set `host.api` on the server to the name that you use"
         } else if error.is_connect() {
             "; is the server running, and is --url right?"
         } else {
@@ -174,16 +178,25 @@ fn address(text: &str) -> Result<Url, String> {
 pub async fn refusal(response: Response) -> Failure {
     let status = response.status();
     let path = response.url().path().to_owned();
-    let body: Value = match response.bytes().await {
-        Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
-        Err(_) => Value::Null,
-    };
+    let bytes = response.bytes().await.unwrap_or_default();
+    // The answer to a HEAD request has no body.
+    let is_empty = bytes.is_empty();
+    let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let message = match body["message"].as_str() {
         Some(message) => message.to_owned(),
-        // The answer to a HEAD request has no body.
         None if status == StatusCode::NOT_FOUND => Error::NotFound.to_string(),
-        None => format!("the server answered {status}"),
+        None => format!("The server answered {status}."),
     };
+    let hint = match status {
+        StatusCode::NOT_FOUND | StatusCode::UNAUTHORIZED if !is_empty && body["id"].is_null() => {
+            " This is not the address of a Cistern API; check --url."
+        }
+        StatusCode::UNAUTHORIZED => {
+            " Check --token or CISTERN_TOKEN; `cistern token create` on the server's machine makes a token."
+        }
+        _ => "",
+    };
+    let message = format!("{message}{hint}");
     let message = match status {
         StatusCode::NOT_FOUND => format!("{message} ({path})"),
         _ => message,

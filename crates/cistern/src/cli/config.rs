@@ -39,6 +39,7 @@ fn check(args: &Args, context: &Context) -> Outcome {
         Ok(loaded) => {
             let file = loaded.file.as_ref().map(|f| f.display().to_string());
             let set = loaded.origins.len();
+            crate::serve::certificate_check(&loaded.config)?;
             context
                 .output
                 .document(&json!({ "ok": true, "file": file, "problems": [] }), || {

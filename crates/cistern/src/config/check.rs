@@ -65,7 +65,9 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
             .log
             .level
             .parse::<tracing_subscriber::filter::Targets>()
-            .is_err(),
+            .is_err()
+            // A word alone that is no level would be a target, of which there is none.
+            || !config.log.level.contains('=') && config.log.level.parse::<tracing::Level>().is_err(),
         format!(
             "`log.level` is `{}`; give `error`, `warn`, `info`, `debug` or `trace`",
             config.log.level

@@ -285,7 +285,9 @@ fn wrong_value(error: &figment::Error) -> Problem {
     let reason = error.kind.to_string();
     // What the parsers of addresses say names no example.
     let example = match reason.as_str() {
-        "invalid socket address syntax" => "; write an address and a port, such as `127.0.0.1:8080`",
+        text if text == "invalid socket address syntax" || text.ends_with("expected socket address") => {
+            "; write an address and a port, such as `127.0.0.1:8080`"
+        }
         "invalid IP address syntax" => {
             "; write a network, such as `10.0.0.0/8`, or `10.0.0.5/32` for one address"
         }

@@ -249,6 +249,11 @@ fn send_error(host: &str, error: &reqwest::Error) -> NetError {
             innermost(error)
         ));
     }
+    if text.contains("InvalidContentType") {
+        return NetError::Refused(format!(
+            "{host} does not speak TLS at this address. Use http:// if that is meant, or the right port."
+        ));
+    }
     NetError::Passing(format!("{host} could not be reached ({}).", innermost(error)))
 }
 

@@ -260,10 +260,25 @@ impl Bound {
 async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         let flag = key.replace('_', "-");
+        if error.kind() == std::io::ErrorKind::PermissionDenied {
+            return Error::Precondition(format!(
+                "cannot listen on `{address}`: {error}; ports below 1024 need root, or in a systemd unit \
+                 `AmbientCapabilities=CAP_NET_BIND_SERVICE`. Or give another port with `--{flag}`"
+            ));
+        }
         Error::Precondition(format!(
             "cannot listen on `{address}`: {error}; give another address with `--{flag}` (port 0 takes any free one)"
         ))
     })
+}
+
+/// Whether the certificate that the settings name can be used; one of our own is made at a start.
+pub fn certificate_check(config: &Config) -> Result<()> {
+    provider_install();
+    if config.tls.self_signed {
+        return Ok(());
+    }
+    certificate(config).map(drop)
 }
 
 /// The certificate that the settings ask for.
@@ -345,9 +360,20 @@ fn announcement(config: &Config, urls: &Urls, first: Option<&FirstStart>) -> ser
 fn url_outside(config: &Config, urls: &Urls) -> String {
     let external = config.external_url.api.as_ref();
     external.map_or_else(
-        || urls.api.clone(),
+        || named(&urls.api, config.host.api.as_deref()),
         |url| url.as_str().trim_end_matches('/').to_owned(),
     )
+}
+
+/// An address that can be typed: nobody is at `0.0.0.0`, and no certificate is for it.
+fn named(url: &str, host: Option<&str>) -> String {
+    let Some((scheme, port)) = url.split_once("://").and_then(|(scheme, at)| {
+        let at: SocketAddr = at.parse().ok()?;
+        at.ip().is_unspecified().then(|| (scheme, at.port()))
+    }) else {
+        return url.to_owned();
+    };
+    format!("{scheme}://{}:{port}", host.unwrap_or("localhost"))
 }
 
 fn sign_in_link(config: &Config, urls: &Urls, first: &FirstStart) -> String {

@@ -373,7 +373,11 @@ async fn a_failure_is_1_with_its_reason_last_and_says_what_to_do() {
         ),
         (
             vec!["image", "list", "--token", "dop_v1_wrong"],
-            "Unable to authenticate you",
+            "Unable to authenticate you. Check --token",
+        ),
+        (
+            vec!["image", "list", "--url", &server.registry_url],
+            "not the address of a Cistern API",
         ),
         (
             vec!["image", "list", "--url", "http://127.0.0.1:1"],
@@ -397,9 +401,16 @@ async fn a_failure_is_1_with_its_reason_last_and_says_what_to_do() {
         }
     }
     assert!(!Path::new(&nowhere).exists(), "looking makes no folder");
+}
+
+#[tokio::test]
+async fn wrong_usage_is_2_and_says_what_is_right() {
+    let server = Server::start();
     for words in [
         vec!["image", "impot"],
         vec!["image", "import", "/no/such/file"],
+        vec!["image", "import", "ftp://example.com/disk.img", "--name", "x"],
+        vec!["token", "revoke", "ci"],
         vec!["image", "list", "--url", "nonsense"],
         vec!["image", "export", "1", "--format", "vhs", "-o", "x"],
         vec!["image", "export", "1", "-o", "-", "--json"],

@@ -40,7 +40,7 @@ impl Proxied {
         let (address, backend) = (loopback(free_port()), loopback(free_port()));
 
         let settings = dir.path().join("cistern.toml");
-        std::fs::write(&settings, block("toml", "[host]")).expect("writes");
+        std::fs::write(&settings, block("toml", "trusted_proxies")).expect("writes");
         let server = setup
             .one_port(&backend.to_string())
             .arg("--config")

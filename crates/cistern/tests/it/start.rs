@@ -169,6 +169,13 @@ fn settings_are_checked_before_anything_is_done() {
         ("[jobs]\nlease_seconds = 1", ["jobs.lease_seconds", "below 3"]),
         ("shutdown_seconds = \"soon\"", ["shutdown_seconds", "soon"]),
         ("listen_api = \"0.0.0.0:80\"", ["listen_api", "--insecure-http"]),
+        ("listen_api = 8080", ["listen_api", "127.0.0.1:8080"]),
+        ("log.level = \"loud\"", ["log.level", "`trace`"]),
+        ("[fetch]\nallow = [\"10.0.0.5\"]", ["fetch.allow", "10.0.0.5/32"]),
+        (
+            "[tls]\ncert = \"/none.crt\"\nkey = \"/none.key\"",
+            ["/none.crt", "TLS"],
+        ),
         (
             "database = \"mysql://root@localhost/x\"",
             ["database", "postgres://"],

@@ -111,6 +111,10 @@ async fn image_import(args: &Args, context: &Context, progress: &Arc<Progress>) 
         let start = args.source.get(..scheme.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
     });
+    if !is_url && args.source.contains("://") && !Path::new(&args.source).exists() {
+        let text = "an image is fetched by http or https; download it, and give the file";
+        return Err(Failure::Usage(text.into()));
+    }
     if !is_url {
         let path = Path::new(&args.source);
         let file = File::open(path)
@@ -155,7 +159,7 @@ where
 }
 
 fn cancelled() -> Failure {
-    Failure::Failed("cancelled; nothing is left on the server".into())
+    Failure::Failed("cancelled; no image is made. What was stored of it until now stays until garbage collection frees it".into())
 }
 
 async fn by_url(args: &Args, client: &Client, progress: &Arc<Progress>, begun: Begun) -> Outcome<Value> {

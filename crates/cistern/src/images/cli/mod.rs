@@ -30,7 +30,7 @@ pub enum Command {
     Delete(DeleteArgs),
     /// Bring a deleted image back
     #[command(after_help = "Example:\n  cistern image restore 12")]
-    Restore(OneArgs),
+    Restore(RestoreArgs),
     /// Download an image as raw or qcow2
     Export(export::Args),
 }
@@ -59,6 +59,16 @@ pub struct ListArgs {
 pub struct OneArgs {
     /// Its number or name
     #[arg(value_name = "ID|NAME")]
+    image: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Flags of `restore`.
+#[derive(Debug, clap::Args)]
+pub struct RestoreArgs {
+    /// Its number, as `cistern image list --deleted` shows it
+    #[arg(value_name = "ID")]
     image: String,
     #[command(flatten)]
     remote: Remote,
@@ -151,7 +161,7 @@ async fn delete(args: DeleteArgs, context: &Context) -> Outcome {
     Ok(())
 }
 
-async fn restore(args: OneArgs, context: &Context) -> Outcome {
+async fn restore(args: RestoreArgs, context: &Context) -> Outcome {
     let client = args.remote.client(context)?;
     let Ok(id) = args.image.parse::<i64>() else {
         // Deleted images of one name may be many, of many days.
@@ -200,7 +210,7 @@ async fn image_find(client: &Client, text: &str, only_available: bool) -> Outcom
     match ids[..] {
         [id] => Ok(id),
         [] => Err(Failure::Failed(format!(
-            "there is no image `{text}`; `cistern image list` shows what there is"
+            "there is no image `{text}`; `cistern image list` shows what there is, with `--deleted` what was deleted or failed"
         ))),
         _ => {
             let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();

@@ -72,6 +72,9 @@ pub fn one(image: &Value, now: Time) -> String {
     add("Distribution", text(&image["distribution"]));
     add("Description", text(&image["description"]));
     add("Source", text(&image["source"]));
+    if image["protected"] == true {
+        add("Protected", "yes".into());
+    }
     add("Regions", list(&image["regions"]));
     add("Tags", list(&image["tags"]));
     add("Created", format!("{} ago", age(&image["created_at"], now)));

@@ -137,8 +137,7 @@ fn scope_check(scope: &str) -> Result<()> {
     }
     if verb != "*" && !VERBS.contains(&verb) {
         return Err(Error::invalid(format!(
-            "`{scope}` is not a scope: there is no verb `{verb}`; verbs are {} and *",
-            VERBS.join(", ")
+            "`{scope}` is not a scope: there is no verb `{verb}`; {resource}:* is all of them, and docs/api.md lists each"
         )));
     }
     Ok(())

@@ -62,6 +62,7 @@ pub struct Revoke {
     #[command(flatten)]
     local: LocalFlags,
     /// As `token list` shows it
+    #[arg(value_parser = number)]
     id: i64,
 }
 
@@ -172,4 +173,9 @@ async fn revoke(args: Revoke, context: &Context) -> Outcome {
         format!("Token {} is revoked.", args.id)
     });
     Ok(())
+}
+
+fn number(text: &str) -> Result<i64, String> {
+    text.parse()
+        .map_err(|_| "a token is named by its number; `cistern token list` shows it".to_owned())
 }

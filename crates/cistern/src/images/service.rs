@@ -297,7 +297,8 @@ async fn delete_in_tx(app: &App, caller: &Caller, tx: &Tx, row: &Model, purge: b
     let (id, now) = (row.id, app.clock.now());
     if row.protected {
         return Err(Error::invalid(format!(
-            "Image {id} is protected. First set `protected` to false (`cistern image update {id} --protected false`), then delete it."
+            "Image {id} is protected. First take that away (PUT with protected: false, or cistern image update {id} \
+             --protected false), then delete it."
         )));
     }
     let is_available = row.status == Status::Available.as_str();

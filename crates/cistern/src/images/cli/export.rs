@@ -81,7 +81,10 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
         &format!("exporting image {id} as {}", args.format.as_str()),
         Some(head.length),
     );
-    let done = transfer(&client, &path, &head, &mut sink, &progress).await;
+    let done = tokio::select! {
+        done = transfer(&client, &path, &head, &mut sink, &progress) => done,
+        _ = tokio::signal::ctrl_c() => Err(interrupted(&args, to_stdout)),
+    };
     progress.clear();
     done?;
     let replaces = target.is_some_and(std::path::Path::is_file);
@@ -125,6 +128,16 @@ fn unwritable(args: &Args, error: &std::io::Error) -> Failure {
 }
 
 /// Fills the sink, from where it is, over as many connections as it takes.
+fn interrupted(args: &Args, to_stdout: bool) -> Failure {
+    if to_stdout {
+        return Failure::Failed("interrupted".into());
+    }
+    let file = args.output.display();
+    Failure::Failed(format!(
+        "interrupted; the same command goes on with what arrived, which is in {file}.part-… beside it"
+    ))
+}
+
 async fn transfer(client: &Client, path: &str, head: &Head, sink: &mut Sink, progress: &Progress) -> Outcome {
     let mut failures = 0;
     progress.set(sink.at());

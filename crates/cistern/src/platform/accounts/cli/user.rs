@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::{open, page, prompt, shown, state, usage};
 use crate::cli::table::table;
-use crate::cli::{Context, LocalFlags, Outcome, block_on};
+use crate::cli::{Context, LocalFlags, Outcome, block_on, output};
+use crate::config::Config;
 use crate::platform::accounts::service::{self, UserNew};
 use crate::platform::accounts::{Role, rows};
 use crate::platform::clock::wire;
@@ -212,6 +213,12 @@ async fn link(args: Link, context: &Context) -> Outcome {
         || format!("{scheme}://{}", app.config.listen_api),
         |url| url.as_str().trim_end_matches('/').to_owned(),
     );
+    let usual = Config::default().listen_api;
+    if app.config.external_url.api.is_none() && app.config.listen_api == usual {
+        output::error(
+            "note: the link names the default address; where the server listens elsewhere, give this command its --config",
+        );
+    }
     let url = format!("{}/sign-in/{}", app.config.console_url(&base), link.secret);
     context.output.document(
         &json!({ "url": url, "expires_at": wire(link.expires_at) }),

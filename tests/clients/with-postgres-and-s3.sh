@@ -50,7 +50,7 @@ if [[ $(id -u) == 0 ]]; then
   chown postgres "$work/pg"
 fi
 port=$(free_port)
-"${as_postgres[@]}" "$initdb" -D "$work/pg/data" -A trust -U postgres --no-sync >"$work/initdb.log"
+"${as_postgres[@]}" "$initdb" -D "$work/pg/data" -A trust -U postgres --no-sync -E UTF8 --locale=C >"$work/initdb.log"
 "${as_postgres[@]}" "$postgres/postgres" -D "$work/pg/data" -p "$port" -c listen_addresses=127.0.0.1 \
   -c unix_socket_directories="$work/pg" -c max_connections=300 >"$work/postgres.log" 2>&1 &
 children+=($!)

@@ -110,6 +110,10 @@ impl Postgres {
             "-U",
             "postgres",
             "--no-sync",
+            // Where no locale is set it would keep texts as ASCII, which Cistern refuses.
+            "-E",
+            "UTF8",
+            "--locale=C",
         ]));
         let mut words: Vec<String> = Vec::new();
         let unprivileged = as_postgres();

@@ -10,12 +10,14 @@ pub mod cli;
 pub mod model;
 pub mod need;
 mod password;
+pub mod role;
 pub mod rows;
 pub mod scopes;
 pub mod service;
 
 pub use attempts::network;
-pub use model::{Caller, Role, Scopes};
+pub use model::{Caller, Scopes};
+pub use role::Role;
 
 /// What guards signing in; one for the whole process.
 #[derive(Debug, Default)]

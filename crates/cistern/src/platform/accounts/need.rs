@@ -1,6 +1,6 @@
 //! Who may do what: the least role for each resource that a scope can name.
 
-use super::model::Role;
+use super::role::Role;
 
 /// Who may work with a resource; everyone of a team may read what is the team's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use super::model::{Role, Scopes};
+use super::model::Scopes;
 use super::need::{DIGITALOCEANS, Need, need};
+use super::role::Role;
 use crate::platform::error::{Error, Result};
 
 /// What the API's operations ask for (`resource:verb`).

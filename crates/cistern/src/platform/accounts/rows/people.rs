@@ -5,7 +5,7 @@ use sea_orm::sea_query::{LockType, Query};
 use sea_orm::{QueryOrder, QuerySelect, Set};
 
 use super::{member, team, user};
-use crate::platform::accounts::model::Role;
+use crate::platform::accounts::role::Role;
 use crate::platform::clock::Time;
 use crate::platform::paging::{Listed, Page};
 

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::rows;
 use crate::app::App;
-use crate::platform::accounts::model::Role;
+use crate::platform::accounts::role::Role;
 use crate::platform::clock::Time;
 use crate::platform::db::{Tx, conflict};
 use crate::platform::error::{Error, Result};

@@ -11,7 +11,8 @@ mod users;
 
 use sha2::{Digest, Sha256};
 
-use super::model::{Role, Scopes};
+use super::model::Scopes;
+use super::role::Role;
 use super::rows;
 use crate::app::App;
 use crate::platform::error::{Error, Result};

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{check_email, check_name, rows};
 use crate::app::App;
-use crate::platform::accounts::model::Role;
+use crate::platform::accounts::role::Role;
 use crate::platform::db::{Tx, conflict};
 use crate::platform::error::{Error, Result};
 use crate::platform::events::{self, Event, Who};

@@ -17,6 +17,7 @@ use crate::platform::db::{self, Db, Place};
 use crate::platform::error::{Context, Error, Result, chain_of};
 use crate::platform::events::Refusals;
 use crate::platform::jobs::{self, Engine, Queue, Registry};
+use crate::platform::net::place_shown;
 use crate::platform::resources::Owner;
 use crate::platform::{actions, projects, random, ssh_keys, tags};
 
@@ -267,14 +268,7 @@ fn endpoint_shown(objects: &str) -> String {
         let (_, endpoint) = pairs.find(|(name, _)| name == "endpoint")?;
         Url::parse(&endpoint).ok()
     });
-    let Some(mut endpoint) = endpoint else {
-        return "the endpoint of `objects`".to_owned();
-    };
-    // Neither can fail for an address with a host.
-    let _ = endpoint.set_username("");
-    let _ = endpoint.set_password(None);
-    endpoint.set_query(None);
-    endpoint.as_str().trim_end_matches('/').to_owned()
+    endpoint.map_or_else(|| "the endpoint of `objects`".to_owned(), |url| place_shown(&url))
 }
 
 /// Makes the data folder, readable by its owner only, and returns its absolute path.

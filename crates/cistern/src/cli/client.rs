@@ -107,16 +107,19 @@ impl Client {
 
     /// Sends it; anything but 2xx becomes the server's sentence.
     pub async fn send(&self, request: RequestBuilder) -> Outcome<Response> {
-        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        Err(refusal(response).await)
+        accepted(self.answer(request).await?).await
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> Outcome<Response> {
+        request.send().await.map_err(|e| self.unreachable(&e))
     }
 
     /// Sends it and reads the JSON answer; `null` where there is none.
     pub async fn json(&self, request: RequestBuilder) -> Outcome<Value> {
-        let response = self.send(request).await?;
+        self.read(self.send(request).await?).await
+    }
+
+    async fn read(&self, response: Response) -> Outcome<Value> {
         let body = response.bytes().await.map_err(|e| self.unreachable(&e))?;
         if body.is_empty() {
             return Ok(Value::Null);
@@ -128,6 +131,18 @@ impl Client {
     /// GET.
     pub async fn get(&self, path: &str) -> Outcome<Value> {
         self.json(self.request(Method::GET, path)?).await
+    }
+
+    /// GET of what is watched. A server, or a proxy before it, that cannot say it just now (5xx) is one that does not
+    /// answer.
+    pub async fn look(&self, path: &str) -> Outcome<Value> {
+        let response = self.answer(self.request(Method::GET, path)?).await?;
+        let is_fault = response.status().is_server_error();
+        match accepted(response).await {
+            Ok(response) => self.read(response).await,
+            Err(Failure::Failed(reason)) if is_fault => Err(Failure::Absent(reason)),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// POST with a JSON body.
@@ -163,6 +178,13 @@ impl Client {
         };
         Failure::Absent(format!("cannot talk to {}: {reason}{hint}", self.base))
     }
+}
+
+async fn accepted(response: Response) -> Outcome<Response> {
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    Err(refusal(response).await)
 }
 
 fn address(text: &str) -> Result<Url, String> {

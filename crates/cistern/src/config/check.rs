@@ -61,13 +61,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
         "`http.max_header_bytes` is below 8192, which browsers and proxies may need".into(),
     );
     refuse(
-        config
-            .log
-            .level
-            .parse::<tracing_subscriber::filter::Targets>()
-            .is_err()
-            // A word alone that is no level would be a target, of which there is none.
-            || !config.log.level.contains('=') && config.log.level.parse::<tracing::Level>().is_err(),
+        !is_level(&config.log.level),
         format!(
             "`log.level` is `{}`; give `error`, `warn`, `info`, `debug` or `trace`",
             config.log.level
@@ -76,6 +70,14 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     out.extend(check_network(config));
     out.extend(check_places(config));
     out
+}
+
+/// A level, or levels by target. A word alone that is no level would be a target, of which there is none.
+fn is_level(text: &str) -> bool {
+    if text.contains('=') {
+        return text.parse::<tracing_subscriber::filter::Targets>().is_ok();
+    }
+    text.parse::<tracing::Level>().is_ok()
 }
 
 /// The listeners, host names and outside addresses.

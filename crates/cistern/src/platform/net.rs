@@ -230,6 +230,17 @@ impl Resolve for Pinned {
     }
 }
 
+/// Where something is, for people: scheme, host, port and path, without credentials and whatever else may be a secret.
+pub fn place_shown(url: &Url) -> String {
+    let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
+    let path = url.path().trim_end_matches('/');
+    format!(
+        "{}://{}{port}{path}",
+        url.scheme(),
+        url.host_str().unwrap_or_default()
+    )
+}
+
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::tus::{Upload, unreadable};
 use super::{give_up, show};
-use crate::cli::client::{self, Client, Remote};
+use crate::cli::client::{Client, Remote};
 use crate::cli::progress::Progress;
 use crate::cli::{Context, Failure, Outcome};
 use crate::images::local::{self, Answer, Connection, Request, SOCKET, Stamp};
@@ -232,7 +232,7 @@ async fn create_and_wait(
     begun.send_replace(Some(format!("{path}?purge=true")));
     let (mut wait, mut answered) = (LOOK_FIRST, Instant::now());
     loop {
-        match look(client, &path).await {
+        match client.look(&path).await {
             Ok(mut answer) => {
                 answered = Instant::now();
                 let image = answer["image"].take();
@@ -250,22 +250,6 @@ async fn create_and_wait(
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LOOK_LAST);
     }
-}
-
-/// What is there now. A server, or a proxy before it, that cannot say it just now (5xx) is one that does not answer.
-async fn look(client: &Client, path: &str) -> Outcome<Value> {
-    let request = client.request(Method::GET, path)?;
-    let response = request.send().await.map_err(|e| client.unreachable(&e))?;
-    let status = response.status();
-    if !status.is_success() {
-        return Err(match client::refusal(response).await {
-            Failure::Failed(reason) if status.is_server_error() => Failure::Absent(reason),
-            failure => failure,
-        });
-    }
-    let body = response.bytes().await.map_err(|e| client.unreachable(&e))?;
-    serde_json::from_slice(&body)
-        .map_err(|_| Failure::Failed(format!("{} did not answer with JSON", client.base())))
 }
 
 /// The import is not looked at any more, and may go on all the same.

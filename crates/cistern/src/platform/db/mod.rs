@@ -22,6 +22,7 @@ use store::room::Space;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::error::{Context, Error, Result};
+use super::net::place_shown;
 use reserve::{Looked, Reserve};
 
 /// How long a statement waits for SQLite's write lock, which another process (a local command) may hold.
@@ -49,14 +50,9 @@ impl Place {
     fn shown(&self) -> String {
         match self {
             Self::Sqlite(path) => path.display().to_string(),
-            Self::Postgres(url) => url::Url::parse(url).map_or_else(
-                |_| "PostgreSQL".to_owned(),
-                |url| {
-                    let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
-                    let host = url.host_str().unwrap_or_default();
-                    format!("{}://{host}{port}{}", url.scheme(), url.path())
-                },
-            ),
+            Self::Postgres(url) => {
+                url::Url::parse(url).map_or_else(|_| "PostgreSQL".to_owned(), |url| place_shown(&url))
+            }
         }
     }
 

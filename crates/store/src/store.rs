@@ -1,6 +1,7 @@
 //! The store's handle: making and opening it, roots, figures.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::header::{DedupDomain, FEATURES_READ, FEATURES_WRITE, Header};
 use crate::memory::Memory;
 use crate::pack;
 use crate::reader::ahead::Budget;
-use crate::rows::{self, Hit, Location};
+use crate::rows::{self, Hit, Location, object_kind};
 use crate::tree::TreeRoot;
 use crate::world::World;
 use crate::{CHUNK_BYTES, FORMAT};
@@ -64,8 +65,10 @@ pub(crate) struct Inner {
     pub(crate) number: i32,
     pub(crate) memory: Arc<Memory>,
     pub(crate) read_ahead: Budget,
+    /// Sessions of this process that are open.
+    pub(crate) writers: AtomicUsize,
     /// Keys of objects by number: they never change.
-    object_keys: Mutex<HashMap<i64, Uuid>>,
+    object_keys: Mutex<HashMap<i64, (i16, Uuid)>>,
 }
 
 /// Figures of a store. Bytes are what they take in the backend unless the name says otherwise.
@@ -179,6 +182,7 @@ impl Store {
             number,
             memory: Arc::default(),
             read_ahead: Budget::default(),
+            writers: AtomicUsize::new(0),
             object_keys,
         };
         Ok(Self {
@@ -291,27 +295,49 @@ impl Store {
     /// The backend key of an object, from memory or the database.
     pub(crate) async fn object_key(&self, object: i64) -> Result<String> {
         let known = self.object_keys().get(&object).copied();
-        if let Some(key) = known {
-            return Ok(pack_key(key));
+        if let Some((kind, id)) = known {
+            return Ok(key_of(kind, id));
         }
         let found = rows::objects_get(&self.inner.db, &[object])
             .await
             .map_err(|error| Error::db("cannot look an object up", error))?;
         let Some(row) = found.first() else {
             return Err(Error::new(
-                Kind::Damaged,
-                format!("object number {object} is not in the database"),
+                Kind::NotFound,
+                format!("object number {object} is not in the database any more"),
             ));
         };
-        self.object_keys().insert(object, row.key);
-        Ok(pack_key(row.key))
+        self.object_keys().insert(object, (row.kind, row.key));
+        Ok(row.object_key())
     }
 
-    fn object_keys(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Uuid>> {
+    /// An object was deleted: its key need not be remembered.
+    pub(crate) fn object_forget(&self, object: i64) {
+        self.object_keys().remove(&object);
+    }
+
+    fn object_keys(&self) -> std::sync::MutexGuard<'_, HashMap<i64, (i16, Uuid)>> {
         self.inner
             .object_keys
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the frame of a digest, wherever it lies: gc may move it between the look into the index and the read.
+    pub(crate) async fn frame_find(&self, kind: FrameKind, domain: i64, digest: Digest) -> Result<Vec<u8>> {
+        let mut gone = None;
+        for _ in 0..2 {
+            let found = self.locate(domain, &[digest]).await?;
+            let Some(at) = found.get(&digest) else {
+                let text = format!("what has the digest {digest} is in no index");
+                return Err(gone.unwrap_or_else(|| Error::new(Kind::Damaged, text)));
+            };
+            match self.frame_load(kind, digest, *at).await {
+                Err(error) if error.kind() == Kind::NotFound => gone = Some(error),
+                loaded => return loaded,
+            }
+        }
+        Err(gone.unwrap_or_else(|| Error::new(Kind::Damaged, "nothing was read")))
     }
 
     /// Reads one frame and gives its plain bytes, checked.
@@ -320,6 +346,17 @@ impl Store {
         let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.length);
         let frame = self.inner.backend.get_range(&key, range).await?;
         pack::frame_open(&self.inner.keys, kind, digest, &frame).map_err(|error| error.context(key))
+    }
+}
+
+/// The key of an object of this kind.
+pub(crate) fn key_of(kind: i16, id: Uuid) -> String {
+    match kind {
+        object_kind::BLOB => {
+            let text = id.to_string();
+            format!("b/{}/{text}", &text[..2])
+        }
+        _ => pack_key(id),
     }
 }
 

@@ -255,6 +255,7 @@ impl Session {
                 allocated_bytes: allocated_bytes.cast_signed(),
                 epoch: gate.epoch,
                 created_us: now_us,
+                restorable: false,
             };
             rows::root_insert(tx, row).await.map_err(context)?;
         }

@@ -86,8 +86,14 @@ pub struct Stats {
     pub stored_bytes: u64,
     /// Different chunks and tree nodes in the index.
     pub chunks: u64,
-    /// Bytes of their frames; what packs hold beyond that is overhead or garbage.
+    /// Bytes of their frames.
     pub chunk_bytes: u64,
+    /// Bytes of packs that nothing needs, as far as gc has found out: it frees them, or parts of them, in time.
+    pub garbage_bytes: u64,
+    /// Disks that are only kept so that they can be restored.
+    pub restorable_roots: u64,
+    /// Sum of what is not zero in them: no more than that is freed when they are purged.
+    pub restorable_bytes: u64,
     /// Sessions that are writing now.
     pub open_sessions: u64,
 }
@@ -103,6 +109,8 @@ pub struct Root {
     pub tree: TreeRoot,
     /// Bytes of the disk that are not zero, in whole chunks.
     pub allocated_bytes: u64,
+    /// Whether it is only kept so that its owner can be restored.
+    pub restorable: bool,
 }
 
 impl Store {
@@ -262,13 +270,32 @@ impl Store {
             .map_err(|error| Error::db("cannot delete a root", error))
     }
 
+    /// Says in the caller's transaction whether a root is only kept so that its owner can be restored. Such a one is kept
+    /// like every other; it is told apart in figures, and by a dry run of gc.
+    pub async fn root_restorable_in_tx(
+        &self,
+        tx: &impl ConnectionTrait,
+        kind: &str,
+        owner: &str,
+        restorable: bool,
+    ) -> Result<bool> {
+        rows::root_restorable(tx, self.inner.number, kind, owner, restorable)
+            .await
+            .map_err(|error| Error::db("cannot change a root", error))
+    }
+
     /// Figures of the whole store.
     pub async fn stats(&self) -> Result<Stats> {
         let (db, number) = (&self.inner.db, self.inner.number);
         let context = |error| Error::db("cannot read the store's figures", error);
         let roots = self.root_list().await?;
         let (packs, stored_bytes, _) = rows::objects_sum(db, number).await.map_err(context)?;
-        let (chunks, chunk_bytes) = rows::chunks_sum(db, number).await.map_err(context)?;
+        let (chunks, chunk_bytes) = rows::chunks_sum(db, number, false).await.map_err(context)?;
+        let (condemned, condemned_bytes) = rows::chunks_sum(db, number, true).await.map_err(context)?;
+        let needed_bytes = (chunk_bytes - condemned_bytes)
+            + (chunks - condemned) * pack::ENTRY_BYTES as u64
+            + packs * (pack::HEADER_BYTES + pack::TRAILER_BYTES) as u64;
+        let restorable = || roots.iter().filter(|root| root.restorable);
         Ok(Stats {
             roots: roots.len() as u64,
             virtual_bytes: roots.iter().map(|root| root.tree.virtual_bytes).sum(),
@@ -277,6 +304,9 @@ impl Store {
             stored_bytes,
             chunks,
             chunk_bytes,
+            garbage_bytes: stored_bytes.saturating_sub(needed_bytes),
+            restorable_roots: restorable().count() as u64,
+            restorable_bytes: restorable().map(|root| root.allocated_bytes).sum(),
             open_sessions: rows::sessions_open(db, number).await.map_err(context)?,
         })
     }
@@ -380,6 +410,7 @@ fn root_from_row(row: rows::root::Model) -> Result<Root> {
         owner: row.owner,
         tree,
         allocated_bytes,
+        restorable: row.restorable,
     })
 }
 

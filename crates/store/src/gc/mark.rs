@@ -150,7 +150,7 @@ async fn look(
     let mut after: Option<Top> = None;
     loop {
         options.check()?;
-        let tops = rows::tops_page(&tx, number, after.as_ref(), PAGE)
+        let tops = rows::tops_page(&tx, number, after.as_ref(), (PAGE, !options.purged))
             .await
             .map_err(context)?;
         tops.iter().try_for_each(|top| found.top(top))?;

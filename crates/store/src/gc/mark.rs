@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use sea_orm::DatabaseTransaction;
 
 use super::sorter::{Sorted, Sorter};
 use super::{Options, Pace, Progress};
@@ -171,7 +170,7 @@ async fn look(
 
 /// Tells the pins that are newer than `after`; gives the newest.
 pub(super) async fn pins_look(
-    tx: &DatabaseTransaction,
+    tx: &rows::Tx,
     mut after: i64,
     mut tell: impl FnMut(Mark) -> Result<()>,
 ) -> Result<i64> {

@@ -22,7 +22,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use sea_orm::DatabaseTransaction;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -258,7 +257,7 @@ impl Run {
     }
 
     /// A transaction that is alone at the gate, as long as the run still holds the fence.
-    async fn alone(&self) -> Result<DatabaseTransaction> {
+    async fn alone(&self) -> Result<rows::Tx> {
         let context = |error| Error::db("cannot go on with gc", error);
         let store = &self.store.inner;
         let tx = rows::begin(&store.db).await.map_err(context)?;

@@ -35,6 +35,7 @@ mod header;
 mod ingest;
 mod memory;
 mod migration;
+mod object;
 pub mod pack;
 mod reader;
 pub mod room;
@@ -45,12 +46,15 @@ mod tree;
 mod verify;
 mod world;
 
-pub use backend::{Backend, Fault, Faulty, Folder, Listed, Probe, Remote, Settings, backend_open, folder};
+pub use backend::{
+    Backend, Fault, Faulty, Folder, Listed, Probe, Put, Remote, Settings, backend_open, folder,
+};
 pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
 pub use header::{DedupDomain, Header};
 pub use ingest::{Disk, Ingest, IngestStats, Progress};
 pub use migration::migrations;
+pub use object::{Algorithm, ObjectIngest, ObjectName, ObjectRef};
 pub use reader::{DiskReader, Piece};
 pub use rows::database_away;
 pub use session::{Expired, Session};

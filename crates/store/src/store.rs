@@ -16,7 +16,7 @@ use crate::header::{DedupDomain, FEATURES_READ, FEATURES_WRITE, Header};
 use crate::memory::Memory;
 use crate::pack;
 use crate::reader::ahead::Budget;
-use crate::rows::{self, Hit, Location, object_kind};
+use crate::rows::{self, Hit, Location, WHOLE_LEVEL, object_kind};
 use crate::tree::TreeRoot;
 use crate::world::World;
 use crate::{CHUNK_BYTES, FORMAT};
@@ -82,7 +82,9 @@ pub struct Stats {
     pub logical_bytes: u64,
     /// Packs that are published.
     pub packs: u64,
-    /// Bytes of those packs.
+    /// Whole objects that are published.
+    pub objects: u64,
+    /// Bytes of both.
     pub stored_bytes: u64,
     /// Different chunks and tree nodes in the index.
     pub chunks: u64,
@@ -247,15 +249,19 @@ impl Store {
     pub async fn root_get(&self, kind: &str, owner: &str) -> Result<Option<Root>> {
         let row = rows::root_get(&self.inner.db, self.inner.number, kind, owner).await;
         row.map_err(|error| Error::db("cannot read a root", error))?
+            .filter(|row| row.level != WHOLE_LEVEL)
             .map(root_from_row)
             .transpose()
     }
 
-    /// Every root, by kind and owner.
+    /// Every root of a disk, by kind and owner.
     pub async fn root_list(&self) -> Result<Vec<Root>> {
         let rows = rows::roots_list(&self.inner.db, self.inner.number).await;
         let rows = rows.map_err(|error| Error::db("cannot read the roots", error))?;
-        rows.into_iter().map(root_from_row).collect()
+        rows.into_iter()
+            .filter(|row| row.level != WHOLE_LEVEL)
+            .map(root_from_row)
+            .collect()
     }
 
     /// Removes a root in the caller's transaction: gc may free what it kept. False when it was not there.
@@ -289,7 +295,9 @@ impl Store {
         let (db, number) = (&self.inner.db, self.inner.number);
         let context = |error| Error::db("cannot read the store's figures", error);
         let roots = self.root_list().await?;
-        let (packs, stored_bytes, _) = rows::objects_sum(db, number).await.map_err(context)?;
+        let sum = async |kind| rows::objects_sum(db, number, kind).await.map_err(context);
+        let (packs, pack_bytes, _) = sum(object_kind::PACK).await?;
+        let (objects, object_bytes, _) = sum(object_kind::BLOB).await?;
         let (chunks, chunk_bytes) = rows::chunks_sum(db, number, false).await.map_err(context)?;
         let (condemned, condemned_bytes) = rows::chunks_sum(db, number, true).await.map_err(context)?;
         let needed_bytes = (chunk_bytes - condemned_bytes)
@@ -301,10 +309,11 @@ impl Store {
             virtual_bytes: roots.iter().map(|root| root.tree.virtual_bytes).sum(),
             logical_bytes: roots.iter().map(|root| root.allocated_bytes).sum(),
             packs,
-            stored_bytes,
+            objects,
+            stored_bytes: pack_bytes + object_bytes,
             chunks,
             chunk_bytes,
-            garbage_bytes: stored_bytes.saturating_sub(needed_bytes),
+            garbage_bytes: (pack_bytes + object_bytes).saturating_sub(needed_bytes),
             restorable_roots: restorable().count() as u64,
             restorable_bytes: restorable().map(|root| root.allocated_bytes).sum(),
             open_sessions: rows::sessions_open(db, number).await.map_err(context)?,

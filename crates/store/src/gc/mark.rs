@@ -75,6 +75,9 @@ impl Found {
             return Ok(());
         }
         self.marks.push(mark_of(*domain, &digest))?;
+        if *level == rows::WHOLE_LEVEL {
+            return Ok(());
+        }
         let level = usize::try_from(*level)
             .ok()
             .and_then(|level| self.levels.get_mut(level));

@@ -8,9 +8,23 @@ use sea_orm::{
 
 use super::entities::root;
 use crate::digest::Digest;
+use crate::object::ObjectRef;
 use crate::tree::TreeRoot;
 
+/// The level of a root that is a whole object and no tree.
+pub(crate) const WHOLE_LEVEL: i16 = -1;
+
 impl root::Model {
+    /// The whole object that it names, where it does.
+    pub(crate) fn object(&self) -> Option<ObjectRef> {
+        let digest = Digest::from_slice(&self.digest)?;
+        (self.level == WHOLE_LEVEL).then_some(ObjectRef {
+            digest,
+            bytes: self.virtual_bytes.cast_unsigned(),
+            domain: self.domain,
+        })
+    }
+
     pub(crate) fn tree(&self) -> Option<TreeRoot> {
         Some(TreeRoot {
             digest: Digest::from_slice(&self.digest)?,

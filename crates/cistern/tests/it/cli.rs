@@ -1,7 +1,7 @@
 //! The `cistern` command as scripts rely on it: help, exit codes, one JSON document, what lands on which stream.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use sea_orm::DbBackend;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported, settled};
 use crate::harness::process::{cistern, command, document, reason, run, run_ok, stdout};
-use crate::harness::{Server, disks, server::Setup, until};
+use crate::harness::{Server, disks, files_below, server::Setup, until};
 use crate::migrate::{database, execute, texts};
 
 /// Commands that scripts rely on; more may be there, none of these may go.
@@ -460,22 +460,6 @@ async fn a_cancelled_job_stops_and_its_image_is_gone() {
         assert_eq!(again.status.code(), Some(1));
         assert!(reason(&again).contains("has ended already"), "{again:?}");
     }
-}
-
-/// Every file below a folder.
-fn files_below(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir)
-        .expect("a folder")
-        .map(|entry| entry.expect("an entry").path());
-    entries
-        .flat_map(|path| {
-            if path.is_dir() {
-                files_below(&path)
-            } else {
-                vec![path]
-            }
-        })
-        .collect()
 }
 
 #[tokio::test]

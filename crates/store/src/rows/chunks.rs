@@ -201,7 +201,12 @@ pub(crate) async fn chunks_insert(
     use chunk::Column::{Digest, Domain, Epoch, Kind, Length, Object, Offset, State, Store};
     let mut written = 0;
     let conflict = OnConflict::columns([Store, Domain, Digest])
-        .update_columns([Object, Offset, Length, Kind, State, Epoch])
+        .update_columns([Object, Offset, Length, Kind, State])
+        // The row may be younger than this session, for one that began later and counts on that.
+        .value(
+            Epoch,
+            Expr::cust("CASE WHEN excluded.epoch > store_chunk.epoch THEN excluded.epoch ELSE store_chunk.epoch END"),
+        )
         .action_and_where(Expr::col((chunk::Entity, State)).eq(chunk_state::DAMAGED))
         .to_owned();
     for batch in entries.chunks(ROWS_A_STATEMENT) {

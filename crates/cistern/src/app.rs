@@ -162,6 +162,16 @@ impl App {
         }
     }
 
+    /// The domain that a team's data is deduplicated in.
+    pub fn dedup_domain(&self, team_id: i64) -> i64 {
+        if self.has_domains() { team_id } else { 0 }
+    }
+
+    /// Whether teams share no stored data.
+    pub fn has_domains(&self) -> bool {
+        self.store.header().dedup_domain == store::DedupDomain::Team
+    }
+
     /// Starts the workers.
     pub async fn engine_start(&self) -> Result<Engine> {
         Engine::start(self, job_kinds(), &self.node, self.config.jobs.workers).await
@@ -250,8 +260,22 @@ pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
 /// Opens the store, making it at the first start.
 async fn store_open(config: &Config, db: &Db) -> Result<Store> {
     let backend = backend_open(config)?;
-    let opened = Store::open_or_init(backend, db.conn(), store::Options::default()).await;
-    opened.map_err(|error| objects_failed(config, error))
+    let options = store::Options {
+        dedup_domain: config.dedup_domain,
+        ..store::Options::default()
+    };
+    let opened = Store::open_or_init(backend, db.conn(), options).await;
+    let store = opened.map_err(|error| objects_failed(config, error))?;
+    let made = store.header().dedup_domain;
+    // The default may just not have been set.
+    if made != config.dedup_domain && config.dedup_domain != store::DedupDomain::default() {
+        return Err(Error::Precondition(
+            "`dedup_domain` is `team`, but this store was made with `installation`, which cannot be changed any more; take \
+             the setting away, or begin with an empty folder and database"
+                .into(),
+        ));
+    }
+    Ok(store)
 }
 
 /// Why the objects' place cannot be used. At a start nobody is there who could try again: what is to be looked at is

@@ -39,6 +39,9 @@ pub struct Config {
     pub database_max_connections: u32,
     /// A folder or `s3://bucket/prefix?endpoint=…&region=…`; see [`Config::objects`].
     pub objects: Option<String>,
+    /// Who shares stored data with whom. Decided when the store is made; [`App::open`](crate::app::App::open) refuses another
+    /// one later.
+    pub dedup_domain: store::DedupDomain,
     /// The S3 access key's id.
     pub objects_access_key: Option<Secret>,
     /// The S3 access key's secret.
@@ -256,6 +259,7 @@ impl Default for Config {
             database: None,
             database_max_connections: 16,
             objects: None,
+            dedup_domain: store::DedupDomain::default(),
             objects_access_key: None,
             objects_secret_key: None,
             external_url: ExternalUrl::default(),

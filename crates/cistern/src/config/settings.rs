@@ -130,6 +130,12 @@ pub const SETTINGS: &[Setting] = &[
         "Where the objects live: a folder, or `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`.",
     ),
     row(
+        "dedup_domain",
+        Kind::Text,
+        "Who shares stored data: `installation` stores what several teams have once, `team` stores it once a team, so that \
+         nobody can find out by what it takes what others have. Decided when the store is made, and kept.",
+    ),
+    row(
         "objects_access_key",
         Kind::Secret,
         "The S3 access key's id. `AWS_ACCESS_KEY_ID` is read where this is unset.",

@@ -152,11 +152,10 @@ impl Import<'_> {
         let source = self.handed(&file)?;
         let is_checked = self.sha256_check(&row, &file).await?;
         let (file, format, is_wrapped) = self.open(file).await?;
-        let session = self
-            .context
-            .app
+        let app = &self.context.app;
+        let session = app
             .store
-            .session_open(&format!("image {}", row.id))
+            .session_open_in(&format!("image {}", row.id), app.dedup_domain(row.team_id))
             .await;
         let session = session.map_err(crate::platform::error::Error::from)?;
         let (info, disk) = match self.read(&session, file, format).await {
@@ -339,7 +338,8 @@ impl Import<'_> {
             team_id: Some(row.team_id),
             ..events::Who::default()
         };
-        let stats = json!({ "new_bytes": disk.stats.stored_bytes, "virtual_bytes": info.virtual_bytes });
+        // Its team reads this: what it added would tell what others have.
+        let stats = json!({ "virtual_bytes": info.virtual_bytes });
         let event = Event::done("image.import", "image", row.id).with(stats);
         events::record_in_tx(&*tx, app.clock.now(), &who, event).await?;
         checksum::checksum_enqueue_in_tx(&*tx, app.clock.now(), row.team_id, row.id).await?;

@@ -12,7 +12,7 @@ use super::entities::{
     chunk, chunk_state, gc, meta, object_kind, object_state, orphan, root, session, session_pin,
     session_root, session_state,
 };
-use super::epoch_raise;
+use super::{epoch_raise, is_condemned};
 use crate::digest::Digest;
 use crate::pack::{ENTRY_BYTES, HEADER_BYTES, TRAILER_BYTES};
 
@@ -397,7 +397,7 @@ pub(crate) async fn condemned_some(
 pub(crate) async fn chunks_bury(tx: &impl ConnectionTrait, some: Of<'_>, epoch: i64) -> Result<u64, DbErr> {
     let done = chunk::Entity::delete_many()
         .filter(some.filter())
-        .filter(chunk::Column::State.eq(chunk_state::CONDEMNED))
+        .filter(is_condemned())
         .filter(chunk::Column::Epoch.lte(epoch))
         .exec(tx)
         .await?;

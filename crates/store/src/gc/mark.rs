@@ -48,8 +48,6 @@ pub(super) struct Marks {
     pub(super) sorted: Sorted<16>,
     /// Rows that are not older than this may belong to a session that is not done.
     pub(super) before: i64,
-    /// The newest pin that is among the marks.
-    pub(super) pins_seen: i64,
 }
 
 /// What is found while walking.
@@ -107,7 +105,7 @@ fn named(domain: i64, digest: &Digest) -> Named {
 /// Marks for the run of `epoch`.
 pub(super) async fn mark(store: &Store, epoch: i64, options: &Options, progress: &Progress) -> Result<Marks> {
     let mut found = Found::new(&options.folder);
-    let (before, pins_seen) = look(store, epoch, options, progress, &mut found).await?;
+    let before = look(store, epoch, options, progress, &mut found).await?;
     let mut pace = Pace::new(store);
     for level in (0..=LEVEL_LIMIT).rev() {
         let nodes = std::mem::replace(
@@ -130,11 +128,7 @@ pub(super) async fn mark(store: &Store, epoch: i64, options: &Options, progress:
         }
     }
     let sorted = compute(move || found.marks.finish()).await?;
-    Ok(Marks {
-        sorted,
-        before,
-        pins_seen,
-    })
+    Ok(Marks { sorted, before })
 }
 
 /// The one look at the database from which everything follows.
@@ -144,7 +138,7 @@ async fn look(
     options: &Options,
     progress: &Progress,
     found: &mut Found,
-) -> Result<(i64, i64)> {
+) -> Result<i64> {
     let context = |error| Error::db("cannot read what is kept", error);
     let number = store.inner.number;
     let tx = rows::snapshot(&store.inner.db).await.map_err(context)?;
@@ -165,10 +159,10 @@ async fn look(
     for top in rows::session_tops(&tx).await.map_err(context)? {
         found.top(&top)?;
     }
-    let pins_seen = pins_look(&tx, 0, |mark| found.marks.push(mark)).await?;
+    pins_look(&tx, 0, |mark| found.marks.push(mark)).await?;
     // Nothing was written; that it could not be ended would change nothing.
     let _ = tx.rollback().await;
-    Ok((oldest.unwrap_or(epoch).min(epoch), pins_seen))
+    Ok(oldest.unwrap_or(epoch).min(epoch))
 }
 
 /// Tells the pins that are newer than `after`; gives the newest.

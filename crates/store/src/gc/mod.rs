@@ -203,6 +203,9 @@ struct Run {
     store: Store,
     fence: Uuid,
     epoch: i64,
+    /// The newest pin when the run began. A snapshot may see a pin and not yet one with a lower number (on PostgreSQL a
+    /// number is drawn before its transaction commits), so what a sweep has to ask for is counted from here.
+    pins_seen: i64,
     /// Nothing is written, and the fence is not held.
     is_dry: bool,
 }
@@ -218,13 +221,14 @@ impl Run {
                 store: store.clone(),
                 fence,
                 epoch,
+                pins_seen: 0,
                 is_dry: true,
             });
         }
         // A session whose writer is dead would hold the run back.
         store.sessions_expire().await?;
         let tx = rows::begin(&store.inner.db).await.map_err(context)?;
-        let epoch = rows::gc_begin(&tx, number, fence, world.now_us())
+        let (epoch, pins_seen) = rows::gc_begin(&tx, number, fence, world.now_us())
             .await
             .map_err(context)?;
         tx.commit().await.map_err(context)?;
@@ -232,6 +236,7 @@ impl Run {
             store: store.clone(),
             fence,
             epoch,
+            pins_seen,
             is_dry: false,
         })
     }

@@ -55,7 +55,7 @@ impl Run {
         let before = marks.before;
         let mut cursor = Cursor::new(marks.sorted)?;
         let mut pins = Pins {
-            seen: marks.pins_seen,
+            seen: self.pins_seen,
             marks: HashSet::new(),
         };
         let mut pace = Pace::new(&self.store);

@@ -211,7 +211,9 @@ pub(crate) async fn chunks_insert(
         // The row may be younger than this session, for one that began later and counts on that.
         .value(
             Epoch,
-            Expr::cust("CASE WHEN excluded.epoch > store_chunk.epoch THEN excluded.epoch ELSE store_chunk.epoch END"),
+            Expr::cust(
+                "CASE WHEN excluded.epoch > store_chunk.epoch THEN excluded.epoch ELSE store_chunk.epoch END",
+            ),
         )
         .action_and_where(Expr::col((chunk::Entity, State)).eq(chunk_state::DAMAGED))
         .to_owned();

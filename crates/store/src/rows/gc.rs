@@ -20,13 +20,13 @@ use crate::pack::{ENTRY_BYTES, HEADER_BYTES, TRAILER_BYTES};
 const RUNS_KEPT: i64 = 100;
 
 /// Begins a run: the gate is taken alone, the epoch rises, and whoever ran before holds the fence no longer. Gives the
-/// run's epoch.
+/// run's epoch, and the number of the newest pin: nobody who pins is at work now, so that every later pin has a higher one.
 pub(crate) async fn gc_begin(
     tx: &impl ConnectionTrait,
     store: i32,
     fence: Uuid,
     now_us: i64,
-) -> Result<i64, DbErr> {
+) -> Result<(i64, i64), DbErr> {
     let epoch = epoch_raise(tx, store).await?;
     meta::Entity::update_many()
         .col_expr(meta::Column::GcFence, Expr::value(fence))
@@ -43,7 +43,13 @@ pub(crate) async fn gc_begin(
     gc::Entity::insert(gc::ActiveModel::from(row))
         .exec_without_returning(tx)
         .await?;
-    Ok(epoch)
+    let newest: Option<Option<i64>> = session_pin::Entity::find()
+        .select_only()
+        .expr(Expr::col(session_pin::Column::Id).max())
+        .into_tuple()
+        .one(tx)
+        .await?;
+    Ok((epoch, newest.flatten().unwrap_or(0)))
 }
 
 /// Takes the gate alone; false when another run holds the fence.

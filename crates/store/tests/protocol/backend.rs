@@ -18,6 +18,8 @@ pub(crate) enum Event {
     DeleteSend(usize),
     /// A DELETE was acknowledged: the row goes.
     Forget(usize),
+    /// All three at once.
+    Delete(usize),
     /// An expired session goes, with its pins and roots.
     SessionRemove(usize),
     Damage(usize),
@@ -46,6 +48,11 @@ impl Config {
             Event::Clear(session) => clear(state, session),
             Event::DeleteSend(object) => self.delete_send(state, object),
             Event::Forget(object) => self.forget(state, object),
+            Event::Delete(object) => {
+                self.delete_send(state, object)?;
+                self.delete_lands(state, object)?;
+                self.forget(state, object)
+            }
             Event::SessionRemove(session) => session_remove(state, session),
             Event::Damage(digest) => damage(&mut state.rows[digest]),
             Event::Mend(digest) => {
@@ -54,6 +61,13 @@ impl Config {
                 row.state = RowState::Live;
                 is_damaged.then_some(())
             }
+        }
+    }
+
+    pub(crate) fn put_send(&self, state: &mut State, object: usize) {
+        state.objects[object].puts = self.copies;
+        if !self.delays {
+            let _ = self.put_lands(state, object);
         }
     }
 

@@ -13,7 +13,10 @@ pub(crate) struct Config {
     pub(crate) runs: usize,
     /// Whether writers crash, and leases end at any time.
     pub(crate) expiry: bool,
-    /// How many times a PUT or DELETE lands that was sent once.
+    /// Whether a PUT or DELETE is sent in one step, lands in another, and is acknowledged in a third, all as late as it
+    /// may be. Else these are one step, which leaves room for more actors.
+    pub(crate) delays: bool,
+    /// How many times a PUT or DELETE lands that was sent once. More than once only with delays.
     pub(crate) copies: u8,
     /// Look-ups take one digest a transaction, not all.
     pub(crate) looks_one_by_one: bool,
@@ -73,6 +76,8 @@ pub(crate) enum Flaw {
     /// A sweep reads pins with a higher number than the snapshot has seen. A number is drawn before its transaction
     /// commits, so a snapshot may see a pin and miss one with a lower number.
     PinsSinceSnapshot,
+    /// Who publishes a damaged chunk anew gives its row its own epoch, also where that is lower than the row's.
+    EpochFalls,
     /// A reader that finds an object gone gives up.
     ReaderAsksOnce,
 }

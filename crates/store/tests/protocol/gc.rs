@@ -227,7 +227,7 @@ impl Config {
         if state.runs[run].repack != Repack::Copied {
             return None;
         }
-        state.objects[Self::object_of(Self::repack_session(run))].puts = self.copies;
+        self.put_send(state, Self::object_of(Self::repack_session(run)));
         let has_ended = state.runs[run].phase == RunPhase::Ended;
         state.runs[run].repack = if has_ended { Repack::Done } else { Repack::Put };
         Some(())

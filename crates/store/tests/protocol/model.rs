@@ -125,7 +125,9 @@ impl Config {
             match state.runs[run].phase {
                 RunPhase::Idle => push(Step::Begin),
                 RunPhase::Begun | RunPhase::HalfMarked => {
-                    [Step::Mark, Step::End, Step::Lose].map(push);
+                    push(Step::Mark);
+                    push(Step::End);
+                    push(Step::Lose);
                 }
                 RunPhase::Marked => {
                     (0..DIGESTS).for_each(|digest| push(Step::Sweep(digest)));
@@ -136,12 +138,16 @@ impl Config {
                         self.objects().for_each(|object| push(Step::OrphanDelete(object)));
                     }
                     if self.repack {
-                        [Step::RepackOpen, Step::RepackPut, Step::RepackSwitch].map(&mut push);
+                        push(Step::RepackOpen);
+                        push(Step::RepackPut);
+                        push(Step::RepackSwitch);
                         self.objects().for_each(|object| push(Step::RepackCopy(object)));
                     }
-                    [Step::End, Step::Lose].map(push);
+                    push(Step::End);
+                    push(Step::Lose);
                 }
-                RunPhase::Ended => push(Step::RepackPut),
+                RunPhase::Ended if self.repack => push(Step::RepackPut),
+                RunPhase::Ended => {}
             }
         }
     }
@@ -150,11 +156,18 @@ impl Config {
         let mut push = |event| actions.push(Action::Event(event));
         (0..self.roots()).for_each(|root| push(Event::RootDelete(root)));
         for object in self.objects() {
-            [Event::PutLands, Event::DeleteLands, Event::DeleteSend, Event::Forget]
-                .map(|event| push(event(object)));
+            if self.delays {
+                push(Event::PutLands(object));
+                push(Event::DeleteSend(object));
+                push(Event::DeleteLands(object));
+                push(Event::Forget(object));
+            } else {
+                push(Event::Delete(object));
+            }
         }
         for session in self.sessions() {
-            [Event::Clear, Event::SessionRemove].map(|event| push(event(session)));
+            push(Event::Clear(session));
+            push(Event::SessionRemove(session));
             if self.expiry {
                 push(Event::Expire(session));
             }
@@ -227,7 +240,7 @@ impl Config {
                 state.rows.iter().any(|row| usize::from(row.object) > WRITERS)
             }));
         }
-        if self.expiry {
+        if self.expiry && self.delays {
             all.push(Property::sometimes("a late PUT leaves an orphan", |config: &Self, state: &State| {
                 config.objects().any(|object| config.is_orphan(state, object))
             }));

@@ -20,7 +20,7 @@ impl Config {
             WriterPhase::LookUp | WriterPhase::Numbered => self.look_up(state, writer),
             WriterPhase::Intent => intent(state, writer),
             WriterPhase::Put => {
-                state.objects[Self::object_of(writer)].puts = self.copies;
+                self.put_send(state, Self::object_of(writer));
                 state.writers[writer].phase = WriterPhase::Publish;
             }
             WriterPhase::Publish => {
@@ -140,10 +140,12 @@ impl Config {
                 hits |= 1 << digest;
                 continue;
             }
+            // Others may count on the epoch that a damaged row has, so it never falls.
+            let older = if self.has(Flaw::EpochFalls) { 0 } else { state.rows[digest].epoch };
             state.rows[digest] = Row {
                 state: RowState::Live,
                 object: u8::try_from(object).expect("a small number"),
-                epoch: state.sessions[writer].start_epoch,
+                epoch: state.sessions[writer].start_epoch.max(older),
             };
         }
         if self.numbers_pins() && hits != 0 {

@@ -4,6 +4,7 @@
 //! protocol is broken in one place each time, and the checker has to find what that loses.
 
 mod backend;
+mod canonical;
 mod checks;
 mod config;
 mod flaws;

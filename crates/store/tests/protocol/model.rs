@@ -64,6 +64,7 @@ impl Model for Config {
             Action::Find(root, digest) => self.reader_find(&mut state, root, digest),
             Action::Get => self.reader_get(&mut state),
         }?;
+        self.canonical(&mut state);
         Some(state)
     }
 

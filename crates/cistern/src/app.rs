@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use sea_orm_migration::MigrationTrait;
 use store::Store;
 use url::Url;
@@ -186,11 +187,20 @@ pub fn job_kinds() -> Registry {
         .with(images::jobs::import_kind())
         .with(images::checksum::kind())
         .with(crate::platform::storage::jobs::verify_kind())
+        .with(crate::platform::storage::gc::jobs::gc_kind())
 }
 
 /// Who knows whether a thing that is to be tagged or put into a project exists: one owner for each kind of thing.
 pub fn resource_owners() -> Vec<Owner> {
     vec![images::service::resource_owner()]
+}
+
+/// Gives up the disks of what was deleted and could still be restored; gives how many.
+pub type Purger = for<'a> fn(&'a App) -> BoxFuture<'a, Result<u64>>;
+
+/// What gives up restorable disks, one for each product that keeps any.
+pub fn purgers() -> Vec<Purger> {
+    vec![|app| Box::pin(images::service::deleted_purge(app))]
 }
 
 /// Every migration of every room. They are applied in this order, and a released one keeps its name.

@@ -13,7 +13,7 @@
 //!    every gc. A gc condemns only rows older than itself and than every session open when it took its
 //!    snapshot, so it never touches what an unfinished session wrote.
 //! 4. **A hit on a row older than the session is pinned** in the transaction that sees the hit, one row a
-//!    batch. Gc reads the pins again in each transaction that condemns.
+//!    batch. Gc reads the newest pins in each transaction that condemns.
 //! 5. **Every transaction of a writer holds the gate** (the store's row) shared; gc condemns holding it alone.
 //!    So "looked up, then condemned, then pinned" cannot happen on PostgreSQL either (on SQLite an IMMEDIATE
 //!    transaction is alone anyway).
@@ -30,6 +30,7 @@
 pub mod backend;
 mod digest;
 mod error;
+pub mod gc;
 mod header;
 mod ingest;
 mod memory;

@@ -221,14 +221,15 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// Begins a pack in `bytes`, which are empty.
-    pub(crate) fn new(id: Uuid, store_id: Uuid, mut bytes: PackBytes) -> Result<Self> {
+    /// Begins a pack of a dedup domain in `bytes`, which are empty.
+    pub(crate) fn new(id: Uuid, store_id: Uuid, domain: i64, mut bytes: PackBytes) -> Result<Self> {
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(HEADER_MAGIC);
         header.extend_from_slice(&FORMAT.to_le_bytes());
         header.extend_from_slice(&64_u32.to_le_bytes());
         header.extend_from_slice(id.as_bytes());
         header.extend_from_slice(store_id.as_bytes());
+        header.extend_from_slice(&domain.to_le_bytes());
         header.resize(HEADER_BYTES, 0);
         bytes.append(&header)?;
         Ok(Self {
@@ -258,15 +259,23 @@ impl Builder {
 
     /// Adds all frames of another pack that is being filled.
     pub(crate) fn append(&mut self, other: &Self) -> Result<()> {
-        for entry in &other.entries {
-            let (from, to) = (entry.offset as usize, (entry.offset + entry.length) as usize);
-            self.place(
-                *entry,
-                other.bytes[from],
-                &other.bytes[from + FRAME_HEADER_BYTES..to],
-            )?;
-        }
-        Ok(())
+        other
+            .entries
+            .iter()
+            .try_for_each(|entry| self.copy(*entry, &other.bytes))
+    }
+
+    /// Adds a frame of another pack.
+    pub(crate) fn copy(&mut self, entry: Entry, pack: &[u8]) -> Result<()> {
+        let (from, to) = (
+            entry.offset as usize,
+            entry.offset as usize + entry.length as usize,
+        );
+        let frame = pack
+            .get(from..to)
+            .filter(|frame| frame.len() >= FRAME_HEADER_BYTES);
+        let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "a pack is shorter than its frames"))?;
+        self.place(entry, frame[0], &frame[FRAME_HEADER_BYTES..])
     }
 
     fn place(&mut self, entry: Entry, codec: u8, payload: &[u8]) -> Result<()> {
@@ -349,6 +358,25 @@ pub fn footer_range(pack_bytes: u64, trailer: &[u8]) -> Result<Range<u64>> {
     Ok(footer..pack_bytes)
 }
 
+/// The dedup domain that a pack's header names.
+pub(crate) fn domain(header: &[u8]) -> Result<i64> {
+    if header.len() < HEADER_BYTES || &header[..8] != HEADER_MAGIC {
+        return Err(Error::new(Kind::Damaged, "a pack does not begin as it should"));
+    }
+    Ok(i64::from_le_bytes(header[48..56].try_into().unwrap_or_default()))
+}
+
+/// The index of a whole pack.
+pub(crate) fn index(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
+    let damaged = || Error::new(Kind::Damaged, format!("pack {id} is shorter than its frames"));
+    if pack.len() < HEADER_BYTES + TRAILER_BYTES {
+        return Err(damaged());
+    }
+    let footer = footer_range(pack.len() as u64, &pack[pack.len() - TRAILER_BYTES..])?;
+    let start = usize::try_from(footer.start).map_err(|_| damaged())?;
+    index_open(keys, id, &pack[..HEADER_BYTES], &pack[start..])
+}
+
 /// Parses and authenticates the index of a pack: its header, and its footer with the trailer.
 pub(crate) fn index_open(keys: &Keys, id: Uuid, header: &[u8], footer: &[u8]) -> Result<Vec<Entry>> {
     let damaged = |what: &str| Error::new(Kind::Damaged, format!("pack {id} {what}"));
@@ -386,12 +414,7 @@ pub(crate) fn verify(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
     use rayon::prelude::*;
 
     let damaged = || Error::new(Kind::Damaged, format!("pack {id} is shorter than its frames"));
-    if pack.len() < HEADER_BYTES + TRAILER_BYTES {
-        return Err(damaged());
-    }
-    let footer = footer_range(pack.len() as u64, &pack[pack.len() - TRAILER_BYTES..])?;
-    let start = usize::try_from(footer.start).map_err(|_| damaged())?;
-    let entries = index_open(keys, id, &pack[..HEADER_BYTES], &pack[start..])?;
+    let entries = index(keys, id, pack)?;
     entries.par_iter().enumerate().try_for_each(|(index, entry)| {
         let from = entry.offset as usize;
         let frame = pack.get(from..from + entry.length as usize).ok_or_else(damaged)?;
@@ -421,7 +444,7 @@ mod tests {
     fn sample() -> (Keys, Sealed) {
         let keys = Keys::new(&[3; 32]);
         let bytes = Arc::new(Memory::default()).pack().unwrap();
-        let mut builder = Builder::new(Uuid::from_u128(9), Uuid::from_u128(1), bytes).unwrap();
+        let mut builder = Builder::new(Uuid::from_u128(9), Uuid::from_u128(1), 0, bytes).unwrap();
         for seed in 0..5_u8 {
             let mut plain: Vec<u8> = (0..CHUNK_BYTES)
                 .map(|i| if seed < 3 { seed } else { hash(i, seed) })

@@ -1,7 +1,7 @@
 //! Sessions: one writer's right to publish, held by a lease and checked by a fence.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,7 +35,6 @@ pub(crate) struct SessionInner {
     pub(crate) domain: i64,
     pub(crate) start_epoch: i64,
     fence: Uuid,
-    pin_number: AtomicI64,
     lost: AtomicBool,
     /// Writes whose end nobody saw: while there are any, their objects may still appear.
     pub(crate) puts: AtomicUsize,
@@ -90,12 +89,12 @@ impl Store {
             domain,
             start_epoch,
             fence,
-            pin_number: AtomicI64::new(0),
             lost: AtomicBool::new(false),
             puts: AtomicUsize::new(0),
             packs: Mutex::default(),
             trees: Mutex::default(),
         });
+        self.inner.writers.fetch_add(1, Ordering::Relaxed);
         let heartbeat = tokio::spawn(Arc::clone(&inner).heartbeat());
         Ok(Session { inner, heartbeat })
     }
@@ -139,7 +138,7 @@ impl Store {
                     .await
                     .map_err(context)?;
             }
-            self.inner.backend.delete(&pack_key(object.key)).await?;
+            self.inner.backend.delete(&object.object_key()).await?;
             rows::object_delete(db, object.id).await.map_err(context)?;
             removed += 1;
         }
@@ -256,6 +255,7 @@ impl Session {
                 allocated_bytes: allocated_bytes.cast_signed(),
                 epoch: gate.epoch,
                 created_us: now_us,
+                restorable: false,
             };
             rows::root_insert(tx, row).await.map_err(context)?;
         }
@@ -294,6 +294,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.heartbeat.abort();
+        self.inner.store.inner.writers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -413,8 +414,7 @@ impl SessionInner {
         if digests.is_empty() {
             return Ok(());
         }
-        let number = self.pin_number.fetch_add(1, Ordering::SeqCst);
-        rows::pin_insert(tx, self.id, number, self.start_epoch, digests)
+        rows::pin_insert(tx, self.id, digests)
             .await
             .map_err(|error| Error::db("cannot pin chunks", error))
     }
@@ -433,6 +433,6 @@ pub(crate) fn lease_lost() -> Error {
     Error::new(Kind::LeaseLost, "the session's lease is over: begin again")
 }
 
-fn micros(duration: Duration) -> i64 {
+pub(crate) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

@@ -1,6 +1,7 @@
 //! The store's handle: making and opening it, roots, figures.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::header::{DedupDomain, FEATURES_READ, FEATURES_WRITE, Header};
 use crate::memory::Memory;
 use crate::pack;
 use crate::reader::ahead::Budget;
-use crate::rows::{self, Hit, Location};
+use crate::rows::{self, Hit, Location, object_kind};
 use crate::tree::TreeRoot;
 use crate::world::World;
 use crate::{CHUNK_BYTES, FORMAT};
@@ -64,8 +65,10 @@ pub(crate) struct Inner {
     pub(crate) number: i32,
     pub(crate) memory: Arc<Memory>,
     pub(crate) read_ahead: Budget,
+    /// Sessions of this process that are open.
+    pub(crate) writers: AtomicUsize,
     /// Keys of objects by number: they never change.
-    object_keys: Mutex<HashMap<i64, Uuid>>,
+    object_keys: Mutex<HashMap<i64, (i16, Uuid)>>,
 }
 
 /// Figures of a store. Bytes are what they take in the backend unless the name says otherwise.
@@ -83,8 +86,14 @@ pub struct Stats {
     pub stored_bytes: u64,
     /// Different chunks and tree nodes in the index.
     pub chunks: u64,
-    /// Bytes of their frames; what packs hold beyond that is overhead or garbage.
+    /// Bytes of their frames.
     pub chunk_bytes: u64,
+    /// Bytes of packs that nothing needs, as far as gc has found out: it frees them, or parts of them, in time.
+    pub garbage_bytes: u64,
+    /// Disks that are only kept so that they can be restored.
+    pub restorable_roots: u64,
+    /// Sum of what is not zero in them: no more than that is freed when they are purged.
+    pub restorable_bytes: u64,
     /// Sessions that are writing now.
     pub open_sessions: u64,
 }
@@ -100,6 +109,8 @@ pub struct Root {
     pub tree: TreeRoot,
     /// Bytes of the disk that are not zero, in whole chunks.
     pub allocated_bytes: u64,
+    /// Whether it is only kept so that its owner can be restored.
+    pub restorable: bool,
 }
 
 impl Store {
@@ -179,6 +190,7 @@ impl Store {
             number,
             memory: Arc::default(),
             read_ahead: Budget::default(),
+            writers: AtomicUsize::new(0),
             object_keys,
         };
         Ok(Self {
@@ -258,13 +270,32 @@ impl Store {
             .map_err(|error| Error::db("cannot delete a root", error))
     }
 
+    /// Says in the caller's transaction whether a root is only kept so that its owner can be restored. Such a one is kept
+    /// like every other; it is told apart in figures, and by a dry run of gc.
+    pub async fn root_restorable_in_tx(
+        &self,
+        tx: &impl ConnectionTrait,
+        kind: &str,
+        owner: &str,
+        restorable: bool,
+    ) -> Result<bool> {
+        rows::root_restorable(tx, self.inner.number, kind, owner, restorable)
+            .await
+            .map_err(|error| Error::db("cannot change a root", error))
+    }
+
     /// Figures of the whole store.
     pub async fn stats(&self) -> Result<Stats> {
         let (db, number) = (&self.inner.db, self.inner.number);
         let context = |error| Error::db("cannot read the store's figures", error);
         let roots = self.root_list().await?;
         let (packs, stored_bytes, _) = rows::objects_sum(db, number).await.map_err(context)?;
-        let (chunks, chunk_bytes) = rows::chunks_sum(db, number).await.map_err(context)?;
+        let (chunks, chunk_bytes) = rows::chunks_sum(db, number, false).await.map_err(context)?;
+        let (condemned, condemned_bytes) = rows::chunks_sum(db, number, true).await.map_err(context)?;
+        let needed_bytes = (chunk_bytes - condemned_bytes)
+            + (chunks - condemned) * pack::ENTRY_BYTES as u64
+            + packs * (pack::HEADER_BYTES + pack::TRAILER_BYTES) as u64;
+        let restorable = || roots.iter().filter(|root| root.restorable);
         Ok(Stats {
             roots: roots.len() as u64,
             virtual_bytes: roots.iter().map(|root| root.tree.virtual_bytes).sum(),
@@ -273,6 +304,9 @@ impl Store {
             stored_bytes,
             chunks,
             chunk_bytes,
+            garbage_bytes: stored_bytes.saturating_sub(needed_bytes),
+            restorable_roots: restorable().count() as u64,
+            restorable_bytes: restorable().map(|root| root.allocated_bytes).sum(),
             open_sessions: rows::sessions_open(db, number).await.map_err(context)?,
         })
     }
@@ -291,27 +325,49 @@ impl Store {
     /// The backend key of an object, from memory or the database.
     pub(crate) async fn object_key(&self, object: i64) -> Result<String> {
         let known = self.object_keys().get(&object).copied();
-        if let Some(key) = known {
-            return Ok(pack_key(key));
+        if let Some((kind, id)) = known {
+            return Ok(key_of(kind, id));
         }
         let found = rows::objects_get(&self.inner.db, &[object])
             .await
             .map_err(|error| Error::db("cannot look an object up", error))?;
         let Some(row) = found.first() else {
             return Err(Error::new(
-                Kind::Damaged,
-                format!("object number {object} is not in the database"),
+                Kind::NotFound,
+                format!("object number {object} is not in the database any more"),
             ));
         };
-        self.object_keys().insert(object, row.key);
-        Ok(pack_key(row.key))
+        self.object_keys().insert(object, (row.kind, row.key));
+        Ok(row.object_key())
     }
 
-    fn object_keys(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Uuid>> {
+    /// An object was deleted: its key need not be remembered.
+    pub(crate) fn object_forget(&self, object: i64) {
+        self.object_keys().remove(&object);
+    }
+
+    fn object_keys(&self) -> std::sync::MutexGuard<'_, HashMap<i64, (i16, Uuid)>> {
         self.inner
             .object_keys
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the frame of a digest, wherever it lies: gc may move it between the look into the index and the read.
+    pub(crate) async fn frame_find(&self, kind: FrameKind, domain: i64, digest: Digest) -> Result<Vec<u8>> {
+        let mut gone = None;
+        for _ in 0..2 {
+            let found = self.locate(domain, &[digest]).await?;
+            let Some(at) = found.get(&digest) else {
+                let text = format!("what has the digest {digest} is in no index");
+                return Err(gone.unwrap_or_else(|| Error::new(Kind::Damaged, text)));
+            };
+            match self.frame_load(kind, digest, *at).await {
+                Err(error) if error.kind() == Kind::NotFound => gone = Some(error),
+                loaded => return loaded,
+            }
+        }
+        Err(gone.unwrap_or_else(|| Error::new(Kind::Damaged, "nothing was read")))
     }
 
     /// Reads one frame and gives its plain bytes, checked.
@@ -320,6 +376,17 @@ impl Store {
         let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.length);
         let frame = self.inner.backend.get_range(&key, range).await?;
         pack::frame_open(&self.inner.keys, kind, digest, &frame).map_err(|error| error.context(key))
+    }
+}
+
+/// The key of an object of this kind.
+pub(crate) fn key_of(kind: i16, id: Uuid) -> String {
+    match kind {
+        object_kind::BLOB => {
+            let text = id.to_string();
+            format!("b/{}/{text}", &text[..2])
+        }
+        _ => pack_key(id),
     }
 }
 
@@ -343,6 +410,7 @@ fn root_from_row(row: rows::root::Model) -> Result<Root> {
         owner: row.owner,
         tree,
         allocated_bytes,
+        restorable: row.restorable,
     })
 }
 

@@ -19,7 +19,7 @@ use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
 use crate::pack;
 use crate::reader::nodes::TreeReader;
-use crate::rows::{self, Location};
+use crate::rows::{self, Location, object_state};
 use crate::store::{Root, Store, pack_key};
 use crate::tree::{FAN_OUT, child_span};
 use crate::{CHUNK_BYTES, compute};
@@ -78,7 +78,14 @@ impl Store {
             damage: Vec::new(),
         };
         for root in self.root_list().await? {
+            let told = walk.damage.len();
             walk.root(&root).await?;
+            // One that was deleted meanwhile may have lost chunks to gc, which is no damage.
+            if walk.damage.len() > told
+                && self.root_get(&root.kind, &root.owner).await?.as_ref() != Some(&root)
+            {
+                walk.damage.truncate(told);
+            }
             progress.roots.fetch_add(1, Ordering::Relaxed);
         }
         let Walk {
@@ -110,7 +117,11 @@ impl Store {
             after = last.id;
             let mut found = futures::stream::iter(page)
                 .map(|object| async move {
-                    let fault = self.pack_verify(&object, read_data, progress).await?;
+                    let mut fault = self.pack_verify(&object, read_data, progress).await?;
+                    // Gc may have deleted it since it was listed.
+                    if fault.is_some() && !self.is_live(object.id).await? {
+                        fault = None;
+                    }
                     progress.packs.fetch_add(1, Ordering::Relaxed);
                     Ok::<_, Error>(fault.map(|fault| (object.id, fault)))
                 })
@@ -119,6 +130,12 @@ impl Store {
                 faults.extend(fault);
             }
         }
+    }
+
+    async fn is_live(&self, object: i64) -> Result<bool> {
+        let rows = rows::objects_get(&self.inner.db, &[object]).await;
+        let rows = rows.map_err(|error| Error::db("cannot look a pack up", error))?;
+        Ok(rows.iter().any(|row| row.state == object_state::LIVE))
     }
 
     /// Marks what cannot be read of faulty packs, and takes the mark from what can be read again.

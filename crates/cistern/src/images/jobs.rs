@@ -72,6 +72,7 @@ pub fn import_kind() -> JobKind {
         name: IMPORT,
         run: |context| Box::pin(run(context)),
         failed,
+        is_alone: false,
     }
 }
 

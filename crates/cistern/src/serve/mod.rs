@@ -109,6 +109,7 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     ));
     let local = tokio::spawn(images::local::serve(app.clone(), sweeping.clone()));
     let tidying = tokio::spawn(crate::platform::upkeep::run(app.clone()));
+    let watching = tokio::spawn(crate::platform::storage::space::watch(app.clone()));
     while signals.stop_or_reload().await {
         certificate_reload(&app, certificate.as_deref(), Look::Asked);
     }
@@ -116,6 +117,7 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     phase.drain();
     upkeep.abort();
     tidying.abort();
+    watching.abort();
     tracing::info!(
         seconds = app.config.shutdown_seconds,
         "stopping; a second signal stops at once"

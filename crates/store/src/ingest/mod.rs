@@ -10,7 +10,7 @@
 
 mod batch;
 mod builder;
-mod pack_put;
+pub(crate) mod pack_put;
 mod stages;
 
 use std::fs::File;

@@ -4,10 +4,13 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+use uuid::Uuid;
+
 use crate::compute;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
-use crate::pack::{self, Builder, Entry, Sealed};
+use crate::pack::{self, Builder, Entry};
 use crate::rows::{self, object_kind, object_state};
 use crate::session::{SessionInner, lease_lost};
 use crate::store::pack_key;
@@ -32,12 +35,24 @@ pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pendi
     })
     .await?;
     let bytes = sealed.bytes.len() as u64;
-    let object = intent(&session, &sealed).await?;
-    let key = pack_key(sealed.id);
+    let object = pack_write(&session, sealed.id, sealed.bytes, sealed.entries.len()).await?;
+    publish(&session, object, &sealed.entries).await?;
+    let mut pending = pending.set();
+    for entry in &sealed.entries {
+        pending.remove(&entry.digest);
+    }
+    Ok(bytes)
+}
+
+/// Announces a pack and writes it; gives its number. It is there then, and nothing refers to it.
+pub(crate) async fn pack_write(session: &SessionInner, id: Uuid, pack: Bytes, frames: usize) -> Result<i64> {
+    let bytes = pack.len() as u64;
+    let object = intent(session, id, bytes, frames).await?;
+    let key = pack_key(id);
     let backend = &session.store.inner.backend;
     // Stays counted where the write may still land although we are not there to see it.
     session.puts.fetch_add(1, Ordering::SeqCst);
-    let written = backend.put_new(&key, sealed.bytes).await;
+    let written = backend.put_new(&key, pack).await;
     // And after an error that does not tell whether it will.
     if !written.as_ref().is_err_and(Error::retryable) {
         session.puts.fetch_sub(1, Ordering::SeqCst);
@@ -50,24 +65,19 @@ pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pendi
         );
         return Err(Error::new(Kind::Io, text));
     }
-    publish(&session, object, &sealed.entries).await?;
-    let mut pending = pending.set();
-    for entry in &sealed.entries {
-        pending.remove(&entry.digest);
-    }
-    Ok(bytes)
+    Ok(object)
 }
 
-async fn intent(session: &SessionInner, sealed: &Sealed) -> Result<i64> {
+async fn intent(session: &SessionInner, id: Uuid, bytes: u64, frames: usize) -> Result<i64> {
     let context = |error| Error::db("cannot announce a pack", error);
     let store = &session.store.inner;
     let intent = rows::Intent {
         store: store.number,
-        key: sealed.id,
+        key: id,
         kind: object_kind::PACK,
         session: session.id,
-        bytes: sealed.bytes.len() as u64,
-        frames: sealed.entries.len(),
+        bytes,
+        frames,
         now_us: store.options.world.now_us(),
     };
     let tx = rows::begin(&store.db).await.map_err(context)?;
@@ -183,7 +193,7 @@ mod tests {
         let mut frames = frames(store);
         spoil(store, &mut frames);
         let memory = store.inner.memory.pack().unwrap();
-        let mut builder = Builder::new(Uuid::new_v4(), store.id(), memory).unwrap();
+        let mut builder = Builder::new(Uuid::new_v4(), store.id(), 0, memory).unwrap();
         for (frame, bytes) in &frames {
             builder.push(frame, bytes).unwrap();
         }

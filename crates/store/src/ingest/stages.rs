@@ -332,6 +332,7 @@ impl Packer {
             None => slot.insert(PackBuilder::new(
                 store.options.world.uuid(),
                 store.header.store_id,
+                session.domain,
                 store.memory.pack()?,
             )?),
         };

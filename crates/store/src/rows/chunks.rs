@@ -32,7 +32,7 @@ pub(crate) struct Hit {
     pub(crate) epoch: i64,
 }
 
-/// Looks digests up that may be read: all but those gone for good.
+/// Looks digests up.
 pub(crate) async fn chunks_get(
     db: &impl ConnectionTrait,
     store: i32,
@@ -59,7 +59,7 @@ pub(crate) async fn chunks_get(
             .all(db)
             .await?;
         for (digest, object, offset, length, state, epoch) in rows {
-            let (Some(digest), true) = (Digest::from_slice(&digest), state != chunk_state::GONE) else {
+            let Some(digest) = Digest::from_slice(&digest) else {
                 continue;
             };
             let location = Location {
@@ -109,7 +109,7 @@ pub(crate) struct Placed {
     pub(crate) location: Location,
 }
 
-/// The chunks that lie in an object and are not gone for good. Goes through the whole index: only for objects that
+/// The chunks that lie in an object. Goes through the whole index: only for objects that
 /// have something wrong with them.
 pub(crate) async fn chunks_of(
     db: &impl ConnectionTrait,
@@ -119,7 +119,6 @@ pub(crate) async fn chunks_of(
     let rows = chunk::Entity::find()
         .filter(chunk::Column::Store.eq(store))
         .filter(chunk::Column::Object.eq(object))
-        .filter(chunk::Column::State.ne(chunk_state::GONE))
         .all(db)
         .await?;
     let placed = |row: chunk::Model| {
@@ -189,8 +188,8 @@ pub(crate) async fn chunks_mend(
     Ok(done.rows_affected)
 }
 
-/// Writes the rows of a published pack. A digest that another pack has live keeps its row; a row that is
-/// gone for good or damaged is taken over. Gives the number of rows that are now ours.
+/// Writes the rows of a published pack. A digest that another pack has keeps its row; one that is damaged there is
+/// taken over. Gives the number of rows that are now ours.
 pub(crate) async fn chunks_insert(
     db: &impl ConnectionTrait,
     store: i32,
@@ -203,7 +202,7 @@ pub(crate) async fn chunks_insert(
     let mut written = 0;
     let conflict = OnConflict::columns([Store, Domain, Digest])
         .update_columns([Object, Offset, Length, Kind, State, Epoch])
-        .action_and_where(Expr::col((chunk::Entity, State)).is_in([chunk_state::GONE, chunk_state::DAMAGED]))
+        .action_and_where(Expr::col((chunk::Entity, State)).eq(chunk_state::DAMAGED))
         .to_owned();
     for batch in entries.chunks(ROWS_A_STATEMENT) {
         let mut insert = Query::insert();
@@ -231,13 +230,19 @@ pub(crate) async fn chunks_insert(
     Ok(written)
 }
 
-/// Number of live chunk rows and the bytes of their frames.
-pub(crate) async fn chunks_sum(db: &impl ConnectionTrait, store: i32) -> Result<(u64, u64), DbErr> {
+/// Number of chunk rows and the bytes of their frames; of all, or of those that are condemned.
+pub(crate) async fn chunks_sum(
+    db: &impl ConnectionTrait,
+    store: i32,
+    condemned: bool,
+) -> Result<(u64, u64), DbErr> {
     let query = Query::select()
         .expr(Expr::col(chunk::Column::Digest).count())
         .expr(Expr::col(chunk::Column::Length).sum().cast_as("bigint"))
         .from(chunk::Entity)
         .and_where(chunk::Column::Store.eq(store))
+        // Written out: a parameter could not use the index of the condemned.
+        .and_where_option(condemned.then(|| Expr::cust("state = 2")))
         .to_owned();
     let Some(row) = db.query_one(&query).await? else {
         return Ok((0, 0));

@@ -7,6 +7,7 @@ mod away;
 mod chunks;
 mod entities;
 mod gate;
+mod gc;
 mod objects;
 mod roots;
 mod sessions;
@@ -20,9 +21,13 @@ pub use away::database_away;
 pub(crate) use chunks::*;
 pub(crate) use entities::*;
 pub(crate) use gate::*;
+pub(crate) use gc::*;
 pub(crate) use objects::*;
 pub(crate) use roots::*;
 pub(crate) use sessions::*;
+
+/// A transaction, for those who hand one on.
+pub(crate) type Tx = DatabaseTransaction;
 
 /// Begins a writing transaction: IMMEDIATE on SQLite, where a deferred one fails when two writers meet.
 pub(crate) async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {

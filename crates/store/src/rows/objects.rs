@@ -10,6 +10,14 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::entities::{object, object_state};
+use crate::store::key_of;
+
+impl object::Model {
+    /// Its key in the backend.
+    pub(crate) fn object_key(&self) -> String {
+        key_of(self.kind, self.key)
+    }
+}
 
 /// An object about to be written.
 pub(crate) struct Intent {
@@ -69,6 +77,15 @@ pub(crate) async fn objects_unpublished(
     object::Entity::find()
         .filter(object::Column::Session.eq(session))
         .filter(object::Column::State.is_in([object_state::INTENT, object_state::DEAD]))
+        .all(db)
+        .await
+}
+
+/// Objects whose deletion is not finished and that belong to no session.
+pub(crate) async fn objects_dead(db: &impl ConnectionTrait, store: i32) -> Result<Vec<object::Model>, DbErr> {
+    object::Entity::find()
+        .filter(object::Column::Store.eq(store))
+        .filter(object::Column::State.eq(object_state::DEAD))
         .all(db)
         .await
 }

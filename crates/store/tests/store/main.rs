@@ -5,6 +5,7 @@
 mod damage;
 mod faults;
 mod format;
+mod gc;
 mod model;
 mod round_trip;
 mod sessions;

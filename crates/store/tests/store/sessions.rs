@@ -179,10 +179,10 @@ async fn a_hit_brings_a_condemned_chunk_back() {
             count(&place, "SELECT count(*) FROM store_chunk WHERE state = 1").await,
             11
         );
-        // Gone for good is gone: the next import writes the data again, and the rows are taken over.
+        // Gone for good is gone: the next import writes the data again.
         place
             .db
-            .execute_unprepared("UPDATE store_chunk SET state = 3")
+            .execute_unprepared("DELETE FROM store_chunk")
             .await
             .unwrap();
         import(&store, &place.db, "3", &data).await;

@@ -8,6 +8,8 @@ pub(crate) struct Config {
     pub(crate) name: &'static str,
     /// What is there in the beginning: in object 0, named by root 0.
     pub(crate) stored: Digests,
+    /// What else lies in object 0, and has no row any more.
+    pub(crate) garbage: Digests,
     pub(crate) writers: &'static [Plan],
     /// Runs of gc. Each may begin at any time, and takes the fence from the one before.
     pub(crate) runs: usize,
@@ -78,6 +80,8 @@ pub(crate) enum Flaw {
     PinsSinceSnapshot,
     /// Who publishes a damaged chunk anew gives its row its own epoch, also where that is lower than the row's.
     EpochFalls,
+    /// Nobody looks for objects without a row.
+    OrphansKept,
     /// A reader that finds an object gone gives up.
     ReaderAsksOnce,
 }

@@ -171,7 +171,8 @@ impl Config {
     /// A listing shows an object that has no row. A stale one, which does not show it, is this step left out; one
     /// that shows what is gone leads to a DELETE that does nothing.
     fn orphan_see(&self, state: &mut State, run: usize, object: usize) -> Option<()> {
-        if !self.is_orphan(state, object) || state.objects[object].seen != 0 {
+        let is_known = state.objects[object].seen != 0;
+        if !self.is_orphan(state, object) || is_known || self.has(Flaw::OrphansKept) {
             return None;
         }
         state.objects[object].seen = number(run);

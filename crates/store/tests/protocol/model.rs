@@ -106,7 +106,7 @@ impl Config {
         }
         members(self.stored).for_each(|digest| state.rows[digest] = stored);
         state.objects[0].state = ObjectState::Live;
-        state.objects[0].content = self.stored;
+        state.objects[0].content = self.stored | self.garbage;
         state.present = 1 << self.key(&state, 0);
         state
     }

@@ -3,10 +3,10 @@
 use crate::config::{Config, Pins, Plan};
 
 /// A world and its number of different states, so that a model which quietly goes through less fails.
-pub(crate) type World = (Config, usize);
+pub type World = (Config, usize);
 
 /// The first chunk, looked up.
-const FIRST: Plan = Plan {
+pub const FIRST: Plan = Plan {
     parent: None,
     brings: 0b001,
 };
@@ -16,12 +16,12 @@ const SECOND: Plan = Plan {
     brings: 0b010,
 };
 /// Both, in one pack where they are missing.
-const BOTH: Plan = Plan {
+pub const BOTH: Plan = Plan {
     parent: None,
     brings: 0b011,
 };
 /// On the first root, whose chunks are inherited: the second chunk.
-const CHILD: Plan = Plan {
+pub const CHILD: Plan = Plan {
     parent: Some(0),
     brings: 0b010,
 };
@@ -32,7 +32,7 @@ const GRANDCHILD: Plan = Plan {
 };
 
 /// One chunk, two writers of it, two runs of gc; nothing is late and nobody crashes.
-pub(crate) const PLAIN: Config = Config {
+pub const PLAIN: Config = Config {
     name: "plain",
     stored: 0b001,
     garbage: 0,
@@ -51,7 +51,7 @@ pub(crate) const PLAIN: Config = Config {
 };
 
 /// Three writers of packs of two, which look chunks up one by one, and two runs.
-pub(crate) const BATCHES: World = (
+pub const BATCHES: World = (
     Config {
         name: "batches",
         stored: 0b011,
@@ -59,22 +59,22 @@ pub(crate) const BATCHES: World = (
         looks_one_by_one: true,
         ..PLAIN
     },
-    0,
+    2_614_834,
 );
 
 /// An incremental on an incremental, a full copy beside them, parents deleted, crashes and lost leases, two runs.
-pub(crate) const CHAIN: World = (
+pub const CHAIN: World = (
     Config {
         name: "chain",
         writers: &[CHILD, GRANDCHILD, SECOND],
         expiry: true,
         ..PLAIN
     },
-    0,
+    5_361_321,
 );
 
 /// Two runs that repack, one taking over from the other, beside an incremental, a full copy and a reader.
-pub(crate) const REPACK: World = (
+pub const REPACK: World = (
     Config {
         name: "repack",
         garbage: 0b100,
@@ -83,11 +83,11 @@ pub(crate) const REPACK: World = (
         reader: true,
         ..PLAIN
     },
-    0,
+    4_067_072,
 );
 
 /// A repack whose session or writer is lost anywhere, with requests that land late and twice.
-pub(crate) const REPACK_LATE: World = (
+pub const REPACK_LATE: World = (
     Config {
         name: "repack, late",
         garbage: 0b100,
@@ -101,11 +101,11 @@ pub(crate) const REPACK_LATE: World = (
         reader: true,
         ..PLAIN
     },
-    0,
+    933_301,
 );
 
 /// Two writers whose leases end anywhere, requests that land late and twice, and two runs that look for orphans.
-pub(crate) const LATE: World = (
+pub const LATE: World = (
     Config {
         name: "late",
         expiry: true,
@@ -114,22 +114,22 @@ pub(crate) const LATE: World = (
         orphans: true,
         ..PLAIN
     },
-    0,
+    3_462_604,
 );
 
 /// Chunks that are found damaged and whole again, beside writers that crash.
-pub(crate) const DAMAGE: World = (
+pub const DAMAGE: World = (
     Config {
         name: "damage",
         expiry: true,
         damage: true,
         ..PLAIN
     },
-    0,
+    868_633,
 );
 
 /// Damage beside a repack.
-pub(crate) const DAMAGE_REPACK: World = (
+pub const DAMAGE_REPACK: World = (
     Config {
         name: "damage, repack",
         garbage: 0b100,
@@ -139,11 +139,11 @@ pub(crate) const DAMAGE_REPACK: World = (
         damage: true,
         ..PLAIN
     },
-    0,
+    108_583,
 );
 
 /// Pins that a sweep reads by their numbers.
-pub(crate) const NUMBERS: World = (
+pub const NUMBERS: World = (
     Config {
         name: "numbers",
         stored: 0b011,
@@ -152,10 +152,11 @@ pub(crate) const NUMBERS: World = (
         pins: Pins::SinceBegin,
         ..PLAIN
     },
-    0,
+    1_672_057,
 );
 
-pub(crate) const WORLDS: [World; 8] = [
+/// Those of the tests.
+pub const WORLDS: [World; 8] = [
     BATCHES,
     CHAIN,
     REPACK,
@@ -164,4 +165,47 @@ pub(crate) const WORLDS: [World; 8] = [
     DAMAGE,
     DAMAGE_REPACK,
     NUMBERS,
+];
+
+/// Those that take too long for the tests.
+pub const LARGE: [Config; 4] = [
+    // Three writers of one chunk whose leases end anywhere, and three runs.
+    Config {
+        name: "large: three writers, three runs",
+        writers: &[FIRST, FIRST, FIRST],
+        runs: 3,
+        expiry: true,
+        ..PLAIN
+    },
+    // A repack, a reader and a writer that may be lost anywhere, and two runs.
+    Config {
+        name: "large: repack, late",
+        garbage: 0b100,
+        writers: &[FIRST],
+        expiry: true,
+        delays: true,
+        repack: true,
+        reader: true,
+        ..PLAIN
+    },
+    // Damage beside a repack and two writers whose leases end anywhere.
+    Config {
+        name: "large: damage, repack",
+        garbage: 0b100,
+        writers: &[CHILD, FIRST],
+        runs: 1,
+        expiry: true,
+        repack: true,
+        damage: true,
+        ..PLAIN
+    },
+    // Three writers, three runs, packs of two.
+    Config {
+        name: "large: batches",
+        stored: 0b011,
+        writers: &[BOTH, BOTH, FIRST],
+        runs: 3,
+        looks_one_by_one: true,
+        ..PLAIN
+    },
 ];

@@ -11,19 +11,19 @@ use crate::state::{
 };
 
 /// Every chunk of a root has a row, which names a published object that is in the backend.
-pub(crate) const LOST: &str = "a chunk of a root is lost";
+pub const LOST: &str = "a chunk of a root is lost";
 /// No key is used for two objects.
-pub(crate) const KEY_USED: &str = "a key is used again";
+pub const KEY_USED: &str = "a key is used again";
 /// Nothing condemned is needed, so that marking never has to bring anything back.
-pub(crate) const CONDEMNED: &str = "a needed chunk is condemned";
+pub const CONDEMNED: &str = "a needed chunk is condemned";
 /// Who reads a root that stays gets its bytes.
-pub(crate) const UNREAD: &str = "a reader fails";
+pub const UNREAD: &str = "a reader fails";
 /// When everybody has stopped, two runs leave what roots name, and nothing else.
-pub(crate) const LEAKED: &str = "garbage stays";
+pub const LEAKED: &str = "garbage stays";
 
 /// One thing that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub enum Action {
     /// A writer's next step.
     Write(usize),
     WriterStop(usize),

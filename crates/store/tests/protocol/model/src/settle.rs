@@ -10,7 +10,7 @@ use crate::state::{
 
 impl Config {
     /// Whether something stays that no root names.
-    pub(crate) fn leaks(&self, state: &State) -> bool {
+    pub fn leaks(&self, state: &State) -> bool {
         let state = self.settled(state);
         let reachable = self.reachable(&state);
         let is_garbage = |digest: usize| {

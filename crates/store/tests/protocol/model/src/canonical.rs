@@ -5,7 +5,7 @@ use crate::gc::is_fence_of;
 use crate::state::{RowState, Run, RunPhase, State};
 
 impl Config {
-    pub(crate) fn canonical(&self, state: &mut State) {
+    pub fn canonical(&self, state: &mut State) {
         if !self.has(Flaw::TakeoverUnfenced) {
             lost_forget(state);
         }

@@ -4,55 +4,55 @@
 //! more is set back to its default, so that states which differ in nothing that matters are one state.
 
 /// A set of digests, a bit each. A tree is the set of what it reaches.
-pub(crate) type Digests = u8;
+pub type Digests = u8;
 
-pub(crate) const DIGESTS: usize = 3;
-pub(crate) const WRITERS: usize = 3;
-pub(crate) const RUNS: usize = 3;
+pub const DIGESTS: usize = 3;
+pub const WRITERS: usize = 3;
+pub const RUNS: usize = 3;
 /// A session for each writer, then one for the repack of each run of gc.
-pub(crate) const SESSIONS: usize = WRITERS + RUNS;
+pub const SESSIONS: usize = WRITERS + RUNS;
 /// What was there in the beginning, then one object for each session. An object's number is its key: used once.
-pub(crate) const OBJECTS: usize = 1 + SESSIONS;
+pub const OBJECTS: usize = 1 + SESSIONS;
 
 /// The members of a set.
-pub(crate) fn members(set: Digests) -> impl Iterator<Item = usize> {
+pub fn members(set: Digests) -> impl Iterator<Item = usize> {
     (0..DIGESTS).filter(move |digest| set & 1 << digest != 0)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct State {
+pub struct State {
     /// `meta.epoch`.
-    pub(crate) epoch: u8,
+    pub epoch: u8,
     /// `meta.gc_fence`: the number of the run that holds it, from 1; 0 for nobody.
-    pub(crate) fence: u8,
+    pub fence: u8,
     /// Roots that are there, a bit each: the first one, then one for each writer.
-    pub(crate) roots: u8,
+    pub roots: u8,
     /// Keys under which the backend has an object, a bit each.
-    pub(crate) present: u8,
-    pub(crate) sessions: [Session; SESSIONS],
-    pub(crate) objects: [Object; OBJECTS],
-    pub(crate) rows: [Row; DIGESTS],
-    pub(crate) writers: [Writer; WRITERS],
-    pub(crate) runs: [Run; RUNS],
-    pub(crate) reader: Reader,
+    pub present: u8,
+    pub sessions: [Session; SESSIONS],
+    pub objects: [Object; OBJECTS],
+    pub rows: [Row; DIGESTS],
+    pub writers: [Writer; WRITERS],
+    pub runs: [Run; RUNS],
+    pub reader: Reader,
     /// The newest number of a row in `session_pin`; stays 0 where pins are read whole.
-    pub(crate) pin_number: u8,
+    pub pin_number: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Session {
-    pub(crate) state: SessionState,
-    pub(crate) start_epoch: u8,
+pub struct Session {
+    pub state: SessionState,
+    pub start_epoch: u8,
     /// `session_pin`.
-    pub(crate) pins: Digests,
+    pub pins: Digests,
     /// `session_root`: what the parent's tree reaches.
-    pub(crate) root: Digests,
+    pub root: Digests,
     /// Number of its pins' row; 0 where pins are read whole.
-    pub(crate) pin_number: u8,
+    pub pin_number: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) enum SessionState {
+pub enum SessionState {
     #[default]
     Absent,
     Open,
@@ -63,19 +63,19 @@ pub(crate) enum SessionState {
 
 /// A row of `object`, and the requests for its key that are still under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Object {
-    pub(crate) state: ObjectState,
-    pub(crate) content: Digests,
+pub struct Object {
+    pub state: ObjectState,
+    pub content: Digests,
     /// PUTs that have not landed.
-    pub(crate) puts: u8,
+    pub puts: u8,
     /// DELETEs that have not landed.
-    pub(crate) deletes: u8,
+    pub deletes: u8,
     /// The run that has seen it in the backend without a row, from 1; 0 for none.
-    pub(crate) seen: u8,
+    pub seen: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) enum ObjectState {
+pub enum ObjectState {
     #[default]
     Absent,
     Intent,
@@ -89,14 +89,14 @@ pub(crate) enum ObjectState {
 
 /// A row of `chunk`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Row {
-    pub(crate) state: RowState,
-    pub(crate) object: u8,
-    pub(crate) epoch: u8,
+pub struct Row {
+    pub state: RowState,
+    pub object: u8,
+    pub epoch: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) enum RowState {
+pub enum RowState {
     #[default]
     Absent,
     Live,
@@ -105,16 +105,16 @@ pub(crate) enum RowState {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Writer {
-    pub(crate) phase: WriterPhase,
+pub struct Writer {
+    pub phase: WriterPhase,
     /// What is still to be looked up.
-    pub(crate) todo: Digests,
+    pub todo: Digests,
     /// What was looked up and has to be stored.
-    pub(crate) missing: Digests,
+    pub missing: Digests,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) enum WriterPhase {
+pub enum WriterPhase {
     #[default]
     Idle,
     /// Opened a session; takes hold of the parent next.
@@ -132,21 +132,21 @@ pub(crate) enum WriterPhase {
 
 /// A run of gc.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Run {
-    pub(crate) phase: RunPhase,
-    pub(crate) epoch: u8,
-    pub(crate) marked: Digests,
+pub struct Run {
+    pub phase: RunPhase,
+    pub epoch: u8,
+    pub marked: Digests,
     /// T: rows that are not older may belong to a session that is not done.
-    pub(crate) before: u8,
+    pub before: u8,
     /// Pins with a higher number are not among the marks; 0 where pins are read whole.
-    pub(crate) pins_seen: u8,
-    pub(crate) repack: Repack,
+    pub pins_seen: u8,
+    pub repack: Repack,
     /// The object that is repacked.
-    pub(crate) from: u8,
+    pub from: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) enum RunPhase {
+pub enum RunPhase {
     #[default]
     Idle,
     Begun,
@@ -157,7 +157,7 @@ pub(crate) enum RunPhase {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) enum Repack {
+pub enum Repack {
     #[default]
     None,
     Opened,
@@ -168,15 +168,15 @@ pub(crate) enum Repack {
 
 /// Reads one chunk of a root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Reader {
-    pub(crate) phase: ReaderPhase,
-    pub(crate) root: u8,
-    pub(crate) digest: u8,
-    pub(crate) object: u8,
+pub struct Reader {
+    pub phase: ReaderPhase,
+    pub root: u8,
+    pub digest: u8,
+    pub object: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) enum ReaderPhase {
+pub enum ReaderPhase {
     #[default]
     Idle,
     /// Knows the object, and has not read it yet.
@@ -190,7 +190,7 @@ pub(crate) enum ReaderPhase {
 
 impl Object {
     /// A crash of whoever deletes leaves it so, and somebody else goes on.
-    pub(crate) fn is_unpublished(&self) -> bool {
+    pub fn is_unpublished(&self) -> bool {
         matches!(
             self.state,
             ObjectState::Intent | ObjectState::Dead | ObjectState::Deleting
@@ -200,17 +200,17 @@ impl Object {
 
 impl State {
     /// What open sessions, and those that have ended or expired and are not removed yet, pin.
-    pub(crate) fn pins(&self) -> Digests {
+    pub fn pins(&self) -> Digests {
         self.sessions.iter().fold(0, |all, session| all | session.pins)
     }
 
     /// What the parents of running incrementals reach.
-    pub(crate) fn session_roots(&self) -> Digests {
+    pub fn session_roots(&self) -> Digests {
         self.sessions.iter().fold(0, |all, session| all | session.root)
     }
 
     /// Digests whose rows name the object.
-    pub(crate) fn rows_of(&self, object: usize) -> Digests {
+    pub fn rows_of(&self, object: usize) -> Digests {
         let names = |row: &Row| row.state != RowState::Absent && usize::from(row.object) == object;
         (0..DIGESTS)
             .filter(|digest| names(&self.rows[*digest]))
@@ -218,7 +218,7 @@ impl State {
     }
 
     /// Removes a session that ended, unless there is something for a gc to see.
-    pub(crate) fn session_end(&mut self, session: usize, keeps: bool) {
+    pub fn session_end(&mut self, session: usize, keeps: bool) {
         let session = &mut self.sessions[session];
         let is_empty = session.pins == 0 && session.root == 0;
         if !keeps || is_empty {

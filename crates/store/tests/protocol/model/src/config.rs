@@ -4,46 +4,46 @@ use crate::state::{Digests, OBJECTS, SESSIONS, WRITERS};
 
 /// The bounds of one check.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Config {
-    pub(crate) name: &'static str,
+pub struct Config {
+    pub name: &'static str,
     /// What is there in the beginning: in object 0, named by root 0.
-    pub(crate) stored: Digests,
+    pub stored: Digests,
     /// What else lies in object 0, and has no row any more.
-    pub(crate) garbage: Digests,
-    pub(crate) writers: &'static [Plan],
+    pub garbage: Digests,
+    pub writers: &'static [Plan],
     /// Runs of gc. Each may begin at any time, and takes the fence from the one before.
-    pub(crate) runs: usize,
+    pub runs: usize,
     /// Whether writers crash, and leases end at any time.
-    pub(crate) expiry: bool,
+    pub expiry: bool,
     /// Whether a PUT or DELETE is sent in one step, lands in another, and is acknowledged in a third, all as late as it
     /// may be. Else these are one step, which leaves room for more actors.
-    pub(crate) delays: bool,
+    pub delays: bool,
     /// How many times a PUT or DELETE lands that was sent once. More than once only with delays.
-    pub(crate) copies: u8,
+    pub copies: u8,
     /// Look-ups take one digest a transaction, not all.
-    pub(crate) looks_one_by_one: bool,
-    pub(crate) repack: bool,
+    pub looks_one_by_one: bool,
+    pub repack: bool,
     /// Whether runs look for orphans (else only the last ones do).
-    pub(crate) orphans: bool,
+    pub orphans: bool,
     /// Whether chunks are found damaged, and found whole again.
-    pub(crate) damage: bool,
-    pub(crate) reader: bool,
-    pub(crate) pins: Pins,
-    pub(crate) flaw: Option<Flaw>,
+    pub damage: bool,
+    pub reader: bool,
+    pub pins: Pins,
+    pub flaw: Option<Flaw>,
 }
 
 /// What one writer stores: a tree, under the root of its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Plan {
+pub struct Plan {
     /// The root whose tree is inherited without looking it up.
-    pub(crate) parent: Option<u8>,
+    pub parent: Option<u8>,
     /// What it brings, and looks up.
-    pub(crate) brings: Digests,
+    pub brings: Digests,
 }
 
 /// How a sweep learns what is pinned as of now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pins {
+pub enum Pins {
     /// It reads all pins.
     All,
     /// It reads those with a higher number than the run's beginning has seen, alone at the gate. The rest is marked.
@@ -52,7 +52,7 @@ pub(crate) enum Pins {
 
 /// What is wrong with the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flaw {
+pub enum Flaw {
     /// A key is the digest of its content, so that it is used again.
     DigestKeys,
     /// The same, and [`Flaw::Unguarded`].
@@ -88,7 +88,7 @@ pub(crate) enum Flaw {
 
 impl Config {
     /// What a root's tree reaches. Root 0 is the first one, root n + 1 that of writer n.
-    pub(crate) fn tree(&self, root: usize) -> Digests {
+    pub fn tree(&self, root: usize) -> Digests {
         let Some(writer) = root.checked_sub(1) else {
             return self.stored;
         };
@@ -96,46 +96,46 @@ impl Config {
         plan.brings | plan.parent.map_or(0, |parent| self.tree(usize::from(parent)))
     }
 
-    pub(crate) fn roots(&self) -> usize {
+    pub fn roots(&self) -> usize {
         1 + self.writers.len()
     }
 
-    pub(crate) fn repack_session(run: usize) -> usize {
+    pub fn repack_session(run: usize) -> usize {
         WRITERS + run
     }
 
     /// The object that a session writes: one key, used once.
-    pub(crate) fn object_of(session: usize) -> usize {
+    pub fn object_of(session: usize) -> usize {
         1 + session
     }
 
     /// Sessions that there can be.
-    pub(crate) fn sessions(&self) -> impl Iterator<Item = usize> {
+    pub fn sessions(&self) -> impl Iterator<Item = usize> {
         let (writers, runs) = (self.writers.len(), if self.repack { self.runs } else { 0 });
         (0..SESSIONS).filter(move |n| *n < writers || (WRITERS..WRITERS + runs).contains(n))
     }
 
     /// Objects that there can be.
-    pub(crate) fn objects(&self) -> impl Iterator<Item = usize> {
+    pub fn objects(&self) -> impl Iterator<Item = usize> {
         std::iter::once(0)
             .chain(self.sessions().map(Self::object_of))
             .inspect(|object| debug_assert!(*object < OBJECTS))
     }
 
-    pub(crate) fn has(&self, flaw: Flaw) -> bool {
+    pub fn has(&self, flaw: Flaw) -> bool {
         self.flaw == Some(flaw)
     }
 
-    pub(crate) fn has_digest_keys(&self) -> bool {
+    pub fn has_digest_keys(&self) -> bool {
         self.has(Flaw::DigestKeys) || self.has(Flaw::DigestKeysUnguarded)
     }
 
-    pub(crate) fn is_unguarded(&self) -> bool {
+    pub fn is_unguarded(&self) -> bool {
         self.has(Flaw::Unguarded) || self.has(Flaw::DigestKeysUnguarded)
     }
 
     /// Whether pins have numbers. Else they are read whole, and no number is kept.
-    pub(crate) fn numbers_pins(&self) -> bool {
+    pub fn numbers_pins(&self) -> bool {
         self.pins == Pins::SinceBegin || self.has(Flaw::PinsSinceSnapshot)
     }
 }

@@ -12,7 +12,7 @@ use crate::writer::gate_alone;
 
 /// A step of a run of gc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub enum Step {
     Begin,
     Mark,
     Sweep(usize),
@@ -31,7 +31,7 @@ pub(crate) enum Step {
 }
 
 impl Config {
-    pub(crate) fn run_step(&self, state: &mut State, run: usize, step: Step) -> Option<()> {
+    pub fn run_step(&self, state: &mut State, run: usize, step: Step) -> Option<()> {
         match step {
             Step::Begin => return self.begin(state, run),
             Step::Mark => return self.mark(state, run),
@@ -126,7 +126,7 @@ impl Config {
     }
 
     /// What roots reach.
-    pub(crate) fn reachable(&self, state: &State) -> Digests {
+    pub fn reachable(&self, state: &State) -> Digests {
         let roots = (0..self.roots()).filter(|root| state.roots & 1 << root != 0);
         roots.fold(0, |all, root| all | self.tree(root))
     }
@@ -195,7 +195,7 @@ impl Config {
     }
 
     /// Whether an object lies in the backend without a row.
-    pub(crate) fn is_orphan(&self, state: &State, object: usize) -> bool {
+    pub fn is_orphan(&self, state: &State, object: usize) -> bool {
         state.objects[object].state == ObjectState::Removed
             && state.present & 1 << self.key(state, object) != 0
     }
@@ -274,7 +274,7 @@ fn number(run: usize) -> u8 {
     u8::try_from(run + 1).expect("a small number")
 }
 
-pub(crate) fn is_fence_of(state: &State, run: usize) -> bool {
+pub fn is_fence_of(state: &State, run: usize) -> bool {
     state.fence == number(run)
 }
 

@@ -6,7 +6,7 @@ use crate::state::{ObjectState, Row, RowState, Session, SessionState, State, mem
 
 /// A step of nobody in particular.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub enum Event {
     RootDelete(usize),
     PutLands(usize),
     DeleteLands(usize),
@@ -28,14 +28,14 @@ pub(crate) enum Event {
 
 impl Config {
     /// The key of an object, which never changes and is nobody else's.
-    pub(crate) fn key(&self, state: &State, object: usize) -> usize {
+    pub fn key(&self, state: &State, object: usize) -> usize {
         if self.has_digest_keys() {
             return members(state.objects[object].content).next().unwrap_or(object);
         }
         object
     }
 
-    pub(crate) fn event(&self, state: &mut State, event: Event) -> Option<()> {
+    pub fn event(&self, state: &mut State, event: Event) -> Option<()> {
         match event {
             Event::RootDelete(root) => {
                 let is_there = state.roots & 1 << root != 0;
@@ -64,7 +64,7 @@ impl Config {
         }
     }
 
-    pub(crate) fn put_send(&self, state: &mut State, object: usize) {
+    pub fn put_send(&self, state: &mut State, object: usize) {
         state.objects[object].puts = self.copies;
         if !self.delays {
             let _ = self.put_lands(state, object);

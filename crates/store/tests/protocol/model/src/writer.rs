@@ -8,7 +8,7 @@ use crate::state::{
 
 impl Config {
     /// The next step of a writer, which its phase tells. `None` when there is none.
-    pub(crate) fn writer_step(&self, state: &mut State, writer: usize) -> Option<()> {
+    pub fn writer_step(&self, state: &mut State, writer: usize) -> Option<()> {
         match state.writers[writer].phase {
             WriterPhase::Idle => return self.session_open(state, writer),
             WriterPhase::Parent => self.parent_pin(state, writer),
@@ -37,7 +37,7 @@ impl Config {
     }
 
     /// Gives up, or crashes, anywhere.
-    pub(crate) fn writer_stop(&self, state: &mut State, writer: usize) -> Option<()> {
+    pub fn writer_stop(&self, state: &mut State, writer: usize) -> Option<()> {
         let phase = state.writers[writer].phase;
         if !self.expiry || matches!(phase, WriterPhase::Idle | WriterPhase::Done) {
             return None;
@@ -169,7 +169,7 @@ impl Config {
     }
 
     /// A reader finds the object of a chunk, in one transaction.
-    pub(crate) fn reader_find(&self, state: &mut State, root: usize, digest: usize) -> Option<()> {
+    pub fn reader_find(&self, state: &mut State, root: usize, digest: usize) -> Option<()> {
         let row = state.rows[digest];
         let is_named = state.roots & 1 << root != 0 && self.tree(root) & 1 << digest != 0;
         if state.reader.phase != ReaderPhase::Idle || !is_named || row.state == RowState::Damaged {
@@ -185,7 +185,7 @@ impl Config {
     }
 
     /// A reader reads what it found, maybe much later.
-    pub(crate) fn reader_get(&self, state: &mut State) -> Option<()> {
+    pub fn reader_get(&self, state: &mut State) -> Option<()> {
         let reader = state.reader;
         if !matches!(reader.phase, ReaderPhase::Found | ReaderPhase::FoundAgain) {
             return None;
@@ -232,7 +232,7 @@ fn done(state: &mut State, writer: usize) {
 }
 
 /// Whether nobody holds the gate shared over several steps.
-pub(crate) fn gate_alone(state: &State) -> Option<()> {
+pub fn gate_alone(state: &State) -> Option<()> {
     let held = |writer: &Writer| writer.phase == WriterPhase::Numbered;
     (!state.writers.iter().any(held)).then_some(())
 }

@@ -9,7 +9,11 @@ fn holds((config, states): World) {
     let explored = explore(config);
     println!("{explored}");
     assert!(explored.holds(), "{explored}");
-    assert_eq!(explored.states, states, "{}: another number of states", config.name);
+    assert_eq!(
+        explored.states, states,
+        "{}: another number of states",
+        config.name
+    );
 }
 
 #[test]
@@ -72,6 +76,10 @@ fn without_its_flaw_every_one_of_these_worlds_holds() {
             flaw: None,
             ..broken.config
         });
-        assert!(explored.violated.is_empty(), "{:?}: {explored}", broken.config.flaw);
+        assert!(
+            explored.violated.is_empty(),
+            "{:?}: {explored}",
+            broken.config.flaw
+        );
     }
 }

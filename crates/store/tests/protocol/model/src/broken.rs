@@ -62,22 +62,38 @@ const ORPHAN: Config = Config {
 
 /// All of them.
 pub const BROKEN: [Broken; 18] = [
-    broken(Flaw::DigestKeysUnguarded, PAIR_LATE, LOST, 25),
-    broken(Flaw::DigestKeys, PAIR_LATE, LOST, 25),
-    broken(Flaw::DigestKeys, PAIR_LATE, KEY_USED, 25),
-    broken(Flaw::Unguarded, PAIR_LATE, LOST, 25),
-    broken(Flaw::PinsDropped, PAIR, LOST, 25),
-    broken(Flaw::ParentUnpinned, INCREMENTAL, LOST, 25),
-    broken(Flaw::SnapshotInTwo, INCREMENTAL, LOST, 25),
-    broken(Flaw::NotBroughtBack, PAIR, LOST, 25),
-    broken(Flaw::NotBroughtBack, PAIR, CONDEMNED, 25),
-    broken(Flaw::CommitUnchecked, PAIR_EXPIRY, LOST, 25),
-    broken(Flaw::OldPackFirst, REPACK, LOST, 25),
-    broken(Flaw::RepackUnchecked, Config { expiry: true, ..REPACK }, LOST, 25),
-    broken(Flaw::TakeoverUnfenced, TAKEOVER, LOST, 25),
-    broken(Flaw::PinsSinceSnapshot, TWO_PINS, LOST, 25),
-    broken(Flaw::EpochFalls, DAMAGE, LOST, 25),
-    broken(Flaw::EpochFalls, DAMAGE, CONDEMNED, 25),
-    broken(Flaw::OrphansKept, ORPHAN, LEAKED, 25),
-    broken(Flaw::ReaderAsksOnce, Config { reader: true, ..REPACK }, UNREAD, 25),
+    broken(Flaw::DigestKeysUnguarded, PAIR_LATE, LOST, 8),
+    broken(Flaw::DigestKeys, PAIR_LATE, LOST, 15),
+    broken(Flaw::DigestKeys, PAIR_LATE, KEY_USED, 8),
+    broken(Flaw::Unguarded, PAIR_LATE, LOST, 8),
+    broken(Flaw::PinsDropped, PAIR, LOST, 8),
+    broken(Flaw::ParentUnpinned, INCREMENTAL, LOST, 12),
+    broken(Flaw::SnapshotInTwo, INCREMENTAL, LOST, 13),
+    broken(Flaw::NotBroughtBack, PAIR, LOST, 8),
+    broken(Flaw::NotBroughtBack, PAIR, CONDEMNED, 7),
+    broken(Flaw::CommitUnchecked, PAIR_EXPIRY, LOST, 10),
+    broken(Flaw::OldPackFirst, REPACK, LOST, 6),
+    broken(
+        Flaw::RepackUnchecked,
+        Config {
+            expiry: true,
+            ..REPACK
+        },
+        LOST,
+        7,
+    ),
+    broken(Flaw::TakeoverUnfenced, TAKEOVER, LOST, 10),
+    broken(Flaw::PinsSinceSnapshot, TWO_PINS, LOST, 12),
+    broken(Flaw::EpochFalls, DAMAGE, LOST, 20),
+    broken(Flaw::EpochFalls, DAMAGE, CONDEMNED, 19),
+    broken(Flaw::OrphansKept, ORPHAN, LEAKED, 13),
+    broken(
+        Flaw::ReaderAsksOnce,
+        Config {
+            reader: true,
+            ..REPACK
+        },
+        UNREAD,
+        10,
+    ),
 ];

@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Flaw};
 use crate::gc::is_fence_of;
-use crate::state::{RowState, Run, RunPhase, State};
+use crate::state::{RowState, Run, RunPhase, State, small};
 
 impl Config {
     pub fn canonical(&self, state: &mut State) {
@@ -48,10 +48,13 @@ fn epochs_rank(state: &mut State) {
         if *epoch != 0 {
             let below = (known & ((1 << *epoch) - 1)).count_ones();
             let is_known = known >> *epoch & 1;
-            *epoch = u8::try_from(2 * below + 1 + is_known).expect("a small number");
+            *epoch = small(2 * below + 1 + is_known);
         }
     };
-    state.sessions.iter_mut().for_each(|session| rank(&mut session.start_epoch));
+    state
+        .sessions
+        .iter_mut()
+        .for_each(|session| rank(&mut session.start_epoch));
     for run in &mut state.runs {
         rank(&mut run.epoch);
         rank(&mut run.before);
@@ -59,5 +62,5 @@ fn epochs_rank(state: &mut State) {
     for row in state.rows.iter_mut().filter(|row| row.state != RowState::Absent) {
         rank(&mut row.epoch);
     }
-    state.epoch = u8::try_from(2 * known.count_ones() + 1).expect("a small number");
+    state.epoch = small(2 * known.count_ones() + 1);
 }

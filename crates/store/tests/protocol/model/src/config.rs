@@ -4,6 +4,10 @@ use crate::state::{Digests, OBJECTS, SESSIONS, WRITERS};
 
 /// The bounds of one check.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one thing that may happen or not"
+)]
 pub struct Config {
     pub name: &'static str,
     /// What is there in the beginning: in object 0, named by root 0.

@@ -3,14 +3,15 @@
 use std::fmt::{self, Display, Formatter};
 use std::time::{Duration, Instant};
 
-use stateright::{Checker as _, Expectation, HasDiscoveries, Model as _};
+use stateright::{Checker as _, Expectation, HasDiscoveries, Model as _, Path};
 
 use crate::config::Config;
 use crate::protocol::Action;
+use crate::state::{State, WriterPhase};
 
-/// What happened, from the beginning.
+/// What happened, from the beginning, a line a step.
 #[derive(Debug)]
-pub struct Trace(Vec<Action>);
+pub struct Trace(Vec<String>);
 
 /// What a whole world held.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ pub fn explore(config: Config) -> Explored {
     for property in config.properties() {
         match (property.expectation, checker.discovery(property.name)) {
             (Expectation::Sometimes, None) => never.push(property.name),
-            (Expectation::Always, Some(path)) => violated.push((property.name, Trace(path.into_actions()))),
+            (Expectation::Always, Some(path)) => violated.push((property.name, Trace::of(path))),
             _ => {}
         }
     }
@@ -63,7 +64,7 @@ pub fn shortest(config: Config, property: &'static str, limit: usize) -> Option<
             .finish_when(HasDiscoveries::AllOf([property].into()))
             .spawn_bfs()
             .join();
-        let trace = Trace(checker.discovery(property)?.into_actions());
+        let trace = Trace::of(checker.discovery(property)?);
         Some((trace, checker.unique_state_count()))
     })
 }
@@ -94,6 +95,12 @@ impl Display for Explored {
 }
 
 impl Trace {
+    fn of(path: Path<State, Action>) -> Self {
+        let steps = path.into_vec().into_iter();
+        let line = |(state, action): (State, Option<Action>)| Some(line(&state, action?));
+        Self(steps.filter_map(line).collect())
+    }
+
     /// Number of steps.
     pub fn steps(&self) -> usize {
         self.0.len()
@@ -103,6 +110,20 @@ impl Trace {
 impl Display for Trace {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "in {} steps:", self.steps())?;
-        self.0.iter().try_for_each(|action| write!(f, "\n    {action:?}"))
+        self.0.iter().try_for_each(|line| write!(f, "\n    {line}"))
+    }
+}
+
+fn line(before: &State, action: Action) -> String {
+    match action {
+        Action::Write(writer) => match before.writers[writer].phase {
+            WriterPhase::Idle => format!("writer {writer}: Open"),
+            phase => format!("writer {writer}: {phase:?}"),
+        },
+        Action::WriterStop(writer) => format!("writer {writer}: crashes"),
+        Action::Gc(run, step) => format!("gc run {run}: {step:?}"),
+        Action::Event(event) => format!("{event:?}"),
+        Action::Find(root, digest) => format!("reader: looks for chunk {digest} of root {root}"),
+        Action::Get => "reader: reads".to_owned(),
     }
 }

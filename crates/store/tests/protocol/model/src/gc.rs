@@ -6,7 +6,7 @@
 use crate::config::{Config, Flaw, Pins};
 use crate::state::{
     Digests, Object, ObjectState, Repack, Row, RowState, Run, RunPhase, SESSIONS, Session, SessionState,
-    State, WriterPhase, members,
+    State, WriterPhase, members, small,
 };
 use crate::writer::gate_alone;
 
@@ -142,7 +142,11 @@ impl Config {
         let numbered = |one: &&Session| !self.numbers_pins() || one.pin_number > pins_seen;
         let sessions = state.sessions.iter().filter(numbered);
         let pins = sessions.fold(0, |all, session| all | session.pins);
-        let kept = if self.is_unguarded() { marked } else { marked | pins };
+        let kept = if self.is_unguarded() {
+            marked
+        } else {
+            marked | pins
+        };
         let row = &mut state.rows[digest];
         if kept & 1 << digest != 0 || row.epoch >= before {
             return None;
@@ -204,8 +208,8 @@ impl Config {
     fn repack_copy(&self, state: &mut State, run: usize, from: usize) -> Option<()> {
         let session = Self::repack_session(run);
         let content = state.rows_of(from);
-        let is_whole = state.objects[from].state == ObjectState::Live
-            && state.present & 1 << self.key(state, from) != 0;
+        let is_whole =
+            state.objects[from].state == ObjectState::Live && state.present & 1 << self.key(state, from) != 0;
         let has_garbage = content != 0 && content != state.objects[from].content;
         if state.runs[run].repack != Repack::Opened || !is_whole || !has_garbage {
             return None;
@@ -219,7 +223,7 @@ impl Config {
             ..Object::default()
         };
         state.runs[run].repack = Repack::Copied;
-        state.runs[run].from = u8::try_from(from).expect("a small number");
+        state.runs[run].from = small(from);
         Some(())
     }
 
@@ -246,7 +250,7 @@ impl Config {
             let from = state.runs[run].from;
             let moved = state.rows_of(usize::from(from)) & state.objects[to].content;
             for digest in members(moved) {
-                state.rows[digest].object = u8::try_from(to).expect("a small number");
+                state.rows[digest].object = small(to);
             }
             if holds {
                 state.objects[to].state = ObjectState::Live;
@@ -271,7 +275,7 @@ fn pins_newest(state: &State) -> u8 {
 }
 
 fn number(run: usize) -> u8 {
-    u8::try_from(run + 1).expect("a small number")
+    small(run + 1)
 }
 
 pub fn is_fence_of(state: &State, run: usize) -> bool {
@@ -331,7 +335,11 @@ fn ended(state: &mut State, run: usize) {
     let repack = state.runs[run].repack;
     state.runs[run] = Run {
         phase: RunPhase::Ended,
-        repack: if repack == Repack::Copied { repack } else { Repack::Done },
+        repack: if repack == Repack::Copied {
+            repack
+        } else {
+            Repack::Done
+        },
         ..Run::default()
     };
 }

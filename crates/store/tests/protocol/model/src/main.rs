@@ -20,7 +20,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_right {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn all_hold(worlds: &[Config]) -> bool {

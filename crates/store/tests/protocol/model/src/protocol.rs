@@ -6,8 +6,8 @@ use crate::backend::Event;
 use crate::config::Config;
 use crate::gc::{Step, is_fence_of};
 use crate::state::{
-    DIGESTS, Digests, Object, ObjectState, OBJECTS, Reader, ReaderPhase, Row, RowState, Run, RUNS,
-    RunPhase, Session, SessionState, SESSIONS, State, Writer, WRITERS, members,
+    DIGESTS, Digests, OBJECTS, Object, ObjectState, RUNS, Reader, ReaderPhase, Row, RowState, Run, RunPhase,
+    SESSIONS, Session, SessionState, State, WRITERS, Writer, members,
 };
 
 /// Every chunk of a root has a row, which names a published object that is in the backend.
@@ -48,7 +48,8 @@ impl Model for Config {
         self.actions_of_runs(state, actions);
         self.events(actions);
         if self.reader {
-            let chunks = (0..self.roots()).flat_map(|root| members(self.tree(root)).map(move |one| (root, one)));
+            let chunks =
+                (0..self.roots()).flat_map(|root| members(self.tree(root)).map(move |one| (root, one)));
             actions.extend(chunks.map(|(root, digest)| Action::Find(root, digest)));
             actions.push(Action::Get);
         }
@@ -73,7 +74,9 @@ impl Model for Config {
             Property::always(LOST, |config: &Self, state| !config.is_lost(state)),
             Property::always(CONDEMNED, |config: &Self, state| !config.needs_condemned(state)),
             Property::always(KEY_USED, |config: &Self, state| !config.uses_key_again(state)),
-            Property::always(UNREAD, |_, state: &State| state.reader.phase != ReaderPhase::Failed),
+            Property::always(UNREAD, |_, state: &State| {
+                state.reader.phase != ReaderPhase::Failed
+            }),
             Property::always(LEAKED, |config: &Self, state| !config.leaks(state)),
         ];
         all.extend(self.witnesses());
@@ -231,10 +234,13 @@ impl Config {
             }),
         ];
         if self.runs > 1 {
-            all.push(Property::sometimes("a run is taken over", |config: &Self, state: &State| {
-                (0..config.runs)
-                    .any(|run| state.runs[run].phase == RunPhase::Marked && !is_fence_of(state, run))
-            }));
+            all.push(Property::sometimes(
+                "a run is taken over",
+                |config: &Self, state: &State| {
+                    (0..config.runs)
+                        .any(|run| state.runs[run].phase == RunPhase::Marked && !is_fence_of(state, run))
+                },
+            ));
         }
         if self.repack {
             all.push(Property::sometimes("a chunk has moved", |_, state: &State| {
@@ -242,9 +248,10 @@ impl Config {
             }));
         }
         if self.expiry && self.delays {
-            all.push(Property::sometimes("a late PUT leaves an orphan", |config: &Self, state: &State| {
-                config.objects().any(|object| config.is_orphan(state, object))
-            }));
+            all.push(Property::sometimes(
+                "a late PUT leaves an orphan",
+                |config: &Self, state: &State| config.objects().any(|object| config.is_orphan(state, object)),
+            ));
         }
         if self.reader {
             all.push(Property::sometimes("a reader asks again", |_, state: &State| {

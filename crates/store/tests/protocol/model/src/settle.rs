@@ -4,18 +4,15 @@
 use crate::backend::Event;
 use crate::config::Config;
 use crate::gc::Step;
-use crate::state::{
-    DIGESTS, ObjectState, Reader, RowState, Run, SessionState, State, Writer, WriterPhase,
-};
+use crate::state::{DIGESTS, ObjectState, Reader, RowState, Run, SessionState, State, Writer, WriterPhase};
 
 impl Config {
     /// Whether something stays that no root names.
     pub fn leaks(&self, state: &State) -> bool {
         let state = self.settled(state);
         let reachable = self.reachable(&state);
-        let is_garbage = |digest: usize| {
-            state.rows[digest].state != RowState::Absent && reachable & 1 << digest == 0
-        };
+        let is_garbage =
+            |digest: usize| state.rows[digest].state != RowState::Absent && reachable & 1 << digest == 0;
         let is_left = |object: usize| {
             let is_present = state.present & 1 << self.key(&state, object) != 0;
             let is_needed = state.rows_of(object) != 0;
@@ -36,7 +33,11 @@ impl Config {
         for run in 0..2 {
             // A run of its own, whatever that number's did before.
             state.runs = [Run::default(); _];
-            state.runs.iter_mut().take(run).for_each(|one| one.phase = crate::state::RunPhase::Ended);
+            state
+                .runs
+                .iter_mut()
+                .take(run)
+                .for_each(|one| one.phase = crate::state::RunPhase::Ended);
             self.run_whole(&mut state, run);
             self.clean(&mut state);
         }

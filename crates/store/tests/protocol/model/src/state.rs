@@ -19,6 +19,11 @@ pub fn members(set: Digests) -> impl Iterator<Item = usize> {
     (0..DIGESTS).filter(move |digest| set & 1 << digest != 0)
 }
 
+/// Numbers of actors, objects and the like: all far below 256.
+pub fn small(number: impl TryInto<u8>) -> u8 {
+    number.try_into().unwrap_or(u8::MAX)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     /// `meta.epoch`.
@@ -190,7 +195,7 @@ pub enum ReaderPhase {
 
 impl Object {
     /// A crash of whoever deletes leaves it so, and somebody else goes on.
-    pub fn is_unpublished(&self) -> bool {
+    pub fn is_unpublished(self) -> bool {
         matches!(
             self.state,
             ObjectState::Intent | ObjectState::Dead | ObjectState::Deleting

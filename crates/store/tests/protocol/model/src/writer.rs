@@ -3,7 +3,7 @@
 use crate::config::{Config, Flaw};
 use crate::state::{
     Digests, ObjectState, Reader, ReaderPhase, Row, RowState, Session, SessionState, State, Writer,
-    WriterPhase, members,
+    WriterPhase, members, small,
 };
 
 impl Config {
@@ -141,10 +141,14 @@ impl Config {
                 continue;
             }
             // Others may count on the epoch that a damaged row has, so it never falls.
-            let older = if self.has(Flaw::EpochFalls) { 0 } else { state.rows[digest].epoch };
+            let older = if self.has(Flaw::EpochFalls) {
+                0
+            } else {
+                state.rows[digest].epoch
+            };
             state.rows[digest] = Row {
                 state: RowState::Live,
-                object: u8::try_from(object).expect("a small number"),
+                object: small(object),
                 epoch: state.sessions[writer].start_epoch.max(older),
             };
         }
@@ -177,8 +181,8 @@ impl Config {
         }
         state.reader = Reader {
             phase: ReaderPhase::Found,
-            root: u8::try_from(root).expect("a small number"),
-            digest: u8::try_from(digest).expect("a small number"),
+            root: small(root),
+            digest: small(digest),
             object: row.object,
         };
         Some(())

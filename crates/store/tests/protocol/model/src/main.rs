@@ -1,6 +1,6 @@
 //! Shows what the model goes through: `cargo run --release -p cistern-protocol -- [--large | --broken]`.
 //!
-//! Without an argument the worlds of the tests, with `--large` those that take too long for these (an hour and 12 GiB),
+//! Without an argument the worlds of the tests, with `--large` those that take too long for these,
 //! with `--broken` the shortest way in which each flaw loses something.
 
 use std::process::ExitCode;

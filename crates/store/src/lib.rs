@@ -40,6 +40,7 @@ pub mod pack;
 mod reader;
 pub mod room;
 mod rows;
+pub mod scrub;
 mod session;
 mod store;
 mod tree;

@@ -7,7 +7,7 @@ use sea_orm_migration::sea_orm::DbBackend;
 
 /// The store's migrations, in order. Their names begin with `store_`.
 pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-    vec![Box::new(Tables), Box::new(Gc)]
+    vec![Box::new(Tables), Box::new(Gc), Box::new(Health)]
 }
 
 struct Tables;
@@ -103,6 +103,65 @@ impl MigrationTrait for Gc {
         }
         manager.create_table(session_pin()).await
     }
+}
+
+/// When objects were read last, and what was found damaged.
+struct Health;
+
+impl MigrationName for Health {
+    fn name(&self) -> &'static str {
+        "store_0003_health"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Health {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let verified = Table::alter()
+            .table(Alias::new("store_object"))
+            .add_column(col("verified_us").big_integer().default(0))
+            .to_owned();
+        manager.alter_table(verified).await?;
+        let db = manager.get_connection();
+        db.execute_unprepared("UPDATE store_object SET verified_us = changed_us")
+            .await?;
+        manager
+            .create_index(index(
+                "store_object_verified",
+                "store_object",
+                &["store", "state", "verified_us"],
+            ))
+            .await?;
+        db.execute_unprepared("CREATE INDEX store_chunk_damaged ON store_chunk (store) WHERE state = 4")
+            .await?;
+        manager.create_table(damage()).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let db = manager.get_connection();
+        for sql in [
+            "DROP TABLE store_damage",
+            "DROP INDEX store_chunk_damaged",
+            "DROP INDEX store_object_verified",
+            "ALTER TABLE store_object DROP COLUMN verified_us",
+        ] {
+            db.execute_unprepared(sql).await?;
+        }
+        Ok(())
+    }
+}
+
+fn damage() -> TableCreateStatement {
+    table("damage")
+        .col(col("store").integer())
+        .col(col("kind").string())
+        .col(col("owner").string())
+        .col(col("from_byte").big_integer())
+        .col(col("to_byte").big_integer())
+        .col(col("reason").text())
+        .col(col("found_us").big_integer())
+        .primary_key(&mut key(["store", "kind", "owner", "from_byte"]))
+        .to_owned()
 }
 
 fn table(name: &str) -> TableCreateStatement {

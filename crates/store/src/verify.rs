@@ -71,7 +71,10 @@ impl Store {
     /// compared, and trees are read; with it every frame is decoded and hashed.
     pub async fn verify(&self, read_data: bool, progress: &VerifyProgress) -> Result<Vec<Damage>> {
         let faults = self.packs_verify(read_data, progress).await?;
-        self.chunks_mark(read_data, &faults).await?;
+        self.chunks_mark(&faults).await?;
+        if read_data {
+            self.chunks_mend(&faults).await?;
+        }
         let mut walk = Walk {
             store: self,
             faults: &faults,
@@ -100,6 +103,7 @@ impl Store {
             .filter(|(object, _)| !named.contains(*object))
             .collect();
         unnamed.sort_by_key(|(object, _)| **object);
+        self.damage_update().await?;
         damage.extend(unnamed.into_iter().map(|(_, fault)| Damage {
             kind: "store".into(),
             owner: fault.key.clone(),
@@ -149,14 +153,7 @@ impl Store {
             after = last.id;
             let mut found = futures::stream::iter(page)
                 .map(|object| async move {
-                    let mut fault = match object.kind {
-                        object_kind::BLOB => self.blob_verify(&object, read_data, progress).await?,
-                        _ => self.pack_verify(&object, read_data, progress).await?,
-                    };
-                    // Gc may have deleted it since it was listed.
-                    if fault.is_some() && !self.is_live(object.id).await? {
-                        fault = None;
-                    }
+                    let fault = self.fault_find(&object, read_data, progress).await?;
                     progress.packs.fetch_add(1, Ordering::Relaxed);
                     Ok::<_, Error>(fault.map(|fault| (object.id, fault)))
                 })
@@ -227,8 +224,55 @@ impl Store {
         Ok(rows.iter().any(|row| row.state == object_state::LIVE))
     }
 
-    /// Marks what cannot be read of faulty packs, and takes the mark from what can be read again.
-    async fn chunks_mark(&self, read_data: bool, faults: &HashMap<i64, Fault>) -> Result<()> {
+    /// Takes the mark from what can be read again.
+    async fn chunks_mend(&self, faults: &HashMap<i64, Fault>) -> Result<()> {
+        let bad: Vec<i64> = faults.keys().copied().collect();
+        let mended = rows::chunks_mend(&self.inner.db, self.inner.number, &bad).await;
+        mended
+            .map(drop)
+            .map_err(|error| Error::db("cannot mark mended chunks", error))
+    }
+
+    /// Reads one object whole and marks what is damaged of it; whether anything is.
+    pub(crate) async fn object_verify(
+        &self,
+        object: &rows::object::Model,
+        progress: &VerifyProgress,
+    ) -> Result<bool> {
+        let Some(fault) = self.fault_find(object, true, progress).await? else {
+            let mended = rows::chunks_mend_of(&self.inner.db, self.inner.number, object.id).await;
+            mended.map_err(|error| Error::db("cannot mark mended chunks", error))?;
+            return Ok(false);
+        };
+        tracing::error!(
+            object = fault.key,
+            reason = fault.reason,
+            "the scrub found damage"
+        );
+        self.chunks_mark(&HashMap::from([(object.id, fault)])).await?;
+        Ok(true)
+    }
+
+    /// What is wrong with an object that is still published, if anything.
+    async fn fault_find(
+        &self,
+        object: &rows::object::Model,
+        read_data: bool,
+        progress: &VerifyProgress,
+    ) -> Result<Option<Fault>> {
+        let fault = match object.kind {
+            object_kind::BLOB => self.blob_verify(object, read_data, progress).await?,
+            _ => self.pack_verify(object, read_data, progress).await?,
+        };
+        // Gc may have deleted it since it was listed.
+        if fault.is_some() && !self.is_live(object.id).await? {
+            return Ok(None);
+        }
+        Ok(fault)
+    }
+
+    /// Marks what cannot be read of faulty objects.
+    async fn chunks_mark(&self, faults: &HashMap<i64, Fault>) -> Result<()> {
         let context = |error| Error::db("cannot mark damaged chunks", error);
         let (db, number) = (&self.inner.db, self.inner.number);
         for (object, fault) in faults {
@@ -251,10 +295,6 @@ impl Store {
                     Err(error) => return Err(error),
                 }
             }
-        }
-        if read_data {
-            let bad: Vec<i64> = faults.keys().copied().collect();
-            rows::chunks_mend(db, number, &bad).await.map_err(context)?;
         }
         Ok(())
     }
@@ -436,6 +476,6 @@ impl Walk<'_> {
 }
 
 /// Whether an error says something about stored bytes, and not about the way to them.
-fn damaging(error: &Error) -> bool {
+pub(crate) fn damaging(error: &Error) -> bool {
     matches!(error.kind(), Kind::Damaged | Kind::NotFound | Kind::Io)
 }

@@ -194,6 +194,18 @@ pub(crate) async fn chunks_mend(
     Ok(done.rows_affected)
 }
 
+/// Marks the damaged chunks of one object as live again. Only where some chunk is damaged anything is gone through.
+pub(crate) async fn chunks_mend_of(db: &impl ConnectionTrait, store: i32, object: i64) -> Result<(), DbErr> {
+    chunk::Entity::update_many()
+        .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
+        .filter(chunk::Column::Store.eq(store))
+        .filter(Expr::cust(format!("state = {}", chunk_state::DAMAGED)))
+        .filter(chunk::Column::Object.eq(object))
+        .exec(db)
+        .await
+        .map(drop)
+}
+
 /// Writes the rows of a published pack. A digest that another pack has keeps its row; one that is damaged there is
 /// taken over. Gives the number of rows that are now ours.
 pub(crate) async fn chunks_insert(

@@ -113,6 +113,7 @@ entity!(object, "store_object", {
     pub frames: i32,
     pub created_us: i64,
     pub changed_us: i64,
+    pub verified_us: i64,
 });
 
 entity!(chunk, "store_chunk", {
@@ -164,4 +165,18 @@ entity!(orphan, "store_orphan", {
     pub key: String,
     pub bytes: i64,
     pub seen_us: i64,
+});
+
+entity!(damage, "store_damage", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub store: i32,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub kind: String,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub owner: String,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub from_byte: i64,
+    pub to_byte: i64,
+    pub reason: String,
+    pub found_us: i64,
 });

@@ -43,6 +43,8 @@ pub(crate) async fn object_insert(db: &impl ConnectionTrait, intent: &Intent) ->
         frames: Set(i32::try_from(intent.frames).unwrap_or(i32::MAX)),
         created_us: Set(intent.now_us),
         changed_us: Set(intent.now_us),
+        // Everything is decoded and hashed before it is written.
+        verified_us: Set(intent.now_us),
     };
     row.insert(db).await.map(|row| row.id)
 }

@@ -9,5 +9,6 @@ mod gc;
 mod model;
 mod objects;
 mod round_trip;
+mod scrub;
 mod sessions;
 mod support;

@@ -301,11 +301,8 @@ impl Drop for Session {
 impl SessionInner {
     async fn heartbeat(self: Arc<Self>) {
         let options = &self.store.inner.options;
-        let mut ticks = tokio::time::interval(options.lease / 4);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        ticks.tick().await;
         loop {
-            ticks.tick().await;
+            options.world.sleep(options.lease / 4).await;
             let until_us = options.world.now_us() + micros(options.lease);
             match rows::session_extend(&self.store.inner.db, self.id, self.fence, until_us).await {
                 Ok(true) => {}

@@ -75,6 +75,7 @@ impl Run {
                     self.condemn(domain, batch, before, &mut pins, report).await?;
                     progress.condemned.store(report.condemned, Relaxed);
                 }
+                report.taken_back += missed.len() as u64;
                 self.take_back(domain, &missed).await?;
                 pace.rest().await;
             }

@@ -22,11 +22,12 @@ use rustix::fs::SeekFrom;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::CHUNK_BYTES;
 use crate::error::{Error, Kind, Result};
 use crate::reader::DiskReader;
 use crate::session::SessionInner;
 use crate::tree::{TreeRoot, root_level};
-use crate::{CHUNK_BYTES, compute};
+use crate::world::World;
 pub(crate) use batch::BATCH_BYTES;
 use batch::{Batch, Source};
 
@@ -92,6 +93,7 @@ pub struct Ingest {
     worker: Option<JoinHandle<Result<Disk>>>,
     parent: Option<DiskReader>,
     progress: Arc<Progress>,
+    world: World,
 }
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
@@ -123,6 +125,7 @@ impl Ingest {
         }
         let progress = Arc::new(Progress::default());
         let memory = session.store.inner.memory.user();
+        let world = session.store.inner.options.world.clone();
         let reader = parent.map(|(root, _)| session.store.disk_open(root));
         let (sender, receiver) = mpsc::channel(1);
         let job = stages::Job {
@@ -144,6 +147,7 @@ impl Ingest {
             worker,
             parent: reader,
             progress,
+            world,
         })
     }
 
@@ -210,7 +214,10 @@ impl Ingest {
             return self.file_run(file, offset, length).await;
         }
         let searched = Arc::clone(file);
-        let runs = compute(move || Ok(data_runs(&searched, offset, length))).await?;
+        let runs = self
+            .world
+            .compute(move || Ok(data_runs(&searched, offset, length)))
+            .await?;
         for (data, length) in runs {
             match data {
                 Some(at) => self.file_run(file, at, length).await?,

@@ -2,9 +2,8 @@
 
 use sea_orm::sea_query::{Expr, ExprTrait as _};
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    EntityTrait as _, IsolationLevel, QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
-    TransactionOptions, TransactionTrait as _, Value,
+    ColumnTrait as _, ConnectionTrait, DbBackend, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, Statement, Value,
 };
 use uuid::Uuid;
 
@@ -123,19 +122,6 @@ pub(crate) async fn gc_last(db: &impl ConnectionTrait, store: i32) -> Result<Opt
         .order_by_desc(gc::Column::Epoch)
         .one(db)
         .await
-}
-
-/// Begins a transaction that sees the database as it is now for as long as it lasts, and changes nothing.
-pub(crate) async fn snapshot(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
-    let isolation_level = match db.get_database_backend() {
-        DbBackend::Sqlite => None,
-        _ => Some(IsolationLevel::RepeatableRead),
-    };
-    db.begin_with_options(TransactionOptions {
-        isolation_level,
-        ..TransactionOptions::default()
-    })
-    .await
 }
 
 /// The lowest epoch of an open session; `None` where there is none.

@@ -121,8 +121,9 @@ pub(super) async fn mark(store: &Store, epoch: i64, options: &Options, progress:
                     let count = found.children(domain, &node)?;
                     progress.entries.fetch_add(count, Relaxed);
                 }
-                pace.rest().await;
             }
+            // Not between two of them: those under way would wait too, with what they hold of the database.
+            pace.rest().await;
         }
     }
     let sorted = store

@@ -94,6 +94,8 @@ pub struct Progress {
     pub condemned: AtomicU64,
     /// Chunks whose rows went.
     pub buried: AtomicU64,
+    /// Condemned chunks that turned out to be needed and live again: 0, unless the protocol has a hole.
+    pub taken_back: AtomicU64,
     /// Objects deleted.
     pub objects: AtomicU64,
     /// Their bytes.

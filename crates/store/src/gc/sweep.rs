@@ -76,6 +76,7 @@ impl Run {
                     progress.condemned.store(report.condemned, Relaxed);
                 }
                 report.taken_back += missed.len() as u64;
+                progress.taken_back.store(report.taken_back, Relaxed);
                 self.take_back(domain, &missed).await?;
                 pace.rest().await;
             }

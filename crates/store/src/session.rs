@@ -336,6 +336,21 @@ impl SessionInner {
         }
     }
 
+    /// Why something could not be read: when the session was taken away, gc may have freed what it kept, and that is no
+    /// damage.
+    pub(crate) async fn cause(&self, error: Error) -> Error {
+        if !matches!(error.kind(), Kind::Damaged | Kind::NotFound) {
+            return error;
+        }
+        let Ok(tx) = rows::begin(&self.store.inner.db).await else {
+            return error;
+        };
+        match self.hold(&tx).await {
+            Err(lost) if lost.kind() == Kind::LeaseLost => lost.with_source(error),
+            _ => error,
+        }
+    }
+
     /// Looks digests up and, in the same transaction, pins those that older sessions wrote. Gives the hits.
     pub(crate) async fn lookup_and_pin(&self, digests: &[Digest]) -> Result<Vec<Digest>> {
         let context = |error| Error::db("cannot look chunks up", error);

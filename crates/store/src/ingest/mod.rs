@@ -27,7 +27,6 @@ use crate::error::{Error, Kind, Result};
 use crate::reader::DiskReader;
 use crate::session::SessionInner;
 use crate::tree::{TreeRoot, root_level};
-use crate::world::World;
 pub(crate) use batch::BATCH_BYTES;
 use batch::{Batch, Source};
 
@@ -93,7 +92,7 @@ pub struct Ingest {
     worker: Option<JoinHandle<Result<Disk>>>,
     parent: Option<DiskReader>,
     progress: Arc<Progress>,
-    world: World,
+    session: Arc<SessionInner>,
 }
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
@@ -125,11 +124,10 @@ impl Ingest {
         }
         let progress = Arc::new(Progress::default());
         let memory = session.store.inner.memory.user();
-        let world = session.store.inner.options.world.clone();
         let reader = parent.map(|(root, _)| session.store.disk_open(root));
         let (sender, receiver) = mpsc::channel(1);
         let job = stages::Job {
-            session,
+            session: Arc::clone(&session),
             virtual_bytes,
             parent,
             progress: Arc::clone(&progress),
@@ -147,7 +145,7 @@ impl Ingest {
             worker,
             parent: reader,
             progress,
-            world,
+            session,
         })
     }
 
@@ -214,8 +212,8 @@ impl Ingest {
             return self.file_run(file, offset, length).await;
         }
         let searched = Arc::clone(file);
-        let runs = self
-            .world
+        let world = &self.session.store.inner.options.world;
+        let runs = world
             .compute(move || Ok(data_runs(&searched, offset, length)))
             .await?;
         for (data, length) in runs {
@@ -298,7 +296,9 @@ impl Ingest {
         let there = parent.virtual_bytes().saturating_sub(self.position).min(length);
         let there = usize::try_from(there).unwrap_or_default();
         if there > 0 {
-            parent.read_at(self.position, &mut data[..there]).await?;
+            if let Err(error) = parent.read_at(self.position, &mut data[..there]).await {
+                return Err(self.session.cause(error).await);
+            }
         }
         self.fill(length, || Source::Bytes(data.into())).await
     }

@@ -70,9 +70,10 @@ pub(crate) async fn run(job: Job, input: mpsc::Receiver<Batch>) -> Result<Disk> 
     let pack = pack_stage(Arc::clone(&job), pending, missing_in);
     let (hash, index, pack) = tokio::join!(job.watch(hash), job.watch(index), job.watch(pack));
     // A stage whose successor stopped only says that it was stopped: the last error is the cause.
-    pack?;
-    let (root, allocated) = index?;
-    hash?;
+    let (root, allocated) = match pack.and(index).and_then(|done| hash.map(|()| done)) {
+        Ok(done) => done,
+        Err(error) => return Err(job.session.cause(error).await),
+    };
     job.session.tree_keep(root, allocated);
     Ok(Disk {
         root,

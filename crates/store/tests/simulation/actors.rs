@@ -168,7 +168,9 @@ impl Server {
         }
         tx.commit().await.unwrap();
         for (name, tree, disk) in named {
-            self.sim.lock().tell(format!("disk {name} is committed: {:?}", disk.at));
+            self.sim
+                .lock()
+                .tell(format!("disk {name} is committed: {:?}", disk.at));
             self.model().roots.insert(name, (tree, disk));
         }
         drop(turn);
@@ -186,7 +188,8 @@ impl Server {
         drop(turn);
         self.sim.lock().tell(format!("disk {name} is deleted"));
         if was_there != known {
-            self.sim.fail(format!("disk {name} was there: {was_there}, should be: {known}"));
+            self.sim
+                .fail(format!("disk {name} was there: {was_there}, should be: {known}"));
         }
         Ok(())
     }
@@ -215,7 +218,10 @@ impl Server {
         if self.reads_only {
             return Ok(());
         }
-        let found = self.store.verify(rng.chance(500), &VerifyProgress::default()).await?;
+        let found = self
+            .store
+            .verify(rng.chance(500), &VerifyProgress::default())
+            .await?;
         if !found.is_empty() {
             self.sim.fail(format!("verify finds {found:?}"));
         }
@@ -236,7 +242,8 @@ impl Server {
                 Err(error) if error.kind() == Kind::Unavailable => return Err(error),
                 Err(error) if error.kind() == Kind::Invalid => self.sim.fail(format!("disk {name}: {error}")),
                 Err(error) if self.model().roots.contains_key(&name) => {
-                    self.sim.fail(format!("disk {name} cannot be read: {}", chain(&error)));
+                    self.sim
+                        .fail(format!("disk {name} cannot be read: {}", chain(&error)));
                 }
                 Err(_) => return Ok(()),
             }

@@ -102,7 +102,10 @@ pub(crate) fn content(of: u64) -> Bytes {
         return vec![0; CHUNK as usize].into();
     }
     // Compresses well, and differs from all others.
-    of.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes().repeat(CHUNK as usize / 8).into()
+    of.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .to_le_bytes()
+        .repeat(CHUNK as usize / 8)
+        .into()
 }
 
 /// What is committed.

@@ -155,7 +155,8 @@ impl Network {
                 }
             }
             newest.retain(|name, _| self.objects.contains_key(*name));
-            let item = |(key, named): &(&str, &Named)| ((*key).to_owned(), (named.data.len() as u64, named.since));
+            let item =
+                |(key, named): &(&str, &Named)| ((*key).to_owned(), (named.data.len() as u64, named.since));
             listed.extend(newest.values().map(item));
         }
         if let Some(rng) = stale {
@@ -234,7 +235,10 @@ impl State {
         }
         let fate = self.rng.below(6);
         let fates = ["slow", "refused", "answer lost", "late", "twice", "slow"];
-        self.tell(format!("{change}: {}", fates[usize::try_from(fate).unwrap_or_default()]));
+        self.tell(format!(
+            "{change}: {}",
+            fates[usize::try_from(fate).unwrap_or_default()]
+        ));
         let again = match &change {
             Change::Put(key, data) => Change::Put(key.clone(), data.clone()),
             Change::Delete(key) => Change::Delete(key.clone()),
@@ -277,7 +281,8 @@ impl Backend for Wire {
     }
 
     async fn get(&self, key: &str) -> Result<Bytes> {
-        self.ask(format!("get {key}"), |state| state.network.get(key)).await
+        self.ask(format!("get {key}"), |state| state.network.get(key))
+            .await
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
@@ -291,7 +296,9 @@ impl Backend for Wire {
     }
 
     async fn stat(&self, key: &str) -> Result<Option<u64>> {
-        let found = self.ask(format!("stat {key}"), |state| state.network.get(key)).await;
+        let found = self
+            .ask(format!("stat {key}"), |state| state.network.get(key))
+            .await;
         match found {
             Ok(data) => Ok(Some(data.len() as u64)),
             Err(error) if error.kind() == Kind::NotFound => Ok(None),

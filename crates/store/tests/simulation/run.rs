@@ -222,7 +222,8 @@ impl Driver {
         let progress = Progress::default();
         match store.gc(&options, &progress).await {
             Ok(report) if report.taken_back > 0 && !self.variant.reads_only() => {
-                self.sim.fail(format!("the last gc takes chunks back: {report:?}"));
+                self.sim
+                    .fail(format!("the last gc takes chunks back: {report:?}"));
             }
             Ok(report) => self.sim.lock().tell(format!("{report:?}")),
             Err(error) if self.variant.reads_only() => self.sim.lock().tell(error.to_string()),
@@ -242,16 +243,31 @@ impl Driver {
         };
         let mut objects = self.sim.lock().network.keys("p/");
         objects.sort();
-        let mut rows = self.texts("SELECT lower(hex(key)) FROM store_object WHERE state = 2").await;
+        let mut rows = self
+            .texts("SELECT lower(hex(key)) FROM store_object WHERE state = 2")
+            .await;
         rows.sort();
         let ids: Vec<String> = objects.iter().map(|key| key[5..].replace('-', "")).collect();
         if ids != rows {
-            self.sim.fail(format!("there are the objects {ids:?} and the rows {rows:?}"));
+            self.sim
+                .fail(format!("there are the objects {ids:?} and the rows {rows:?}"));
         }
         for (what, sql, expected) in [
-            ("chunks", "SELECT count(*) FROM store_chunk WHERE state = 1", needed.as_str()),
-            ("chunks that are not live", "SELECT count(*) FROM store_chunk WHERE state <> 1", "0"),
-            ("objects that are not live", "SELECT count(*) FROM store_object WHERE state <> 2", "0"),
+            (
+                "chunks",
+                "SELECT count(*) FROM store_chunk WHERE state = 1",
+                needed.as_str(),
+            ),
+            (
+                "chunks that are not live",
+                "SELECT count(*) FROM store_chunk WHERE state <> 1",
+                "0",
+            ),
+            (
+                "objects that are not live",
+                "SELECT count(*) FROM store_object WHERE state <> 2",
+                "0",
+            ),
             (
                 "packs without a chunk",
                 "SELECT count(*) FROM store_object WHERE id NOT IN (SELECT object FROM store_chunk)",
@@ -261,7 +277,11 @@ impl Driver {
             ("pins", "SELECT count(*) FROM store_session_pin", "0"),
             ("pinned trees", "SELECT count(*) FROM store_session_root", "0"),
             ("orphans", "SELECT count(*) FROM store_orphan", "0"),
-            ("runs of gc", "SELECT count(*) FROM store_meta WHERE gc_fence IS NOT NULL", "0"),
+            (
+                "runs of gc",
+                "SELECT count(*) FROM store_meta WHERE gc_fence IS NOT NULL",
+                "0",
+            ),
         ] {
             let found = self.texts(sql).await.concat();
             if found != expected {
@@ -271,7 +291,10 @@ impl Driver {
     }
 
     async fn texts(&self, sql: &str) -> Vec<String> {
-        let sql = format!("SELECT CAST(x.c AS text) FROM ({}) AS x", sql.replacen(" FROM", " AS c FROM", 1));
+        let sql = format!(
+            "SELECT CAST(x.c AS text) FROM ({}) AS x",
+            sql.replacen(" FROM", " AS c FROM", 1)
+        );
         let statement = Statement::from_string(self.db.get_database_backend(), sql);
         let rows = self.db.query_all_raw(statement).await.unwrap();
         rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()

@@ -198,7 +198,11 @@ impl Sim {
             return None;
         }
         let freeze = state.mood.freezes;
-        let frozen = if state.rng.chance(freeze) { state.rng.below(300) } else { 0 };
+        let frozen = if state.rng.chance(freeze) {
+            state.rng.below(300)
+        } else {
+            0
+        };
         let arrival = state.arrive();
         let waiting = Waiting {
             life,
@@ -313,7 +317,10 @@ impl Sim {
                 state.tell(format!("{command:?}"));
                 state.busy += 1;
                 state.calm = true;
-                state.driver.take().is_none_or(|driver| driver.send(command).is_err())
+                state
+                    .driver
+                    .take()
+                    .is_none_or(|driver| driver.send(command).is_err())
             }
         }
     }
@@ -446,7 +453,11 @@ impl State {
             return Some(Choice::Command(Command::Stop));
         }
         let has = |is: bool, weight: u64| if is { weight } else { 0 };
-        let (turns, timers, late) = (self.turns.iter().any(|one| !one.is_away), !self.timers.is_empty(), self.network.is_late());
+        let (turns, timers, late) = (
+            self.turns.iter().any(|one| !one.is_away),
+            !self.timers.is_empty(),
+            self.network.is_late(),
+        );
         let has_work = turns || timers || late;
         let weights = [
             (has(turns, 1000), Choice::Turn),
@@ -474,9 +485,12 @@ impl State {
 
     /// One of those who wait, whoever came first.
     fn draw_turn(&mut self) -> usize {
-        self.turns
-            .sort_by(|one, other| (one.life, &one.what, one.arrival).cmp(&(other.life, &other.what, other.arrival)));
-        let there: Vec<usize> = (0..self.turns.len()).filter(|at| !self.turns[*at].is_away).collect();
+        self.turns.sort_by(|one, other| {
+            (one.life, &one.what, one.arrival).cmp(&(other.life, &other.what, other.arrival))
+        });
+        let there: Vec<usize> = (0..self.turns.len())
+            .filter(|at| !self.turns[*at].is_away)
+            .collect();
         let is_ready = |at: &usize| self.turns[*at].not_before <= self.step;
         let ready: Vec<usize> = there.iter().copied().filter(is_ready).collect();
         let some = if ready.is_empty() { there } else { ready };

@@ -152,10 +152,7 @@ impl Store {
         let run = Run::begin(self, options).await?;
         match mark::mark(self, run.epoch, options, progress).await {
             Ok(marks) => Ok(Marked { run, marks }),
-            Err(error) => {
-                run.give_up().await;
-                Err(error)
-            }
+            Err(error) => Err(run.give_up(error).await),
         }
     }
 
@@ -189,16 +186,15 @@ impl Marked {
                 run.end(&report).await?;
                 Ok(report)
             }
-            Err(error) => {
-                run.give_up().await;
-                Err(error)
-            }
+            Err(error) => Err(run.give_up(error).await),
         }
     }
 
     /// Ends the run without having changed anything.
     pub async fn abandon(self) {
-        self.run.give_up().await;
+        if let Err(error) = self.run.free().await {
+            tracing::debug!(%error, "gc could not let go of its fence");
+        }
     }
 }
 
@@ -272,8 +268,7 @@ impl Run {
         {
             return Ok(tx);
         }
-        let text = "another gc has begun: this one ends, and nothing is lost";
-        Err(Error::new(Kind::LeaseLost, text))
+        Err(overtaken_by())
     }
 
     /// The epoch up to which condemned chunks may be buried.
@@ -306,23 +301,35 @@ impl Run {
         self.store.sessions_expire().await.map(drop)
     }
 
-    /// Lets go of the fence after a failure. Where that fails too, the next run takes it.
-    async fn give_up(&self) {
-        if self.is_dry {
-            return;
-        }
-        let freed = async {
-            let tx = self.alone().await?;
-            let context = |error| Error::db("cannot end gc", error);
-            rows::gc_free(&tx, self.store.inner.number)
-                .await
-                .map_err(context)?;
-            tx.commit().await.map_err(context)
-        };
-        if let Err(error) = freed.await {
-            tracing::debug!(%error, "gc could not let go of its fence");
+    /// Lets go of the fence after a failure; gives the reason. Where the fence is another run's by now, that is the
+    /// reason: the other may have freed what this one still looked for. Where letting go fails, the next run takes it.
+    async fn give_up(&self, error: Error) -> Error {
+        match self.free().await {
+            Err(overtaken) if overtaken.kind() == Kind::LeaseLost => overtaken.with_source(error),
+            Err(other) => {
+                tracing::debug!(error = %other, "gc could not let go of its fence");
+                error
+            }
+            Ok(()) => error,
         }
     }
+
+    async fn free(&self) -> Result<()> {
+        let context = |error| Error::db("cannot end gc", error);
+        let (number, db) = (self.store.inner.number, &self.store.inner.db);
+        if self.is_dry {
+            let overtaken = rows::gc_begun(db, number, self.epoch).await.map_err(context)?;
+            return if overtaken { Err(overtaken_by()) } else { Ok(()) };
+        }
+        let tx = self.alone().await?;
+        rows::gc_free(&tx, number).await.map_err(context)?;
+        tx.commit().await.map_err(context)
+    }
+}
+
+fn overtaken_by() -> Error {
+    let text = "another gc has begun: this one ends, and nothing is lost";
+    Error::new(Kind::LeaseLost, text)
 }
 
 /// Leaves the processors to those who write: while anybody does, a run rests in proportion to what it worked.

@@ -104,6 +104,17 @@ pub(crate) async fn gc_ended(
     Ok(row.map(|row| row.epoch))
 }
 
+/// Whether a run has begun with this epoch or a later one.
+pub(crate) async fn gc_begun(db: &impl ConnectionTrait, store: i32, epoch: i64) -> Result<bool, DbErr> {
+    let row = gc::Entity::find()
+        .filter(gc::Column::Store.eq(store))
+        .filter(gc::Column::Epoch.gte(epoch))
+        .limit(1)
+        .one(db)
+        .await?;
+    Ok(row.is_some())
+}
+
 /// Lets go of the fence and keeps the run as one that did not end.
 pub(crate) async fn gc_free(tx: &impl ConnectionTrait, store: i32) -> Result<(), DbErr> {
     meta::Entity::update_many()

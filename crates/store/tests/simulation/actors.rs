@@ -33,9 +33,9 @@ pub(crate) fn draw(rng: &mut Rng) -> &'static str {
         ("import", 34),
         ("incremental", 16),
         ("delete", 16),
-        ("gc", 18),
+        ("gc", 22),
         ("verify", 4),
-        ("read", 8),
+        ("read", 12),
         ("expire", 4),
     ];
     let mut at = rng.below(WEIGHTS.iter().map(|(_, weight)| weight).sum());

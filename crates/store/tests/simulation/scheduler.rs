@@ -41,6 +41,8 @@ pub(crate) struct Mood {
     pub(crate) jumps: u64,
     /// Waiting tasks that are left waiting for long.
     pub(crate) freezes: u64,
+    /// Steps at which something late lands.
+    pub(crate) landings: u64,
 }
 
 pub(crate) struct State {
@@ -199,7 +201,7 @@ impl Sim {
         }
         let freeze = state.mood.freezes;
         let frozen = if state.rng.chance(freeze) {
-            state.rng.below(300)
+            state.freeze()
         } else {
             0
         };
@@ -349,6 +351,7 @@ impl Sim {
             crashes: 0,
             jumps: 0,
             freezes: 0,
+            landings: 0,
         };
         let mut answers = Vec::new();
         while state.network.is_late() {
@@ -424,6 +427,12 @@ impl State {
         self.arrivals
     }
 
+    /// For how many steps: a few, or until nothing else is left to do.
+    fn freeze(&mut self) -> u64 {
+        let most = [30, 300, 5000][self.rng.index(3)];
+        self.rng.below(most)
+    }
+
     fn skew(&mut self) -> i64 {
         let most = [0, 1_000_000, 600_000_000, DAY_US][self.rng.index(4)];
         self.rng.below(2 * most + 1).cast_signed() - most.cast_signed()
@@ -462,7 +471,7 @@ impl State {
         let weights = [
             (has(turns, 1000), Choice::Turn),
             (has(timers, if turns { 15 } else { 300 }), Choice::Timer),
-            (has(late, 60), Choice::Late),
+            (has(late, self.mood.landings), Choice::Late),
             (has(has_work, self.mood.jumps), Choice::Jump),
             (has(self.more, 60), Choice::Command(Command::Start)),
             (has(has_work, self.mood.crashes), Choice::Command(Command::Crash)),
@@ -524,5 +533,6 @@ fn mood(rng: &mut Rng) -> Mood {
         crashes: [0, 2, 8, 20][rng.index(4)],
         jumps: [0, 2, 10][rng.index(3)],
         freezes: [0, 30, 100][rng.index(3)],
+        landings: [60, 10, 3][rng.index(3)],
     }
 }

@@ -22,12 +22,15 @@ pub struct World {
     schedule: Option<Arc<Schedule>>,
 }
 
+/// A question that a simulation answers when it likes.
+pub type Asked<Q, A> = Box<dyn Fn(&Q) -> BoxFuture<'static, A> + Send + Sync>;
+
 /// What a simulation decides, where one thread runs everything and everything that waits asks it first.
 pub struct Schedule {
     /// Ends when it is the caller's turn to ask the database, until the [`Turn`] is dropped. Told for what.
-    pub turn: Box<dyn Fn(&str) -> BoxFuture<'static, Turn> + Send + Sync>,
+    pub turn: Asked<str, Turn>,
     /// Ends when so much time has passed.
-    pub sleep: Box<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>,
+    pub sleep: Asked<Duration, ()>,
     /// Time since the simulation began, which no clock's jump changes.
     pub uptime: Box<dyn Fn() -> Duration + Send + Sync>,
 }
@@ -108,7 +111,7 @@ impl World {
 
     pub(crate) async fn sleep(&self, time: Duration) {
         match &self.schedule {
-            Some(schedule) => (schedule.sleep)(time).await,
+            Some(schedule) => (schedule.sleep)(&time).await,
             None => tokio::time::sleep(time).await,
         }
     }

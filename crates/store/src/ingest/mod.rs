@@ -295,10 +295,10 @@ impl Ingest {
         let mut data = vec![0; usize::try_from(length).unwrap_or_default()];
         let there = parent.virtual_bytes().saturating_sub(self.position).min(length);
         let there = usize::try_from(there).unwrap_or_default();
-        if there > 0 {
-            if let Err(error) = parent.read_at(self.position, &mut data[..there]).await {
-                return Err(self.session.cause(error).await);
-            }
+        if there > 0
+            && let Err(error) = parent.read_at(self.position, &mut data[..there]).await
+        {
+            return Err(self.session.cause(error).await);
         }
         self.fill(length, || Source::Bytes(data.into())).await
     }

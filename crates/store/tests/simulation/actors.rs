@@ -10,7 +10,7 @@ use sea_orm::{
 use store::gc::{Options, Progress};
 use store::{Error, Ingest, Kind, Result, Session, Store, TreeRoot, VerifyProgress};
 
-use crate::disks::{CHUNK, Disk, Model, content};
+use crate::disks::{CHUNK, CHUNK_LENGTH, Disk, Model, content};
 use crate::random::Rng;
 use crate::scheduler::{Life, Sim};
 
@@ -68,7 +68,7 @@ pub(crate) async fn act(server: Server, what: &'static str, mut rng: Rng) {
     };
     let text = format!("{what} of life {} ended: {}", server.life, chain(&error));
     if is_fine || server.reads_only {
-        server.sim.lock().tell(text);
+        server.sim.lock().tell(&text);
     } else {
         server.sim.fail(text);
     }
@@ -96,7 +96,13 @@ impl Server {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        (turn, self.db.begin_with_options(options).await.unwrap())
+        (
+            turn,
+            self.db
+                .begin_with_options(options)
+                .await
+                .expect("the simulated database answers"),
+        )
     }
 
     async fn pause(&self, rng: &mut Rng) {
@@ -163,14 +169,14 @@ impl Server {
             .collect();
         let done = session.commit_all_in_tx(&tx, &roots).await;
         if done.is_err() {
-            tx.rollback().await.unwrap();
+            tx.rollback().await.expect("the simulated database answers");
             return done;
         }
-        tx.commit().await.unwrap();
+        tx.commit().await.expect("the simulated database answers");
         for (name, tree, disk) in named {
             self.sim
                 .lock()
-                .tell(format!("disk {name} is committed: {:?}", disk.at));
+                .tell(&format!("disk {name} is committed: {:?}", disk.at));
             self.model().roots.insert(name, (tree, disk));
         }
         drop(turn);
@@ -183,10 +189,10 @@ impl Server {
         };
         let (turn, tx) = self.transaction("delete").await;
         let was_there = self.store.root_delete_in_tx(&tx, "image", &name).await?;
-        tx.commit().await.unwrap();
+        tx.commit().await.expect("the simulated database answers");
         let known = self.model().roots.remove(&name).is_some();
         drop(turn);
-        self.sim.lock().tell(format!("disk {name} is deleted"));
+        self.sim.lock().tell(&format!("disk {name} is deleted"));
         if was_there != known {
             self.sim
                 .fail(format!("disk {name} was there: {was_there}, should be: {known}"));
@@ -209,7 +215,7 @@ impl Server {
                 .fail(format!("gc found {taken_back} condemned chunks that are needed"));
         }
         if let Ok(report) = &done {
-            self.sim.lock().tell(format!("gc has ended: {report:?}"));
+            self.sim.lock().tell(&format!("gc has ended: {report:?}"));
         }
         done.map(drop)
     }
@@ -256,9 +262,9 @@ impl Server {
 /// Compares these chunks with what they should be; [`Kind::Invalid`] where they differ.
 pub(crate) async fn read_back(reader: &store::DiskReader, disk: &Disk, chunks: &[u64]) -> Result<()> {
     for run in chunks.chunk_by(|one, next| one + 1 == *next) {
-        let mut found = vec![0; run.len() * CHUNK as usize];
+        let mut found = vec![0; run.len() * CHUNK_LENGTH];
         reader.read_at(run[0] * CHUNK, &mut found).await?;
-        for (at, found) in run.iter().zip(found.chunks(CHUNK as usize)) {
+        for (at, found) in run.iter().zip(found.chunks(CHUNK_LENGTH)) {
             let expected = disk.at.get(at).copied().unwrap_or(0);
             if found != content(expected) {
                 return Err(Error::new(Kind::Invalid, format!("chunk {at} has other bytes")));

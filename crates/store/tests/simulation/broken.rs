@@ -45,7 +45,9 @@ impl Variant {
             Self::PinsDropped => NO_PINS_AFTER_COMMIT,
             Self::Real | Self::DigestNamesGuarded => return,
         };
-        db.execute_unprepared(sql).await.unwrap();
+        db.execute_unprepared(sql)
+            .await
+            .expect("the simulated database answers");
     }
 
     /// Whether a loss counts only where a disk cannot be read back: what else the tests look at (packs by their ids) is not

@@ -7,7 +7,8 @@ use store::TreeRoot;
 
 use crate::random::Rng;
 
-pub(crate) const CHUNK: u64 = 64 * 1024;
+pub(crate) const CHUNK_LENGTH: usize = 64 * 1024;
+pub(crate) const CHUNK: u64 = CHUNK_LENGTH as u64;
 /// Different chunks.
 const CONTENTS: u64 = 24;
 /// Disks that are imported again and again.
@@ -99,12 +100,12 @@ impl Disk {
 /// The bytes of a chunk.
 pub(crate) fn content(of: u64) -> Bytes {
     if of == 0 {
-        return vec![0; CHUNK as usize].into();
+        return vec![0; CHUNK_LENGTH].into();
     }
     // Compresses well, and differs from all others.
     of.wrapping_mul(0x9e37_79b9_7f4a_7c15)
         .to_le_bytes()
-        .repeat(CHUNK as usize / 8)
+        .repeat(CHUNK_LENGTH / 8)
         .into()
 }
 

@@ -51,7 +51,7 @@ fn first_failure(variant: Variant, seeds: u64) -> Option<(u64, String)> {
         let threads: Vec<_> = (0..processors).map(|_| scope.spawn(work)).collect();
         threads
             .into_iter()
-            .flat_map(|thread| thread.join().unwrap())
+            .flat_map(|thread| thread.join().expect("a run does not panic"))
             .collect::<Vec<_>>()
     });
     failures.into_iter().min()

@@ -208,7 +208,7 @@ impl Wire {
         let mut state = self.sim.lock();
         let faults = state.mood.faults;
         if !state.is_calm() && state.rng.chance(faults) {
-            state.tell(format!("{what}: no answer"));
+            state.tell(&format!("{what}: no answer"));
             return Err(away());
         }
         answer(&mut state)
@@ -236,7 +236,7 @@ impl State {
         }
         let fate = self.rng.below(6);
         let fates = ["slow", "refused", "answer lost", "late", "twice", "slow"];
-        self.tell(format!(
+        self.tell(&format!(
             "{change}: {}",
             fates[usize::try_from(fate).unwrap_or_default()]
         ));
@@ -338,7 +338,7 @@ impl State {
             let listed = self.network.list(prefix, None);
             return listed.into_iter().map(Ok).collect();
         }
-        self.tell(format!("the list of {prefix} is stale"));
+        self.tell(&format!("the list of {prefix} is stale"));
         let Self { rng, network, .. } = self;
         let mut listed: Vec<_> = network.list(prefix, Some(rng)).into_iter().map(Ok).collect();
         if rng.chance(200) {

@@ -1,4 +1,4 @@
-//! Random numbers that are the same for the same seed, everywhere and for ever (SplitMix64, Steele et al. 2014).
+//! Random numbers that are the same for the same seed, everywhere and for ever (`SplitMix64`, Steele et al. 2014).
 
 #[derive(Debug, Clone)]
 pub(crate) struct Rng(u64);

@@ -44,7 +44,7 @@ pub fn run(seed: u64, variant: Variant) -> Outcome {
         .enable_time()
         .on_thread_park(move || parked.park())
         .build()
-        .unwrap();
+        .expect("a runtime needs nothing");
     runtime.block_on(drive(&sim, seed, variant));
     drop(runtime);
     Outcome {
@@ -100,8 +100,12 @@ async fn database() -> DatabaseConnection {
         .min_connections(1)
         .test_before_acquire(false)
         .sqlx_logging(false);
-    let db = Database::connect(options).await.unwrap();
-    Migrator::up(&db, None).await.unwrap();
+    let db = Database::connect(options)
+        .await
+        .expect("the simulated database answers");
+    Migrator::up(&db, None)
+        .await
+        .expect("the simulated database answers");
     db
 }
 
@@ -115,7 +119,7 @@ impl Driver {
         };
         let store = Store::open_or_init(Wire::new(&self.sim, life), &self.db, options)
             .await
-            .unwrap();
+            .expect("the simulated database answers");
         Server {
             sim: self.sim.clone(),
             db: self.db.clone(),
@@ -153,7 +157,7 @@ impl Driver {
         server
             .sim
             .lock()
-            .tell(format!("{what} begins on server {at}, life {}", server.life));
+            .tell(&format!("{what} begins on server {at}, life {}", server.life));
         self.tasks.push((at, tokio::spawn(act(server, what, rng))));
     }
 
@@ -225,8 +229,8 @@ impl Driver {
                 self.sim
                     .fail(format!("the last gc takes chunks back: {report:?}"));
             }
-            Ok(report) => self.sim.lock().tell(format!("{report:?}")),
-            Err(error) if self.variant.reads_only() => self.sim.lock().tell(error.to_string()),
+            Ok(report) => self.sim.lock().tell(&format!("{report:?}")),
+            Err(error) if self.variant.reads_only() => self.sim.lock().tell(&error.to_string()),
             Err(error) => self.sim.fail(format!("the last gc failed: {error}")),
         }
     }
@@ -296,7 +300,13 @@ impl Driver {
             sql.replacen(" FROM", " AS c FROM", 1)
         );
         let statement = Statement::from_string(self.db.get_database_backend(), sql);
-        let rows = self.db.query_all_raw(statement).await.unwrap();
-        rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
+        let rows = self
+            .db
+            .query_all_raw(statement)
+            .await
+            .expect("the simulated database answers");
+        rows.iter()
+            .map(|row| row.try_get_by_index(0).expect("the simulated database answers"))
+            .collect()
     }
 }

@@ -167,7 +167,7 @@ impl Sim {
         );
         let schedule = Schedule {
             turn: Box::new(move |what| turns.turn(life, what)),
-            sleep: Box::new(move |time| timers.sleep(life, time)),
+            sleep: Box::new(move |time| timers.sleep(life, *time)),
             uptime: Box::new(move || Duration::from_micros(time.lock().time_us)),
         };
         (life, world.scheduled(schedule))
@@ -177,7 +177,7 @@ impl Sim {
     pub(crate) fn kill(&self, life: Life) {
         let mut state = self.lock();
         state.lives[life].is_alive = false;
-        state.tell(format!("server life {life} crashes"));
+        state.tell(&format!("server life {life} crashes"));
         state.tidy();
     }
 
@@ -252,13 +252,16 @@ impl Sim {
     /// Waits until it is the driver's turn.
     pub(crate) async fn command(&self, more: bool) -> (Command, Hold) {
         let (go, command) = oneshot::channel();
-        let mut state = self.lock();
-        state.driver = Some(go);
-        state.more = more;
-        drop(state);
+        self.wait(go, more);
         let command = command.await.unwrap_or(Command::Stop);
         // It was counted as busy when it was chosen.
         (command, Hold(self.clone()))
+    }
+
+    fn wait(&self, driver: oneshot::Sender<Command>, more: bool) {
+        let mut state = self.lock();
+        state.driver = Some(driver);
+        state.more = more;
     }
 
     /// Nobody else runs until it is dropped, and whatever is asked for goes through at once, and well.
@@ -294,7 +297,7 @@ impl Sim {
                 waiting.is_offered = true;
                 let waker = waiting.waker.clone();
                 let step = format!("life {} {}", waiting.life, waiting.what);
-                state.tell(step);
+                state.tell(&step);
                 drop(state);
                 waker.wake();
                 false
@@ -302,13 +305,13 @@ impl Sim {
             Choice::Timer => {
                 let timer = state.draw_timer();
                 state.time_us = state.time_us.max(timer.due_us);
-                state.tell(format!("a timer of life {} fires", timer.life));
+                state.tell(&format!("a timer of life {} fires", timer.life));
                 timer.go.send(()).is_err()
             }
             Choice::Late => {
                 let State { rng, network, .. } = &mut *state;
                 let landed = network.land(rng);
-                state.tell(landed.what);
+                state.tell(&landed.what);
                 landed.answer.is_none_or(|(go, answer)| go.send(answer).is_err())
             }
             Choice::Jump => {
@@ -316,7 +319,7 @@ impl Sim {
                 true
             }
             Choice::Command(command) => {
-                state.tell(format!("{command:?}"));
+                state.tell(&format!("{command:?}"));
                 state.busy += 1;
                 state.calm = true;
                 state
@@ -331,7 +334,7 @@ impl Sim {
     pub(crate) fn fail(&self, reason: impl Into<String>) {
         let reason = reason.into();
         let mut state = self.lock();
-        state.tell(format!("FAILURE: {reason}"));
+        state.tell(&format!("FAILURE: {reason}"));
         state.failure.get_or_insert(reason);
     }
 
@@ -357,7 +360,7 @@ impl Sim {
         while state.network.is_late() {
             let State { rng, network, .. } = &mut *state;
             let landed = network.land(rng);
-            state.tell(landed.what);
+            state.tell(&landed.what);
             answers.extend(landed.answer);
         }
         for life in &mut state.lives {
@@ -386,7 +389,7 @@ impl Place {
         }
         let waiting = &mut state.turns[at];
         waiting.is_away = false;
-        waiting.waker = context.waker().clone();
+        waiting.waker.clone_from(context.waker());
         Poll::Pending
     }
 }
@@ -408,9 +411,9 @@ impl Drop for Hold {
 }
 
 impl State {
-    pub(crate) fn tell(&mut self, what: String) {
+    pub(crate) fn tell(&mut self, what: &str) {
         let mut line = String::with_capacity(what.len() + 16);
-        let _ = write!(line, "{} {:.1}s {what}", self.step, self.time_us as f64 / 1e6);
+        let _ = write!(line, "{} {}ms {what}", self.step, self.time_us / 1000);
         self.trace.push(line);
     }
 
@@ -451,9 +454,7 @@ impl State {
     }
 
     fn choose(&mut self) -> Option<Choice> {
-        if self.driver.is_none() {
-            return None;
-        }
+        self.driver.as_ref()?;
         if self.failure.is_some() {
             return Some(Choice::Command(Command::Stop));
         }
@@ -517,13 +518,13 @@ impl State {
             let most = [60, 600, 7200, 100_000][self.rng.index(4)] * 1_000_000;
             let by = self.rng.below(most);
             self.time_us += by;
-            self.tell(format!("{} seconds pass", by / 1_000_000));
+            self.tell(&format!("{} seconds pass", by / 1_000_000));
             return;
         }
         let life = self.rng.index(self.lives.len());
         let skew_us = self.skew();
         self.lives[life].skew_us = skew_us;
-        self.tell(format!("the clock of life {life} is {skew_us} us wrong"));
+        self.tell(&format!("the clock of life {life} is {skew_us} us wrong"));
     }
 }
 

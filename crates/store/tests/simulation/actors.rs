@@ -234,15 +234,15 @@ impl Server {
         Ok(())
     }
 
-    /// Reads a disk, in two halves. One that is deleted meanwhile may end in an error, never in wrong bytes.
+    /// Reads a disk, in parts and with rests. One that is deleted meanwhile may end in an error, never in wrong bytes.
     async fn read(&self, rng: &mut Rng) -> Result<()> {
         let Some((name, tree, disk)) = self.model().draw(rng) else {
             return Ok(());
         };
         let reader = self.store.disk_open(tree);
         let places = disk.places();
-        let half = rng.index(places.len());
-        for some in [&places[..half], &places[half..]] {
+        let part = 1 + rng.index(places.len());
+        for some in places.chunks(part) {
             match read_back(&reader, &disk, some).await {
                 Ok(()) => {}
                 Err(error) if error.kind() == Kind::Unavailable => return Err(error),
@@ -253,7 +253,8 @@ impl Server {
                 }
                 Err(_) => return Ok(()),
             }
-            self.pause(rng).await;
+            let rest = Duration::from_secs(1 + rng.below(60));
+            self.sim.sleep(self.life, rest).await;
         }
         Ok(())
     }

@@ -230,7 +230,7 @@ impl State {
     fn change(&mut self, change: Change) -> std::result::Result<oneshot::Receiver<Result<()>>, Result<()>> {
         let faults = self.mood.faults;
         // Few calls change anything, so more of them go wrong.
-        if self.is_calm() || !self.rng.chance(3 * faults) {
+        if self.is_calm() || !self.rng.chance(4 * faults) {
             self.network.apply(change);
             return Err(Ok(()));
         }

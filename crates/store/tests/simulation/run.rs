@@ -17,7 +17,7 @@ use crate::scheduler::{Command, Sim};
 
 const SERVERS: usize = 2;
 /// Tasks at the same time.
-const AT_ONCE: usize = 5;
+const AT_ONCE: usize = 6;
 
 /// What came of a run.
 pub struct Outcome {
@@ -76,7 +76,7 @@ async fn drive(sim: &Sim, seed: u64, variant: Variant) {
         model: Arc::default(),
         servers: Vec::new(),
         tasks: Vec::new(),
-        left: 12 + rng.below(24),
+        left: 16 + rng.below(30),
         rng,
         seed,
         variant,

@@ -43,6 +43,8 @@ pub(crate) struct Mood {
     pub(crate) freezes: u64,
     /// Steps at which something late lands.
     pub(crate) landings: u64,
+    /// Steps at which something more begins, while there is more.
+    pub(crate) starts: u64,
 }
 
 pub(crate) struct State {
@@ -358,6 +360,7 @@ impl Sim {
             jumps: 0,
             freezes: 0,
             landings: 0,
+            starts: 0,
         };
         let mut answers = Vec::new();
         while state.network.is_late() {
@@ -477,7 +480,7 @@ impl State {
             (has(timers, if turns { 15 } else { 300 }), Choice::Timer),
             (has(late, self.mood.landings), Choice::Late),
             (has(has_work, self.mood.jumps), Choice::Jump),
-            (has(self.more, 60), Choice::Command(Command::Start)),
+            (has(self.more, self.mood.starts), Choice::Command(Command::Start)),
             (has(has_work, self.mood.crashes), Choice::Command(Command::Crash)),
             (has(has_work, self.mood.crashes), Choice::Command(Command::Cancel)),
             (has(has_work, 2), Choice::Command(Command::Audit)),
@@ -533,10 +536,11 @@ impl State {
 
 fn mood(rng: &mut Rng) -> Mood {
     Mood {
-        faults: [0, 10, 50, 150][rng.index(4)],
+        faults: [0, 10, 40, 120][rng.index(4)],
         crashes: [0, 2, 8, 20][rng.index(4)],
         jumps: [0, 2, 10][rng.index(3)],
-        freezes: [0, 30, 100][rng.index(3)],
+        freezes: [0, 50, 200][rng.index(3)],
         landings: [60, 10, 3][rng.index(3)],
+        starts: [50, 120, 300][rng.index(3)],
     }
 }

@@ -62,18 +62,10 @@ pub use session::{Expired, Session};
 pub use store::{Options, Root, Stats, Store};
 pub use tree::TreeRoot;
 pub use verify::{Damage, VerifyProgress};
-pub use world::World;
+pub use world::{Schedule, Turn, World};
 
 /// Bytes of a chunk of a disk. One constant a store, and today one for all.
 pub const CHUNK_BYTES: u32 = 64 * 1024;
 
 /// Format of the objects that this version writes, and the newest it reads.
 pub const FORMAT: u32 = 0;
-
-/// Runs work that keeps a processor busy or blocks, off the async threads.
-pub(crate) async fn compute<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Error::new(Kind::Io, "a computation was stopped").with_source(error))?
-}

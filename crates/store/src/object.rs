@@ -19,7 +19,6 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::backend::Put;
-use crate::compute;
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
 use crate::ingest::pack_put::{intent, publish};
@@ -240,11 +239,12 @@ impl ObjectIngest {
 
     async fn hash(&mut self, data: &Bytes) -> Result<()> {
         let (mut hasher, data) = (self.hasher.clone(), data.clone());
-        self.hasher = compute(move || {
+        let world = &self.session.store.inner.options.world;
+        let hashed = world.compute(move || {
             hasher.update(&data);
             Ok(hasher)
-        })
-        .await?;
+        });
+        self.hasher = hashed.await?;
         Ok(())
     }
 

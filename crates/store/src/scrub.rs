@@ -6,7 +6,7 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +65,8 @@ impl Store {
     /// Reads what is due, oldest first, and brings the record of damage up to date.
     pub async fn scrub(&self, options: &Options, read: &AtomicU64) -> Result<Report> {
         let mut report = Report::default();
-        let (start, world) = (Instant::now(), &self.inner.options.world);
+        let world = &self.inner.options.world;
+        let start = world.uptime();
         let due_us = world.now_us() - micros(options.every);
         loop {
             let page = rows::objects_due(&self.inner.db, self.inner.number, due_us, PAGE).await;
@@ -83,9 +84,10 @@ impl Store {
                 report.objects += 1;
                 report.bytes += progress.bytes.load(Relaxed);
                 read.store(report.bytes, Relaxed);
-                rest(start, report.bytes, options.bytes_per_second).await;
+                let due = start + read_time(report.bytes, options.bytes_per_second);
+                world.sleep(due.saturating_sub(world.uptime())).await;
             }
-            if start.elapsed() > options.time {
+            if world.uptime().saturating_sub(start) > options.time {
                 break;
             }
         }
@@ -244,9 +246,8 @@ fn merge(found: &mut Vec<Damage>, damage: Damage) {
     }
 }
 
-/// Waits until so many bytes may have been read.
-async fn rest(start: Instant, bytes: u64, bytes_per_second: u64) {
+/// How long so many bytes may take at least.
+fn read_time(bytes: u64, bytes_per_second: u64) -> Duration {
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let due = Duration::from_secs_f64(bytes as f64 / bytes_per_second.max(1) as f64);
-    tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
+    Duration::from_secs_f64(bytes as f64 / bytes_per_second.max(1) as f64)
 }

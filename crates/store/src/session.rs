@@ -335,11 +335,8 @@ impl Drop for Session {
 impl SessionInner {
     async fn heartbeat(self: Arc<Self>) {
         let options = &self.store.inner.options;
-        let mut ticks = tokio::time::interval(options.lease / 4);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        ticks.tick().await;
         loop {
-            ticks.tick().await;
+            options.world.sleep(options.lease / 4).await;
             let until_us = options.world.now_us() + micros(options.lease);
             match rows::session_extend(&self.store.inner.db, self.id, self.fence, until_us).await {
                 Ok(true) => {}
@@ -370,6 +367,21 @@ impl SessionInner {
                 self.lost.store(true, Ordering::SeqCst);
                 Err(lease_lost())
             }
+        }
+    }
+
+    /// Why something could not be read: when the session was taken away, gc may have freed what it kept, and that is no
+    /// damage.
+    pub(crate) async fn cause(&self, error: Error) -> Error {
+        if !matches!(error.kind(), Kind::Damaged | Kind::NotFound) {
+            return error;
+        }
+        let Ok(tx) = rows::begin(&self.store.inner.db).await else {
+            return error;
+        };
+        match self.hold(&tx).await {
+            Err(lost) if lost.kind() == Kind::LeaseLost => lost.with_source(error),
+            _ => error,
         }
     }
 

@@ -57,7 +57,7 @@ pub struct Store {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) db: DatabaseConnection,
+    pub(crate) db: rows::Database,
     pub(crate) options: Options,
     pub(crate) header: Header,
     pub(crate) keys: Keys,
@@ -185,7 +185,7 @@ impl Store {
         let object_keys = Mutex::default();
         let inner = Inner {
             backend,
-            db: db.clone(),
+            db: rows::Database::new(db.clone(), options.world.clone()),
             options,
             header,
             keys,

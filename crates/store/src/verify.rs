@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use crate::CHUNK_BYTES;
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
 use crate::object::{Algorithm, Hasher};
@@ -23,7 +24,6 @@ use crate::reader::nodes::TreeReader;
 use crate::rows::{self, Location, object_kind, object_state};
 use crate::store::{Root, Store, pack_key};
 use crate::tree::{FAN_OUT, child_span};
-use crate::{CHUNK_BYTES, compute};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 const PAGE: u64 = 256;
@@ -200,13 +200,13 @@ impl Store {
                 data => data?,
             };
             progress.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
-            hashers = compute(move || {
+            let hashed = self.inner.options.world.compute(move || {
                 for hasher in &mut hashers {
                     hasher.update(&data);
                 }
                 Ok(hashers)
-            })
-            .await?;
+            });
+            hashers = hashed.await?;
         }
         let digests = hashers.map(|hasher| self.name_digest(&hasher.finish()));
         let known = rows::chunks_of(&self.inner.db, self.inner.number, object.id).await;
@@ -275,7 +275,9 @@ impl Store {
     async fn chunks_mark(&self, faults: &HashMap<i64, Fault>) -> Result<()> {
         let context = |error| Error::db("cannot mark damaged chunks", error);
         let (db, number) = (&self.inner.db, self.inner.number);
-        for (object, fault) in faults {
+        let mut in_order: Vec<_> = faults.iter().collect();
+        in_order.sort_by_key(|(object, _)| **object);
+        for (object, fault) in in_order {
             if fault.gone {
                 rows::chunks_damage_all(db, number, *object)
                     .await
@@ -335,7 +337,12 @@ impl Store {
         };
         progress.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         let (keys, id) = (self.inner.keys.clone(), object.key);
-        let judged = compute(move || Ok(pack::verify(&keys, id, &data).err())).await?;
+        let judged = self
+            .inner
+            .options
+            .world
+            .compute(move || Ok(pack::verify(&keys, id, &data).err()))
+            .await?;
         Ok(judged.map(|error| fault(format!("pack `{key}` is damaged ({error})"), false)))
     }
 }

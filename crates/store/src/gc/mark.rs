@@ -11,7 +11,6 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::sorter::{Sorted, Sorter};
 use super::{Options, Pace, Progress};
-use crate::compute;
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
 use crate::pack;
@@ -123,11 +122,13 @@ pub(super) async fn mark(store: &Store, epoch: i64, options: &Options, progress:
                     let count = found.children(domain, &node)?;
                     progress.entries.fetch_add(count, Relaxed);
                 }
-                pace.rest().await;
             }
+            // Not between two of them: those under way would wait too, with what they hold of the database.
+            pace.rest().await;
         }
     }
-    let sorted = compute(move || found.marks.finish()).await?;
+    let world = &store.inner.options.world;
+    let sorted = world.compute(move || found.marks.finish()).await?;
     Ok(Marks { sorted, before })
 }
 
@@ -294,18 +295,22 @@ async fn nodes_read(store: &Store, level: u8, wanted: Vec<Wanted>) -> Result<Vec
         read => read?,
     };
     let keys = store.inner.keys.clone();
-    compute(move || {
-        let node = |one: &Wanted| {
-            let from = (one.at.offset - base) as usize;
-            let frame = data.get(from..from + one.at.length as usize);
-            let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "the object is too short"))?;
-            let plain = pack::frame_open(&keys, FrameKind::Node, one.digest, frame)?;
-            Ok((one.domain, Node::decode(&plain, level)?))
-        };
-        let nodes: Result<Vec<_>> = wanted.iter().map(node).collect();
-        nodes.map_err(|error| error.context(key))
-    })
-    .await
+    store
+        .inner
+        .options
+        .world
+        .compute(move || {
+            let node = |one: &Wanted| {
+                let from = (one.at.offset - base) as usize;
+                let frame = data.get(from..from + one.at.length as usize);
+                let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "the object is too short"))?;
+                let plain = pack::frame_open(&keys, FrameKind::Node, one.digest, frame)?;
+                Ok((one.domain, Node::decode(&plain, level)?))
+            };
+            let nodes: Result<Vec<_>> = wanted.iter().map(node).collect();
+            nodes.map_err(|error| error.context(key))
+        })
+        .await
 }
 
 /// Reads nodes one by one, each where it lies now.

@@ -20,7 +20,7 @@ mod sweep;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -94,6 +94,8 @@ pub struct Progress {
     pub condemned: AtomicU64,
     /// Chunks whose rows went.
     pub buried: AtomicU64,
+    /// Condemned chunks that turned out to be needed and live again: 0, unless the protocol has a hole.
+    pub taken_back: AtomicU64,
     /// Objects deleted.
     pub objects: AtomicU64,
     /// Their bytes.
@@ -123,6 +125,9 @@ pub struct Report {
     pub repacked_bytes: u64,
     /// Objects that no row names, waiting to be deleted.
     pub orphans: u64,
+    /// Condemned chunks that turned out to be needed and live again: 0, unless the protocol has a hole.
+    #[serde(default)]
+    pub taken_back: u64,
 }
 
 impl Store {
@@ -147,10 +152,7 @@ impl Store {
         let run = Run::begin(self, options).await?;
         match mark::mark(self, run.epoch, options, progress).await {
             Ok(marks) => Ok(Marked { run, marks }),
-            Err(error) => {
-                run.give_up().await;
-                Err(error)
-            }
+            Err(error) => Err(run.give_up(error).await),
         }
     }
 
@@ -184,16 +186,15 @@ impl Marked {
                 run.end(&report).await?;
                 Ok(report)
             }
-            Err(error) => {
-                run.give_up().await;
-                Err(error)
-            }
+            Err(error) => Err(run.give_up(error).await),
         }
     }
 
     /// Ends the run without having changed anything.
     pub async fn abandon(self) {
-        self.run.give_up().await;
+        if let Err(error) = self.run.free().await {
+            tracing::debug!(%error, "gc could not let go of its fence");
+        }
     }
 }
 
@@ -272,8 +273,7 @@ impl Run {
         {
             return Ok(tx);
         }
-        let text = "another gc has begun: this one ends, and nothing is lost";
-        Err(Error::new(Kind::LeaseLost, text))
+        Err(overtaken_by())
     }
 
     /// The epoch up to which condemned chunks may be buried.
@@ -306,51 +306,64 @@ impl Run {
         self.store.sessions_expire().await.map(drop)
     }
 
-    /// Lets go of the fence after a failure. Where that fails too, the next run takes it.
-    async fn give_up(&self) {
-        if self.is_dry {
-            return;
-        }
-        let freed = async {
-            let tx = self.alone().await?;
-            let context = |error| Error::db("cannot end gc", error);
-            rows::gc_free(&tx, self.store.inner.number)
-                .await
-                .map_err(context)?;
-            tx.commit().await.map_err(context)
-        };
-        if let Err(error) = freed.await {
-            tracing::debug!(%error, "gc could not let go of its fence");
+    /// Lets go of the fence after a failure; gives the reason. Where the fence is another run's by now, that is the
+    /// reason: the other may have freed what this one still looked for. Where letting go fails, the next run takes it.
+    async fn give_up(&self, error: Error) -> Error {
+        match self.free().await {
+            Err(overtaken) if overtaken.kind() == Kind::LeaseLost => overtaken.with_source(error),
+            Err(other) => {
+                tracing::debug!(error = %other, "gc could not let go of its fence");
+                error
+            }
+            Ok(()) => error,
         }
     }
+
+    async fn free(&self) -> Result<()> {
+        let context = |error| Error::db("cannot end gc", error);
+        let (number, db) = (self.store.inner.number, &self.store.inner.db);
+        if self.is_dry {
+            let overtaken = rows::gc_begun(db, number, self.epoch).await.map_err(context)?;
+            return if overtaken { Err(overtaken_by()) } else { Ok(()) };
+        }
+        let tx = self.alone().await?;
+        rows::gc_free(&tx, number).await.map_err(context)?;
+        tx.commit().await.map_err(context)
+    }
+}
+
+fn overtaken_by() -> Error {
+    let text = "another gc has begun: this one ends, and nothing is lost";
+    Error::new(Kind::LeaseLost, text)
 }
 
 /// Leaves the processors to those who write: while anybody does, a run rests in proportion to what it worked.
 #[derive(Debug)]
 struct Pace {
     store: Store,
-    since: Instant,
+    since: Duration,
     rest_a_second: f64,
 }
 
 impl Pace {
     fn new(store: &Store) -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let processors = u32::try_from(processors).unwrap_or(u32::MAX);
+        let world = &store.inner.options.world;
+        let processors = u32::try_from(world.processors()).unwrap_or(u32::MAX);
         let share = f64::from(POLITE_PERCENT.saturating_mul(processors).min(100)) / 100.0;
         Self {
             store: store.clone(),
-            since: Instant::now(),
+            since: world.uptime(),
             rest_a_second: 1.0 / share - 1.0,
         }
     }
 
     /// To be called after each piece of work.
     async fn rest(&mut self) {
+        let world = &self.store.inner.options.world;
         if self.store.inner.writers.load(Relaxed) > 0 {
-            let worked = self.since.elapsed();
-            tokio::time::sleep(worked.mul_f64(self.rest_a_second)).await;
+            let worked = world.uptime().saturating_sub(self.since);
+            world.sleep(worked.mul_f64(self.rest_a_second)).await;
         }
-        self.since = Instant::now();
+        self.since = world.uptime();
     }
 }

@@ -4,7 +4,7 @@
 //! The row of an object is written before it and removed after it, so nothing that is needed is without one. Even so an
 //! orphan is only written down when it is first seen, and deleted by a run that sees it again after the grace.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use futures::TryStreamExt as _;
@@ -32,7 +32,7 @@ impl Run {
         let (number, db) = (self.store.inner.number, &self.store.inner.db);
         let now_us = self.store.inner.options.world.now_us();
         let known = rows::orphans_list(db, number).await.map_err(context)?;
-        let mut known: HashMap<String, i64> = known.into_iter().map(|row| (row.key, row.seen_us)).collect();
+        let mut known: BTreeMap<String, i64> = known.into_iter().map(|row| (row.key, row.seen_us)).collect();
         // The whole listing first: one that fails in the middle deletes nothing.
         for orphan in self.orphans_find(options).await? {
             match known.remove(&orphan.key) {

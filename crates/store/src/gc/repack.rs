@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use super::{Options, Pace, Report, Run};
-use crate::compute;
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
 use crate::ingest::pack_put::pack_write;
@@ -163,12 +162,15 @@ impl Repack<'_> {
         };
         let store = &self.run.store.inner;
         let keys = store.keys.clone();
-        let sealed = compute(move || {
-            let sealed = builder.seal(&keys)?;
-            pack::verify(&keys, sealed.id, &sealed.bytes)?;
-            Ok(sealed)
-        })
-        .await?;
+        let sealed = store
+            .options
+            .world
+            .compute(move || {
+                let sealed = builder.seal(&keys)?;
+                pack::verify(&keys, sealed.id, &sealed.bytes)?;
+                Ok(sealed)
+            })
+            .await?;
         let bytes = sealed.bytes.len() as u64;
         let session = &self.session.inner;
         let object = pack_write(session, sealed.id, sealed.bytes, sealed.entries.len()).await?;

@@ -75,7 +75,8 @@ impl Run {
                     self.condemn(domain, batch, before, &mut pins, report).await?;
                     progress.condemned.store(report.condemned, Relaxed);
                 }
-                self.take_back(domain, &missed).await?;
+                report.taken_back += self.take_back(domain, &missed).await?;
+                progress.taken_back.store(report.taken_back, Relaxed);
                 pace.rest().await;
             }
         }
@@ -124,24 +125,24 @@ impl Run {
         Ok(())
     }
 
-    /// A condemned chunk that a root names would mean that the protocol has a hole: it lives on, and it is said.
-    async fn take_back(&self, domain: i64, missed: &[Digest]) -> Result<()> {
-        if missed.is_empty() {
-            return Ok(());
+    /// A condemned chunk that a root names would mean that the protocol has a hole: it lives on, and it is said. Gives how
+    /// many there were. Where another run has begun meanwhile, it only is what that one has condemned, for a root that was
+    /// deleted after our look; a dry run cannot tell.
+    async fn take_back(&self, domain: i64, missed: &[Digest]) -> Result<u64> {
+        if missed.is_empty() || self.is_dry {
+            return Ok(0);
         }
+        let context = |error| Error::db("cannot take chunks back", error);
+        let tx = self.alone().await?;
         tracing::error!(
             chunks = missed.len(),
             "gc found condemned chunks that are needed and keeps them; please report this"
         );
-        if self.is_dry {
-            return Ok(());
-        }
-        let context = |error| Error::db("cannot take chunks back", error);
-        let tx = self.alone().await?;
         rows::chunks_resurrect(&tx, self.store.inner.number, domain, missed)
             .await
             .map_err(context)?;
-        tx.commit().await.map_err(context)
+        tx.commit().await.map_err(context)?;
+        Ok(missed.len() as u64)
     }
 
     /// Removes the rows of what was condemned long enough ago.

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::compute;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::pack::{self, Builder, Entry};
@@ -27,12 +26,14 @@ impl Pending {
 /// Seals, verifies, writes and publishes one pack. Gives its size.
 pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pending: Pending) -> Result<u64> {
     let keys = session.store.inner.keys.clone();
-    let sealed = compute(move || {
-        let sealed = builder.seal(&keys)?;
-        pack::verify(&keys, sealed.id, &sealed.bytes)?;
-        Ok(sealed)
-    })
-    .await?;
+    let world = &session.store.inner.options.world;
+    let sealed = world
+        .compute(move || {
+            let sealed = builder.seal(&keys)?;
+            pack::verify(&keys, sealed.id, &sealed.bytes)?;
+            Ok(sealed)
+        })
+        .await?;
     let bytes = sealed.bytes.len() as u64;
     let object = pack_write(&session, sealed.id, sealed.bytes, sealed.entries.len()).await?;
     publish(&session, object, bytes, &sealed.entries).await?;

@@ -2,9 +2,8 @@
 
 use sea_orm::sea_query::{Expr, ExprTrait as _};
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    EntityTrait as _, IsolationLevel, QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
-    TransactionOptions, TransactionTrait as _, Value,
+    ColumnTrait as _, ConnectionTrait, DbBackend, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, Statement, Value,
 };
 use uuid::Uuid;
 
@@ -111,6 +110,17 @@ pub(crate) async fn gc_ended(
     Ok(row.map(|row| row.epoch))
 }
 
+/// Whether a run has begun with this epoch or a later one.
+pub(crate) async fn gc_begun(db: &impl ConnectionTrait, store: i32, epoch: i64) -> Result<bool, DbErr> {
+    let row = gc::Entity::find()
+        .filter(gc::Column::Store.eq(store))
+        .filter(gc::Column::Epoch.gte(epoch))
+        .limit(1)
+        .one(db)
+        .await?;
+    Ok(row.is_some())
+}
+
 /// Lets go of the fence and keeps the run as one that did not end.
 pub(crate) async fn gc_free(tx: &impl ConnectionTrait, store: i32) -> Result<(), DbErr> {
     meta::Entity::update_many()
@@ -129,19 +139,6 @@ pub(crate) async fn gc_last(db: &impl ConnectionTrait, store: i32) -> Result<Opt
         .order_by_desc(gc::Column::Epoch)
         .one(db)
         .await
-}
-
-/// Begins a transaction that sees the database as it is now for as long as it lasts, and changes nothing.
-pub(crate) async fn snapshot(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
-    let isolation_level = match db.get_database_backend() {
-        DbBackend::Sqlite => None,
-        _ => Some(IsolationLevel::RepeatableRead),
-    };
-    db.begin_with_options(TransactionOptions {
-        isolation_level,
-        ..TransactionOptions::default()
-    })
-    .await
 }
 
 /// The lowest epoch of an open session; `None` where there is none.

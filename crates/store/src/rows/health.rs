@@ -2,10 +2,11 @@
 
 use sea_orm::sea_query::{Expr, ExprTrait as _};
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _,
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
 };
 
+use super::Database;
 use super::entities::{chunk, chunk_state, damage, object, object_state};
 use crate::verify::Damage;
 
@@ -107,7 +108,7 @@ pub(crate) async fn damage_get(
 
 /// Puts a new record in the place of the old one. What is damaged as before keeps the time at which that was found.
 pub(crate) async fn damage_replace(
-    db: &DatabaseConnection,
+    db: &Database,
     store: i32,
     now_us: i64,
     found: &[Damage],

@@ -1,6 +1,7 @@
 //! Garbage collection on the real databases and backends: what is freed, what stays, and what happens when it fails.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -263,6 +264,30 @@ async fn an_older_run_fails_when_a_newer_one_has_the_fence() {
         assert_eq!(store.stats().await.unwrap().chunks, 41, "it has changed nothing");
         assert_eq!(marked.collect(&options, &progress).await.unwrap().buried, 41);
         check(&store, &place).await;
+    }
+}
+
+/// What it has marked, the newer run may condemn, when it was deleted between the two: no reason for alarm.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_run_takes_nothing_back_from_a_newer_one() {
+    for place in places().await {
+        let store = place.store().await;
+        import(&store, &place.db, "1", &noise(1, 40 * CHUNK)).await;
+        let (options, progress) = (Options::new(place.dir.path()), Progress::default());
+        let paused = store.gc_mark(&options, &progress).await.unwrap();
+        let dry = Options {
+            dry_run: true,
+            ..options.clone()
+        };
+        let (paused_dry, dry_progress) = (store.gc_mark(&dry, &progress).await.unwrap(), Progress::default());
+        delete(&store, &place, "1").await;
+        assert_eq!(gc(&store, &options).await.condemned, 41, "{}", place.name);
+        let error = paused.collect(&options, &progress).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::LeaseLost, "{error}");
+        assert_eq!(progress.taken_back.load(Relaxed), 0, "{}", place.name);
+        paused_dry.collect(&dry, &dry_progress).await.unwrap();
+        assert_eq!(dry_progress.taken_back.load(Relaxed), 0, "{}", place.name);
+        assert_eq!(gc(&store, &now(&place)).await.buried, 41, "they stay condemned");
     }
 }
 

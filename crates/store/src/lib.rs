@@ -33,10 +33,12 @@ mod error;
 pub mod gc;
 mod header;
 mod ingest;
+mod journal;
 mod memory;
 mod migration;
 pub mod pack;
 mod reader;
+mod rebuild;
 pub mod room;
 mod rows;
 mod session;
@@ -50,8 +52,13 @@ pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
 pub use header::{DedupDomain, Header};
 pub use ingest::{Disk, Ingest, IngestStats, Progress};
+pub use journal::{
+    JOURNAL_DOCUMENT_LIMIT, Journal, JournalHead, JournalLink, JournalListed, JournalObject, JournalPart,
+    JournalPlace, JournalSealed,
+};
 pub use migration::migrations;
 pub use reader::{DiskReader, Piece};
+pub use rebuild::{RebuildProgress, Rebuilt};
 pub use rows::database_away;
 pub use session::{Expired, Session};
 pub use store::{Options, Root, Stats, Store};

@@ -9,6 +9,7 @@ mod entities;
 mod gate;
 mod gc;
 mod objects;
+mod rebuild;
 mod roots;
 mod sessions;
 
@@ -23,6 +24,7 @@ pub(crate) use entities::*;
 pub(crate) use gate::*;
 pub(crate) use gc::*;
 pub(crate) use objects::*;
+pub(crate) use rebuild::*;
 pub(crate) use roots::*;
 pub(crate) use sessions::*;
 

@@ -9,6 +9,7 @@ use super::accounts::service as accounts;
 use super::error::Result;
 use super::events::{refusals_flush, service as events};
 use super::jobs::service as jobs;
+use super::journal;
 use crate::app::App;
 
 /// How often; the first time when the server starts.
@@ -27,6 +28,8 @@ pub async fn run(app: App) {
 }
 
 async fn once(app: &App) -> Result<()> {
+    // An older database would have it delete what is needed.
+    journal::guard(app).await?;
     refusals_flush(app).await?;
     let events = events::event_forget(app).await?;
     let sign_ins = accounts::sign_in_forget(app).await?;

@@ -19,6 +19,8 @@ use crate::store::{Store, header_load};
 
 const MAGIC: &[u8; 8] = b"CISTJRNL";
 const HEAD_BYTES: usize = 128;
+/// The same as it is written.
+const HEAD_LENGTH: u32 = 128;
 const CODE_BYTES: usize = 32;
 const CODEC_ZSTD: u8 = 1;
 const CIPHER_NONE: u8 = 0;
@@ -195,7 +197,7 @@ impl Journal {
         let mut out = BytesMut::with_capacity(HEAD_BYTES + payload.len() + CODE_BYTES);
         out.put_slice(MAGIC);
         out.put_u32_le(FORMAT);
-        out.put_u32_le(HEAD_BYTES as u32);
+        out.put_u32_le(HEAD_LENGTH);
         out.put_slice(self.store_id.as_bytes());
         out.put_slice(head.lineage.as_bytes());
         out.put_u32_le(head.place.generation);

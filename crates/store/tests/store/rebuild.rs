@@ -137,7 +137,7 @@ async fn a_pack_without_its_footer_gives_its_whole_frames_and_one_of_rubbish_is_
         .dir
         .path()
         .join("objects/p")
-        .join(rubbish.file_name().unwrap().to_str().unwrap()[..2].to_owned())
+        .join(&rubbish.file_name().unwrap().to_str().unwrap()[..2])
         .join(rubbish.file_name().unwrap());
     std::fs::create_dir_all(rubbish.parent().unwrap()).unwrap();
     std::fs::write(&rubbish, vec![1; 500]).unwrap();

@@ -87,6 +87,9 @@ pub struct Tx {
     _turn: Option<OwnedMutexGuard<()>>,
 }
 
+/// A reading transaction, which sees the database as it was when it began to read.
+pub struct Snapshot(DatabaseTransaction);
+
 impl Db {
     /// Connects; for SQLite the file is made when it is not there.
     pub async fn open(place: &Place, max_connections: u32) -> Result<Self> {
@@ -169,7 +172,7 @@ impl Db {
     }
 
     /// Opens a transaction that sees the database as it is now for as long as it lasts. Nothing is written in it.
-    pub async fn snapshot(&self) -> Result<DatabaseTransaction> {
+    pub async fn snapshot(&self) -> Result<Snapshot> {
         let isolation_level = (!self.is_sqlite()).then_some(IsolationLevel::RepeatableRead);
         let options = TransactionOptions {
             isolation_level,
@@ -178,6 +181,7 @@ impl Db {
         self.conn
             .begin_with_options(options)
             .await
+            .map(Snapshot)
             .map_err(|e| Error::database("could not open a reading transaction", e))
     }
 
@@ -255,6 +259,24 @@ impl Db {
     /// Answers when the database does.
     pub async fn ping(&self) -> Result<()> {
         self.conn.ping().await.context("the database does not answer")
+    }
+}
+
+impl Snapshot {
+    /// Ends it.
+    pub async fn end(self) -> Result<()> {
+        self.0
+            .rollback()
+            .await
+            .context("could not end a reading transaction")
+    }
+}
+
+impl std::ops::Deref for Snapshot {
+    type Target = DatabaseTransaction;
+
+    fn deref(&self) -> &DatabaseTransaction {
+        &self.0
     }
 }
 

@@ -121,23 +121,34 @@ fn place_of(entry: &Entry) -> (String, String) {
     (entry.table.clone(), key)
 }
 
+/// How far a generation's dump is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Dump {
+    /// Its end was not seen.
+    #[default]
+    Begun,
+    /// Something of it is missing.
+    Broken,
+    /// All of it is there.
+    Whole,
+}
+
 /// Follows the objects of one generation in their order, and notices what is missing.
 #[derive(Debug, Default)]
 pub struct Chain {
     codes: HashMap<u64, [u8; 32]>,
-    /// The whole dump was seen.
-    pub is_whole: bool,
-    /// A change was seen, so that there was a whole dump.
-    pub has_changes: bool,
-    /// The dump lacks something that comes before what was seen of it.
-    pub is_dump_broken: bool,
+    /// How far the dump is there.
+    pub dump: Dump,
     /// When the first was written.
     pub first_us: Option<i64>,
     /// When the newest was written.
     pub last_us: Option<i64>,
     /// What is missing.
     pub gaps: Vec<Gap>,
-    open: bool,
+    /// A change was seen, so that there was a whole dump.
+    has_changes: bool,
+    /// The newest could not be read, and nothing followed yet that does without it.
+    is_open: bool,
 }
 
 impl Chain {
@@ -147,22 +158,22 @@ impl Chain {
             None => head.place.sequence == 0 && head.part != JournalPart::Changes,
             Some(JournalLink { sequence, code }) => self.codes.get(&sequence) == Some(&code),
         };
-        match head.part {
-            JournalPart::Changes => self.has_changes = true,
-            JournalPart::Dump | JournalPart::DumpEnd if !follows => self.is_dump_broken = true,
-            JournalPart::DumpEnd => self.is_whole = !self.is_dump_broken,
-            JournalPart::Dump => {}
+        let is_change = head.part == JournalPart::Changes;
+        if is_change {
+            self.has_changes = true;
+        } else if !follows || self.dump == Dump::Broken {
+            self.dump = Dump::Broken;
+        } else if head.part == JournalPart::DumpEnd {
+            self.dump = Dump::Whole;
         }
-        if follows {
-            // What lies damaged before it is one that was written again.
-            self.open = false;
-        } else if head.part == JournalPart::Changes {
+        if is_change && !follows {
             self.gaps.push(Gap {
                 after_us: self.last_us,
                 before_us: Some(head.at_us),
             });
-            self.open = false;
         }
+        // What lies damaged before one that follows on something else was written a second time.
+        self.is_open = false;
         self.first_us = self.first_us.or(Some(head.at_us));
         self.last_us = Some(head.at_us);
         self.codes.insert(head.place.sequence, code);
@@ -170,23 +181,27 @@ impl Chain {
 
     /// The next object cannot be read.
     pub fn damaged(&mut self) {
-        self.open = true;
+        self.is_open = true;
     }
 
     /// No more objects: what is damaged at the end may have been the newest changes.
     pub fn end(&mut self) {
-        if self.open {
+        if self.is_open {
             self.gaps.push(Gap {
                 after_us: self.last_us,
                 before_us: None,
             });
-            self.open = false;
         }
+    }
+
+    /// Whether all of the dump is there.
+    pub fn is_whole(&self) -> bool {
+        self.dump == Dump::Whole
     }
 
     /// Whether this is a dump that was begun and given up, or cut off: nothing depends on it.
     pub fn is_unfinished(&self) -> bool {
-        !self.is_whole && !self.has_changes && !self.is_dump_broken && !self.open && self.gaps.is_empty()
+        self.dump == Dump::Begun && !self.has_changes && self.gaps.is_empty()
     }
 }
 

@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
-use sea_orm::DatabaseTransaction;
 use serde_json::json;
 use store::{Journal, JournalListed, JournalObject, JournalPart, Kind, RebuildProgress, Store};
 
@@ -119,7 +118,7 @@ async fn plan_make(journal: &Journal) -> Result<Plan> {
     let (mut base, mut newer) = (None, Vec::new());
     for (number, items) in generations.into_iter().rev() {
         let generation = generation_read(journal, number, items).await?;
-        if generation.chain.is_whole {
+        if generation.chain.is_whole() {
             base = Some(generation);
             break;
         }
@@ -182,10 +181,10 @@ async fn generation_read(journal: &Journal, number: u32, items: Vec<JournalListe
 }
 
 /// Reads objects ahead, and gives them in their order.
-fn objects<'a>(
-    journal: &'a Journal,
+fn objects(
+    journal: &Journal,
     items: Vec<JournalListed>,
-) -> futures::stream::BoxStream<'a, (JournalListed, store::Result<JournalObject>)> {
+) -> futures::stream::BoxStream<'_, (JournalListed, store::Result<JournalObject>)> {
     futures::stream::iter(items)
         .map(move |item| async move { (item, journal.get(item.place).await) })
         .buffered(AT_ONCE)
@@ -205,7 +204,7 @@ fn report_new(plan: &Plan) -> Recovered {
         newest_us: plan.newest_us,
         ..Recovered::default()
     };
-    if !plan.base.chain.is_whole {
+    if !plan.base.chain.is_whole() {
         report.gaps.push(Gap {
             after_us: None,
             before_us: plan.base.chain.first_us,
@@ -383,7 +382,7 @@ impl Generation {
 /// Writes rows in the order of tables, each in its last state: nothing is written that would have to be changed again, so
 /// no constraint is broken on the way.
 struct Loader<'a> {
-    tx: &'a DatabaseTransaction,
+    tx: &'a Tx,
     overlay: Overlay,
     leniently: bool,
     /// The table that comes next.
@@ -433,7 +432,7 @@ impl Loader<'_> {
 
     async fn insert(&mut self, table: &str, entries: &[Entry]) -> Result<()> {
         if !self.columns.contains_key(table) {
-            let columns = rows::columns(self.tx, table).await?;
+            let columns = rows::columns(&**self.tx, table).await?;
             self.columns.insert(table.to_owned(), columns);
         }
         let columns = &self.columns[table];

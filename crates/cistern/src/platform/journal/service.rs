@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
-use sea_orm::{ConnectionTrait, DatabaseTransaction};
+use sea_orm::ConnectionTrait;
 use serde_json::Value;
 use store::{JournalHead, JournalLink, JournalPart, JournalPlace, JournalSealed};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
@@ -18,7 +18,7 @@ use super::rows::{self, state};
 use super::tables::{JOURNALED, Table};
 use crate::app::App;
 use crate::platform::clock::Time;
-use crate::platform::db::{Db, Tx, migrate};
+use crate::platform::db::{Db, Snapshot, Tx, migrate};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::random;
 
@@ -273,9 +273,9 @@ struct Taken {
 }
 
 /// Opens a snapshot in which the fence still holds.
-async fn snapshot(app: &App, claimed: &state::Model) -> Result<DatabaseTransaction> {
+async fn snapshot(app: &App, claimed: &state::Model) -> Result<Snapshot> {
     let tx = app.db.snapshot().await?;
-    let row = rows::state_get(&tx).await?;
+    let row = rows::state_get(&*tx).await?;
     if row.is_some_and(|row| row.fence == claimed.fence) {
         return Ok(tx);
     }
@@ -294,15 +294,15 @@ pub(super) async fn write_changes(app: &App, claimed: &state::Model) -> Result<b
     let Some(taken) = taken else {
         return Ok(false);
     };
-    let mut document = document_new(&tx).await?;
+    let mut document = document_new(&*tx).await?;
     for (at, keys) in taken.keys {
         let table = &JOURNALED[at];
-        let columns = rows::columns(&tx, table.name).await?;
+        let columns = rows::columns(&*tx, table.name).await?;
         document
             .rows
-            .extend(rows::rows_get(&tx, table, &columns, keys).await?);
+            .extend(rows::rows_get(&*tx, table, &columns, keys).await?);
     }
-    tx.rollback().await?;
+    tx.end().await?;
     let head = JournalHead {
         lineage: claimed.lineage,
         place: place(claimed.intended_generation, claimed.intended_sequence),
@@ -366,10 +366,10 @@ async fn finish(app: &App, done: state::Model, notes: &[i64]) -> Result<()> {
 }
 
 /// All notes of a snapshot; none where they are more than `limit` rows.
-async fn notes_take(tx: &DatabaseTransaction, limit: Option<usize>) -> Result<Option<Taken>> {
+async fn notes_take(tx: &Snapshot, limit: Option<usize>) -> Result<Option<Taken>> {
     let (mut notes, mut seen, mut after) = (Vec::new(), BTreeMap::<usize, BTreeMap<String, Key>>::new(), 0);
     loop {
-        let page = rows::change_page(tx, after, PAGE).await?;
+        let page = rows::change_page(&**tx, after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = last.id;
         for note in page {
@@ -462,11 +462,11 @@ async fn write_dump(app: &App, claimed: &state::Model) -> Result<()> {
     let notes = notes_take(&tx, None)
         .await?
         .map_or_else(Vec::new, |taken| taken.notes);
-    let mut document = document_new(&tx).await?;
+    let mut document = document_new(&*tx).await?;
     for table in JOURNALED {
         table_dump(app, &tx, table, &mut document, &mut spool).await?;
     }
-    tx.rollback().await?;
+    tx.end().await?;
     spool.push(app, &document, JournalPart::DumpEnd).await?;
 
     let claimed = extend(app, claimed, spool.last()).await?;
@@ -497,15 +497,15 @@ async fn write_dump(app: &App, claimed: &state::Model) -> Result<()> {
 
 async fn table_dump(
     app: &App,
-    tx: &DatabaseTransaction,
+    tx: &Snapshot,
     table: &Table,
     document: &mut Document,
     spool: &mut Spool,
 ) -> Result<()> {
-    let columns = rows::columns(tx, table.name).await?;
+    let columns = rows::columns(&**tx, table.name).await?;
     let (mut after, mut bytes) = (None, 0);
     loop {
-        let page: Vec<Entry> = rows::rows_page(tx, table, &columns, after.as_ref(), PAGE).await?;
+        let page: Vec<Entry> = rows::rows_page(&**tx, table, &columns, after.as_ref(), PAGE).await?;
         let Some(last) = page.last() else {
             return Ok(());
         };

@@ -70,7 +70,8 @@ fn postgres(table: &Table) -> Vec<String> {
         format!("jsonb_build_array({})::text", key.join(", "))
     };
     let (new, old) = (key("NEW"), key("OLD"));
-    let quiet: String = table.quiet.iter().map(|c| format!(" - '{c}'")).collect();
+    let quiet: Vec<String> = table.quiet.iter().map(|c| format!(" - '{c}'")).collect();
+    let quiet = quiet.concat();
     let note = "INSERT INTO journal_change (table_name, row_key) VALUES";
     vec![
         format!(

@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use sea_orm_migration::MigrationTrait;
 use store::Store;
 use url::Url;
@@ -214,6 +215,7 @@ pub fn job_kinds() -> Registry {
         .with(images::jobs::import_kind())
         .with(images::checksum::kind())
         .with(crate::platform::storage::jobs::verify_kind())
+        .with(crate::platform::storage::gc::jobs::gc_kind())
 }
 
 /// Who knows whether a thing that is to be tagged or put into a project exists: one owner for each kind of thing.
@@ -228,6 +230,14 @@ pub fn settles() -> Vec<journal::Settle> {
         |app, tx| Box::pin(actions::service::actions_settle_in_tx(app, tx)),
         |_, tx| Box::pin(tags::service::tags_settle_in_tx(tx)),
     ]
+}
+
+/// Gives up the disks of what was deleted and could still be restored; gives how many.
+pub type Purger = for<'a> fn(&'a App) -> BoxFuture<'a, Result<u64>>;
+
+/// What gives up restorable disks, one for each product that keeps any.
+pub fn purgers() -> Vec<Purger> {
+    vec![|app| Box::pin(images::service::deleted_purge(app))]
 }
 
 /// Every migration of every room. They are applied in this order, and a released one keeps its name.

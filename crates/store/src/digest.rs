@@ -39,6 +39,8 @@ pub enum FrameKind {
     Data = 1,
     /// A node of a disk's tree.
     Node = 2,
+    /// The name of a whole object. Never a frame.
+    Whole = 3,
 }
 
 impl FrameKind {
@@ -56,6 +58,7 @@ impl FrameKind {
 pub(crate) struct Keys {
     data: [u8; 32],
     node: [u8; 32],
+    whole: [u8; 32],
     footer: [u8; 32],
     journal: [u8; 32],
     id: [u8; 8],
@@ -67,6 +70,7 @@ impl Keys {
         Self {
             data: blake3::derive_key("cistern store 0 data chunk", digest_key),
             node: blake3::derive_key("cistern store 0 tree node", digest_key),
+            whole: blake3::derive_key("cistern store 0 object name", digest_key),
             footer: blake3::derive_key("cistern store 0 pack footer", digest_key),
             journal: blake3::derive_key("cistern store 0 journal", digest_key),
             id: id[..8].try_into().unwrap_or_default(),
@@ -77,6 +81,7 @@ impl Keys {
         let key = match kind {
             FrameKind::Data => &self.data,
             FrameKind::Node => &self.node,
+            FrameKind::Whole => &self.whole,
         };
         Digest(*blake3::keyed_hash(key, plain).as_bytes())
     }

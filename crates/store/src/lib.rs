@@ -36,6 +36,7 @@ mod ingest;
 mod journal;
 mod memory;
 mod migration;
+mod object;
 pub mod pack;
 mod reader;
 mod rebuild;
@@ -47,7 +48,9 @@ mod tree;
 mod verify;
 mod world;
 
-pub use backend::{Backend, Fault, Faulty, Folder, Listed, Probe, Remote, Settings, backend_open, folder};
+pub use backend::{
+    Backend, Fault, Faulty, Folder, Listed, Probe, Put, Remote, Settings, backend_open, folder,
+};
 pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
 pub use header::{DedupDomain, Header};
@@ -57,6 +60,7 @@ pub use journal::{
     JournalPlace, JournalSealed,
 };
 pub use migration::migrations;
+pub use object::{Algorithm, ObjectIngest, ObjectName, ObjectRef};
 pub use reader::{DiskReader, Piece};
 pub use rebuild::{RebuildProgress, Rebuilt};
 pub use rows::database_away;

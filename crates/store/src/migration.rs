@@ -70,6 +70,11 @@ impl MigrationTrait for Gc {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.create_table(gc()).await?;
         manager.create_table(orphan()).await?;
+        let restorable = Table::alter()
+            .table(Alias::new("store_root"))
+            .add_column(col("restorable").boolean().default(false))
+            .to_owned();
+        manager.alter_table(restorable).await?;
         // No writer lives through a migration: what its sessions pinned goes with them.
         let db = manager.get_connection();
         db.execute_unprepared("DROP TABLE store_session_pin").await?;
@@ -92,6 +97,7 @@ impl MigrationTrait for Gc {
             "DROP TABLE store_session_pin",
             "DROP TABLE store_orphan",
             "DROP TABLE store_gc",
+            "ALTER TABLE store_root DROP COLUMN restorable",
         ] {
             db.execute_unprepared(sql).await?;
         }

@@ -17,8 +17,9 @@ use crate::backend::{Backend, Listed};
 use crate::compute;
 use crate::error::{Error, Kind, Result};
 use crate::header::DedupDomain;
+use crate::object::{Algorithm, Hasher, ObjectName, whole_entry};
 use crate::pack::{self, Entry, HEADER_BYTES, TRAILER_BYTES};
-use crate::rows::{self, PackFound};
+use crate::rows::{self, ObjectFound, object_kind};
 use crate::store::{Opening, Options, Store};
 
 /// Packs whose footers are read at the same time.
@@ -27,14 +28,16 @@ const PACKS_AT_ONCE: usize = 8;
 const PACKS_A_TRANSACTION: usize = 16;
 /// What is read of a pack's end at first: enough for nearly every footer.
 const TAIL_BYTES: u64 = 64 << 10;
+/// Bytes of a whole object that are read at once.
+const PIECE_BYTES: u64 = 4 << 20;
 /// Packs that are named in the result, of each kind.
 const NAMED: usize = 100;
 
 /// How far a rebuild is, for those who watch it.
 #[derive(Debug, Default)]
 pub struct RebuildProgress {
-    /// Packs read.
-    pub packs: AtomicU64,
+    /// Packs and whole objects read.
+    pub objects: AtomicU64,
 }
 
 /// What a rebuild found.
@@ -42,7 +45,9 @@ pub struct RebuildProgress {
 pub struct Rebuilt {
     /// Packs whose chunks are in the index.
     pub packs: u64,
-    /// Their bytes.
+    /// Whole objects that something names.
+    pub whole: u64,
+    /// Bytes of both.
     pub stored_bytes: u64,
     /// Different chunks and tree nodes.
     pub chunks: u64,
@@ -53,10 +58,10 @@ pub struct Rebuilt {
     pub unreadable: Vec<String>,
 }
 
-/// A pack as it was found.
-enum Pack {
-    Whole(PackFound),
-    Salvaged(PackFound, String),
+/// An object as it was found.
+enum Found {
+    Whole(ObjectFound),
+    Salvaged(ObjectFound, String),
     Unreadable(String),
 }
 
@@ -87,24 +92,30 @@ impl Store {
         Ok(store)
     }
 
-    /// Fills the index from the packs. The store must have been opened by [`Store::open_to_rebuild`]; afterwards it can
-    /// be opened as usual.
-    ///
-    /// Whole objects (`b/…`) have a place here as soon as they are written: a row for each, by its key.
+    /// Fills the index from packs and whole objects. The store must have been opened by [`Store::open_to_rebuild`];
+    /// afterwards it can be opened as usual. The roots must be there: they tell which whole objects are needed.
     pub async fn rebuild_index(&self, progress: &RebuildProgress) -> Result<Rebuilt> {
         let mut rebuilt = Rebuilt::default();
-        let packs = self
-            .inner
-            .backend
-            .list("p/")
-            .try_filter_map(|item| async move { Ok(crate::gc::id_of(&item.key).map(|id| (id, item))) })
-            .map(|item| async { self.pack_find(item?).await })
-            .buffered(PACKS_AT_ONCE)
-            .try_chunks(PACKS_A_TRANSACTION);
-        let mut packs = std::pin::pin!(packs);
-        while let Some(found) = packs.try_next().await.map_err(|error| error.1)? {
-            progress.packs.fetch_add(found.len() as u64, Relaxed);
-            self.packs_write(found, &mut rebuilt).await?;
+        for kind in [object_kind::PACK, object_kind::BLOB] {
+            let prefix = if kind == object_kind::PACK { "p/" } else { "b/" };
+            let found = self
+                .inner
+                .backend
+                .list(prefix)
+                .try_filter_map(|item| async move { Ok(crate::gc::id_of(&item.key).map(|id| (id, item))) })
+                .map(|item| async move {
+                    match kind {
+                        object_kind::PACK => self.pack_find(item?).await,
+                        _ => self.whole_find(item?).await,
+                    }
+                })
+                .buffered(PACKS_AT_ONCE)
+                .try_chunks(PACKS_A_TRANSACTION);
+            let mut found = std::pin::pin!(found);
+            while let Some(found) = found.try_next().await.map_err(|error| error.1)? {
+                progress.objects.fetch_add(found.len() as u64, Relaxed);
+                self.found_write(found, &mut rebuilt).await?;
+            }
         }
         let (db, number) = (&self.inner.db, self.inner.number);
         rows::index_ready(db, number)
@@ -113,50 +124,55 @@ impl Store {
         Ok(rebuilt)
     }
 
-    async fn packs_write(&self, found: Vec<Pack>, rebuilt: &mut Rebuilt) -> Result<()> {
+    async fn found_write(&self, found: Vec<Found>, rebuilt: &mut Rebuilt) -> Result<()> {
         let context = |error| Error::db("cannot write a part of the index", error);
         let now_us = self.inner.options.world.now_us();
         let tx = rows::begin(&self.inner.db).await.map_err(context)?;
-        for pack in found {
-            let pack = match pack {
-                Pack::Whole(pack) => pack,
-                Pack::Salvaged(pack, reason) => {
+        for object in found {
+            let object = match object {
+                Found::Whole(pack) => pack,
+                Found::Salvaged(pack, reason) => {
                     name(&mut rebuilt.salvaged, reason);
                     pack
                 }
-                Pack::Unreadable(reason) => {
+                Found::Unreadable(reason) => {
                     name(&mut rebuilt.unreadable, reason);
                     continue;
                 }
             };
-            rebuilt.packs += 1;
-            rebuilt.stored_bytes += pack.bytes;
-            rebuilt.chunks += rows::pack_insert(&tx, self.inner.number, &pack, now_us)
+            let new = rows::found_insert(&tx, self.inner.number, &object, now_us)
                 .await
                 .map_err(context)?;
+            if object.kind == object_kind::PACK {
+                rebuilt.packs += 1;
+                rebuilt.chunks += new;
+            } else {
+                rebuilt.whole += u64::from(new > 0);
+            }
+            rebuilt.stored_bytes += object.bytes;
         }
         tx.commit().await.map_err(context)
     }
 
-    async fn pack_find(&self, (id, item): (Uuid, Listed)) -> Result<Pack> {
+    async fn pack_find(&self, (id, item): (Uuid, Listed)) -> Result<Found> {
         let reason = match self.pack_index(id, &item).await {
-            Ok(pack) => return Ok(Pack::Whole(pack)),
+            Ok(pack) => return Ok(Found::Whole(pack)),
             Err(error) if is_of_the_pack(&error) => error,
             Err(error) => return Err(error),
         };
         match self.pack_salvage(id, &item).await {
-            Ok(pack) if pack.entries.is_empty() => Ok(Pack::Unreadable(format!("{}: {reason}", item.key))),
+            Ok(pack) if pack.frames() == 0 => Ok(Found::Unreadable(format!("{}: {reason}", item.key))),
             Ok(pack) => {
-                let text = format!("{}: {reason}; {} frames are whole", item.key, pack.entries.len());
-                Ok(Pack::Salvaged(pack, text))
+                let text = format!("{}: {reason}; {} frames are whole", item.key, pack.frames());
+                Ok(Found::Salvaged(pack, text))
             }
-            Err(error) if is_of_the_pack(&error) => Ok(Pack::Unreadable(format!("{}: {error}", item.key))),
+            Err(error) if is_of_the_pack(&error) => Ok(Found::Unreadable(format!("{}: {error}", item.key))),
             Err(error) => Err(error),
         }
     }
 
     /// What a pack's footer says.
-    async fn pack_index(&self, id: Uuid, item: &Listed) -> Result<PackFound> {
+    async fn pack_index(&self, id: Uuid, item: &Listed) -> Result<ObjectFound> {
         let backend = &self.inner.backend;
         if item.bytes < (HEADER_BYTES + TRAILER_BYTES) as u64 {
             return Err(Error::new(Kind::Damaged, "the pack was cut short"));
@@ -175,7 +191,7 @@ impl Store {
     }
 
     /// What the frames of a pack with a damaged footer say, which describe themselves.
-    async fn pack_salvage(&self, id: Uuid, item: &Listed) -> Result<PackFound> {
+    async fn pack_salvage(&self, id: Uuid, item: &Listed) -> Result<ObjectFound> {
         if item.bytes > pack::LIMIT_BYTES as u64 {
             return Err(Error::new(Kind::Damaged, "the object is larger than any pack"));
         }
@@ -192,12 +208,60 @@ impl Store {
     }
 }
 
-fn found(id: Uuid, item: &Listed, domain: i64, entries: Vec<Entry>) -> PackFound {
-    PackFound {
+impl Store {
+    /// A whole object says nothing of itself: it is what its bytes hash to. One that no root names is garbage, and gc finds
+    /// it by its row.
+    async fn whole_find(&self, (id, item): (Uuid, Listed)) -> Result<Found> {
+        let mut found = ObjectFound {
+            kind: object_kind::BLOB,
+            id,
+            bytes: item.bytes,
+            entries: Vec::new(),
+        };
+        let names = match self.whole_names(&item).await {
+            Ok(names) => names,
+            Err(error) if is_of_the_pack(&error) => {
+                return Ok(Found::Unreadable(format!("{}: {error}", item.key)));
+            }
+            Err(error) => return Err(error),
+        };
+        let digests = names.map(|name| self.name_digest(&name));
+        let kept = rows::names_kept(&self.inner.db, self.inner.number, &digests).await;
+        let kept = kept.map_err(|error| Error::db("cannot look roots up", error))?;
+        let entry = |digest| whole_entry(digest, item.bytes);
+        found.entries = kept
+            .into_iter()
+            .map(|(domain, digest)| (domain, vec![entry(digest)]))
+            .collect();
+        Ok(Found::Whole(found))
+    }
+
+    /// The names that an object can be known by.
+    async fn whole_names(&self, item: &Listed) -> Result<[ObjectName; 2]> {
+        let mut hashers = [Algorithm::Sha256, Algorithm::Sha512].map(Hasher::new);
+        let mut at = 0;
+        while at < item.bytes {
+            let end = item.bytes.min(at + PIECE_BYTES);
+            let piece = self.inner.backend.get_range(&item.key, at..end).await?;
+            hashers = compute(move || {
+                for hasher in &mut hashers {
+                    hasher.update(&piece);
+                }
+                Ok(hashers)
+            })
+            .await?;
+            at = end;
+        }
+        Ok(hashers.map(Hasher::finish))
+    }
+}
+
+fn found(id: Uuid, item: &Listed, domain: i64, entries: Vec<Entry>) -> ObjectFound {
+    ObjectFound {
+        kind: object_kind::PACK,
         id,
         bytes: item.bytes,
-        domain,
-        entries,
+        entries: vec![(domain, entries)],
     }
 }
 

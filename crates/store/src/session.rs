@@ -14,7 +14,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::ingest::Ingest;
 use crate::rows::{self, chunk_state, object_state, session_state};
-use crate::store::{Store, pack_key};
+use crate::store::Store;
 use crate::tree::TreeRoot;
 
 /// Packs that are looked up at the same time.
@@ -42,6 +42,18 @@ pub(crate) struct SessionInner {
     packs: Mutex<HashMap<i64, bool>>,
     /// Trees that this session keeps alive, with their allocated bytes: only these can be committed.
     trees: Mutex<HashMap<TreeRoot, u64>>,
+    /// Whole objects that it keeps alive, by the digests of their names.
+    objects: Mutex<HashSet<Digest>>,
+}
+
+/// What a root is made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kept {
+    pub(crate) domain: i64,
+    pub(crate) digest: Digest,
+    pub(crate) level: i16,
+    pub(crate) virtual_bytes: u64,
+    pub(crate) allocated_bytes: u64,
 }
 
 /// What [`Store::sessions_expire`] did.
@@ -93,6 +105,7 @@ impl Store {
             puts: AtomicUsize::new(0),
             packs: Mutex::default(),
             trees: Mutex::default(),
+            objects: Mutex::default(),
         });
         self.inner.writers.fetch_add(1, Ordering::Relaxed);
         let heartbeat = tokio::spawn(Arc::clone(&inner).heartbeat());
@@ -233,28 +246,48 @@ impl Session {
         tx: &impl ConnectionTrait,
         disks: &[(&str, &str, TreeRoot)],
     ) -> Result<()> {
-        let inner = &self.inner;
-        let (store, now_us) = (&inner.store.inner, inner.store.inner.options.world.now_us());
-        let context = |error| Error::db("cannot publish a disk", error);
-        let gate = inner.hold(tx).await?;
+        let mut kept = Vec::with_capacity(disks.len());
         for (kind, owner, tree) in disks {
-            let Some(allocated_bytes) = inner.trees().get(tree).copied() else {
+            let Some(allocated_bytes) = self.inner.trees().get(tree).copied() else {
                 return Err(Error::new(
                     Kind::Invalid,
                     "the disk was not taken in by this session",
                 ));
             };
+            let disk = Kept {
+                domain: tree.domain,
+                digest: tree.digest,
+                level: i16::from(tree.level),
+                virtual_bytes: tree.virtual_bytes,
+                allocated_bytes,
+            };
+            kept.push((*kind, *owner, disk));
+        }
+        self.commit_kept_in_tx(tx, &kept).await
+    }
+
+    pub(crate) async fn commit_kept_in_tx(
+        &self,
+        tx: &impl ConnectionTrait,
+        kept: &[(&str, &str, Kept)],
+    ) -> Result<()> {
+        let inner = &self.inner;
+        let (store, now_us) = (&inner.store.inner, inner.store.inner.options.world.now_us());
+        let context = |error| Error::db("cannot publish what was stored", error);
+        let gate = inner.hold(tx).await?;
+        for (kind, owner, kept) in kept {
             let row = rows::root::Model {
                 store: store.number,
                 kind: (*kind).to_owned(),
                 owner: (*owner).to_owned(),
-                domain: tree.domain,
-                digest: tree.digest.0.to_vec(),
-                level: i16::from(tree.level),
-                virtual_bytes: tree.virtual_bytes.cast_signed(),
-                allocated_bytes: allocated_bytes.cast_signed(),
+                domain: kept.domain,
+                digest: kept.digest.0.to_vec(),
+                level: kept.level,
+                virtual_bytes: kept.virtual_bytes.cast_signed(),
+                allocated_bytes: kept.allocated_bytes.cast_signed(),
                 epoch: gate.epoch,
                 created_us: now_us,
+                restorable: false,
             };
             rows::root_insert(tx, row).await.map_err(context)?;
         }
@@ -266,10 +299,12 @@ impl Session {
             return Err(lease_lost());
         }
         let leftovers = rows::objects_unpublished(tx, inner.id).await.map_err(context)?;
-        if gate.gc_fence.is_none() && leftovers.is_empty() {
-            rows::session_delete(tx, inner.id).await.map_err(context)?;
+        match gate.gc_fence {
+            // What it pinned has to outlive that gc.
+            Some(_) => Ok(()),
+            None if leftovers.is_empty() => rows::session_delete(tx, inner.id).await.map_err(context),
+            None => rows::session_unpin(tx, inner.id).await.map_err(context),
         }
-        Ok(())
     }
 
     /// Gives the session up and removes what it had not published.
@@ -385,7 +420,7 @@ impl SessionInner {
         let rows = rows::objects_get(&store.db, &asked).await.map_err(context)?;
         let mut looks = futures::stream::iter(rows)
             .map(|row| async move {
-                let found = store.backend.stat(&pack_key(row.key)).await?;
+                let found = store.backend.stat(&row.object_key()).await?;
                 Ok::<_, Error>((row.id, found == Some(row.bytes.cast_unsigned())))
             })
             .buffer_unordered(PACKS_AT_ONCE);
@@ -416,6 +451,30 @@ impl SessionInner {
         rows::pin_insert(tx, self.id, digests)
             .await
             .map_err(|error| Error::db("cannot pin chunks", error))
+    }
+
+    /// Writes an object. It stays counted where the write may still land although nobody is there to see it, and after an
+    /// error that does not tell whether it will.
+    pub(crate) async fn put(&self, write: impl Future<Output = Result<()>>) -> Result<()> {
+        self.puts.fetch_add(1, Ordering::SeqCst);
+        let written = write.await;
+        if !written.as_ref().is_err_and(Error::retryable) {
+            self.puts.fetch_sub(1, Ordering::SeqCst);
+        }
+        written
+    }
+
+    /// Remembers a whole object, so that it can be committed.
+    pub(crate) fn object_keep(&self, digest: Digest) {
+        self.objects().insert(digest);
+    }
+
+    pub(crate) fn has_object(&self, digest: Digest) -> bool {
+        self.objects().contains(&digest)
+    }
+
+    fn objects(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers a finished tree, so that it can be committed or be a parent.

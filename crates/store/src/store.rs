@@ -17,7 +17,7 @@ use crate::memory::Memory;
 use crate::pack;
 use crate::reader::ahead::Budget;
 use crate::rebuild::{is_being_rebuilt, unfinished};
-use crate::rows::{self, Hit, Location, object_kind};
+use crate::rows::{self, Hit, Location, WHOLE_LEVEL, object_kind};
 use crate::tree::TreeRoot;
 use crate::world::World;
 use crate::{CHUNK_BYTES, FORMAT};
@@ -92,12 +92,20 @@ pub struct Stats {
     pub logical_bytes: u64,
     /// Packs that are published.
     pub packs: u64,
-    /// Bytes of those packs.
+    /// Whole objects that are published.
+    pub objects: u64,
+    /// Bytes of both.
     pub stored_bytes: u64,
     /// Different chunks and tree nodes in the index.
     pub chunks: u64,
-    /// Bytes of their frames; what packs hold beyond that is overhead or garbage.
+    /// Bytes of their frames.
     pub chunk_bytes: u64,
+    /// Bytes of packs that nothing needs, as far as gc has found out: it frees them, or parts of them, in time.
+    pub garbage_bytes: u64,
+    /// Disks that are only kept so that they can be restored.
+    pub restorable_roots: u64,
+    /// Sum of what is not zero in them: no more than that is freed when they are purged.
+    pub restorable_bytes: u64,
     /// Sessions that are writing now.
     pub open_sessions: u64,
 }
@@ -113,6 +121,8 @@ pub struct Root {
     pub tree: TreeRoot,
     /// Bytes of the disk that are not zero, in whole chunks.
     pub allocated_bytes: u64,
+    /// Whether it is only kept so that its owner can be restored.
+    pub restorable: bool,
 }
 
 impl Store {
@@ -249,15 +259,19 @@ impl Store {
     pub async fn root_get(&self, kind: &str, owner: &str) -> Result<Option<Root>> {
         let row = rows::root_get(&self.inner.db, self.inner.number, kind, owner).await;
         row.map_err(|error| Error::db("cannot read a root", error))?
+            .filter(|row| row.level != WHOLE_LEVEL)
             .map(root_from_row)
             .transpose()
     }
 
-    /// Every root, by kind and owner.
+    /// Every root of a disk, by kind and owner.
     pub async fn root_list(&self) -> Result<Vec<Root>> {
         let rows = rows::roots_list(&self.inner.db, self.inner.number).await;
         let rows = rows.map_err(|error| Error::db("cannot read the roots", error))?;
-        rows.into_iter().map(root_from_row).collect()
+        rows.into_iter()
+            .filter(|row| row.level != WHOLE_LEVEL)
+            .map(root_from_row)
+            .collect()
     }
 
     /// Removes a root in the caller's transaction: gc may free what it kept. False when it was not there.
@@ -272,21 +286,46 @@ impl Store {
             .map_err(|error| Error::db("cannot delete a root", error))
     }
 
+    /// Says in the caller's transaction whether a root is only kept so that its owner can be restored. Such a one is kept
+    /// like every other; it is told apart in figures, and by a dry run of gc.
+    pub async fn root_restorable_in_tx(
+        &self,
+        tx: &impl ConnectionTrait,
+        kind: &str,
+        owner: &str,
+        restorable: bool,
+    ) -> Result<bool> {
+        rows::root_restorable(tx, self.inner.number, kind, owner, restorable)
+            .await
+            .map_err(|error| Error::db("cannot change a root", error))
+    }
+
     /// Figures of the whole store.
     pub async fn stats(&self) -> Result<Stats> {
         let (db, number) = (&self.inner.db, self.inner.number);
         let context = |error| Error::db("cannot read the store's figures", error);
         let roots = self.root_list().await?;
-        let (packs, stored_bytes, _) = rows::objects_sum(db, number).await.map_err(context)?;
-        let (chunks, chunk_bytes) = rows::chunks_sum(db, number).await.map_err(context)?;
+        let sum = async |kind| rows::objects_sum(db, number, kind).await.map_err(context);
+        let (packs, pack_bytes, _) = sum(object_kind::PACK).await?;
+        let (objects, object_bytes, _) = sum(object_kind::BLOB).await?;
+        let (chunks, chunk_bytes) = rows::chunks_sum(db, number, false).await.map_err(context)?;
+        let (condemned, condemned_bytes) = rows::chunks_sum(db, number, true).await.map_err(context)?;
+        let needed_bytes = (chunk_bytes - condemned_bytes)
+            + (chunks - condemned) * pack::ENTRY_BYTES as u64
+            + packs * (pack::HEADER_BYTES + pack::TRAILER_BYTES) as u64;
+        let restorable = || roots.iter().filter(|root| root.restorable);
         Ok(Stats {
             roots: roots.len() as u64,
             virtual_bytes: roots.iter().map(|root| root.tree.virtual_bytes).sum(),
             logical_bytes: roots.iter().map(|root| root.allocated_bytes).sum(),
             packs,
-            stored_bytes,
+            objects,
+            stored_bytes: pack_bytes + object_bytes,
             chunks,
             chunk_bytes,
+            garbage_bytes: (pack_bytes + object_bytes).saturating_sub(needed_bytes),
+            restorable_roots: restorable().count() as u64,
+            restorable_bytes: restorable().map(|root| root.allocated_bytes).sum(),
             open_sessions: rows::sessions_open(db, number).await.map_err(context)?,
         })
     }
@@ -390,6 +429,7 @@ fn root_from_row(row: rows::root::Model) -> Result<Root> {
         owner: row.owner,
         tree,
         allocated_bytes,
+        restorable: row.restorable,
     })
 }
 

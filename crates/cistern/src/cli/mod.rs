@@ -65,6 +65,8 @@ enum Command {
         after_help = "Examples:\n  cistern store stats\n  cistern store verify --read-data"
     )]
     Store(crate::platform::storage::cli::Command),
+    /// Free what nothing needs
+    Gc(crate::platform::storage::gc::cli::Args),
     /// Look at the settings
     #[command(
         subcommand,
@@ -165,6 +167,7 @@ fn run(command: Command, context: &Context) -> Outcome {
         Command::Recover(args) => recover::run(&args, context),
         Command::Image(command) => crate::images::cli::run(command, context),
         Command::Store(command) => crate::platform::storage::cli::run(command, context),
+        Command::Gc(args) => crate::platform::storage::gc::cli::run(args, context),
         Command::Config(command) => config::run(command, context),
         Command::Token(command) => accounts::token_run(command, context),
         Command::User(command) => accounts::user_run(command, context),

@@ -281,6 +281,33 @@ pub const SETTINGS: &[Setting] = &[
         "Days a job that has ended is kept, for `GET /v2/jobs` and the report of a verification. Actions are kept.",
     ),
     row(
+        "gc.every_minutes",
+        Kind::Number,
+        "Minutes between the end of one run of `gc` and the next. 0: only when it is asked for.",
+    ),
+    row(
+        "gc.grace_minutes",
+        Kind::Number,
+        "Minutes that garbage can still be used again by an import of the same content, before `gc` frees it.",
+    ),
+    row(
+        "gc.repack_below_percent",
+        Kind::Number,
+        "Packs are written anew by `gc` when less than so many percent of them are needed. 0: never.",
+    ),
+    row(
+        "disk.refuse_below_percent",
+        Kind::Number,
+        "While less than so many percent of a disk are free, no image is taken in; of a disk above 200 GiB, percent of 200 \
+         GiB. 0: until it is full.",
+    ),
+    row(
+        "disk.purge_below_percent",
+        Kind::Number,
+        "While less than so many percent of the objects' disk are free (as above), deleted images are given up before their \
+         day is over, and `gc` frees all it can at once. 0: never.",
+    ),
+    row(
         "log.level",
         Kind::Text,
         "`error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,cistern::images=debug`.",

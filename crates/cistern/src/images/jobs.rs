@@ -73,6 +73,7 @@ pub fn import_kind() -> JobKind {
         name: IMPORT,
         run: |context| Box::pin(run(context)),
         failed,
+        is_alone: false,
     }
 }
 

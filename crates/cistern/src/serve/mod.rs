@@ -113,6 +113,7 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     upkeep.abort();
     if let Some(writers) = &writers {
         writers.tidying.abort();
+        writers.watching.abort();
     }
     tracing::info!(
         seconds = app.config.shutdown_seconds,
@@ -144,6 +145,7 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
 /// What changes rows and objects beside requests and jobs.
 struct Writers {
     tidying: JoinHandle<()>,
+    watching: JoinHandle<()>,
     journal: JoinHandle<()>,
 }
 
@@ -159,6 +161,7 @@ fn writers_start(app: &App, sweeping: &CancellationToken, journaling: &Cancellat
     ));
     Some(Writers {
         tidying: tokio::spawn(crate::platform::upkeep::run(app.clone())),
+        watching: tokio::spawn(crate::platform::storage::space::watch(app.clone())),
         journal: tokio::spawn(journal::run(app.clone(), journaling.clone())),
     })
 }

@@ -2,14 +2,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
 use sea_orm::DbBackend;
 use serde_json::{Value, json};
 
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported, settled};
-use crate::harness::process::{cistern, command, run, run_ok};
+use crate::harness::process::{cistern, command, document, reason, run, run_ok, stdout};
 use crate::harness::{Server, disks, server::Setup, until};
 use crate::migrate::{database, execute, texts};
 
@@ -20,6 +20,7 @@ const PROMISED: &[&str] = &[
     "config list",
     "doctor",
     "events",
+    "gc",
     "image delete",
     "image export",
     "image get",
@@ -42,23 +43,6 @@ const PROMISED: &[&str] = &[
     "user disable",
     "user passwd",
 ];
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("UTF-8")
-}
-
-/// The reason of a failure, which is the last line on stderr.
-fn reason(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    text.lines().last().unwrap_or_default().to_owned()
-}
-
-/// Runs with `--json`; fails the test unless it ends well with exactly one document on stdout.
-fn document(command: &mut Command) -> Value {
-    let text = run_ok(command.arg("--json"));
-    serde_json::from_str(&text)
-        .unwrap_or_else(|e| panic!("{command:?} printed no single document ({e}): {text}"))
-}
 
 /// Every command below these words that has no further commands, as its help lists them.
 fn leaves(words: &[String]) -> Vec<String> {

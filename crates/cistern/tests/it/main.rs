@@ -10,6 +10,7 @@ mod doors;
 mod events;
 mod faults;
 mod full;
+mod gc;
 mod harness;
 mod imports;
 mod input;

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use sea_orm::DatabaseTransaction;
 
 use super::sorter::{Sorted, Sorter};
 use super::{Options, Pace, Progress};
@@ -76,6 +75,9 @@ impl Found {
             return Ok(());
         }
         self.marks.push(mark_of(*domain, &digest))?;
+        if *level == rows::WHOLE_LEVEL {
+            return Ok(());
+        }
         let level = usize::try_from(*level)
             .ok()
             .and_then(|level| self.levels.get_mut(level));
@@ -150,7 +152,7 @@ async fn look(
     let mut after: Option<Top> = None;
     loop {
         options.check()?;
-        let tops = rows::tops_page(&tx, number, after.as_ref(), PAGE)
+        let tops = rows::tops_page(&tx, number, after.as_ref(), (PAGE, !options.purged))
             .await
             .map_err(context)?;
         tops.iter().try_for_each(|top| found.top(top))?;
@@ -171,7 +173,7 @@ async fn look(
 
 /// Tells the pins that are newer than `after`; gives the newest.
 pub(super) async fn pins_look(
-    tx: &DatabaseTransaction,
+    tx: &rows::Tx,
     mut after: i64,
     mut tell: impl FnMut(Mark) -> Result<()>,
 ) -> Result<i64> {

@@ -22,7 +22,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use sea_orm::DatabaseTransaction;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -48,6 +47,8 @@ pub struct Options {
     pub now: bool,
     /// Only find out what a run would free.
     pub dry_run: bool,
+    /// With `dry_run`: as if what is only kept to be restored were not there.
+    pub purged: bool,
     /// Packs are written anew when less than so many percent of their bytes are needed; 0 for never.
     pub repack_below: u8,
     /// Where working files go, which have no names.
@@ -64,6 +65,7 @@ impl Options {
             orphan_grace: Duration::from_hours(24),
             now: false,
             dry_run: false,
+            purged: false,
             repack_below: 60,
             folder: folder.into(),
             stop: CancellationToken::new(),
@@ -137,6 +139,12 @@ impl Store {
     pub async fn gc_mark(&self, options: &Options, progress: &Progress) -> Result<Marked> {
         self.inner.header.writable()?;
         options.check()?;
+        if options.purged && !options.dry_run {
+            return Err(Error::new(
+                Kind::Invalid,
+                "only a dry run can look past what can be restored",
+            ));
+        }
         let run = Run::begin(self, options).await?;
         match mark::mark(self, run.epoch, options, progress).await {
             Ok(marks) => Ok(Marked { run, marks }),
@@ -250,7 +258,7 @@ impl Run {
     }
 
     /// A transaction that is alone at the gate, as long as the run still holds the fence.
-    async fn alone(&self) -> Result<DatabaseTransaction> {
+    async fn alone(&self) -> Result<rows::Tx> {
         let context = |error| Error::db("cannot go on with gc", error);
         let store = &self.store.inner;
         let tx = rows::begin(&store.db).await.map_err(context)?;

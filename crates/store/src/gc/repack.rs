@@ -12,7 +12,7 @@ use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
 use crate::ingest::pack_put::pack_write;
 use crate::pack::{self, Builder, Entry};
-use crate::rows::{self, Sparse, chunk_state, object_kind, object_state};
+use crate::rows::{self, Sparse, chunk_state, object_kind};
 use crate::session::{Session, lease_lost};
 use crate::store::pack_key;
 
@@ -181,12 +181,8 @@ impl Repack<'_> {
         let context = |error| Error::db("cannot move chunks to another pack", error);
         let tx = self.run.alone().await?;
         session.hold(&tx).await?;
-        let (intent, live, now_us) = (
-            object_state::INTENT,
-            object_state::LIVE,
-            store.options.world.now_us(),
-        );
-        if !rows::object_move(&tx, object, intent, live, now_us)
+        let now_us = store.options.world.now_us();
+        if !rows::object_publish(&tx, object, bytes, now_us)
             .await
             .map_err(context)?
         {

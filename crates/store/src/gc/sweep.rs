@@ -65,12 +65,12 @@ impl Run {
             let mut after = Vec::new();
             loop {
                 options.check()?;
-                let page = rows::chunks_scan(db, (number, domain), &after, before, PAGE).await;
-                let page = page.map_err(context)?;
-                let Some(last) = page.last() else { break };
+                let rows = rows::chunks_scan(db, (number, domain), &after, before, PAGE).await;
+                let rows = rows.map_err(context)?;
+                let Some(last) = rows.last() else { break };
                 after = last.digest.0.to_vec();
-                let (unmarked, missed) = compare(&page, domain, &mut cursor)?;
-                progress.chunks.fetch_add(page.len() as u64, Relaxed);
+                let (unmarked, missed) = self.compare(&rows, domain, &mut cursor)?;
+                progress.chunks.fetch_add(rows.len() as u64, Relaxed);
                 for batch in unmarked.chunks(BATCH) {
                     self.condemn(domain, batch, before, &mut pins, report).await?;
                     progress.condemned.store(report.condemned, Relaxed);
@@ -181,19 +181,26 @@ impl Run {
             pace.rest().await;
         }
     }
-}
 
-/// Those of a page that nothing needs, and the condemned ones that something does.
-fn compare(page: &[Scanned], domain: i64, cursor: &mut Cursor) -> Result<(Vec<Scanned>, Vec<Digest>)> {
-    let (mut unmarked, mut missed) = (Vec::new(), Vec::new());
-    for one in page {
-        let is_marked = cursor.is_marked(mark_of(domain, &one.digest))?;
-        let is_condemned = one.state == chunk_state::CONDEMNED;
-        match (is_marked, is_condemned) {
-            (true, true) => missed.push(one.digest),
-            (false, false) => unmarked.push(*one),
-            _ => {}
+    /// Those of a page that nothing needs, and the condemned ones that something does. What was condemned before counts
+    /// again where only a figure is wanted.
+    fn compare(
+        &self,
+        page: &[Scanned],
+        domain: i64,
+        cursor: &mut Cursor,
+    ) -> Result<(Vec<Scanned>, Vec<Digest>)> {
+        let (mut unmarked, mut missed) = (Vec::new(), Vec::new());
+        for one in page {
+            let is_marked = cursor.is_marked(mark_of(domain, &one.digest))?;
+            let is_condemned = one.state == chunk_state::CONDEMNED;
+            match (is_marked, is_condemned) {
+                (true, true) => missed.push(one.digest),
+                (false, true) if !self.is_dry => {}
+                (false, _) => unmarked.push(*one),
+                (true, false) => {}
+            }
         }
+        Ok((unmarked, missed))
     }
-    Ok((unmarked, missed))
 }

@@ -1,7 +1,6 @@
 //! From a full pack to published chunks: intent row, object, check, rows.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use crate::compute;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::pack::{self, Builder, Entry};
-use crate::rows::{self, object_kind, object_state};
+use crate::rows::{self, object_kind};
 use crate::session::{SessionInner, lease_lost};
 use crate::store::pack_key;
 
@@ -36,7 +35,7 @@ pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pendi
     .await?;
     let bytes = sealed.bytes.len() as u64;
     let object = pack_write(&session, sealed.id, sealed.bytes, sealed.entries.len()).await?;
-    publish(&session, object, &sealed.entries).await?;
+    publish(&session, object, bytes, &sealed.entries).await?;
     let mut pending = pending.set();
     for entry in &sealed.entries {
         pending.remove(&entry.digest);
@@ -47,17 +46,10 @@ pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pendi
 /// Announces a pack and writes it; gives its number. It is there then, and nothing refers to it.
 pub(crate) async fn pack_write(session: &SessionInner, id: Uuid, pack: Bytes, frames: usize) -> Result<i64> {
     let bytes = pack.len() as u64;
-    let object = intent(session, id, bytes, frames).await?;
+    let object = intent(session, object_kind::PACK, id, bytes, frames).await?;
     let key = pack_key(id);
     let backend = &session.store.inner.backend;
-    // Stays counted where the write may still land although we are not there to see it.
-    session.puts.fetch_add(1, Ordering::SeqCst);
-    let written = backend.put_new(&key, pack).await;
-    // And after an error that does not tell whether it will.
-    if !written.as_ref().is_err_and(Error::retryable) {
-        session.puts.fetch_sub(1, Ordering::SeqCst);
-    }
-    written?;
+    session.put(backend.put_new(&key, pack)).await?;
     if backend.stat(&key).await? != Some(bytes) {
         let text = format!(
             "`{}` stored `{key}` with another size than was written",
@@ -68,13 +60,20 @@ pub(crate) async fn pack_write(session: &SessionInner, id: Uuid, pack: Bytes, fr
     Ok(object)
 }
 
-async fn intent(session: &SessionInner, id: Uuid, bytes: u64, frames: usize) -> Result<i64> {
-    let context = |error| Error::db("cannot announce a pack", error);
+/// Writes the row of an object that is about to be written; gives its number.
+pub(crate) async fn intent(
+    session: &SessionInner,
+    kind: i16,
+    id: Uuid,
+    bytes: u64,
+    frames: usize,
+) -> Result<i64> {
+    let context = |error| Error::db("cannot announce an object", error);
     let store = &session.store.inner;
     let intent = rows::Intent {
         store: store.number,
         key: id,
-        kind: object_kind::PACK,
+        kind,
         session: session.id,
         bytes,
         frames,
@@ -87,15 +86,19 @@ async fn intent(session: &SessionInner, id: Uuid, bytes: u64, frames: usize) -> 
     Ok(object)
 }
 
-/// One short transaction: the pack goes live and its chunks get their rows.
-async fn publish(session: &SessionInner, object: i64, entries: &[Entry]) -> Result<()> {
-    let context = |error| Error::db("cannot publish a pack", error);
+/// One short transaction: the object goes live, with its size, and what is in it gets its rows.
+pub(crate) async fn publish(
+    session: &SessionInner,
+    object: i64,
+    bytes: u64,
+    entries: &[Entry],
+) -> Result<()> {
+    let context = |error| Error::db("cannot publish an object", error);
     let store = &session.store.inner;
     let (number, domain, now_us) = (store.number, session.domain, store.options.world.now_us());
     let tx = rows::begin(&store.db).await.map_err(context)?;
     session.hold(&tx).await?;
-    let (from, to) = (object_state::INTENT, object_state::LIVE);
-    if !rows::object_move(&tx, object, from, to, now_us)
+    if !rows::object_publish(&tx, object, bytes, now_us)
         .await
         .map_err(context)?
     {

@@ -324,8 +324,8 @@ impl Packer {
         let session = &self.job.session;
         let store = &session.store.inner;
         let slot = match frame.kind {
-            FrameKind::Data => &mut self.data,
             FrameKind::Node => &mut self.nodes,
+            _ => &mut self.data,
         };
         let builder = match slot {
             Some(builder) => builder,

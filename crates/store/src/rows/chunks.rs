@@ -230,13 +230,19 @@ pub(crate) async fn chunks_insert(
     Ok(written)
 }
 
-/// Number of live chunk rows and the bytes of their frames.
-pub(crate) async fn chunks_sum(db: &impl ConnectionTrait, store: i32) -> Result<(u64, u64), DbErr> {
+/// Number of chunk rows and the bytes of their frames; of all, or of those that are condemned.
+pub(crate) async fn chunks_sum(
+    db: &impl ConnectionTrait,
+    store: i32,
+    condemned: bool,
+) -> Result<(u64, u64), DbErr> {
     let query = Query::select()
         .expr(Expr::col(chunk::Column::Digest).count())
         .expr(Expr::col(chunk::Column::Length).sum().cast_as("bigint"))
         .from(chunk::Entity)
         .and_where(chunk::Column::Store.eq(store))
+        // Written out: a parameter could not use the index of the condemned.
+        .and_where_option(condemned.then(|| Expr::cust("state = 2")))
         .to_owned();
     let Some(row) = db.query_one(&query).await? else {
         return Ok((0, 0));

@@ -144,6 +144,7 @@ entity!(root, "store_root", {
     pub allocated_bytes: i64,
     pub epoch: i64,
     pub created_us: i64,
+    pub restorable: bool,
 });
 
 entity!(gc, "store_gc", {

@@ -154,19 +154,23 @@ pub(crate) async fn sessions_oldest(tx: &impl ConnectionTrait, store: i32) -> Re
 /// The top of something that is kept: domain, digest, level.
 pub(crate) type Top = (i64, Vec<u8>, i16);
 
-/// Different trees that roots name, after the last one of the page before.
+/// Different trees that roots name, after the last one of the page before; those too that are only kept to be restored,
+/// where they are wanted.
 pub(crate) async fn tops_page(
     tx: &impl ConnectionTrait,
     store: i32,
     after: Option<&Top>,
-    limit: u64,
+    (limit, with_restorable): (u64, bool),
 ) -> Result<Vec<Top>, DbErr> {
-    use root::Column::{Digest, Domain, Level, Store};
+    use root::Column::{Digest, Domain, Level, Restorable, Store};
     let mut query = root::Entity::find()
         .select_only()
         .columns([Domain, Digest, Level])
         .distinct()
         .filter(Store.eq(store));
+    if !with_restorable {
+        query = query.filter(Restorable.eq(false));
+    }
     if let Some((domain, digest, level)) = after {
         let place = Expr::tuple([Domain, Digest, Level].map(Expr::col));
         query = query.filter(place.gt(Expr::tuple([

@@ -28,6 +28,9 @@ pub(crate) use rebuild::*;
 pub(crate) use roots::*;
 pub(crate) use sessions::*;
 
+/// A transaction, for those who hand one on.
+pub(crate) type Tx = DatabaseTransaction;
+
 /// Begins a writing transaction: IMMEDIATE on SQLite, where a deferred one fails when two writers meet.
 pub(crate) async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     let options = TransactionOptions {

@@ -65,6 +65,24 @@ pub(crate) async fn object_move(
     Ok(result.rows_affected == 1)
 }
 
+/// Publishes an object with its size; false when it does not wait for that.
+pub(crate) async fn object_publish(
+    db: &impl ConnectionTrait,
+    id: i64,
+    bytes: u64,
+    now_us: i64,
+) -> Result<bool, DbErr> {
+    let result = object::Entity::update_many()
+        .col_expr(object::Column::State, Expr::value(object_state::LIVE))
+        .col_expr(object::Column::Bytes, Expr::value(bytes.cast_signed()))
+        .col_expr(object::Column::ChangedUs, Expr::value(now_us))
+        .filter(object::Column::Id.eq(id))
+        .filter(object::Column::State.eq(object_state::INTENT))
+        .exec(db)
+        .await?;
+    Ok(result.rows_affected == 1)
+}
+
 pub(crate) async fn object_delete(db: &impl ConnectionTrait, id: i64) -> Result<(), DbErr> {
     object::Entity::delete_by_id(id).exec(db).await.map(drop)
 }
@@ -115,8 +133,12 @@ pub(crate) async fn objects_page(
         .await
 }
 
-/// Sums over the published objects: number, bytes, frames.
-pub(crate) async fn objects_sum(db: &impl ConnectionTrait, store: i32) -> Result<(u64, u64, u64), DbErr> {
+/// Sums over the published objects of a kind: number, bytes, frames.
+pub(crate) async fn objects_sum(
+    db: &impl ConnectionTrait,
+    store: i32,
+    kind: i16,
+) -> Result<(u64, u64, u64), DbErr> {
     let query = Query::select()
         .expr(Expr::col(object::Column::Id).count())
         .expr(Expr::col(object::Column::Bytes).sum().cast_as("bigint"))
@@ -124,6 +146,7 @@ pub(crate) async fn objects_sum(db: &impl ConnectionTrait, store: i32) -> Result
         .from(object::Entity)
         .and_where(object::Column::Store.eq(store))
         .and_where(object::Column::State.eq(object_state::LIVE))
+        .and_where(object::Column::Kind.eq(kind))
         .to_owned();
     let Some(row) = db.query_one(&query).await? else {
         return Ok((0, 0, 0));

@@ -9,21 +9,29 @@ use uuid::Uuid;
 
 use super::chunks::chunks_insert;
 use super::entities::{
-    chunk, meta, object, object_kind, object_state, orphan, root, session, session_pin, session_root,
-    session_state,
+    chunk, meta, object, object_state, orphan, root, session, session_pin, session_root, session_state,
 };
+use crate::digest::Digest;
 use crate::pack::Entry;
 
 /// The epoch of everything that a rebuild finds: lower than that of any session.
 const OLDEST: i64 = 1;
 
-/// A pack that is in the backend.
+/// An object that is in the backend.
 #[derive(Debug, Clone)]
-pub(crate) struct PackFound {
+pub(crate) struct ObjectFound {
+    pub(crate) kind: i16,
     pub(crate) id: Uuid,
     pub(crate) bytes: u64,
-    pub(crate) domain: i64,
-    pub(crate) entries: Vec<Entry>,
+    /// What is in it, by dedup domain.
+    pub(crate) entries: Vec<(i64, Vec<Entry>)>,
+}
+
+impl ObjectFound {
+    /// Number of frames.
+    pub(crate) fn frames(&self) -> usize {
+        self.entries.iter().map(|(_, entries)| entries.len()).sum()
+    }
 }
 
 /// Whether a session is open whose writer may be alive.
@@ -60,31 +68,55 @@ pub(crate) async fn index_clear(db: &impl ConnectionTrait, store: i32) -> Result
         .map(drop)
 }
 
-/// Writes the rows of a pack; where another has a chunk already, that one's row stays. Gives the number of new chunks.
-pub(crate) async fn pack_insert(
+/// Of these names of whole objects, those that roots are of, with their domains.
+pub(crate) async fn names_kept(
     db: &impl ConnectionTrait,
     store: i32,
-    pack: &PackFound,
+    names: &[Digest],
+) -> Result<Vec<(i64, Digest)>, DbErr> {
+    let rows: Vec<(i64, Vec<u8>)> = root::Entity::find()
+        .select_only()
+        .columns([root::Column::Domain, root::Column::Digest])
+        .distinct()
+        .filter(root::Column::Store.eq(store))
+        .filter(root::Column::Level.eq(super::WHOLE_LEVEL))
+        .filter(root::Column::Digest.is_in(names.iter().map(|name| name.0.to_vec())))
+        .into_tuple()
+        .all(db)
+        .await?;
+    let known = |(domain, digest): (i64, Vec<u8>)| Some((domain, Digest::from_slice(&digest)?));
+    Ok(rows.into_iter().filter_map(known).collect())
+}
+
+/// Writes the rows of an object; where another has a chunk already, that one's row stays. Gives the number of new chunks.
+pub(crate) async fn found_insert(
+    db: &impl ConnectionTrait,
+    store: i32,
+    found: &ObjectFound,
     now_us: i64,
 ) -> Result<u64, DbErr> {
     let row = object::ActiveModel {
         id: NotSet,
         store: Set(store),
-        key: Set(pack.id),
-        kind: Set(object_kind::PACK),
+        key: Set(found.id),
+        kind: Set(found.kind),
         state: Set(object_state::LIVE),
         session: Set(None),
-        bytes: Set(pack.bytes.cast_signed()),
-        frames: Set(i32::try_from(pack.entries.len()).unwrap_or(i32::MAX)),
+        bytes: Set(found.bytes.cast_signed()),
+        frames: Set(i32::try_from(found.frames()).unwrap_or(i32::MAX)),
         created_us: Set(now_us),
         changed_us: Set(now_us),
     };
     let id = row.insert(db).await?.id;
-    // One statement must not name a digest twice.
-    let mut entries = pack.entries.clone();
-    entries.sort_unstable_by_key(|entry| (entry.digest, entry.offset));
-    entries.dedup_by_key(|entry| entry.digest);
-    chunks_insert(db, store, pack.domain, id, OLDEST, &entries).await
+    let mut written = 0;
+    for (domain, entries) in &found.entries {
+        // One statement must not name a digest twice.
+        let mut entries = entries.clone();
+        entries.sort_unstable_by_key(|entry| (entry.digest, entry.offset));
+        entries.dedup_by_key(|entry| entry.digest);
+        written += chunks_insert(db, store, *domain, id, OLDEST, &entries).await?;
+    }
+    Ok(written)
 }
 
 /// Marks the store as ready, at an epoch above all that its rows know.

@@ -102,6 +102,12 @@ pub(crate) async fn sessions_ended(
 
 /// Removes a session with its pins and roots.
 pub(crate) async fn session_delete(db: &impl ConnectionTrait, id: Uuid) -> Result<(), DbErr> {
+    session_unpin(db, id).await?;
+    session::Entity::delete_by_id(id).exec(db).await.map(drop)
+}
+
+/// Removes what a session keeps alive.
+pub(crate) async fn session_unpin(db: &impl ConnectionTrait, id: Uuid) -> Result<(), DbErr> {
     session_pin::Entity::delete_many()
         .filter(session_pin::Column::Session.eq(id))
         .exec(db)
@@ -109,8 +115,8 @@ pub(crate) async fn session_delete(db: &impl ConnectionTrait, id: Uuid) -> Resul
     session_root::Entity::delete_many()
         .filter(session_root::Column::Session.eq(id))
         .exec(db)
-        .await?;
-    session::Entity::delete_by_id(id).exec(db).await.map(drop)
+        .await
+        .map(drop)
 }
 
 pub(crate) async fn sessions_open(db: &impl ConnectionTrait, store: i32) -> Result<u64, DbErr> {

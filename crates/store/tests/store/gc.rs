@@ -137,7 +137,38 @@ async fn a_dry_run_tells_what_would_go_and_changes_nothing() {
             assert_eq!((report.condemned, report.buried, report.objects), (51, 0, 0));
             assert!(report.condemned_bytes > 50 * CHUNK as u64);
         }
-        assert_eq!(store.stats().await.unwrap().chunks, 51);
+        // What can be restored is kept, and counted apart.
+        import(&store, &place.db, "2", &noise(2, 20 * CHUNK)).await;
+        let tx = place.begin().await;
+        assert!(
+            store
+                .root_restorable_in_tx(&tx, "image", "2", true)
+                .await
+                .unwrap()
+        );
+        tx.commit().await.unwrap();
+        assert_eq!(gc(&store, &options).await.condemned, 51);
+        let purged = Options {
+            purged: true,
+            ..options.clone()
+        };
+        assert_eq!(gc(&store, &purged).await.condemned, 51 + 21);
+        let error = store
+            .gc(
+                &Options {
+                    dry_run: false,
+                    ..purged
+                },
+                &Progress::default(),
+            )
+            .await;
+        assert_eq!(error.unwrap_err().kind(), Kind::Invalid);
+        let stats = store.stats().await.unwrap();
+        assert_eq!(
+            (stats.restorable_roots, stats.restorable_bytes),
+            (1, 20 * CHUNK as u64)
+        );
+        assert_eq!(stats.chunks, 51 + 21);
         assert_eq!(store.gc_last().await.unwrap(), None);
         check(&store, &place).await;
     }

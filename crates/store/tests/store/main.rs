@@ -7,6 +7,7 @@ mod faults;
 mod format;
 mod gc;
 mod model;
+mod objects;
 mod rebuild;
 mod round_trip;
 mod sessions;

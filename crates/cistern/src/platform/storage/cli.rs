@@ -214,14 +214,18 @@ fn stats_text(stats: &StoreStats) -> String {
     };
     format!(
         "Disks      {:>12}  in {}\nData       {:>12}  without zeros, as if nothing were shared\nStored     {:>12}{saved}\n\
-         Chunks     {:>12}  in {}\nWriting    {:>12}",
+         Chunks     {:>12}  in {}\nGarbage    {:>12}  freed by the next runs of gc\nRestorable {:>12}  at most, in {} that \
+         gc --purge gives up\nWriting    {:>12}  at work now",
         bytes(stats.virtual_bytes),
         count(stats.roots, "disk"),
         bytes(stats.logical_bytes),
         bytes(stats.stored_bytes),
         stats.chunks,
         count(stats.packs, "pack"),
-        stats.open_sessions,
+        bytes(stats.garbage_bytes),
+        bytes(stats.restorable_bytes),
+        count(stats.restorable, "deleted image"),
+        count(stats.open_sessions, "import"),
     )
 }
 
@@ -304,6 +308,9 @@ mod tests {
             packs: 9,
             chunks: 100,
             chunk_bytes: 1,
+            garbage_bytes: 1,
+            restorable: 1,
+            restorable_bytes: 1,
             open_sessions: 0,
         };
         let text = stats_text(&stats);

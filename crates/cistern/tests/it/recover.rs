@@ -1,13 +1,12 @@
 //! The database is lost, or an older one is in its place: the store brings back everything, and is not harmed.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use reqwest::Method;
 use sea_orm::DbBackend;
 use serde_json::{Value, json};
 
-use crate::harness::api::Api;
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported};
 use crate::harness::process::{run, run_ok};
@@ -159,17 +158,39 @@ async fn furnish(server: &Server, files: &Files) -> Vec<(i64, Vec<u8>)> {
     images
 }
 
-#[tokio::test]
-async fn everything_comes_back_from_the_store_alone() {
-    let (setup, _dir) = setup();
+/// An installation with something of everything, and what was seen of it.
+struct Before {
+    server: Server,
+    files: Files,
+    /// Those that stay, with their disks.
+    images: Vec<(i64, Vec<u8>)>,
+    /// One that can be restored.
+    deleted: (i64, Vec<u8>),
+    /// One that cannot.
+    purged: i64,
+    /// One whose import goes on when the server dies, and what lets it.
+    unfinished: i64,
+    held: crate::harness::files::Held,
+    narrow: String,
+    seen: BTreeMap<String, Value>,
+    qcow2: bytes::Bytes,
+    _dir: tempfile::TempDir,
+}
+
+/// Makes one, and kills it.
+async fn before() -> Before {
+    let (setup, dir) = setup();
     let mut server = setup.start();
     let files = Files::start().await;
-    let images = furnish(&server, &files).await;
+    let mut images = furnish(&server, &files).await;
     let api = server.api();
-    let narrow = server.api_with(&["--name", "narrow", "--scopes", "image:read"]);
-    let (deleted, disk) = (images[2].0, images[2].1.clone());
-    assert_eq!(api.delete(&format!("/v2/images/{deleted}")).await.status, 204);
-    let purged = imported(&api, "purged", &files.put("purged", disks::raw(2, 50))).await["id"].clone();
+    let narrow = server
+        .api_with(&["--name", "narrow", "--scopes", "image:read"])
+        .token;
+    let deleted = images.pop().expect("three");
+    assert_eq!(api.delete(&format!("/v2/images/{}", deleted.0)).await.status, 204);
+    let purged = imported(&api, "purged", &files.put("purged", disks::raw(2, 50))).await;
+    let purged = purged["id"].as_i64().expect("an id");
     let path = format!("/v2/images/{purged}?purge=true");
     assert_eq!(api.delete(&path).await.status, 204);
     let held = files.put_held("held", disks::raw(2, 51), 1 << 20);
@@ -180,87 +201,233 @@ async fn everything_comes_back_from_the_store_alone() {
     })
     .await;
     journaled(&server).await;
-    let before = seen(&server).await;
-    let raw = downloaded(&api, images[0].0, "raw").await;
-    assert!(raw == images[0].1);
+    let seen = seen(&server).await;
     let qcow2 = downloaded(&api, images[1].0, "qcow2").await;
     server.kill();
-    lose(&server).await;
+    Before {
+        server,
+        files,
+        images,
+        deleted,
+        purged,
+        unfinished,
+        held,
+        narrow,
+        seen,
+        qcow2,
+        _dir: dir,
+    }
+}
 
+/// What a command that is refused says.
+fn refused(server: &Server, words: &[&str]) -> String {
+    let output = run(&mut server.local(words));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said
+}
+
+#[tokio::test]
+async fn everything_comes_back_from_the_store_alone() {
+    let mut was = before().await;
+    lose(&was.server).await;
     // Nobody makes an installation of its own on what is there.
-    let refusal = run(&mut server.local(&["init"]));
-    assert_eq!(refusal.status.code(), Some(1));
-    let refusal = String::from_utf8_lossy(&refusal.stderr).into_owned();
-    assert!(refusal.contains("cistern recover"), "{refusal}");
-    let db = database(&server).await;
+    let said = refused(&was.server, &["init"]);
+    assert!(said.contains("cistern recover"), "{said}");
+    let db = database(&was.server).await;
     if db.get_database_backend() == DbBackend::Postgres {
-        let refused = run(&mut server.local(&["recover"]));
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(
-            refused.status.code() == Some(1) && said.contains("--replace-database"),
-            "{said}"
-        );
+        let said = refused(&was.server, &["recover"]);
+        assert!(said.contains("--replace-database"), "{said}");
     }
     db.close().await.expect("closes");
 
-    let told = run_ok(&mut server.local(&["recover", "--json", "--replace-database"]));
+    let told = run_ok(&mut was.server.local(&["recover", "--json", "--replace-database"]));
     let told: Value = serde_json::from_str(&told).expect("one document");
     let told = &told["recovered"];
     assert_eq!(told["rows"]["image"], json!(5), "{told:#}");
-    assert_eq!(
-        (&told["gaps"], &told["contradicting"]),
-        (&json!([]), &json!(0)),
-        "{told:#}"
-    );
+    let nothing = (&json!([]), &json!(0));
+    assert_eq!((&told["gaps"], &told["contradicting"]), nothing, "{told:#}");
     assert_eq!(told["imports_ended"], json!(1), "{told:#}");
 
-    server.start_again();
-    let api = Api::new(&server.api_url, &server.token);
-    held.release();
-    let ended = api.get(&format!("/v2/images/{unfinished}")).await.expect(200);
+    was.server.start_again();
+    let api = was.server.api();
+    assert_seen(&was).await;
+    assert!(downloaded(&api, was.images[0].0, "raw").await == was.images[0].1);
+    assert!(downloaded(&api, was.images[1].0, "qcow2").await == was.qcow2);
+    let narrow = api.with_token(&was.narrow);
+    narrow.get("/v2/images?private=true").await.expect(200);
+    narrow.get("/v2/tags").await.expect(403);
+    assert!(signs_in(&was.server, "correct horse battery staple").await);
+    assert!(!signs_in(&was.server, "wrong horse battery staple").await);
+    assert_deletions(&was).await;
+
+    // And it goes on: no number is given twice.
+    let newest = imported(&api, "new", &was.files.put("new", disks::raw(2, 52))).await["id"].as_i64();
+    assert!(newest > Some(was.unfinished), "{newest:?}");
+    let owner = was.server.api_with(&["--name", "later"]);
+    let owned = owner.get("/v2/images?private=true").await.expect(200);
+    assert_eq!(owned["meta"]["total"], json!(4), "{owned:#}");
+    run_ok(&mut was.server.local(&["store", "verify", "--read-data"]));
+    let events = run_ok(&mut was.server.local(&["events", "--json"]));
+    assert!(events.contains("store.recover"), "{events}");
+}
+
+/// Users see what they saw, but for the import that had not ended: it is in its list no more, and says why.
+async fn assert_seen(was: &Before) {
+    let after = seen(&was.server).await;
+    for (path, before) in &was.seen {
+        let mut expected = before.clone();
+        if path == "/v2/images?private=true&per_page=200" {
+            let images = expected["images"].as_array_mut().expect("a list");
+            images.retain(|image| image["id"] != json!(was.unfinished));
+            expected["meta"]["total"] = json!(images.len());
+        }
+        let is = after.get(path);
+        assert!(is == Some(&expected), "{path}: {expected:#}\nis now {is:#?}");
+    }
+    was.held.release();
+    let path = format!("/v2/images/{}", was.unfinished);
+    let ended = was.server.api().get(&path).await.expect(200);
     assert_eq!(ended["image"]["status"], "deleted");
     let reason = ended["image"]["error_message"].as_str().unwrap_or_default();
     assert!(reason.contains("database was lost"), "{ended:#}");
-    let after = seen(&server).await;
-    // The import that had not ended is in its list no more.
-    let list = "/v2/images?private=true&per_page=200";
-    let mut expected = before.clone();
-    let listed = expected.get_mut(list).expect("was seen");
-    let images_listed = listed["images"].as_array_mut().expect("a list");
-    images_listed.retain(|image| image["id"] != json!(unfinished));
-    listed["meta"]["total"] = json!(images_listed.len());
-    for (path, was) in expected {
-        let is = after.get(&path);
-        assert!(is == Some(&was), "{path}: {was:#}\nis now {is:#?}");
-    }
-    assert!(downloaded(&api, images[0].0, "raw").await == raw);
-    assert!(downloaded(&api, images[1].0, "qcow2").await == qcow2);
-    let narrow = Api::new(&server.api_url, "").with_token(&narrow.token);
-    narrow.get("/v2/images?private=true").await.expect(200);
-    narrow.get("/v2/tags").await.expect(403);
-    assert!(signs_in(&server, "correct horse battery staple").await);
-    assert!(!signs_in(&server, "wrong horse battery staple").await);
+    let actions = was.server.api().get(&format!("{path}/actions")).await.expect(200);
+    assert_eq!(actions["actions"][0]["status"], "errored", "{actions:#}");
+}
 
-    // What was deleted is deleted, for as long as it can be restored.
-    let gone = api.get(&format!("/v2/images/{deleted}")).await.expect(200);
+/// What was deleted is deleted, for as long as it can be restored.
+async fn assert_deletions(was: &Before) {
+    let (api, (id, disk)) = (was.server.api(), &was.deleted);
+    let gone = api.get(&format!("/v2/images/{id}")).await.expect(200);
     assert_eq!(gone["image"]["status"], "deleted");
-    let restore = format!("/v2/images/{deleted}/restore");
-    api.post(&restore, &json!({})).await.expect(200);
-    assert!(downloaded(&api, deleted, "raw").await == disk);
-    assert_eq!(
-        api.post(&format!("/v2/images/{purged}/restore"), &json!({}))
-            .await
-            .status,
-        422
-    );
+    let restored = api.post(&format!("/v2/images/{id}/restore"), &json!({})).await;
+    restored.expect(200);
+    assert!(downloaded(&api, *id, "raw").await == *disk);
+    let purged = format!("/v2/images/{}/restore", was.purged);
+    assert_eq!(api.post(&purged, &json!({})).await.status, 422);
+}
 
-    // And it goes on: no number is given twice.
-    let newest = imported(&api, "new", &files.put("new", disks::raw(2, 52))).await["id"].as_i64();
-    assert!(newest > Some(unfinished), "{newest:?}");
-    let owner = server.api_with(&["--name", "later"]);
-    let owned = owner.get("/v2/images?private=true").await.expect(200);
-    assert_eq!(owned["meta"]["total"], json!(4), "{owned:#}");
+/// Copies the database of a stopped server; gives a server on the copy of a PostgreSQL one, or what puts SQLite's back.
+async fn older_copy(server: &Server) -> Older {
+    if world::name().contains("postgres") {
+        let url = server.database_url();
+        let (_, name) = url.rsplit_once('/').expect("a name");
+        return Older::Postgres(world::postgres().database_with(&format!("TEMPLATE {name}")));
+    }
+    Older::Sqlite(std::fs::read(server.data().join("cistern.sqlite")).expect("reads"))
+}
+
+enum Older {
+    Sqlite(Vec<u8>),
+    Postgres(String),
+}
+
+fn names_below(folder: &Path) -> Vec<PathBuf> {
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            out.extend(names_below(&path));
+        } else {
+            out.push(path);
+        }
+    }
+    out.sort();
+    out
+}
+
+/// The packs and the journal of a server.
+fn kept(server: &Server, dir: &tempfile::TempDir) -> Vec<PathBuf> {
+    let objects = objects(server, dir);
+    ["p", "j"]
+        .iter()
+        .flat_map(|part| names_below(&objects.join(part)))
+        .collect()
+}
+
+#[tokio::test]
+async fn an_older_database_is_read_and_changes_nothing() {
+    let (setup, dir) = setup();
+    let mut server = setup.clone().start();
+    let files = Files::start().await;
+    let disk = disks::raw(4, 60);
+    let old = imported(&server.api(), "old", &files.put("old", disk.clone())).await["id"].clone();
+    server.terminate();
+    let older = older_copy(&server).await;
+    server.start_again();
+    let newer = disks::raw(4, 61);
+    let new = imported(&server.api(), "new", &files.put("new", newer.clone())).await["id"].clone();
+    server.terminate();
+    let mut server = match older {
+        Older::Sqlite(bytes) => {
+            std::fs::write(server.data().join("cistern.sqlite"), bytes).expect("puts it back");
+            server
+        }
+        Older::Postgres(url) => {
+            let mut copy = setup.env("CISTERN_DATABASE", &url).stopped_beside(&server);
+            copy.token.clone_from(&server.token);
+            copy
+        }
+    };
+    let before = kept(&server, &dir);
+    server.start_again();
+    let api = server.api();
+    let ready = api.request(Method::GET, "/readyz").send().await.expect("answers");
+    assert_eq!(ready.status(), 200);
+    let ready = ready.text().await.expect("text");
+    assert!(
+        ready.contains("reading only") && ready.contains("cistern recover"),
+        "{ready}"
+    );
+    let old_id = old.as_i64().expect("an id");
+    assert!(downloaded(&api, old_id, "raw").await == disk);
+    api.get(&format!("/v2/images/{new}")).await.expect(404);
+    for (method, path) in [
+        (Method::POST, "/v2/images".to_owned()),
+        (Method::DELETE, format!("/v2/images/{old}")),
+        (Method::POST, "/v2/tags".to_owned()),
+        (Method::POST, "/v2/store/gc".to_owned()),
+    ] {
+        let body = json!({ "name": "n", "url": files.put("n", newer.clone()), "region": "nyc3" });
+        let refused = api.send_unjudged(method.clone(), &path, Some(&body)).await;
+        let said = String::from_utf8_lossy(&refused.bytes).into_owned();
+        assert_eq!(refused.status, 412, "{method} {path}: {said}");
+        assert!(said.contains("cistern recover"), "{said}");
+    }
+    for words in [&["gc", "--now", "--purge"][..], &["token", "create"]] {
+        let said = refused(&server, words);
+        assert!(said.contains("cistern recover"), "{said}");
+    }
+    server.terminate();
+    assert_eq!(kept(&server, &dir), before, "nothing was written or deleted");
+
+    // What it names as the way out is one.
+    let told = run_ok(&mut server.local(&["recover", "--replace-database"]));
+    assert!(told.contains("2 images"), "{told}");
+    server.start_again();
+    let new = new.as_i64().expect("an id");
+    assert!(downloaded(&server.api(), new, "raw").await == newer);
+}
+
+#[tokio::test]
+async fn the_index_is_made_anew_from_the_packs() {
+    let (setup, _dir) = setup();
+    let mut server = setup.start();
+    let files = Files::start().await;
+    let disk = disks::raw(8, 70);
+    let id = imported(&server.api(), "one", &files.put("one", disk.clone())).await["id"].as_i64();
+    let id = id.expect("an id");
+    let said = refused(&server, &["store", "rebuild-index"]);
+    assert!(said.contains("in use"), "{said}");
+    server.terminate();
+    let db = database(&server).await;
+    for table in ["store_chunk", "store_object"] {
+        execute(&db, &format!("DELETE FROM {table}")).await;
+    }
+    db.close().await.expect("closes");
+    let told = run_ok(&mut server.local(&["store", "rebuild-index"]));
+    assert!(told.contains("1 pack"), "{told}");
+    server.start_again();
+    assert!(downloaded(&server.api(), id, "raw").await == disk);
     run_ok(&mut server.local(&["store", "verify", "--read-data"]));
-    let events = run_ok(&mut server.local(&["events", "--json"]));
-    assert!(events.contains("store.recover"), "{events}");
 }

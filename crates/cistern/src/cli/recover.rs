@@ -24,6 +24,9 @@ pub struct Args {
     /// Move the tables of a PostgreSQL database that is not empty into a schema of their own, and go on
     #[arg(long)]
     replace_database: bool,
+    /// Take the database that is there as it is, although it is older than the store, and forget what is newer
+    #[arg(long, conflicts_with = "replace_database")]
+    keep_database: bool,
     #[command(flatten)]
     flags: LocalFlags,
 }
@@ -33,6 +36,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     let config = args.flags.config(context)?;
     let options = journal::Options {
         replace_database: args.replace_database,
+        keep_database: args.keep_database,
     };
     block_on(async move {
         let _lock = serve::data_take(&config)?;
@@ -41,11 +45,23 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         progress.clear();
         let recovered = recovered?;
         let data = config.data.display().to_string();
-        context
-            .output
-            .document(&json!({ "recovered": recovered }), || text(&recovered, &data));
+        let kept = options.keep_database;
+        context.output.document(&json!({ "recovered": recovered }), || {
+            if kept {
+                return kept_text(&recovered, &data);
+            }
+            text(&recovered, &data)
+        });
         Ok(())
     })
+}
+
+fn kept_text(found: &Recovered, data: &str) -> String {
+    format!(
+        "The database is the store's again; {} chunks in {} are in the index.\nNext: cistern store verify --data {data}",
+        found.chunks,
+        count(found.packs, "pack"),
+    )
 }
 
 fn text(found: &Recovered, data: &str) -> String {

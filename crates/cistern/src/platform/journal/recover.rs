@@ -39,6 +39,8 @@ const NUMBERS_LEFT_OUT: i64 = 1_000;
 pub struct Options {
     /// A PostgreSQL database that holds something already: its tables are moved into a schema of their own.
     pub replace_database: bool,
+    /// The database that is there is taken as it is, however old, and what the store knows beyond it is forgotten.
+    pub keep_database: bool,
 }
 
 /// What a room does with its rows after they were brought back, in the transaction that ends the recovery. Gives how many
@@ -73,6 +75,9 @@ pub async fn recover(config: &Config, options: Options, tell: &(dyn Fn(&str) + S
     let backend = app::backend_open(config)?;
     let opened = Journal::open(Arc::clone(&backend)).await;
     let journal = opened.map_err(|error| no_store(config, error))?;
+    if options.keep_database {
+        return keep(config, &journal, backend, tell).await;
+    }
     let plan = plan_make(&journal).await?;
     let (last_generation, mut report) = (plan.last_generation, report_new(&plan));
 
@@ -82,16 +87,46 @@ pub async fn recover(config: &Config, options: Options, tell: &(dyn Fn(&str) + S
     begin_anew(&target.db, &counters, last_generation).await?;
 
     tell("reading the index of every pack");
-    let store = Store::open_to_rebuild(backend, target.db.conn(), store::Options::default()).await?;
-    let found = store.rebuild_index(&RebuildProgress::default()).await?;
-    (report.packs, report.chunks) = (found.packs, found.chunks);
-    (report.salvaged, report.unreadable) = (found.salvaged, found.unreadable);
-    drop(store);
+    index_make(&target.db, backend, &mut report).await?;
 
     tell("putting things in order");
     settle(&target, &mut report).await?;
     report.aside = target.take_place().await?;
     Ok(report)
+}
+
+/// Makes the database that is there the store's again. Its index of chunks may be as old as itself, so that is read anew.
+async fn keep(
+    config: &Config,
+    journal: &Journal,
+    backend: Arc<dyn store::Backend>,
+    tell: &(dyn Fn(&str) + Sync),
+) -> Result<Recovered> {
+    let db = app::existing_open(config).await?;
+    let newest = journal
+        .list()
+        .await?
+        .last()
+        .map_or(0, |item| item.place.generation);
+    begin_anew(&db, &BTreeMap::new(), newest).await?;
+    let mut report = Recovered {
+        newest_us: Clock::default().now().timestamp_micros(),
+        ..Recovered::default()
+    };
+    tell("reading the index of every pack");
+    index_make(&db, backend, &mut report).await?;
+    db.close().await?;
+    let app = App::open(config.clone()).await?;
+    dump(&app).await?;
+    Ok(report)
+}
+
+async fn index_make(db: &Db, backend: Arc<dyn store::Backend>, report: &mut Recovered) -> Result<()> {
+    let store = Store::open_to_rebuild(backend, db.conn(), store::Options::default()).await?;
+    let found = store.rebuild_index(&RebuildProgress::default()).await?;
+    (report.packs, report.chunks) = (found.packs, found.chunks);
+    (report.salvaged, report.unreadable) = (found.salvaged, found.unreadable);
+    Ok(())
 }
 
 fn no_store(config: &Config, error: store::Error) -> Error {

@@ -607,6 +607,7 @@ pub(super) async fn begin_anew(
     let tx = db.write().await?;
     rows::counters_raise(&*tx, counters).await?;
     rows::changes_forget(&*tx).await?;
+    rows::state_forget(&*tx).await?;
     rows::state_insert(&*tx, rows::state_new(random::uuid(), foreign_generation)).await?;
     tx.commit().await
 }

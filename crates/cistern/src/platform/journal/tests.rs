@@ -7,7 +7,9 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use proptest::prelude::*;
 use sea_orm::ConnectionTrait as _;
+use store::gc::Progress;
 use store::{Backend, Fault, Faulty, Folder, JournalPlace};
+use tokio_util::sync::CancellationToken;
 
 use super::model::Entry;
 use super::tables::{DERIVABLE, JOURNALED};
@@ -17,6 +19,8 @@ use crate::config::{Config, Secret};
 use crate::platform::db::{Db, Place, migrate};
 use crate::platform::error::{Error, Result};
 use crate::platform::random;
+use crate::platform::storage::gc::jobs::gc_run;
+use crate::platform::storage::gc::model::Wish;
 
 /// An installation whose objects lie beside its data folder, and can be made to fail.
 struct Case {
@@ -61,6 +65,12 @@ impl Case {
 
     /// A new installation from the objects alone.
     async fn recovered(&self) -> (Recovered, Vec<Entry>) {
+        let (report, db) = self.recovered_db().await;
+        let rows = all_rows(&db).await;
+        (report, rows)
+    }
+
+    async fn recovered_db(&self) -> (Recovered, Db) {
         let data = self.dir.path().join(format!("new-{}", random::uuid()));
         std::fs::create_dir(&data).expect("a folder");
         let config = Config {
@@ -72,7 +82,7 @@ impl Case {
             .await
             .expect("recovers");
         let db = Db::open(&app::place(&config), 1).await.expect("opens");
-        (report, all_rows(&db).await)
+        (report, db)
     }
 
     fn objects(&self) -> Vec<std::path::PathBuf> {
@@ -201,7 +211,7 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    (0..16_u8, 1..6_i64, 1..6_i64).prop_map(|(what, a, b)| {
+    (0..17_u8, 1..6_i64, 1..6_i64).prop_map(|(what, a, b)| {
         let one = |sql: String| Step::Sql(vec![sql]);
         let image = format!(
             "INSERT INTO image (id, team_id, listing, kind, name, distribution, public, description, status, regions, \
@@ -241,6 +251,7 @@ fn step() -> impl Strategy<Value = Step> {
             12 => Step::Flush,
             13 => Step::Dump,
             14 => Step::Fault(a.cast_unsigned()),
+            15 => one(format!("UPDATE OR IGNORE store_root SET owner = 'o''{b}' WHERE owner = 'o''{a}'")),
             _ => Step::StartAgain,
         }
     })
@@ -279,6 +290,8 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
         runtime.block_on(async {
             let mut case = Case::new(fault).await;
+            // Without a change there is no journal.
+            case.sql(&format!("INSERT INTO team (id, uuid, name, created_at) VALUES (99, 'u', 'n', {T})")).await;
             for step in steps {
                 take(&mut case, step).await;
             }
@@ -383,29 +396,96 @@ async fn a_writer_that_was_paused_changes_nothing_and_its_late_object_does_no_ha
     assert!(!is_dump);
 
     // Another server, whose turn comes when the lease is over.
-    let other = open(
-        &Config {
-            data: case.dir.path().join("other"),
-            database: Some(Secret::new(format!(
-                "sqlite://{}",
-                case.dir.path().join("data/cistern.sqlite").display()
-            ))),
-            ..case.config.clone()
-        },
-        &case.backend,
-    )
-    .await;
+    let file = case.dir.path().join("data/cistern.sqlite");
+    let other = Config {
+        data: case.dir.path().join("other"),
+        database: Some(Secret::new(format!("sqlite://{}", file.display()))),
+        ..case.config.clone()
+    };
+    let other = open(&other, &case.backend).await;
     let busy = service::claim(&other, false).await.expect("looks");
     assert!(busy.is_none(), "the lease is held");
     other.clock.advance(TimeDelta::seconds(16));
     flush(&other).await.expect("takes over");
-    case.sql("UPDATE team SET name = 'later' WHERE id = 2").await;
+    let written = all_rows(&case.app.db).await;
+
+    // Both rows change together, and neither may come back without the other.
+    case.sql("UPDATE team SET name = name || ' later' WHERE id IN (1, 2)")
+        .await;
     let late = service::write_changes(&case.app, &paused).await;
     assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
+    let (report, rows) = case.recovered_aside().await;
+    assert_eq!((report.gaps, rows), (vec![], written));
     flush(&other).await.expect("goes on");
     let (report, rows) = case.recovered().await;
     assert_eq!(report.gaps, []);
     assert_eq!(rows, all_rows(&case.app.db).await);
+}
+
+#[tokio::test]
+async fn gc_begins_to_delete_when_what_was_deleted_is_journaled() {
+    let case = Case::new(Fault::Unavailable).await;
+    teams(&case, 1..2).await;
+    let wish = Wish {
+        now: true,
+        ..Wish::default()
+    };
+    let run = async || gc_run(&case.app, wish, &CancellationToken::new(), &Progress::default()).await;
+    run().await.expect("runs");
+    assert_eq!(
+        rows::change_newest(case.app.db.conn()).await.expect("reads"),
+        None
+    );
+    teams(&case, 2..3).await;
+    // The look at the newest object is the first call; the journal's own object is the next one.
+    case.backend.rearm(3);
+    run().await.expect_err("the journal is not written");
+    let ended = case
+        .app
+        .store
+        .gc_last()
+        .await
+        .expect("reads")
+        .expect("the first run")
+        .0;
+    case.backend.rearm(0);
+    run().await.expect("runs");
+    assert!(
+        case.app
+            .store
+            .gc_last()
+            .await
+            .expect("reads")
+            .expect("the last run")
+            .0
+            > ended
+    );
+}
+
+#[tokio::test]
+async fn many_changes_at_once_become_a_dump_in_parts() {
+    let case = Case::new(Fault::Io).await;
+    case.sql(&format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 21000)
+         INSERT INTO team (id, uuid, name, created_at) SELECT i, 'u' || i, i || hex(zeroblob(300)), {T} FROM n"
+    ))
+    .await;
+    flush(&case.app).await.expect("flushes");
+    case.sql("DELETE FROM team WHERE id % 2 = 0 AND id < 100").await;
+    flush(&case.app).await.expect("flushes");
+    let objects = case.objects();
+    assert!(objects.len() > 4, "{objects:?}");
+    let (report, rows) = case.recovered_aside().await;
+    assert_eq!(report.gaps, []);
+    assert_eq!(rows, all_rows(&case.app.db).await);
+
+    // Of a dump that is the only one, what is there comes back.
+    flip(&objects[1]);
+    let (report, rows) = case.recovered().await;
+    assert!(!report.gaps.is_empty() && report.damaged.len() == 1, "{report:?}");
+    let teams = ids(&rows, "team");
+    assert!(teams.len() > 10_000 && teams.len() < 20_000, "{}", teams.len());
+    assert!(!teams.contains(&98) && teams.contains(&99));
 }
 
 #[tokio::test]
@@ -447,6 +527,19 @@ async fn an_older_database_and_another_ones_are_refused() {
         said.contains("another database") && said.contains("cistern recover"),
         "{said}"
     );
+
+    // It can be taken as it is, all the same.
+    let kept = Options {
+        keep_database: true,
+        ..Options::default()
+    };
+    recover(&case.config, kept, &|_| ()).await.expect("keeps it");
+    case.start_again().await;
+    guard(&case.app).await.expect("is the store's again");
+    assert_eq!(ids(&all_rows(&case.app.db).await, "team"), [1, 2]);
+    flush(&case.app).await.expect("is written again");
+    let (report, rows) = case.recovered_aside().await;
+    assert_eq!((report.gaps, ids(&rows, "team")), (vec![], vec![1, 2]));
 
     // One that never had a journal.
     case.sql("DELETE FROM journal_state").await;
@@ -573,8 +666,14 @@ async fn numbers_are_not_given_twice_and_older_generations_go() {
     let generations: Vec<u32> = places.iter().map(|place| place.generation).collect();
     assert_eq!(generations, [3, 4], "the newest and the one before");
 
-    let (report, _) = case.recovered().await;
+    let (report, db) = case.recovered_db().await;
     assert_eq!(report.rows.get("team").copied().unwrap_or(0), 0);
+    let new = format!("INSERT INTO team (uuid, name, created_at) VALUES ('x', 'x', {T})");
+    db.conn().execute_unprepared(&new).await.expect("a team");
+    assert!(
+        ids(&all_rows(&db).await, "team")[0] > 1007,
+        "the numbers up to 7 were given, and some after it may have been"
+    );
     let newest = case
         .app
         .store

@@ -123,6 +123,11 @@ pub async fn state_insert(conn: &impl ConnectionTrait, row: state::Model) -> Res
     Ok(inserted == 1)
 }
 
+/// Forgets what was known.
+pub async fn state_forget(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
+    state::Entity::delete_many().exec(conn).await.map(drop)
+}
+
 /// Writes the row as it is now to be; the transaction has locked it.
 pub async fn state_set(conn: &impl ConnectionTrait, row: state::Model) -> Result<(), DbErr> {
     let row = row.into_active_model().reset_all();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sea_orm::ConnectionTrait as _;
-use store::{RebuildProgress, Store, VerifyProgress};
+use store::{Algorithm, ObjectName, RebuildProgress, Store, VerifyProgress};
 
 use crate::support::{Place, import, local, noise, places};
 
@@ -150,4 +150,45 @@ async fn a_pack_without_its_footer_gives_its_whole_frames_and_one_of_rubbish_is_
     );
     assert_eq!(rebuilt.packs, 1);
     assert_reads(&place.store().await, "one", &data).await;
+}
+
+/// Takes a whole object in and publishes it.
+async fn whole(store: &Store, place: &Place, owner: &str, name: &str, algorithm: Algorithm, data: &[u8]) {
+    let name: ObjectName = name.parse().unwrap();
+    let session = store.session_open(owner).await.unwrap();
+    let mut object = session.object_begin(algorithm);
+    object.write(bytes::Bytes::copy_from_slice(data)).await.unwrap();
+    let object = object.finish(&name).await.unwrap();
+    let tx = place.begin().await;
+    session
+        .commit_objects_in_tx(&tx, &[("blob", owner, object)])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn whole_objects_come_back_by_the_digest_of_their_bytes() {
+    use sha2::Digest as _;
+
+    let place = local().await;
+    let store = place.store().await;
+    let (one, two) = (noise(5, 3 << 20), noise(6, 100));
+    let of_one = format!("sha256:{}", hex::encode(sha2::Sha256::digest(&one)));
+    let of_two = format!("sha512:{}", hex::encode(sha2::Sha512::digest(&two)));
+    whole(&store, &place, "one", &of_one, Algorithm::Sha256, &one).await;
+    whole(&store, &place, "two", &of_two, Algorithm::Sha512, &two).await;
+    whole(&store, &place, "gone", &of_two, Algorithm::Sha512, &two).await;
+    let tx = place.begin().await;
+    store.root_delete_in_tx(&tx, "blob", "gone").await.unwrap();
+    tx.commit().await.unwrap();
+    drop(store);
+    let rebuilt = rebuild(&place).await;
+    assert_eq!((rebuilt.whole, rebuilt.packs), (2, 0), "{rebuilt:?}");
+    let store = place.store().await;
+    for (owner, data) in [("one", &one), ("two", &two)] {
+        let object = store.object_get("blob", owner).await.unwrap().unwrap();
+        let back = store.object_read(object, 0..data.len() as u64).await.unwrap();
+        assert!(back == data[..], "{owner}");
+    }
 }

@@ -85,7 +85,14 @@ impl App {
 
     /// The same, and `tell` hears what is being opened.
     pub async fn open_telling(config: Config, tell: &(dyn Fn(Opening) + Sync)) -> Result<Self> {
-        Self::open_with(config, tell, backend_open).await
+        let app = Self::open_with(config, tell, backend_open).await?;
+        journal::open(&app).await?;
+        Ok(app)
+    }
+
+    /// Opens a database that a recovery has not made the store's yet.
+    pub async fn open_unguarded(config: Config) -> Result<Self> {
+        Self::open_with(config, &|_| (), backend_open).await
     }
 
     /// The same, with the objects where `objects` says.
@@ -108,7 +115,7 @@ impl App {
         tell(Opening::Objects);
         let store = store_open(&config, objects(&config)?, &db).await?;
         let (clock, queue) = (Clock::default(), Queue::default());
-        let app = Self {
+        Ok(Self {
             inner: Arc::new(Inner {
                 config,
                 data,
@@ -124,9 +131,7 @@ impl App {
                 refusals: Refusals::default(),
                 journal: journal::Writer::default(),
             }),
-        };
-        journal::open(&app).await?;
-        Ok(app)
+        })
     }
 
     /// Opens an installation for a local command: refuses where there is none, and changes nothing of it.
@@ -357,7 +362,9 @@ pub mod tests {
 
     /// A service with its objects in `backend`, without workers.
     pub async fn app_on(config: Config, backend: Arc<dyn store::Backend>) -> Result<App> {
-        App::open_with(config, &|_| (), |_| Ok(backend)).await
+        let app = App::open_with(config, &|_| (), |_| Ok(backend)).await?;
+        journal::open(&app).await?;
+        Ok(app)
     }
 
     /// A service of its own in a temporary folder, without workers.

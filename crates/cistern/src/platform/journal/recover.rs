@@ -19,7 +19,7 @@ use store::{Journal, JournalListed, JournalObject, JournalPart, Kind, RebuildPro
 
 use super::model::{Chain, Document, Entry, Gap, Overlay, Recovered};
 use super::rows::{self, TableColumns};
-use super::service::{begin_anew, dump, shown};
+use super::service::{begin_anew_in_tx, dump, shown};
 use super::tables::{JOURNALED, position};
 use crate::app::{self, App};
 use crate::config::{self, Config, Secret};
@@ -84,13 +84,11 @@ pub async fn recover(config: &Config, options: Options, tell: &(dyn Fn(&str) + S
     let target = Target::open(config, options).await?;
     tell("bringing the catalogue back");
     let counters = replay(&journal, &target.db, plan, &mut report).await?;
-    begin_anew(&target.db, &counters, last_generation).await?;
-
     tell("reading the index of every pack");
     index_make(&target.db, backend, &mut report).await?;
 
     tell("putting things in order");
-    settle(&target, &mut report).await?;
+    settle(&target, &counters, last_generation, &mut report).await?;
     report.aside = target.take_place().await?;
     Ok(report)
 }
@@ -108,13 +106,15 @@ async fn keep(
         .await?
         .last()
         .map_or(0, |item| item.place.generation);
-    begin_anew(&db, &BTreeMap::new(), newest).await?;
     let mut report = Recovered {
         newest_us: Clock::default().now().timestamp_micros(),
         ..Recovered::default()
     };
     tell("reading the index of every pack");
     index_make(&db, backend, &mut report).await?;
+    let tx = db.write().await?;
+    begin_anew_in_tx(&tx, &BTreeMap::new(), newest).await?;
+    tx.commit().await?;
     db.close().await?;
     let app = App::open(config.clone()).await?;
     dump(&app).await?;
@@ -478,9 +478,15 @@ impl Loader<'_> {
     }
 }
 
-/// Ends what cannot go on, counts what is counted, tells of it in an event, and begins a journal of its own.
-async fn settle(target: &Target, report: &mut Recovered) -> Result<()> {
-    let app = App::open(target.config.clone()).await?;
+/// Ends what cannot go on, counts what is counted, tells of it in an event, and begins a journal of its own: in one
+/// transaction, before which the database is not the store's, so that a recovery that was cut off serves nobody.
+async fn settle(
+    target: &Target,
+    counters: &BTreeMap<String, i64>,
+    last_generation: u32,
+    report: &mut Recovered,
+) -> Result<()> {
+    let app = App::open_unguarded(target.config.clone()).await?;
     let tx = app.db.write().await?;
     for settle in app::settles() {
         report.imports_ended += settle(&app, &tx).await?;
@@ -492,6 +498,7 @@ async fn settle(target: &Target, report: &mut Recovered) -> Result<()> {
     });
     let event = Event::done("store.recover", "store", app.store.id()).with(detail);
     events::record_in_tx(&*tx, app.clock.now(), &Who::default(), event).await?;
+    begin_anew_in_tx(&tx, counters, last_generation).await?;
     tx.commit().await?;
     dump(&app).await?;
     app.db.fold().await;

@@ -18,7 +18,7 @@ use super::rows::{self, state};
 use super::tables::{JOURNALED, Table};
 use crate::app::App;
 use crate::platform::clock::Time;
-use crate::platform::db::{Db, Snapshot, Tx, migrate};
+use crate::platform::db::{Snapshot, Tx, migrate};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::random;
 
@@ -350,7 +350,7 @@ async fn put(app: &App, sealed: &JournalSealed) -> Result<()> {
 }
 
 /// Notes that an object was written, if the fence still holds, and lets go of the lease.
-async fn finish(app: &App, done: state::Model, notes: &[i64]) -> Result<()> {
+pub(super) async fn finish(app: &App, done: state::Model, notes: &[i64]) -> Result<()> {
     let tx = app.db.write().await?;
     let row = rows::state_lock(&*tx).await?;
     if row.is_none_or(|row| row.fence != done.fence) {
@@ -599,15 +599,14 @@ pub fn shown(us: i64) -> String {
 }
 
 /// Puts what a recovery brought back in order: the counters, no notes, and a lineage of its own.
-pub(super) async fn begin_anew(
-    db: &Db,
+pub(super) async fn begin_anew_in_tx(
+    tx: &Tx,
     counters: &BTreeMap<String, i64>,
     foreign_generation: u32,
 ) -> Result<()> {
-    let tx = db.write().await?;
-    rows::counters_raise(&*tx, counters).await?;
-    rows::changes_forget(&*tx).await?;
-    rows::state_forget(&*tx).await?;
-    rows::state_insert(&*tx, rows::state_new(random::uuid(), foreign_generation)).await?;
-    tx.commit().await
+    rows::counters_raise(&**tx, counters).await?;
+    rows::changes_forget(&**tx).await?;
+    rows::state_forget(&**tx).await?;
+    rows::state_insert(&**tx, rows::state_new(random::uuid(), foreign_generation)).await?;
+    Ok(())
 }

@@ -414,6 +414,9 @@ async fn a_writer_that_was_paused_changes_nothing_and_its_late_object_does_no_ha
         .await;
     let late = service::write_changes(&case.app, &paused).await;
     assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
+    // Nor does one that had read before, and wakes after it has written.
+    let late = service::finish(&case.app, paused, &[]).await;
+    assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
     let (report, rows) = case.recovered_aside().await;
     assert_eq!((report.gaps, rows), (vec![], written));
     flush(&other).await.expect("goes on");

@@ -266,8 +266,8 @@ async fn everything_comes_back_from_the_store_alone() {
     let newest = imported(&api, "new", &was.files.put("new", disks::raw(2, 52))).await["id"].as_i64();
     assert!(newest > Some(was.unfinished), "{newest:?}");
     let owner = was.server.api_with(&["--name", "later"]);
-    let owned = owner.get("/v2/images?private=true").await.expect(200);
-    assert_eq!(owned["meta"]["total"], json!(4), "{owned:#}");
+    let all = owner.get("/v2/images?private=true").await.expect(200);
+    assert_eq!(all["meta"]["total"], json!(4), "{all:#}");
     run_ok(&mut was.server.local(&["store", "verify", "--read-data"]));
     let events = run_ok(&mut was.server.local(&["events", "--json"]));
     assert!(events.contains("store.recover"), "{events}");
@@ -309,7 +309,7 @@ async fn assert_deletions(was: &Before) {
 }
 
 /// Copies the database of a stopped server; gives a server on the copy of a PostgreSQL one, or what puts SQLite's back.
-async fn older_copy(server: &Server) -> Older {
+fn older_copy(server: &Server) -> Older {
     if world::name().contains("postgres") {
         let url = server.database_url();
         let (_, name) = url.rsplit_once('/').expect("a name");
@@ -354,7 +354,7 @@ async fn an_older_database_is_read_and_changes_nothing() {
     let disk = disks::raw(4, 60);
     let old = imported(&server.api(), "old", &files.put("old", disk.clone())).await["id"].clone();
     server.terminate();
-    let older = older_copy(&server).await;
+    let older = older_copy(&server);
     server.start_again();
     let newer = disks::raw(4, 61);
     let new = imported(&server.api(), "new", &files.put("new", newer.clone())).await["id"].clone();

@@ -18,6 +18,7 @@ use crate::platform::db::{self, Db, Place};
 use crate::platform::error::{Context, Error, Result, chain_of};
 use crate::platform::events::Refusals;
 use crate::platform::jobs::{self, Engine, Queue, Registry};
+use crate::platform::journal;
 use crate::platform::net::place_shown;
 use crate::platform::resources::Owner;
 use crate::platform::{actions, projects, random, ssh_keys, tags};
@@ -54,6 +55,8 @@ pub struct Inner {
     pub sign_ins: SignIns,
     /// Bounds how many refusals are written.
     pub refusals: Refusals,
+    /// Writes the catalogue journal.
+    pub journal: journal::Writer,
 }
 
 impl std::ops::Deref for App {
@@ -82,6 +85,22 @@ impl App {
 
     /// The same, and `tell` hears what is being opened.
     pub async fn open_telling(config: Config, tell: &(dyn Fn(Opening) + Sync)) -> Result<Self> {
+        let app = Self::open_with(config, tell, backend_open).await?;
+        journal::open(&app).await?;
+        Ok(app)
+    }
+
+    /// Opens a database that a recovery has not made the store's yet.
+    pub async fn open_unguarded(config: Config) -> Result<Self> {
+        Self::open_with(config, &|_| (), backend_open).await
+    }
+
+    /// The same, with the objects where `objects` says.
+    async fn open_with(
+        config: Config,
+        tell: &(dyn Fn(Opening) + Sync),
+        objects: impl FnOnce(&Config) -> Result<Arc<dyn store::Backend>>,
+    ) -> Result<Self> {
         tell(Opening::Database);
         let data = folder_create(&config.data)?;
         if let config::Database::Sqlite(path) = config.database() {
@@ -94,7 +113,7 @@ impl App {
         }
         let node = node_name(&data)?;
         tell(Opening::Objects);
-        let store = store_open(&config, &db).await?;
+        let store = store_open(&config, objects(&config)?, &db).await?;
         let (clock, queue) = (Clock::default(), Queue::default());
         Ok(Self {
             inner: Arc::new(Inner {
@@ -110,35 +129,14 @@ impl App {
                 downloads: Downloads::default(),
                 sign_ins: SignIns::default(),
                 refusals: Refusals::default(),
+                journal: journal::Writer::default(),
             }),
         })
     }
 
     /// Opens an installation for a local command: refuses where there is none, and changes nothing of it.
     pub async fn open_existing(config: Config) -> Result<Self> {
-        if let config::Database::Sqlite(path) = config.database()
-            && !path.try_exists().map_err(|error| {
-                Error::Precondition(format!(
-                    "cannot look into {}: {error}; run this as the user that the server runs as, or as root",
-                    config.data.display()
-                ))
-            })?
-        {
-            return Err(Error::Precondition(format!(
-                "there is no Cistern at {}; start one with `cistern serve --data {0}`, or name another folder with \
-                 --data",
-                config.data.display()
-            )));
-        }
-        // Migrating is for the server: it may be running, and be older than this command.
-        let db = Db::open(&place(&config), 1).await?;
-        if !db::migrate::is_current(&db).await? {
-            return Err(Error::Precondition(
-                "this installation's database is empty, or older than this version of Cistern; start `cistern serve` once \
-                 with this version, which brings it up to date"
-                    .into(),
-            ));
-        }
+        existing_open(&config).await?;
         Self::open(config).await
     }
 
@@ -172,19 +170,54 @@ impl App {
         self.store.header().dedup_domain == store::DedupDomain::Team
     }
 
-    /// Starts the workers.
+    /// Starts the workers; none where nothing may be written.
     pub async fn engine_start(&self) -> Result<Engine> {
+        if self.db.refusal().is_some() {
+            return Ok(Engine::idle());
+        }
         Engine::start(self, job_kinds(), &self.node, self.config.jobs.workers).await
     }
 
     /// On the very first start makes the first owner, who is also the operator, and their team; later `None`.
     pub async fn first_start(&self) -> Result<Option<accounts::FirstStart>> {
+        if self.db.refusal().is_some() {
+            return Ok(None);
+        }
         let _alone = Db::start_alone(&place(&self.config)).await?;
         accounts::first_start(self).await
     }
 }
 
-fn place(config: &Config) -> Place {
+/// The database of an installation, for a local command: refuses where there is none, or an older one.
+pub async fn existing_open(config: &Config) -> Result<Db> {
+    if let config::Database::Sqlite(path) = config.database()
+        && !path.try_exists().map_err(|error| {
+            Error::Precondition(format!(
+                "cannot look into {}: {error}; run this as the user that the server runs as, or as root",
+                config.data.display()
+            ))
+        })?
+    {
+        return Err(Error::Precondition(format!(
+            "there is no Cistern at {}; start one with `cistern serve --data {0}`, or name another folder with \
+             --data",
+            config.data.display()
+        )));
+    }
+    // Migrating is for the server: it may be running, and be older than this command.
+    let db = Db::open(&place(config), 1).await?;
+    if !db::migrate::is_current(&db).await? {
+        return Err(Error::Precondition(
+            "this installation's database is empty, or older than this version of Cistern; start `cistern serve` once \
+             with this version, which brings it up to date"
+                .into(),
+        ));
+    }
+    Ok(db)
+}
+
+/// Where the rows are.
+pub fn place(config: &Config) -> Place {
     match config.database() {
         config::Database::Sqlite(path) => Place::Sqlite(path),
         config::Database::Postgres(url) => Place::Postgres(url.expose().to_owned()),
@@ -203,6 +236,15 @@ pub fn job_kinds() -> Registry {
 /// Who knows whether a thing that is to be tagged or put into a project exists: one owner for each kind of thing.
 pub fn resource_owners() -> Vec<Owner> {
     vec![images::service::resource_owner()]
+}
+
+/// What rooms do with their rows after these were brought back from the journal, in this order.
+pub fn settles() -> Vec<journal::Settle> {
+    vec![
+        |app, tx| Box::pin(images::service::images_settle_in_tx(app, tx)),
+        |app, tx| Box::pin(actions::service::actions_settle_in_tx(app, tx)),
+        |_, tx| Box::pin(tags::service::tags_settle_in_tx(tx)),
+    ]
 }
 
 /// Gives up the disks of what was deleted and could still be restored; gives how many.
@@ -226,6 +268,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(jobs::migration::JobLines),
         Box::new(actions::migration::ActionCounts),
         Box::new(images::migration::DeletedListing),
+        Box::new(journal::migration::Journal),
     ];
     list.extend(store::migrations());
     list
@@ -258,8 +301,7 @@ pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
 }
 
 /// Opens the store, making it at the first start.
-async fn store_open(config: &Config, db: &Db) -> Result<Store> {
-    let backend = backend_open(config)?;
+async fn store_open(config: &Config, backend: Arc<dyn store::Backend>, db: &Db) -> Result<Store> {
     let options = store::Options {
         dedup_domain: config.dedup_domain,
         ..store::Options::default()
@@ -341,6 +383,13 @@ fn node_name(data: &Path) -> Result<String> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+
+    /// A service with its objects in `backend`, without workers.
+    pub async fn app_on(config: Config, backend: Arc<dyn store::Backend>) -> Result<App> {
+        let app = App::open_with(config, &|_| (), |_| Ok(backend)).await?;
+        journal::open(&app).await?;
+        Ok(app)
+    }
 
     /// A service of its own in a temporary folder, without workers.
     pub async fn app() -> (App, tempfile::TempDir) {

@@ -1,7 +1,7 @@
 //! Digests and the keys that they are made with (docs/store-format.md §2).
 //!
-//! One installation key; three keys derived from it, so that no bytes a user writes to a disk can pass for
-//! a tree node or a footer.
+//! One installation key; the others are derived from it, so that no bytes a user writes to a disk can pass for
+//! a tree node, a footer or a part of the journal.
 
 use std::fmt;
 
@@ -60,6 +60,7 @@ pub(crate) struct Keys {
     node: [u8; 32],
     whole: [u8; 32],
     footer: [u8; 32],
+    journal: [u8; 32],
     id: [u8; 8],
 }
 
@@ -71,6 +72,7 @@ impl Keys {
             node: blake3::derive_key("cistern store 0 tree node", digest_key),
             whole: blake3::derive_key("cistern store 0 object name", digest_key),
             footer: blake3::derive_key("cistern store 0 pack footer", digest_key),
+            journal: blake3::derive_key("cistern store 0 journal", digest_key),
             id: id[..8].try_into().unwrap_or_default(),
         }
     }
@@ -91,6 +93,11 @@ impl Keys {
             hasher.update(part);
         }
         *hasher.finalize().as_bytes()
+    }
+
+    /// The authentication code of a journal object, over everything before it.
+    pub(crate) fn journal_mac(&self, covered: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.journal, covered).as_bytes()
     }
 
     /// Names the key without telling it: 16 hex digits.

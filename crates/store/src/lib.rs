@@ -33,11 +33,13 @@ mod error;
 pub mod gc;
 mod header;
 mod ingest;
+mod journal;
 mod memory;
 mod migration;
 mod object;
 pub mod pack;
 mod reader;
+mod rebuild;
 pub mod room;
 mod rows;
 pub mod scrub;
@@ -54,9 +56,14 @@ pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
 pub use header::{DedupDomain, Header};
 pub use ingest::{Disk, Ingest, IngestStats, Progress};
+pub use journal::{
+    JOURNAL_DOCUMENT_LIMIT, Journal, JournalHead, JournalLink, JournalListed, JournalObject, JournalPart,
+    JournalPlace, JournalSealed,
+};
 pub use migration::migrations;
 pub use object::{Algorithm, ObjectIngest, ObjectName, ObjectRef};
 pub use reader::{DiskReader, Piece};
+pub use rebuild::{RebuildProgress, Rebuilt};
 pub use rows::database_away;
 pub use session::{Expired, Session};
 pub use store::{Options, Root, Stats, Store};

@@ -114,6 +114,21 @@ impl From<ObjectRef> for Kept {
     }
 }
 
+/// The index entry of a whole object.
+pub(crate) fn whole_entry(digest: Digest, bytes: u64) -> Entry {
+    Entry {
+        digest,
+        offset: 0,
+        // For figures only, and no larger than the column.
+        length: u32::try_from(bytes)
+            .unwrap_or(u32::MAX)
+            .min(i32::MAX.cast_unsigned()),
+        plain_bytes: 0,
+        kind: FrameKind::Whole,
+        level: 0,
+    }
+}
+
 /// The hash of bytes that come one after the other.
 #[derive(Debug, Clone)]
 pub(crate) enum Hasher {
@@ -286,18 +301,7 @@ impl ObjectIngest {
             return Err(Error::new(Kind::Io, text));
         }
         let digest = store.name_digest(expected);
-        let entry = Entry {
-            digest,
-            offset: 0,
-            // For figures only, and no larger than the column.
-            length: u32::try_from(self.bytes)
-                .unwrap_or(u32::MAX)
-                .min(i32::MAX.cast_unsigned()),
-            plain_bytes: 0,
-            kind: FrameKind::Whole,
-            level: 0,
-        };
-        publish(&self.session, row, self.bytes, &[entry]).await?;
+        publish(&self.session, row, self.bytes, &[whole_entry(digest, self.bytes)]).await?;
         self.session.object_keep(digest);
         Ok(ObjectRef {
             digest,

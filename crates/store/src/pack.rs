@@ -397,6 +397,36 @@ pub(crate) fn index_open(keys: &Keys, id: Uuid, header: &[u8], footer: &[u8]) ->
         .collect()
 }
 
+/// Finds the frames of a pack whose footer is lost, from the front, by what they say of themselves. Only whole ones; the
+/// search ends where a length cannot be right.
+pub(crate) fn salvage(keys: &Keys, pack: &[u8]) -> Vec<Entry> {
+    let (mut entries, mut at, mut index) = (Vec::new(), HEADER_BYTES, 0_u32);
+    while let Some(header) = pack.get(at..at + FRAME_HEADER_BYTES) {
+        let length = FRAME_HEADER_BYTES + u32_at(header, 8) as usize;
+        let Some(frame) = pack.get(at..at + length).filter(|_| u32_at(header, 4) == index) else {
+            break;
+        };
+        entries.extend(frame_describe(keys, at, frame));
+        at += length;
+        index += 1;
+    }
+    entries
+}
+
+/// The entry that a whole frame would have in the footer.
+fn frame_describe(keys: &Keys, at: usize, frame: &[u8]) -> Option<Entry> {
+    let kind = FrameKind::from_code(frame[2])?;
+    let plain = frame_decode(frame).ok()?;
+    Some(Entry {
+        digest: keys.digest(kind, &plain),
+        offset: u32::try_from(at).ok()?,
+        length: u32::try_from(frame.len()).ok()?,
+        plain_bytes: u32::try_from(plain.len()).ok()?,
+        kind,
+        level: frame[3],
+    })
+}
+
 fn entry_decode(entry: &[u8]) -> Option<Entry> {
     Some(Entry {
         digest: Digest::from_slice(&entry[..32])?,
@@ -466,6 +496,21 @@ mod tests {
         assert_eq!(verify(&keys, sealed.id, &sealed.bytes).unwrap(), sealed.entries);
         assert!(sealed.entries[0].length < 100);
         assert_eq!(sealed.entries[4].length, CHUNK_BYTES + 16);
+    }
+
+    #[test]
+    fn frames_are_found_without_a_footer() {
+        let (keys, sealed) = sample();
+        let footer = sealed.bytes.len() - TRAILER_BYTES - sealed.entries.len() * ENTRY_BYTES;
+        assert_eq!(salvage(&keys, &sealed.bytes[..footer]), sealed.entries);
+        let last = sealed.entries[4];
+        let cut = &sealed.bytes[..last.offset as usize + 100];
+        assert_eq!(salvage(&keys, cut), sealed.entries[..4]);
+        // A damaged raw frame has another digest; a damaged compressed one none.
+        let mut bad = sealed.bytes.to_vec();
+        bad[sealed.entries[1].offset as usize + 20] ^= 1;
+        let found = salvage(&keys, &bad);
+        assert!(!found.contains(&sealed.entries[1]) && found.contains(&sealed.entries[2]));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::header::{DedupDomain, FEATURES_READ, FEATURES_WRITE, Header};
 use crate::memory::Memory;
 use crate::pack;
 use crate::reader::ahead::Budget;
+use crate::rebuild::{is_being_rebuilt, unfinished};
 use crate::rows::{self, Hit, Location, WHOLE_LEVEL, object_kind};
 use crate::tree::TreeRoot;
 use crate::world::World;
@@ -46,6 +47,15 @@ impl Default for Options {
             expired_grace: Duration::from_mins(30),
         }
     }
+}
+
+/// What a store is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// Reading and writing.
+    Use,
+    /// Its index is made anew.
+    Rebuild,
 }
 
 /// A store: objects in a backend, their index in a database. Clones share everything.
@@ -124,6 +134,9 @@ impl Store {
             let text = format!("the database already has the store {}", row.store_id);
             return Err(Error::new(Kind::Exists, text));
         }
+        if begun.as_ref().is_some_and(is_being_rebuilt) {
+            return Err(unfinished());
+        }
         let found = header_load(&*backend).await?;
         let store_id = match (&begun, &found) {
             (Some(row), Some(header)) if header.store_id == row.store_id => row.store_id,
@@ -153,6 +166,15 @@ impl Store {
 
     /// Opens the store that backend and database hold together.
     pub async fn open(backend: Arc<dyn Backend>, db: &DatabaseConnection, options: Options) -> Result<Self> {
+        Self::open_for(backend, db, options, Opening::Use).await
+    }
+
+    pub(crate) async fn open_for(
+        backend: Arc<dyn Backend>,
+        db: &DatabaseConnection,
+        options: Options,
+        opening: Opening,
+    ) -> Result<Self> {
         let Some(header) = header_load(&*backend).await? else {
             let text = format!(
                 "`{}` holds no store: make one with `cistern init`",
@@ -160,20 +182,8 @@ impl Store {
             );
             return Err(Error::new(Kind::NotFound, text));
         };
-        let rows = meta_list(db).await?;
-        let Some(row) = rows
-            .iter()
-            .find(|row| row.store_id == header.store_id && row.ready)
-        else {
-            let text = format!(
-                "the database does not know the store {} in `{}`: put the database's newest copy back, or point \
-                 --database and --objects at things that belong together",
-                header.store_id,
-                backend.describe()
-            );
-            return Err(Error::new(Kind::Incompatible, text));
-        };
         let keys = Keys::new(&header.digest_key()?);
+        let row = meta_find(db, &*backend, &header, &options, opening).await?;
         if keys.id() != row.digest_key_id || header.digest_key_id != row.digest_key_id {
             let text = format!(
                 "store {} has another digest key than the database expects",
@@ -429,8 +439,51 @@ async fn meta_list(db: &DatabaseConnection) -> Result<Vec<rows::meta::Model>> {
         .map_err(|error| Error::db("cannot read the store's row", error))
 }
 
+/// The database's row of the store with this header. To be rebuilt, a store needs none, and gets one.
+async fn meta_find(
+    db: &DatabaseConnection,
+    backend: &dyn Backend,
+    header: &Header,
+    options: &Options,
+    opening: Opening,
+) -> Result<rows::meta::Model> {
+    let rows = meta_list(db).await?;
+    let is_other = !rows.is_empty();
+    if let Some(row) = rows.into_iter().find(|row| row.store_id == header.store_id) {
+        if row.ready || opening == Opening::Rebuild {
+            return Ok(row);
+        }
+        if is_being_rebuilt(&row) {
+            return Err(unfinished());
+        }
+    } else if opening == Opening::Rebuild && !is_other {
+        let row = rows::meta::Model {
+            digest_key_id: header.digest_key_id.clone(),
+            ..meta_new(header.store_id, options)
+        };
+        let written = rows::meta_insert(db, row.clone()).await;
+        return written
+            .map(|()| row)
+            .map_err(|error| Error::db("cannot write the store's row", error));
+    }
+    let text = format!(
+        "the database does not know the store {} in `{}`: where the database was lost, `cistern recover` makes a new one \
+         from the store; otherwise put its newest copy back, or point --database and --objects at things that belong \
+         together",
+        header.store_id,
+        backend.describe()
+    );
+    Err(Error::new(Kind::Incompatible, text))
+}
+
 async fn meta_create(db: &DatabaseConnection, store_id: Uuid, options: &Options) -> Result<()> {
-    let row = rows::meta::Model {
+    rows::meta_insert(db, meta_new(store_id, options))
+        .await
+        .map_err(|error| Error::db("cannot write the store's row", error))
+}
+
+fn meta_new(store_id: Uuid, options: &Options) -> rows::meta::Model {
+    rows::meta::Model {
         id: 1,
         store_id,
         ready: false,
@@ -439,10 +492,7 @@ async fn meta_create(db: &DatabaseConnection, store_id: Uuid, options: &Options)
         epoch: 1,
         gc_fence: None,
         created_us: options.world.now_us(),
-    };
-    rows::meta_insert(db, row)
-        .await
-        .map_err(|error| Error::db("cannot write the store's row", error))
+    }
 }
 
 async fn header_create(backend: &dyn Backend, store_id: Uuid, options: &Options) -> Result<Header> {
@@ -464,7 +514,7 @@ async fn header_create(backend: &dyn Backend, store_id: Uuid, options: &Options)
 }
 
 /// The header in force: the highest-numbered one.
-async fn header_load(backend: &dyn Backend) -> Result<Option<Header>> {
+pub(crate) async fn header_load(backend: &dyn Backend) -> Result<Option<Header>> {
     let listed: Vec<_> = backend.list("h/").try_collect().await?;
     let Some(newest) = listed.into_iter().map(|item| item.key).max() else {
         return Ok(None);

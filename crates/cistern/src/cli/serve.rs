@@ -5,6 +5,7 @@ use serde_json::json;
 use super::flags::{LocalFlags, ServerFlags};
 use super::{Context, Outcome, block_on};
 use crate::app::App;
+use crate::platform::journal;
 use crate::{serve, telemetry};
 
 const EXAMPLES: &str = "Examples:
@@ -47,6 +48,7 @@ pub fn init(args: &InitArgs, context: &Context) -> Outcome {
         let app = App::open(config).await?;
         let data = app.data.display().to_string();
         let first = app.first_start().await?;
+        journal::flush(&app).await?;
         let token = first.as_ref().map(|f| f.token.as_str());
         // Where the console will be, only the server knows.
         let sign_in = first.as_ref().map(|f| format!("/sign-in/{}", f.sign_in));

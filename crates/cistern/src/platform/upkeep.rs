@@ -9,6 +9,7 @@ use super::accounts::service as accounts;
 use super::error::Result;
 use super::events::{refusals_flush, service as events};
 use super::jobs::service as jobs;
+use super::journal;
 use super::storage::gc::service as gc;
 use crate::app::App;
 
@@ -28,6 +29,8 @@ pub async fn run(app: App) {
 }
 
 async fn once(app: &App) -> Result<()> {
+    // An older database would have it delete what is needed.
+    journal::guard(app).await?;
     refusals_flush(app).await?;
     let events = events::event_forget(app).await?;
     let sign_ins = accounts::sign_in_forget(app).await?;

@@ -97,6 +97,11 @@ pub async fn readyz(State(readiness): State<Readiness>) -> Response {
     match readiness.obstacle().await {
         // No 503: on a full disk images can be read and, above all, deleted, which nobody could do here any more if
         // the server were taken out of service.
+        // Images can be read, and whoever mends it needs to see what there is.
+        None if readiness.app.db.refusal().is_some() => {
+            let why = readiness.app.db.refusal().unwrap_or_default();
+            format!("ready, but for reading only: {why}\n").into_response()
+        }
         None if readiness.is_full() => FULL.into_response(),
         None => "ready\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),

@@ -23,6 +23,7 @@ mod nginx;
 mod outage;
 mod plans;
 mod races;
+mod recover;
 mod roles;
 mod sandbox;
 #[path = "../../src/testing/schema.rs"]

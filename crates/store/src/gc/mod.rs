@@ -31,6 +31,7 @@ use crate::rows;
 use crate::session::micros;
 use crate::store::Store;
 use mark::Marks;
+pub(crate) use orphans::id_of;
 
 /// Part of one processor, in percent for each processor of the machine, that a run takes while somebody writes.
 const POLITE_PERCENT: u32 = 8;

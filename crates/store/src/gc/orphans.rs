@@ -93,7 +93,7 @@ impl Run {
 }
 
 /// The id in a key that the store could have written. Whatever else lies there is not the store's to delete.
-fn id_of(key: &str) -> Option<Uuid> {
+pub(crate) fn id_of(key: &str) -> Option<Uuid> {
     let (folder, name) = key.split_once('/')?.1.split_once('/')?;
     let id = Uuid::parse_str(name).ok()?;
     (id.to_string() == name && name.starts_with(folder) && folder.len() == 2).then_some(id)

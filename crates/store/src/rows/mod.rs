@@ -11,6 +11,7 @@ mod gate;
 mod gc;
 mod health;
 mod objects;
+mod rebuild;
 mod roots;
 mod sessions;
 
@@ -22,5 +23,6 @@ pub(crate) use gate::*;
 pub(crate) use gc::*;
 pub(crate) use health::*;
 pub(crate) use objects::*;
+pub(crate) use rebuild::*;
 pub(crate) use roots::*;
 pub(crate) use sessions::*;

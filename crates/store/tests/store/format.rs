@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use store::{JournalHead, JournalLink, JournalPart, JournalPlace};
+
 use crate::support::{import, local, noise};
 
 fn u32_at(bytes: &[u8], at: usize) -> usize {
@@ -213,4 +215,52 @@ async fn the_document_is_enough_to_read_a_disk() {
         );
         session.abort().await.unwrap();
     }
+}
+
+/// §9: the envelope of a journal object.
+#[tokio::test]
+async fn a_journal_object_reads_by_its_description() {
+    let place = local().await;
+    let store = place.store().await;
+    let head = JournalHead {
+        lineage: uuid::Uuid::from_u128(77),
+        place: JournalPlace {
+            generation: 0x1a,
+            sequence: 0x2b,
+        },
+        part: JournalPart::Changes,
+        previous: Some(JournalLink {
+            sequence: 0x2a,
+            code: [9; 32],
+        }),
+        at_us: 1_800_000_000_000_007,
+    };
+    let document = br#"{"rows":[]}"#.repeat(20);
+    let sealed = store.journal().seal(&head, &document).unwrap();
+    store.journal().put(&sealed).await.unwrap();
+
+    let root = place.dir.path().join("objects");
+    let (store_id, key) = header(&root);
+    let bytes = std::fs::read(root.join("j/0000001a/000000000000002b")).unwrap();
+    let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    assert_eq!(&bytes[..8], b"CISTJRNL");
+    assert_eq!((u32_at(&bytes, 8), u32_at(&bytes, 12)), (0, 128));
+    assert_eq!(bytes[16..32], store_id);
+    assert_eq!(bytes[32..48], *uuid::Uuid::from_u128(77).as_bytes());
+    assert_eq!(u32_at(&bytes, 48), 0x1a);
+    assert_eq!(
+        bytes[52..56],
+        [3, 1, 0, 1],
+        "changes, zstd, no cipher, one before"
+    );
+    assert_eq!((u64_at(56), u64_at(64)), (0x2b, 0x2a));
+    assert_eq!(bytes[72..104], [9; 32]);
+    assert_eq!(u64_at(104), 1_800_000_000_000_007);
+    assert_eq!(u32_at(&bytes, 112), document.len());
+    assert_eq!(bytes[116..128], [0; 12]);
+    let end = bytes.len() - 32;
+    assert_eq!(zstd::stream::decode_all(&bytes[128..end]).unwrap(), document);
+    let key = blake3::derive_key("cistern store 0 journal", &key);
+    assert_eq!(blake3::keyed_hash(&key, &bytes[..end]).as_bytes(), &bytes[end..]);
+    assert_eq!(bytes[end..], sealed.code);
 }

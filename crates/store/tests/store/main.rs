@@ -8,6 +8,7 @@ mod format;
 mod gc;
 mod model;
 mod objects;
+mod rebuild;
 mod round_trip;
 mod scrub;
 mod sessions;

@@ -8,6 +8,7 @@ use sea_orm::ConnectionTrait;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::checksum;
 use super::jobs::{self, Input, Payload};
 use super::model::{self, Filter, ImportSource, Kind, NewImport, Status};
 use super::rows::{self, Change, Model, NewRow, Published};
@@ -35,6 +36,8 @@ pub use deletion::{deleted_purge, image_delete, image_import_cancel, image_resto
 const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_mins(1);
 /// Why an import that was cancelled, or whose image was deleted, made no image.
 pub const CANCELLED: &str = "The import was cancelled.";
+/// Why an import made no image whose server's database was lost meanwhile.
+const LOST: &str = "The server's database was lost before this import had ended. Import it again.";
 /// Attempts of an import before it fails for good.
 const IMPORT_ATTEMPTS: i32 = 5;
 
@@ -335,10 +338,51 @@ pub async fn import_begin_in_tx(tx: &Tx, id: i64) -> Result<Option<Model>> {
     Ok(row.filter(|row| row.status == Status::Pending.as_str()))
 }
 
-/// Makes an imported image available, in the region that was asked for; false where it no longer is to be.
-pub async fn import_publish_in_tx(tx: &Tx, row: &Model, found: Published) -> Result<bool> {
+/// Writes down what an import stored, in the transaction that publishes the disk; false where the image is no longer
+/// wanted. It stays `pending` until the journal has this.
+pub async fn import_keep_in_tx(tx: &Tx, row: &Model, found: Published) -> Result<bool> {
     let regions: Vec<String> = row.region_wanted.iter().cloned().collect();
-    Ok(rows::image_publish(&**tx, row.id, &regions, found).await?)
+    Ok(rows::image_keep(&**tx, row.id, &regions, found).await?)
+}
+
+/// Makes an image available whose disk is kept and journaled, and has its checksums made; `None` where it is no longer
+/// wanted.
+pub async fn import_finish_in_tx(app: &App, tx: &Tx, id: i64) -> Result<Option<Model>> {
+    if !rows::image_set_status(&**tx, id, Status::Pending, Status::Available).await? {
+        return Ok(None);
+    }
+    let Some(row) = rows::image_get(&**tx, id).await? else {
+        return Ok(None);
+    };
+    let who = events::Who {
+        team_id: Some(row.team_id),
+        ..events::Who::default()
+    };
+    // Its team reads this: what it added would tell what others have.
+    let stats = json!({ "virtual_bytes": row.virtual_bytes });
+    let event = Event::done("image.import", "image", id).with(stats);
+    events::record_in_tx(&**tx, app.clock.now(), &who, event).await?;
+    checksum::checksum_enqueue_in_tx(&**tx, app.clock.now(), row.team_id, id).await?;
+    Ok(Some(row))
+}
+
+/// Puts images in order that were brought back from the journal: a disk that is kept makes its image available, and what
+/// was still being imported has ended. Gives how many those are.
+pub async fn images_settle_in_tx(app: &App, tx: &Tx) -> Result<u64> {
+    let mut ended = 0;
+    for row in rows::image_list_importing(&**tx).await? {
+        let is_kept = row.root_digest.is_some() && import_finish_in_tx(app, tx, row.id).await?.is_some();
+        if !is_kept {
+            image_fail_in_tx(app, tx, row.id, LOST).await?;
+            ended += 1;
+        }
+        if let Some(action) = row.action_id {
+            let error = (!is_kept).then_some(LOST);
+            actions::action_end_in_tx(&**tx, app.clock.now(), action, error).await?;
+        }
+    }
+    rows::image_recount(&**tx).await?;
+    Ok(ended)
 }
 
 /// The actions of an image, newest first.

@@ -100,6 +100,14 @@ impl Engine {
         })
     }
 
+    /// No workers.
+    pub fn idle() -> Self {
+        Self {
+            workers: JoinSet::new(),
+            stopping: CancellationToken::new(),
+        }
+    }
+
     /// Stops claiming, asks running jobs to hand themselves back, and waits for them.
     pub async fn stop(mut self) {
         self.stopping.cancel();

@@ -14,6 +14,7 @@ use crate::app::App;
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::{self, Event, Who};
 use crate::platform::jobs::{JobContext, JobError, JobKind, failed_nothing};
+use crate::platform::journal;
 
 /// The job's kind.
 pub const GC: &str = "store.gc";
@@ -35,6 +36,8 @@ pub fn gc_kind() -> JobKind {
 
 /// A whole run.
 pub async fn gc_run(app: &App, wish: Wish, stop: &CancellationToken, progress: &Progress) -> Result<Report> {
+    // By an older database what is needed is garbage.
+    journal::guard(app).await?;
     let purged = if wish.purge && !wish.dry_run {
         purge(app).await?
     } else {
@@ -51,6 +54,13 @@ pub async fn gc_run(app: &App, wish: Wish, stop: &CancellationToken, progress: &
         ..Options::new(&app.data)
     };
     let marked = app.store.gc_mark(&options, progress).await.map_err(told)?;
+    // What was deleted before the mark must not come back from the journal once its data is gone.
+    if !wish.dry_run
+        && let Err(error) = journal::flush(app).await
+    {
+        marked.abandon().await;
+        return Err(error);
+    }
     let report = marked.collect(&options, progress).await.map_err(told)?;
     tracing::info!(
         condemned = report.condemned,

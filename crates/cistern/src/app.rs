@@ -269,6 +269,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(actions::migration::ActionCounts),
         Box::new(images::migration::DeletedListing),
         Box::new(journal::migration::Journal),
+        Box::new(jobs::migration::JobKinds),
     ];
     list.extend(store::migrations());
     list

@@ -73,6 +73,7 @@ pub const DERIVABLE: &[(&str, &str)] = &[
     ("store_session_root", "its writer is gone"),
     ("store_gc", "the next run begins anew"),
     ("store_orphan", "seen again by the next gc"),
+    ("store_damage", "found again by the next scrub or verification"),
 ];
 
 /// Where a journaled table stands in the order.

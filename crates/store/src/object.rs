@@ -255,11 +255,11 @@ impl ObjectIngest {
     async fn hash(&mut self, data: &Bytes) -> Result<()> {
         let (mut hasher, data) = (self.hasher.clone(), data.clone());
         let world = &self.session.store.inner.options.world;
-        let hashed = world.compute(move || {
+        let done = world.compute(move || {
             hasher.update(&data);
             Ok(hasher)
         });
-        self.hasher = hashed.await?;
+        self.hasher = done.await?;
         Ok(())
     }
 

@@ -550,7 +550,10 @@ async fn verify_names_each_damaged_image_and_range() {
     }
     let shown = stdout(&run(&mut server.remote(&["image", "get", "1"])));
     assert!(shown.contains("Health") && shown.contains("damaged"), "{shown}");
-    assert_eq!(server.api().get("/v2/images/1").await.expect(200)["image"]["health"], "damaged");
+    assert_eq!(
+        server.api().get("/v2/images/1").await.expect(200)["image"]["health"],
+        "damaged"
+    );
     // The range that is named is the one that cannot be read.
     let out = server.data().join("out.raw");
     let export = run(server.remote(&["image", "export", "1", "-o"]).arg(&out));

@@ -83,7 +83,7 @@ impl Soak {
         self.images.insert(id, new);
         let available = self.available();
         for id in available.iter().rev().skip(KEPT) {
-            let purge = round % 3 != 0;
+            let purge = !round.is_multiple_of(3);
             self.api
                 .delete(&format!("/v2/images/{id}?purge={purge}"))
                 .await
@@ -91,15 +91,12 @@ impl Soak {
             self.images.get_mut(id).expect("is there").is_deleted = true;
             self.purged += 1;
         }
-        match round % 4 {
-            0 => {
-                self.begin("/v2/store/verify", &json!({ "read_data": true }))
-                    .await
-            }
-            _ => {
-                self.begin("/v2/store/gc", &json!({ "now": true, "purge": round % 2 == 0 }))
-                    .await
-            }
+        if round.is_multiple_of(4) {
+            self.begin("/v2/store/verify", &json!({ "read_data": true }))
+                .await;
+        } else {
+            let wish = json!({ "now": true, "purge": round.is_multiple_of(2) });
+            self.begin("/v2/store/gc", &wish).await;
         }
         let reader = tokio::spawn(read_some(self.api.clone(), available.last().copied()));
         tokio::time::timeout(

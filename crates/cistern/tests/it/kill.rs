@@ -104,7 +104,7 @@ impl Soak {
             std::future::pending::<()>(),
         )
         .await
-        .unwrap_err();
+        .expect_err("nothing comes");
         self.look().await;
         self.server.kill();
         let _ = reader.await;

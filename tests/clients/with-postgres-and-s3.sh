@@ -64,6 +64,7 @@ ROOT_ACCESS_KEY=$CISTERN_OBJECTS_ACCESS_KEY ROOT_SECRET_KEY=$CISTERN_OBJECTS_SEC
   "$cache/bin/versitygw" --port "127.0.0.1:$port" posix --sidecar "$work/side" "$work/s3" >"$work/s3.log" 2>&1 &
 children+=($!)
 wait_for 'the S3 server' bash -c "exec 3<>/dev/tcp/127.0.0.1/$port"
+export CISTERN_TEST_S3_KEY=$CISTERN_OBJECTS_ACCESS_KEY CISTERN_TEST_S3_SECRET=$CISTERN_OBJECTS_SECRET_KEY
 export CISTERN_TEST_S3="s3://cistern-test?endpoint=http://127.0.0.1:$port&region=us-east-1" CISTERN_TEST_S3_FOLDER=$work/s3
 
 code=0

@@ -286,10 +286,14 @@ fn refuse_unfit(database: &Path) -> Result<()> {
 
 /// The place of the objects that the settings name; a folder is made where there is none.
 pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
-    let place = match config.objects() {
-        config::Objects::Folder(path) => path.display().to_string(),
-        config::Objects::S3(url) => url,
-    };
+    match config.objects() {
+        config::Objects::Folder(path) => backend_open_at(config, &path.display().to_string()),
+        config::Objects::S3(url) => backend_open_at(config, &url),
+    }
+}
+
+/// Another place of objects, a folder or a bucket, with the keys that the settings have.
+pub fn backend_open_at(config: &Config, place: &str) -> Result<Arc<dyn store::Backend>> {
     let mut settings = store::Settings::new();
     for (name, value) in [
         ("access_key_id", &config.objects_access_key),
@@ -299,7 +303,7 @@ pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
             settings.insert(name.to_owned(), secret.expose().to_owned());
         }
     }
-    Ok(store::backend_open(&place, &settings)?)
+    Ok(store::backend_open(place, &settings)?)
 }
 
 /// Opens the store, making it at the first start.

@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+mod copy;
 mod digest;
 mod error;
 pub mod gc;
@@ -52,6 +53,7 @@ mod world;
 pub use backend::{
     Backend, Fault, Faulty, Folder, Listed, Probe, Put, Remote, Settings, backend_open, folder,
 };
+pub use copy::{Copied, CopyProgress, copy};
 pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
 pub use header::{DedupDomain, Header};

@@ -32,6 +32,7 @@ const PROMISED: &[&str] = &[
     "jobs cancel",
     "jobs list",
     "serve",
+    "store copy",
     "store stats",
     "store verify",
     "team create",

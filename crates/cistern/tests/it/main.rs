@@ -6,6 +6,7 @@
 
 mod auth;
 mod cli;
+mod copy;
 mod domains;
 mod doors;
 mod events;

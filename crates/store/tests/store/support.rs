@@ -119,9 +119,17 @@ pub(crate) async fn places() -> Vec<Place> {
     let mut places = vec![local().await];
     match server() {
         Ok((postgres, s3, settings)) => places.push(remote(&postgres, &s3, &settings).await),
+        // One of them without the other is a mistake of whoever set them, and would skip all of it unseen.
+        Err(reason) if std::env::vars().any(|(name, _)| is_of_a_server(&name)) => {
+            panic!("PostgreSQL + S3 are only half there: {reason}")
+        }
         Err(reason) => eprintln!("skipped on PostgreSQL + S3: {reason}"),
     }
     places
+}
+
+fn is_of_a_server(name: &str) -> bool {
+    name == "CISTERN_TEST_POSTGRES" || name.starts_with("CISTERN_TEST_S3")
 }
 
 fn server() -> Result<(String, String, Settings), &'static str> {

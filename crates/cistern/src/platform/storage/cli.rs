@@ -9,12 +9,13 @@ use store::VerifyProgress;
 
 use super::model::{Report, StoreStats};
 use super::service;
-use crate::app::App;
+use crate::app::{App, backend_open_at};
 use crate::cli::client::Remote;
 use crate::cli::output::counted as count;
 use crate::cli::progress::Progress;
 use crate::cli::{Context, Failure, LocalFlags, Outcome, block_on, output};
 use crate::platform::data_lock;
+use crate::platform::error::chain_of;
 
 /// How often it is looked how far a verification is.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -28,6 +29,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Read the index of chunks from the packs again, on the server's machine while it is stopped
     RebuildIndex(RebuildArgs),
+    /// Copy the store to another folder or bucket, or what that lacks of it
+    Copy(CopyArgs),
 }
 
 /// Flags of `stats`.
@@ -58,6 +61,27 @@ pub struct VerifyArgs {
     remote: Remote,
 }
 
+/// Flags of `copy`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  cistern store copy /var/lib/cistern/store 's3://bucket/cistern?endpoint=https://s3.example.com'\n  cistern \
+                  store copy --read-back s3://bucket/cistern /backup/store\n\nThe keys to a bucket come from \
+                  CISTERN_OBJECTS_ACCESS_KEY and CISTERN_OBJECTS_SECRET_KEY. A copy that was cut off, or made while a server wrote, is \
+                  completed by the same command. To move a service: copy, stop the server, copy again, start it with \
+                  --objects DST."
+)]
+pub struct CopyArgs {
+    /// The folder or bucket that holds the store
+    src: String,
+    /// The folder or bucket that it is copied to
+    dst: String,
+    /// Read everything that was written again and compare
+    #[arg(long)]
+    read_back: bool,
+    #[command(flatten)]
+    local: LocalFlags,
+}
+
 /// Flags of `rebuild-index`.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -76,6 +100,7 @@ pub fn run(command: Command, context: &Context) -> Outcome {
             Command::Stats(args) => stats(args, context).await,
             Command::Verify(args) => verify(args, context).await,
             Command::RebuildIndex(args) => rebuild(args, context).await,
+            Command::Copy(args) => copy(args, context).await,
         }
     })
 }
@@ -94,6 +119,49 @@ async fn stats(args: StatsArgs, context: &Context) -> Outcome {
     };
     context.output.document(&stats, || stats_text(&stats));
     Ok(())
+}
+
+async fn copy(args: CopyArgs, context: &Context) -> Outcome {
+    let config = args.local.config(context)?;
+    // A folder is made where there is none, which is right for one side only.
+    if !args.src.contains("://") && !std::path::Path::new(&args.src).is_dir() {
+        return Err(Failure::Failed(format!("there is no folder {}", args.src)));
+    }
+    let (from, to) = (
+        backend_open_at(&config, &args.src)?,
+        backend_open_at(&config, &args.dst)?,
+    );
+    let (progress, counters) = (Progress::new(), store::CopyProgress::default());
+    progress.step("copying", None);
+    let copied = {
+        let mut work = std::pin::pin!(store::copy(&*from, &*to, args.read_back, &counters));
+        loop {
+            tokio::select! {
+                done = &mut work => break done,
+                () = tokio::time::sleep(LOOK_EVERY) => progress.set(counters.bytes.load(Relaxed)),
+            }
+        }
+    };
+    progress.clear();
+    let copied = copied.map_err(|error| Failure::Failed(chain_of(&error)))?;
+    let told = json!({ "copy": {
+        "objects": copied.objects, "bytes": copied.bytes, "present": copied.present, "damaged": copied.damaged,
+    } });
+    context.output.document(&told, || {
+        format!(
+            "Copied {} in {}; {} were there already.",
+            output::bytes(copied.bytes),
+            count(copied.objects, "object"),
+            copied.present
+        )
+    });
+    if copied.damaged.is_empty() {
+        return Ok(());
+    }
+    let keys = copied.damaged.join("; ");
+    Err(Failure::Failed(format!(
+        "damaged at the source, and copied as they are: {keys}; `cistern store verify --read-data` names the images"
+    )))
 }
 
 async fn rebuild(args: RebuildArgs, context: &Context) -> Outcome {

@@ -1,0 +1,113 @@
+//! A store moved from a folder into a bucket and back, with everything in it.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::harness::disks;
+use crate::harness::files::Files;
+use crate::harness::files_below;
+use crate::harness::images::{downloaded, imported};
+use crate::harness::process::{command, document, reason, run};
+use crate::harness::server::{Server, Setup};
+use crate::harness::world::{Place, place_if_there};
+
+/// `cistern store copy`, with the keys to the bucket.
+fn copied(server: &Server, place: &Place, from: &str, to: &str, more: &[&str]) -> Value {
+    let mut words = vec!["store", "copy"];
+    words.extend(more);
+    words.extend([from, to]);
+    let mut copy = command(env!("CARGO_BIN_EXE_cistern"));
+    copy.args(words).arg("--data").arg(server.data());
+    for (name, value) in &place.env {
+        copy.env(name, value);
+    }
+    document(&mut copy)["copy"].take()
+}
+
+#[tokio::test]
+async fn a_service_moves_into_a_bucket_and_back_and_loses_nothing() {
+    let Some(bucket) = place_if_there("sqlite+s3") else {
+        return;
+    };
+    let url = bucket.objects.clone().expect("a bucket");
+    let mut server = Setup::default().at(Place::default()).start();
+    let files = Files::start().await;
+    let api = server.api();
+    let (one, two) = (disks::raw(8, 1), disks::raw(24, 2));
+    imported(&api, "one", &files.put("one.img", one.clone())).await;
+    let folder = server.objects().display().to_string();
+    // While it runs: what comes later is copied later.
+    let first = copied(&server, &bucket, &folder, &url, &[]);
+    assert!(
+        first["objects"].as_u64() >= Some(2) && first["present"] == 0,
+        "{first}"
+    );
+    imported(&api, "two", &files.put("two.img", two.clone())).await;
+    assert_eq!(server.terminate().code(), Some(0));
+    let second = copied(&server, &bucket, &folder, &url, &["--read-back"]);
+    assert!(
+        second["objects"].as_u64() >= Some(1) && second["present"].as_u64() >= first["objects"].as_u64(),
+        "{second}"
+    );
+    let third = copied(&server, &bucket, &folder, &url, &[]);
+    assert_eq!(third["objects"], 0, "nothing is left to do: {third}");
+
+    // It goes on in the bucket, without the folder.
+    std::fs::remove_dir_all(&folder).expect("removes it");
+    let mut moved = Setup::default().at(bucket.clone()).data(server.data()).stopped();
+    moved.start_again();
+    let api = moved.api_with(&[]);
+    assert!(downloaded(&api, 1, "raw").await == one && downloaded(&api, 2, "raw").await == two);
+    let three = disks::raw(6, 3);
+    imported(&api, "three", &files.put("three.img", three.clone())).await;
+    drop(moved);
+
+    // And back, into a folder of another name.
+    let back = format!("{folder}-again");
+    copied(&server, &bucket, &url, &back, &[]);
+    assert!(files_below(Path::new(&back)).len() > 3);
+    let place = Place {
+        objects: Some(back),
+        ..Place::default()
+    };
+    let mut home = Setup::default().at(place).data(server.data()).stopped();
+    home.start_again();
+    let api = home.api_with(&[]);
+    for (id, disk) in [(1, &one), (2, &two), (3, &three)] {
+        assert!(downloaded(&api, id, "raw").await == *disk, "image {id}");
+    }
+}
+
+#[tokio::test]
+async fn another_store_is_not_written_into_and_damage_is_told() {
+    let (one, two) = (
+        Setup::default().at(Place::default()).start(),
+        Setup::default().at(Place::default()).start(),
+    );
+    let files = Files::start().await;
+    imported(&one.api(), "one", &files.put("one.img", disks::raw(8, 1))).await;
+    let [from, to] = [&one, &two].map(|server| server.objects().display().to_string());
+    let refused = run(&mut one.local(&["store", "copy", &from, &to]));
+    assert!(reason(&refused).contains("another store"), "{refused:?}");
+    let nowhere = run(&mut one.local(&["store", "copy", "/nonexistent", &to]));
+    assert!(reason(&nowhere).contains("there is no folder"), "{nowhere:?}");
+    let pack = files_below(&one.objects().join("p"))
+        .into_iter()
+        .max_by_key(|path| path.metadata().expect("is there").len())
+        .expect("a pack");
+    let mut bytes = std::fs::read(&pack).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&pack, bytes).expect("writes");
+    let target = one.data().join("copy").display().to_string();
+    let told = run(&mut one.local(&["store", "copy", &from, &target]));
+    assert_eq!(told.status.code(), Some(1));
+    let name = pack.file_name().expect("a name").to_string_lossy().into_owned();
+    assert!(reason(&told).contains(&name), "{told:?}");
+    assert_eq!(
+        files_below(Path::new(&target)).len(),
+        files_below(&one.objects()).len(),
+        "all of it is there"
+    );
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sea_orm_migration::MigrationTrait;
-use store::Store;
+use store::{Store, WrappingKey};
 use url::Url;
 
 use crate::config::{self, Config};
@@ -19,7 +19,8 @@ use crate::platform::events::Refusals;
 use crate::platform::jobs::{self, Engine, Queue, Registry};
 use crate::platform::net::place_shown;
 use crate::platform::resources::Owner;
-use crate::platform::{actions, projects, random, ssh_keys, tags};
+use crate::platform::secrets::{self, Secrets};
+use crate::platform::{actions, keys, projects, random, ssh_keys, tags};
 
 /// Shared by every request and job; clones are cheap.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ pub struct Inner {
     pub node: String,
     /// The database.
     pub db: Db,
+    /// Seals secrets in the database.
+    pub secrets: Secrets,
     /// Disks, by content.
     pub store: Store,
     /// Where the time comes from.
@@ -81,6 +84,36 @@ impl App {
 
     /// The same, and `tell` hears what is being opened.
     pub async fn open_telling(config: Config, tell: &(dyn Fn(Opening) + Sync)) -> Result<Self> {
+        let key = keys::service::key_load(&config).await?;
+        Self::open_with(config, tell, key, false).await
+    }
+
+    /// The same, and a store that has to be made is encrypted with the settings' key.
+    pub async fn open_encrypted(config: Config) -> Result<Self> {
+        let key = keys::service::key_load(&config).await?;
+        let app = Self::open_with(config, &|_| (), key, true).await?;
+        if app.store.is_encrypted() {
+            return Ok(app);
+        }
+        Err(Error::Precondition(format!(
+            "the installation at {} is there already and not encrypted, which is chosen when it is made; make another \
+             with `cistern init --encrypt`, and bring the images over with `cistern image export` and `import`",
+            app.data.display()
+        )))
+    }
+
+    /// Opens an existing installation with this key in place of the settings'.
+    pub async fn open_existing_with(config: Config, key: Option<WrappingKey>) -> Result<Self> {
+        Self::existing_check(&config).await?;
+        Self::open_with(config, &|_| (), key, false).await
+    }
+
+    async fn open_with(
+        config: Config,
+        tell: &(dyn Fn(Opening) + Sync),
+        key: Option<WrappingKey>,
+        encrypt: bool,
+    ) -> Result<Self> {
         tell(Opening::Database);
         let data = folder_create(&config.data)?;
         if let config::Database::Sqlite(path) = config.database() {
@@ -92,8 +125,17 @@ impl App {
             tracing::info!(copy = %copy.display(), "the database was copied aside before it was migrated");
         }
         let node = node_name(&data)?;
+        let secrets = secrets::service::open(&config.secrets_key_file(), &db, |secrets, tx| {
+            Box::pin(images::service::source_urls_seal(secrets, tx))
+        })
+        .await?;
         tell(Opening::Objects);
-        let store = store_open(&config, &db).await?;
+        let options = store::Options {
+            encrypt,
+            key,
+            ..store::Options::default()
+        };
+        let store = store_open(&config, &db, options).await?;
         let (clock, queue) = (Clock::default(), Queue::default());
         Ok(Self {
             inner: Arc::new(Inner {
@@ -101,6 +143,7 @@ impl App {
                 data,
                 node,
                 db,
+                secrets,
                 store,
                 clock,
                 queue,
@@ -115,6 +158,12 @@ impl App {
 
     /// Opens an installation for a local command: refuses where there is none, and changes nothing of it.
     pub async fn open_existing(config: Config) -> Result<Self> {
+        Self::existing_check(&config).await?;
+        Self::open(config).await
+    }
+
+    /// Refuses where there is no installation, and one that this version's server has not brought up to date.
+    async fn existing_check(config: &Config) -> Result<()> {
         if let config::Database::Sqlite(path) = config.database()
             && !path.try_exists().map_err(|error| {
                 Error::Precondition(format!(
@@ -130,7 +179,7 @@ impl App {
             )));
         }
         // Migrating is for the server: it may be running, and be older than this command.
-        let db = Db::open(&place(&config), 1).await?;
+        let db = Db::open(&place(config), 1).await?;
         if !db::migrate::is_current(&db).await? {
             return Err(Error::Precondition(
                 "this installation's database is empty, or older than this version of Cistern; start `cistern serve` once \
@@ -138,7 +187,7 @@ impl App {
                     .into(),
             ));
         }
-        Self::open(config).await
+        Ok(())
     }
 
     /// Tests that the objects' place does what the store relies on, and refuses one that does not. A full one is no
@@ -159,6 +208,17 @@ impl App {
             }
             Err(error) => Err(objects_failed(&self.config, error)),
         }
+    }
+
+    /// Keeps two changes of the store's keys apart, as long as what it returns is there.
+    pub async fn keys_alone(&self) -> Result<Option<db::Tx>> {
+        Db::start_alone(&place(&self.config)).await
+    }
+
+    /// Forgets which key the secrets in the database are sealed with; false where there was none. For when it is lost.
+    pub async fn secrets_reset(config: Config) -> Result<bool> {
+        Self::existing_check(&config).await?;
+        secrets::service::reset(&Db::open(&place(&config), 1).await?).await
     }
 
     /// Starts the workers.
@@ -206,6 +266,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(jobs::migration::JobLines),
         Box::new(actions::migration::ActionCounts),
         Box::new(images::migration::DeletedListing),
+        Box::new(secrets::migration::SecretsKey),
     ];
     list.extend(store::migrations());
     list
@@ -238,17 +299,20 @@ pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
 }
 
 /// Opens the store, making it at the first start.
-async fn store_open(config: &Config, db: &Db) -> Result<Store> {
+async fn store_open(config: &Config, db: &Db, options: store::Options) -> Result<Store> {
     let backend = backend_open(config)?;
-    let opened = Store::open_or_init(backend, db.conn(), store::Options::default()).await;
+    let opened = Store::open_or_init(backend, db.conn(), options).await;
     opened.map_err(|error| objects_failed(config, error))
 }
 
 /// Why the objects' place cannot be used. At a start nobody is there who could try again: what is to be looked at is
 /// said. The error holds no secret (`store::Backend::describe`).
 fn objects_failed(config: &Config, error: store::Error) -> Error {
-    if error.kind() != store::Kind::Unavailable {
-        return error.into();
+    match error.kind() {
+        store::Kind::Unavailable => {}
+        // Another format, store or key: what to do is said.
+        store::Kind::Incompatible => return Error::Precondition(error.to_string()),
+        _ => return error.into(),
     }
     let at = match config.objects() {
         config::Objects::Folder(_) => String::new(),

@@ -217,7 +217,11 @@ impl Import<'_> {
     }
 
     async fn fetch(&self, row: &Model) -> std::result::Result<File, JobError> {
-        let url: Option<Url> = row.source_url.as_deref().and_then(|url| url.parse().ok());
+        let kept = service::source_url(&self.context.app, row).unwrap_or_else(|error| {
+            tracing::error!(error = error.chain(), "an import's address cannot be read");
+            None
+        });
+        let url: Option<Url> = kept.and_then(|url| url.parse().ok());
         let url =
             url.ok_or_else(|| JobError::Fail("The image's address is gone. Import it again.".into()))?;
         let config = &self.context.app.config.fetch;

@@ -10,6 +10,7 @@ use store::{Store, WrappingKey};
 use url::Url;
 
 use crate::config::{self, Config};
+use crate::images::workfile::SpoolKey;
 use crate::images::{self, download::Downloads, handed::Handed, uploads::turns::Turns};
 use crate::platform::accounts::{SignIns, service as accounts};
 use crate::platform::clock::Clock;
@@ -46,6 +47,8 @@ pub struct Inner {
     pub clock: Clock,
     /// Wakes the job engine when work was enqueued.
     pub queue: Queue,
+    /// Encrypts working files, where the store is encrypted.
+    pub spool_key: Option<SpoolKey>,
     /// Open files that wait for their import.
     pub handed: Handed,
     /// Who writes which upload.
@@ -136,6 +139,7 @@ impl App {
             ..store::Options::default()
         };
         let store = store_open(&config, &db, options).await?;
+        let spool_key = SpoolKey::open(&images::spool::folder(&data), &store)?;
         let (clock, queue) = (Clock::default(), Queue::default());
         Ok(Self {
             inner: Arc::new(Inner {
@@ -147,6 +151,7 @@ impl App {
                 store,
                 clock,
                 queue,
+                spool_key,
                 handed: Handed::default(),
                 turns: Turns::default(),
                 downloads: Downloads::default(),

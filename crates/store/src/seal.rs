@@ -1,7 +1,7 @@
 //! Encryption at rest (docs/store-format.md §9): keys derived from the store's one key, and what is sealed with
 //! them: frames of packs, longer objects in segments, and small texts. Pure bytes in, bytes out.
 //!
-//! AES-256-GCM throughout, by AWS-LC, which TLS uses as well. No key seals two things with the same nonce: every
+//! AES-256-GCM by AWS-LC, which TLS uses as well; for working files outside the store AES-256-CTR. No key seals two things with the same nonce: every
 //! object has a key of its own (HKDF-SHA-256 of the store's key and the object's id, and no object is ever written
 //! twice), and in it frames and segments are counted. A small text has a key of its own too, drawn with 16 random
 //! bytes that stand before it.
@@ -9,6 +9,7 @@
 use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::cipher::{AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 
 use crate::error::{Error, Kind, Result};
@@ -202,6 +203,52 @@ pub fn segments_sealed_bytes(plain: u64) -> u64 {
     plain + plain.div_ceil(SEGMENT_BYTES as u64).max(1) * TAG_BYTES as u64
 }
 
+/// A key stream (AES-256-CTR) for bytes that are read and written in any order, of a file that is nobody's record: it
+/// keeps them from being read, and does not notice a change. No place may be given two different contents under one key.
+pub struct StreamKey(EncryptingKey);
+
+impl StreamKey {
+    /// With 32 bytes that are used for nothing else.
+    pub fn new(key: &[u8; 32]) -> Result<Self> {
+        let key = UnboundCipherKey::new(&AES_256, key).and_then(EncryptingKey::ctr);
+        key.map(Self).map_err(|_| unsealed())
+    }
+
+    /// Encrypts what stands at `offset`, or decrypts it.
+    pub fn apply(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        let within = usize::try_from(offset % 16).unwrap_or_default();
+        let head = bytes.len().min((16 - within) % 16);
+        let (head, rest) = bytes.split_at_mut(head);
+        if !head.is_empty() {
+            let mut block = [0; 16];
+            self.blocks(offset / 16, &mut block)?;
+            for (byte, key) in head.iter_mut().zip(&block[within..]) {
+                *byte ^= key;
+            }
+        }
+        self.blocks(offset.div_ceil(16), rest)
+    }
+
+    /// The same from a whole block on.
+    fn blocks(&self, number: u64, bytes: &mut [u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let first = u128::from(number).to_be_bytes();
+        let context = EncryptionContext::Iv128(first.into());
+        self.0
+            .less_safe_encrypt(bytes, context)
+            .map(drop)
+            .map_err(|_| unsealed())
+    }
+}
+
+impl fmt::Debug for StreamKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StreamKey")
+    }
+}
+
 /// Seals a small text with `key`; what it is sealed for (`context`) is asked for when it is opened. `salt` is 16
 /// fresh random bytes. Adds [`TEXT_BYTES`].
 pub fn text_seal(key: &[u8; 32], salt: [u8; 16], context: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
@@ -306,6 +353,29 @@ mod tests {
         fails(&key(1, 2), &sealed);
         let pack = StoreKey::new([1; 32]).object(Purpose::Pack, [1; 16]).unwrap();
         fails(&pack, &sealed);
+    }
+
+    #[test]
+    fn a_stream_is_the_same_however_it_is_cut() {
+        let key = StreamKey::new(&[4; 32]).unwrap();
+        let plain: Vec<u8> = (0..5000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        let mut whole = plain.clone();
+        key.apply(0, &mut whole).unwrap();
+        assert_ne!(whole[..64], plain[..64]);
+        for cut in [1, 3, 15, 16, 17, 31, 32, 1000] {
+            let mut parts = plain.clone();
+            for (n, part) in parts.chunks_mut(cut).enumerate() {
+                key.apply((n * cut) as u64, part).unwrap();
+            }
+            assert_eq!(parts, whole, "in pieces of {cut}");
+        }
+        // Far away the counter has more than 32 bits.
+        let far = (1_u64 << 36) - 8;
+        let mut one = [0; 32];
+        key.apply(far, &mut one).unwrap();
+        let mut two = [0; 24];
+        key.apply(far + 8, &mut two).unwrap();
+        assert_eq!(one[8..], two);
     }
 
     #[test]

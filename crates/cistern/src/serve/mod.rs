@@ -77,6 +77,8 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     files_raise();
     lock::data_folder_make(&config.data)?;
     let _lock = lock::data_lock(&config.data)?;
+    images::workfile::key_renew(&images::spool::folder(&config.data))
+        .context("could not look for working files")?;
     let certificate = certificate(&config)?;
     let bound = Bound::new(&config).await?;
     let urls = bound.urls(&config)?;

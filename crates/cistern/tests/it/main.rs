@@ -7,6 +7,7 @@
 mod auth;
 mod cli;
 mod doors;
+mod encryption;
 mod events;
 mod faults;
 mod full;

@@ -146,7 +146,7 @@ async fn rows_hold_none(server: &Server, session: &str) {
 }
 
 /// Every table of the server's database with everything in it, as text; bytes as hex.
-async fn dump(server: &Server) -> Vec<(String, String)> {
+pub(crate) async fn dump(server: &Server) -> Vec<(String, String)> {
     let db = database(server).await;
     let is_sqlite = db.get_database_backend() == DbBackend::Sqlite;
     let tables = if is_sqlite {
@@ -172,7 +172,7 @@ async fn dump(server: &Server) -> Vec<(String, String)> {
 }
 
 /// Whether a dump has this text, as it is or as its bytes.
-fn holds(dump: &str, word: &str) -> bool {
+pub(crate) fn holds(dump: &str, word: &str) -> bool {
     dump.contains(&word.to_lowercase()) || dump.contains(&hex::encode(word))
 }
 

@@ -1,7 +1,7 @@
-//! Measures an ingest: `cargo run --release -p cistern-store --example ingest -- FILE [TIMES] [FOLDER]`.
+//! Measures an ingest: `cargo run --release -p cistern-store --example ingest -- FILE [TIMES] [FOLDER] [encrypt]`.
 //!
-//! Takes FILE into a fresh store (SQLite and a folder under FOLDER, durable as in service), then again,
-//! then reads it back. Prints rates over the bytes that are not zero, CPU seconds, the peak of memory, and
+//! Takes FILE into a fresh store (SQLite and a folder under FOLDER, durable as in service, encrypted where that is
+//! asked for), then again, then reads it back. Prints rates over the bytes that are not zero, CPU seconds, the peak of memory, and
 //! the limit: BLAKE3 twice, one encode and one decode of the new data, by their one-core rates on
 //! this file, divided by the number of cores.
 
@@ -17,7 +17,7 @@ use sea_orm::{
     TransactionTrait as _,
 };
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
-use store::{IngestStats, Options, Piece, Settings, Store, TreeRoot, backend_open};
+use store::{IngestStats, KeyKind, Options, Piece, Settings, Store, TreeRoot, WrappingKey, backend_open};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -33,14 +33,18 @@ impl MigratorTrait for Migrator {
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
-    let file: PathBuf = args.next().ok_or("usage: ingest FILE [TIMES] [FOLDER]")?.into();
+    let file: PathBuf = args
+        .next()
+        .ok_or("usage: ingest FILE [TIMES] [FOLDER] [encrypt]")?
+        .into();
     let times: usize = args.next().map_or(Ok(2), |times| times.parse())?;
     let folder = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let options = options(args.next().as_deref())?;
     let dir = tempfile::tempdir_in(folder)?;
     let db = database(&dir.path().join("db.sqlite")).await?;
     let objects = dir.path().join("objects");
     let backend = backend_open(&objects.to_string_lossy(), &Settings::new())?;
-    let store = Store::open_or_init(backend, &db, Options::default()).await?;
+    let store = Store::open_or_init(backend, &db, options).await?;
     let file = Arc::new(File::open(file)?);
     let mut root = None;
     for time in 0..times {
@@ -63,6 +67,17 @@ async fn main() -> Result<(), Failure> {
     limit(&file)?;
     println!("stats: {:?}", store.stats().await?);
     Ok(())
+}
+
+fn options(word: Option<&str>) -> Result<Options, Failure> {
+    if word != Some("encrypt") {
+        return Ok(Options::default());
+    }
+    Ok(Options {
+        encrypt: true,
+        key: Some(WrappingKey::new(KeyKind::KeyFile, &[b'k'; 44])?),
+        ..Options::default()
+    })
 }
 
 async fn database(path: &std::path::Path) -> Result<DatabaseConnection, Failure> {

@@ -45,7 +45,11 @@ impl Case {
         let made: Value = serde_json::from_str(&said).expect("one JSON document");
         server.token = made["token"].as_str().expect("a token").to_owned();
         let recovery = made["recovery_key"].as_str().expect("a recovery key").to_owned();
-        Self { server, dir, recovery }
+        Self {
+            server,
+            dir,
+            recovery,
+        }
     }
 
     fn key(&self, name: &str) -> PathBuf {
@@ -82,7 +86,10 @@ impl Case {
 
 /// Which words are in which files below `places`.
 fn find(places: &[PathBuf], words: &BTreeSet<Vec<u8>>) -> Vec<String> {
-    let starts: BTreeSet<u16> = words.iter().map(|word| u16::from_le_bytes([word[0], word[1]])).collect();
+    let starts: BTreeSet<u16> = words
+        .iter()
+        .map(|word| u16::from_le_bytes([word[0], word[1]]))
+        .collect();
     let mut is_start = vec![false; 1 << 16];
     for start in starts {
         is_start[usize::from(start)] = true;
@@ -93,7 +100,11 @@ fn find(places: &[PathBuf], words: &BTreeSet<Vec<u8>>) -> Vec<String> {
         let starts = bytes.windows(2).enumerate();
         for (at, _) in starts.filter(|(_, two)| is_start[usize::from(u16::from_le_bytes([two[0], two[1]]))]) {
             if let Some(word) = words.iter().find(|word| bytes[at..].starts_with(word)) {
-                out.push(format!("{} at {at}: {:?}", path.display(), String::from_utf8_lossy(word)));
+                out.push(format!(
+                    "{} at {at}: {:?}",
+                    path.display(),
+                    String::from_utf8_lossy(word)
+                ));
                 break;
             }
         }
@@ -105,19 +116,28 @@ fn files(place: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(place) else {
         return vec![place.to_owned()];
     };
-    entries.flat_map(|entry| files(&entry.expect("readable").path())).collect()
+    entries
+        .flat_map(|entry| files(&entry.expect("readable").path()))
+        .collect()
 }
 
 fn words_of(bytes: &[u8], step: usize) -> BTreeSet<Vec<u8>> {
     let cut = bytes.chunks(step).filter(|part| part.len() >= 2 * WORD);
     let words = cut.map(|part| part[WORD..2 * WORD].to_vec());
-    words.filter(|word| word.iter().any(|byte| *byte != word[0])).collect()
+    words
+        .filter(|word| word.iter().any(|byte| *byte != word[0]))
+        .collect()
 }
 
 /// Words of the disk as it is, and as a store in clear would hold it: its frames are the same there. Finds them there.
 async fn canaries(files_served: &Files, disk: &[u8]) -> BTreeSet<Vec<u8>> {
     let clear = Server::start();
-    imported(&clear.api(), "canary", &files_served.put("clear.img", disk.to_vec())).await;
+    imported(
+        &clear.api(),
+        "canary",
+        &files_served.put("clear.img", disk.to_vec()),
+    )
+    .await;
     let mut words = words_of(disk, 4096);
     let packs = files(&clear.objects().join("p"));
     // What is compressed has a word of its own in each frame, whose header comes every few hundred bytes.
@@ -136,7 +156,11 @@ async fn canaries(files_served: &Files, disk: &[u8]) -> BTreeSet<Vec<u8>> {
     }
     assert!(frames >= 16, "{frames} compressed frames");
     let places = packs.clone();
-    assert_eq!(find(&places, &words).len(), packs.len(), "the search finds what is there");
+    assert_eq!(
+        find(&places, &words).len(),
+        packs.len(),
+        "the search finds what is there"
+    );
     words
 }
 
@@ -151,11 +175,18 @@ async fn nothing_of_a_canary_lies_anywhere_in_clear() {
 
     // By URL, with credentials, cut off in the middle by the server's death.
     let held = files.put_held("held.img", disk.clone(), 5 << 20);
-    let url = held.url.replace("http://", &format!("http://someone:{PASSWORD}@")) + "?signature=" + SIGNATURE;
+    let url = held
+        .url
+        .replace("http://", &format!("http://someone:{PASSWORD}@"))
+        + "?signature="
+        + SIGNATURE;
     let by_url = crate::harness::images::import(&case.server.api(), "by url", &url).await;
     let spool = case.server.data().join("spool");
     until("half a download", 60, || async {
-        let bytes = self::files(&spool).iter().map(|path| path.metadata().map_or(0, |m| m.len())).max();
+        let bytes = self::files(&spool)
+            .iter()
+            .map(|path| path.metadata().map_or(0, |m| m.len()))
+            .max();
         bytes.filter(|bytes| *bytes > 4 << 20)
     })
     .await;
@@ -166,7 +197,11 @@ async fn nothing_of_a_canary_lies_anywhere_in_clear() {
     held.release();
     let api = case.server.api();
     assert_eq!(settled(&api, by_url).await["status"], "available");
-    assert!(held.asked().len() > 1 && held.asked()[1] > 0, "it went on: {:?}", held.asked());
+    assert!(
+        held.asked().len() > 1 && held.asked()[1] > 0,
+        "it went on: {:?}",
+        held.asked()
+    );
 
     // By upload, the same.
     let half = disk.len() / 2 + 77;
@@ -175,7 +210,10 @@ async fn nothing_of_a_canary_lies_anywhere_in_clear() {
     case.scan("in the middle of an upload", &words).await;
     case.server.kill();
     case.server.start_again();
-    assert_eq!(upload(&case.server, &path, &disk, half, disk.len()).await, disk.len());
+    assert_eq!(
+        upload(&case.server, &path, &disk, half, disk.len()).await,
+        disk.len()
+    );
     case.scan("after an upload", &words).await;
     let api = case.server.api();
     let id = path.rsplit('/').next().expect("an id");
@@ -188,8 +226,14 @@ async fn nothing_of_a_canary_lies_anywhere_in_clear() {
     let source = case.key("source.img");
     std::fs::write(&source, &disk).expect("writes");
     let wrapped = files.put("canary.img.gz", gzip(&source));
-    let unwrapped = imported(&api, "unwrapped", &wrapped).await["id"].as_i64().expect("an id");
-    let said = run_ok(case.server.remote(&["image", "import", "--name", "handed", "--json"]).arg(&source));
+    let unwrapped = imported(&api, "unwrapped", &wrapped).await["id"]
+        .as_i64()
+        .expect("an id");
+    let said = run_ok(
+        case.server
+            .remote(&["image", "import", "--name", "handed", "--json"])
+            .arg(&source),
+    );
     let handed: Value = serde_json::from_str(&said).expect("one JSON document");
     let handed = handed["image"]["id"].as_i64().expect("an id");
     for id in [by_url, by_upload, unwrapped, handed] {
@@ -206,7 +250,8 @@ async fn nothing_of_a_canary_lies_anywhere_in_clear() {
 /// Working files, without their key.
 fn files_of_spool(server: &Server) -> Vec<PathBuf> {
     let all = files(&server.data().join("spool")).into_iter();
-    all.filter(|path| path.is_file() && path.file_name().is_some_and(|name| name != "key")).collect()
+    all.filter(|path| path.is_file() && path.file_name().is_some_and(|name| name != "key"))
+        .collect()
 }
 
 fn gzip(file: &Path) -> Vec<u8> {
@@ -216,7 +261,9 @@ fn gzip(file: &Path) -> Vec<u8> {
 
 async fn upload_begin(server: &Server, length: usize) -> String {
     let request = server.api().request(Method::POST, "/v2/uploads");
-    let request = request.header("tus-resumable", "1.0.0").header("upload-length", length);
+    let request = request
+        .header("tus-resumable", "1.0.0")
+        .header("upload-length", length);
     let answer = request.send().await.expect("answers");
     assert_eq!(answer.status(), 201);
     let location = answer.headers()["location"].to_str().expect("text");
@@ -226,9 +273,15 @@ async fn upload_begin(server: &Server, length: usize) -> String {
 /// Sends a part of the file; gives how far the upload is then.
 async fn upload(server: &Server, path: &str, disk: &[u8], from: usize, to: usize) -> usize {
     let request = server.api().request(Method::PATCH, path);
-    let request = request.header("tus-resumable", "1.0.0").header("upload-offset", from);
+    let request = request
+        .header("tus-resumable", "1.0.0")
+        .header("upload-offset", from);
     let request = request.header("content-type", "application/offset+octet-stream");
-    let answer = request.body(disk[from..to].to_vec()).send().await.expect("answers");
+    let answer = request
+        .body(disk[from..to].to_vec())
+        .send()
+        .await
+        .expect("answers");
     assert_eq!(answer.status(), 204, "{:?}", answer.text().await);
     let offset = answer.headers()["upload-offset"].to_str().expect("text");
     offset.parse().expect("a number")
@@ -242,7 +295,13 @@ fn refusal(mut command: Command) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const SERVE: [&str; 5] = ["serve", "--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"];
+const SERVE: [&str; 5] = [
+    "serve",
+    "--listen-api",
+    "127.0.0.1:0",
+    "--listen-registry",
+    "127.0.0.1:0",
+];
 
 #[tokio::test]
 async fn without_a_key_or_with_another_nothing_opens_and_that_is_said() {
@@ -250,14 +309,25 @@ async fn without_a_key_or_with_another_nothing_opens_and_that_is_said() {
     let other = case.key("other.key");
     std::fs::write(&other, "another key that has more than 32 bytes").expect("writes");
     run_ok(crate::harness::process::command("chmod").arg("600").arg(&other));
-    for words in [&SERVE[..], &["store", "stats"], &["store", "verify"], &["token", "list"]] {
+    for words in [
+        &SERVE[..],
+        &["store", "stats"],
+        &["store", "verify"],
+        &["token", "list"],
+    ] {
         let text = refusal(case.with_key(None, words));
-        assert!(text.contains("is encrypted, and no key is given: set `key_file`"), "{words:?}: {text}");
+        assert!(
+            text.contains("is encrypted, and no key is given: set `key_file`"),
+            "{words:?}: {text}"
+        );
         let text = refusal(case.with_key(Some(&other), words));
         assert!(text.contains("is not one of the store"), "{words:?}: {text}");
     }
     let text = refusal(case.with_key(Some(&case.key("none.key")), &SERVE));
-    assert!(text.contains("No such file") && text.contains("look at `key_file`"), "{text}");
+    assert!(
+        text.contains("No such file") && text.contains("look at `key_file`"),
+        "{text}"
+    );
     run_ok(crate::harness::process::command("chmod").arg("644").arg(&other));
     let text = refusal(case.with_key(Some(&other), &SERVE));
     assert!(text.contains("chmod 600"), "{text}");
@@ -274,14 +344,21 @@ async fn keys_rotate_and_the_printed_one_recovers() {
         let keys: Value = serde_json::from_str(&said).expect("one JSON document");
         let text = |key: &Value, field: &str| key[field].as_str().expect("text").to_owned();
         let keys = keys["keys"].as_array().expect("a list");
-        keys.iter().map(|key| (text(key, "id"), text(key, "kind"))).collect()
+        keys.iter()
+            .map(|key| (text(key, "id"), text(key, "kind")))
+            .collect()
     };
     let first = list(&case, &one);
     let kinds: Vec<&str> = first.iter().map(|(_, kind)| kind.as_str()).collect();
     assert_eq!(kinds, ["key-file", "recovery"]);
     // Beside a running server, which goes on without noticing.
     case.server.start_again();
-    let image = imported(&case.server.api(), "kept", &Files::start().await.put("k.img", disks::raw(2, 5))).await;
+    let image = imported(
+        &case.server.api(),
+        "kept",
+        &Files::start().await.put("k.img", disks::raw(2, 5)),
+    )
+    .await;
     let two_text = two.display().to_string();
     run_ok(&mut case.with_key(Some(&one), &["key", "add", "--key-file", &two_text]));
     let text = refusal(case.with_key(Some(&one), &["key", "add", "--key-file", &two_text]));
@@ -318,14 +395,20 @@ async fn keys_rotate_and_the_printed_one_recovers() {
 
 /// Runs a command with this on its standard input; whether it succeeded, and what it said.
 fn told(mut command: Command, line: &str) -> (bool, String) {
-    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let command = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().expect("it starts");
     let mut stdin = child.stdin.take().expect("is piped");
     writeln!(stdin, "{line}").expect("writes");
     drop(stdin);
     let output = child.wait_with_output().expect("ends");
     let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
 }
 
 #[tokio::test]
@@ -344,7 +427,10 @@ async fn an_installation_is_what_it_was_made_as() {
         command.args(["--key-file", &key]);
         command
     });
-    assert!(text.contains("take `key_file` or `key_command` out of the settings"), "{text}");
+    assert!(
+        text.contains("take `key_file` or `key_command` out of the settings"),
+        "{text}"
+    );
     // … and nothing is made in clear by whoever has a key.
     let fresh = Setup::default().env("CISTERN_KEY_FILE", &key).stopped();
     let text = refusal(fresh.local(&SERVE));
@@ -352,7 +438,7 @@ async fn an_installation_is_what_it_was_made_as() {
     let output = run(&mut Setup::default().stopped().local(&["init", "--encrypt"]));
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     // What was begun without is finished with it; a second time changes nothing, and shows no key again.
-    let mut again = || run_ok(&mut fresh.local(&["init", "--encrypt", "--json"]));
+    let again = || run_ok(&mut fresh.local(&["init", "--encrypt", "--json"]));
     let first: Value = serde_json::from_str(&again()).expect("one JSON document");
     assert!(first["recovery_key"].is_string() && first["token"].is_string());
     let second: Value = serde_json::from_str(&again()).expect("one JSON document");

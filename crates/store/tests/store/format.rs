@@ -5,14 +5,88 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
+use store::{KeyKind, Options, Store, WrappingKey};
+
 use crate::support::{import, local, noise};
 
 fn u32_at(bytes: &[u8], at: usize) -> usize {
     usize::try_from(u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())).unwrap()
 }
 
+/// What §3 tells of a store.
+struct Header {
+    store: [u8; 16],
+    digest_key: [u8; 32],
+    /// §9: where the store is encrypted.
+    store_key: Option<[u8; 32]>,
+}
+
+/// §9: 32 bytes by HKDF-SHA-256.
+fn hkdf(secret: &[u8], salt: &[u8], info: &[&[u8]]) -> [u8; 32] {
+    let mut out = [0; 32];
+    let prk = Salt::new(HKDF_SHA256, salt).extract(secret);
+    prk.expand(info, HKDF_SHA256).unwrap().fill(&mut out).unwrap();
+    out
+}
+
+/// §9: AES-256-GCM; the tag is behind the text.
+fn aes_open(key: &[u8; 32], nonce: [u8; 12], data: &[u8], sealed: &[u8]) -> Vec<u8> {
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).unwrap());
+    let mut text = sealed.to_vec();
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    key.open_in_place(nonce, Aad::from(data), &mut text)
+        .unwrap()
+        .to_vec()
+}
+
+/// §9: a small text.
+fn text_open(key: &[u8; 32], data: &[u8], sealed: &serde_json::Value) -> [u8; 32] {
+    let sealed = hex::decode(sealed.as_str().unwrap()).unwrap();
+    let key = hkdf(key, &sealed[..16], &[b"cistern sealed text"]);
+    aes_open(&key, [0; 12], data, &sealed[16..]).try_into().unwrap()
+}
+
+/// §3, §9: the header of an encrypted store, opened with the content of a key file.
+fn header_sealed(root: &Path, wrapping: &[u8]) -> Header {
+    let bytes = std::fs::read(root.join("h/00000001")).unwrap();
+    let length = u32_at(&bytes, 12);
+    assert_eq!(bytes.len(), 16 + length + 32 + 32);
+    let json: serde_json::Value = serde_json::from_slice(&bytes[16..16 + length]).unwrap();
+    assert_eq!(
+        (json["number"].as_u64(), json["features_read"].as_u64()),
+        (Some(1), Some(1))
+    );
+    assert!(json["digest_key"].is_null());
+    let store = *uuid::Uuid::parse_str(json["store_id"].as_str().unwrap())
+        .unwrap()
+        .as_bytes();
+    let wrapped = &json["wrapped_keys"][0];
+    assert_eq!(wrapped["kind"], "key-file");
+    let key = hkdf(wrapping, &store, &[b"cistern store 0 wrapping key"]);
+    let named = [&store[..], wrapped["id"].as_str().unwrap().as_bytes()].concat();
+    let store_key = text_open(&key, &named, &wrapped["wrapped"]);
+    let derived = |id: &[u8]| hkdf(&store_key, &[], &[b"cistern store 0 seal header", id]);
+    let (covered, code) = bytes.split_at(bytes.len() - 32);
+    assert_eq!(blake3::keyed_hash(&derived(b"code"), covered).as_bytes(), code);
+    let digest_key = text_open(&derived(b"digest key"), &store, &json["sealed_digest_key"]);
+    let name = blake3::derive_key("cistern store 0 key id", &digest_key);
+    assert_eq!(json["digest_key_id"], hex::encode(&name[..8]));
+    // The other copy is the same but for its number.
+    let other = std::fs::read(root.join("h/00000000")).unwrap();
+    let mut other: serde_json::Value = serde_json::from_slice(&other[16..16 + length]).unwrap();
+    other["number"] = 1.into();
+    assert_eq!(other, json);
+    Header {
+        store,
+        digest_key,
+        store_key: Some(store_key),
+    }
+}
+
 /// §3: the header gives the store id and the digest key.
-fn header(root: &Path) -> ([u8; 16], [u8; 32]) {
+fn header(root: &Path) -> Header {
     let bytes = std::fs::read(root.join("h/00000000")).unwrap();
     assert_eq!(&bytes[..8], b"CISTSTOR");
     assert_eq!(u32_at(&bytes, 8), 0);
@@ -42,11 +116,16 @@ fn header(root: &Path) -> ([u8; 16], [u8; 32]) {
         .unwrap();
     let name = blake3::derive_key("cistern store 0 key id", &key);
     assert_eq!(json["digest_key_id"], hex::encode(&name[..8]));
-    (*id.as_bytes(), key)
+    Header {
+        store: *id.as_bytes(),
+        digest_key: key,
+        store_key: None,
+    }
 }
 
 /// §4-5: every frame of a pack, by kind and digest.
-fn pack(path: &Path, store: [u8; 16], key: &[u8; 32], out: &mut HashMap<(u8, [u8; 32]), Vec<u8>>) {
+fn pack(path: &Path, header: &Header, out: &mut HashMap<(u8, [u8; 32]), Vec<u8>>) {
+    let (store, key) = (header.store, &header.digest_key);
     let bytes = std::fs::read(path).unwrap();
     let id = uuid::Uuid::parse_str(path.file_name().unwrap().to_str().unwrap()).unwrap();
     assert!(path.parent().unwrap().ends_with(&id.to_string()[..2]));
@@ -80,10 +159,19 @@ fn pack(path: &Path, store: [u8; 16], key: &[u8; 32], out: &mut HashMap<(u8, [u8
             (u32_at(frame, 4), u32_at(frame, 8), u32_at(frame, 12)),
             (index, length - 16, plain_bytes)
         );
-        assert_eq!(cipher, 0);
+        assert_eq!(cipher, u8::from(header.store_key.is_some()));
+        let payload = match &header.store_key {
+            None => frame[16..].to_vec(),
+            Some(store_key) => {
+                let key = hkdf(store_key, &[], &[b"cistern store 0 seal pack", id.as_bytes()]);
+                let mut nonce = [0; 12];
+                nonce[..8].copy_from_slice(&(index as u64).to_le_bytes());
+                aes_open(&key, nonce, &[id.as_bytes(), &frame[..16]].concat(), &frame[16..])
+            }
+        };
         let plain = match codec {
-            0 => frame[16..].to_vec(),
-            1 => zstd::stream::decode_all(&frame[16..]).unwrap(),
+            0 => payload.clone(),
+            1 => zstd::stream::decode_all(&payload[..]).unwrap(),
             other => panic!("codec {other}"),
         };
         assert_eq!(plain.len(), plain_bytes);
@@ -97,7 +185,7 @@ fn pack(path: &Path, store: [u8; 16], key: &[u8; 32], out: &mut HashMap<(u8, [u8
             kind == 2 || plain.iter().any(|byte| *byte != 0),
             "zeros are not stored"
         );
-        assert!(codec == 1 || length == 16 + plain_bytes, "as it is");
+        assert!(codec == 1 || payload.len() == plain_bytes, "as it is");
         let digest = blake3::keyed_hash(&blake3::derive_key(context, key), &plain);
         assert_eq!(digest.as_bytes(), &entry[..32]);
         out.insert((kind, *digest.as_bytes()), plain);
@@ -182,10 +270,10 @@ async fn the_document_is_enough_to_read_a_disk() {
     let mut all = Vec::new();
     keys(&objects, &objects, &mut all);
     assert!(all.iter().all(|key| key_is_known(key)), "{all:?}");
-    let (id, key) = header(&objects);
+    let header = header(&objects);
     let mut frames = HashMap::new();
     for key_of in all.iter().filter(|key| key.starts_with("p/")) {
-        pack(&objects.join(key_of), id, &key, &mut frames);
+        pack(&objects.join(key_of), &header, &mut frames);
     }
     assert!(all.len() > 2, "several packs");
     assert_eq!(root.level, 1, "the lowest that covers more than 64 MiB");
@@ -213,4 +301,34 @@ async fn the_document_is_enough_to_read_a_disk() {
         );
         session.abort().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_and_a_key_are_enough_to_read_an_encrypted_disk() {
+    let place = local().await;
+    let wrapping = b"what is in the key file, with a line end behind it";
+    let printed = [&wrapping[..], b"\n"].concat();
+    let options = Options {
+        encrypt: true,
+        key: Some(WrappingKey::new(KeyKind::KeyFile, &printed).unwrap()),
+        ..place.options()
+    };
+    let store = Store::init(place.backend.clone(), &place.db, options)
+        .await
+        .unwrap();
+    let mut data = noise(1, 1 << 20);
+    data.extend(b"words that compress well ".repeat(10_000));
+    let root = import(&store, &place.db, "1", &data).await;
+    let objects = place.dir.path().join("objects");
+    let mut all = Vec::new();
+    keys(&objects, &objects, &mut all);
+    assert!(all.iter().all(|key| key_is_known(key)), "{all:?}");
+    let header = header_sealed(&objects, wrapping);
+    let mut frames = HashMap::new();
+    for key_of in all.iter().filter(|key| key.starts_with("p/")) {
+        pack(&objects.join(key_of), &header, &mut frames);
+    }
+    let mut disk = vec![0; data.len()];
+    node(&frames, root.digest.0, root.level, 0, &mut disk);
+    assert!(disk == data);
 }

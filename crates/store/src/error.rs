@@ -36,6 +36,8 @@ pub enum Kind {
     Unavailable,
     /// The same, and it is the database that does not answer.
     DatabaseAway,
+    /// Somebody asked for it to stop.
+    Stopped,
     /// Any other failure of a device or the database.
     Io,
 }

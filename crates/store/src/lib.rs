@@ -13,7 +13,7 @@
 //!    every gc. A gc condemns only rows older than itself and than every session open when it took its
 //!    snapshot, so it never touches what an unfinished session wrote.
 //! 4. **A hit on a row older than the session is pinned** in the transaction that sees the hit, one row a
-//!    batch. Gc reads the pins again in each transaction that condemns.
+//!    batch. Gc reads the newest pins in each transaction that condemns.
 //! 5. **Every transaction of a writer holds the gate** (the store's row) shared; gc condemns holding it alone.
 //!    So "looked up, then condemned, then pinned" cannot happen on PostgreSQL either (on SQLite an IMMEDIATE
 //!    transaction is alone anyway).
@@ -30,16 +30,21 @@
 pub mod backend;
 mod digest;
 mod error;
+pub mod gc;
 mod header;
 mod ingest;
+mod journal;
 mod keyring;
 mod keys;
 mod memory;
 mod migration;
+mod object;
 pub mod pack;
 mod reader;
+mod rebuild;
 pub mod room;
 mod rows;
+pub mod scrub;
 pub mod seal;
 mod session;
 mod store;
@@ -47,31 +52,31 @@ mod tree;
 mod verify;
 mod world;
 
-pub use backend::{Backend, Fault, Faulty, Folder, Listed, Probe, Remote, Settings, backend_open, folder};
+pub use backend::{
+    Backend, Fault, Faulty, Folder, Listed, Probe, Put, Remote, Settings, backend_open, folder,
+};
 pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
 pub use header::{DedupDomain, Header};
 pub use ingest::{Disk, Ingest, IngestStats, Progress};
+pub use journal::{
+    JOURNAL_DOCUMENT_LIMIT, Journal, JournalHead, JournalLink, JournalListed, JournalObject, JournalPart,
+    JournalPlace, JournalSealed,
+};
 pub use keys::{KeyKind, RecoveryKey, WrappedKey, WrappingKey};
 pub use migration::migrations;
+pub use object::{Algorithm, ObjectIngest, ObjectName, ObjectRef};
 pub use reader::{DiskReader, Piece};
+pub use rebuild::{RebuildProgress, Rebuilt};
 pub use rows::database_away;
 pub use session::{Expired, Session};
 pub use store::{Options, Root, Stats, Store};
 pub use tree::TreeRoot;
 pub use verify::{Damage, VerifyProgress};
-pub use world::World;
+pub use world::{Schedule, Turn, World};
 
 /// Bytes of a chunk of a disk. One constant a store, and today one for all.
 pub const CHUNK_BYTES: u32 = 64 * 1024;
 
 /// Format of the objects that this version writes, and the newest it reads.
 pub const FORMAT: u32 = 0;
-
-/// Runs work that keeps a processor busy or blocks, off the async threads.
-pub(crate) async fn compute<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Error::new(Kind::Io, "a computation was stopped").with_source(error))?
-}

@@ -7,7 +7,12 @@ use sea_orm_migration::sea_orm::DbBackend;
 
 /// The store's migrations, in order. Their names begin with `store_`.
 pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-    vec![Box::new(Tables), Box::new(HeaderNumber)]
+    vec![
+        Box::new(Tables),
+        Box::new(Gc),
+        Box::new(Health),
+        Box::new(HeaderNumber),
+    ]
 }
 
 struct Tables;
@@ -56,6 +61,101 @@ impl MigrationTrait for Tables {
     }
 }
 
+/// What gc needs: its runs, an order among pins, what is condemned, and what lies about.
+struct Gc;
+
+impl MigrationName for Gc {
+    fn name(&self) -> &'static str {
+        "store_0002_gc"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Gc {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.create_table(gc()).await?;
+        manager.create_table(orphan()).await?;
+        let restorable = Table::alter()
+            .table(Alias::new("store_root"))
+            .add_column(col("restorable").boolean().default(false))
+            .to_owned();
+        manager.alter_table(restorable).await?;
+        // No writer lives through a migration: what its sessions pinned goes with them.
+        let db = manager.get_connection();
+        db.execute_unprepared("DROP TABLE store_session_pin").await?;
+        manager.create_table(session_pin_ordered()).await?;
+        let index = index("store_session_pin_session", "store_session_pin", &["session"]);
+        manager.create_index(index).await?;
+        db.execute_unprepared("UPDATE store_session SET state = 3 WHERE state = 1")
+            .await?;
+        db.execute_unprepared(
+            "CREATE INDEX store_chunk_condemned ON store_chunk (store, epoch) WHERE state = 2",
+        )
+        .await
+        .map(drop)
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let db = manager.get_connection();
+        for sql in [
+            "DROP INDEX store_chunk_condemned",
+            "DROP TABLE store_session_pin",
+            "DROP TABLE store_orphan",
+            "DROP TABLE store_gc",
+            "ALTER TABLE store_root DROP COLUMN restorable",
+        ] {
+            db.execute_unprepared(sql).await?;
+        }
+        manager.create_table(session_pin()).await
+    }
+}
+
+/// When objects were read last, and what was found damaged.
+struct Health;
+
+impl MigrationName for Health {
+    fn name(&self) -> &'static str {
+        "store_0003_health"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Health {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let verified = Table::alter()
+            .table(Alias::new("store_object"))
+            .add_column(col("verified_us").big_integer().default(0))
+            .to_owned();
+        manager.alter_table(verified).await?;
+        let db = manager.get_connection();
+        db.execute_unprepared("UPDATE store_object SET verified_us = changed_us")
+            .await?;
+        manager
+            .create_index(index(
+                "store_object_verified",
+                "store_object",
+                &["store", "state", "verified_us"],
+            ))
+            .await?;
+        db.execute_unprepared("CREATE INDEX store_chunk_damaged ON store_chunk (store) WHERE state = 4")
+            .await?;
+        manager.create_table(damage()).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let db = manager.get_connection();
+        for sql in [
+            "DROP TABLE store_damage",
+            "DROP INDEX store_chunk_damaged",
+            "DROP INDEX store_object_verified",
+            "ALTER TABLE store_object DROP COLUMN verified_us",
+        ] {
+            db.execute_unprepared(sql).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Headers were written once; wrapping keys write more, each under a number of its own.
 struct HeaderNumber;
 
@@ -83,6 +183,19 @@ impl MigrationTrait for HeaderNumber {
             .to_owned();
         manager.alter_table(alter).await
     }
+}
+
+fn damage() -> TableCreateStatement {
+    table("damage")
+        .col(col("store").integer())
+        .col(col("kind").string())
+        .col(col("owner").string())
+        .col(col("from_byte").big_integer())
+        .col(col("to_byte").big_integer())
+        .col(col("reason").text())
+        .col(col("found_us").big_integer())
+        .primary_key(&mut key(["store", "kind", "owner", "from_byte"]))
+        .to_owned()
 }
 
 fn table(name: &str) -> TableCreateStatement {
@@ -140,6 +253,36 @@ fn session_pin() -> TableCreateStatement {
         .col(col("epoch").big_integer())
         .col(col("digests").binary())
         .primary_key(&mut key(["session", "number"]))
+        .to_owned()
+}
+
+/// As `session_pin`, with numbers that rise and are never used again: gc asks for what is newer than it has seen.
+fn session_pin_ordered() -> TableCreateStatement {
+    table("session_pin")
+        .col(col("id").big_integer().auto_increment().primary_key())
+        .col(col("session").uuid())
+        .col(col("digests").binary())
+        .to_owned()
+}
+
+fn gc() -> TableCreateStatement {
+    table("gc")
+        .col(col("store").integer())
+        .col(col("epoch").big_integer())
+        .col(col("started_us").big_integer())
+        .col(col("ended_us").big_integer())
+        .col(col("report").text())
+        .primary_key(&mut key(["store", "epoch"]))
+        .to_owned()
+}
+
+fn orphan() -> TableCreateStatement {
+    table("orphan")
+        .col(col("store").integer())
+        .col(col("key").string())
+        .col(col("bytes").big_integer())
+        .col(col("seen_us").big_integer())
+        .primary_key(&mut key(["store", "key"]))
         .to_owned()
 }
 
@@ -206,15 +349,16 @@ async fn chunk_create(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     manager.get_connection().execute_unprepared(&sql).await.map(drop)
 }
 
+fn index(name: &str, table: &str, columns: &[&'static str]) -> IndexCreateStatement {
+    let mut index = Index::create();
+    index.name(name).table(Alias::new(table));
+    for column in columns {
+        index.col(Alias::new(*column));
+    }
+    index.take()
+}
+
 fn indexes() -> Vec<IndexCreateStatement> {
-    let index = |name: &str, table: &str, columns: &[&'static str]| {
-        let mut index = Index::create();
-        index.name(name).table(Alias::new(table));
-        for column in columns {
-            index.col(Alias::new(*column));
-        }
-        index.take()
-    };
     vec![
         index("store_object_session", "store_object", &["session"]),
         index("store_object_state", "store_object", &["store", "state"]),

@@ -151,30 +151,40 @@ fn frame_decode_to(key: Option<&ObjectKey>, frame: &[u8], plain: &mut Vec<u8>) -
     if u32_at(header, 8) as usize != payload.len() || plain_bytes > PLAIN_LIMIT {
         return Err(damaged("has lengths that cannot be"));
     }
-    match (header[1], key) {
-        (CIPHER_NONE, None) => payload_decode(header[0], payload, plain_bytes, plain)?,
-        (CIPHER_AES, Some(key)) => OPENED.with_borrow_mut(|opened| {
-            let opening = key.frame_open(header, u32_at(header, 4), payload, opened);
-            opening.map_err(|error| error.context("frame"))?;
-            payload_decode(header[0], opened, plain_bytes, plain)
-        })?,
-        // Also what should be encrypted and is not: somebody put it there.
-        (CIPHER_NONE, Some(_)) => return Err(damaged("is not encrypted as it should be")),
-        (CIPHER_AES, None) => {
-            return Err(Error::new(
-                Kind::Incompatible,
-                "frame is encrypted, the store is not",
-            ));
-        }
-        (cipher, _) => {
-            let text = format!("frame has unknown cipher {cipher}");
-            return Err(Error::new(Kind::Incompatible, text));
-        }
-    }
+    OPENED.with_borrow_mut(|opened| {
+        let payload = payload_open(key, frame, opened)?;
+        payload_decode(header[0], payload, plain_bytes, plain)
+    })?;
     if plain.len() != plain_bytes as usize {
         return Err(damaged("has the wrong length when decoded"));
     }
     Ok(())
+}
+
+/// The payload of a frame that is longer than its header, as it was before it was encrypted; `opened` is room for it.
+fn payload_open<'a>(key: Option<&ObjectKey>, frame: &'a [u8], opened: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+    let (header, payload) = frame.split_at(FRAME_HEADER_BYTES);
+    match (header[1], key) {
+        (CIPHER_NONE, None) => Ok(payload),
+        (CIPHER_AES, Some(key)) => {
+            let opening = key.frame_open(header, u32_at(header, 4), payload, opened);
+            opening.map_err(|error| error.context("frame"))?;
+            Ok(opened)
+        }
+        // Also what should be encrypted and is not: somebody put it there.
+        (CIPHER_NONE, Some(_)) => Err(Error::new(
+            Kind::Damaged,
+            "frame is not encrypted as it should be",
+        )),
+        (CIPHER_AES, None) => Err(Error::new(
+            Kind::Incompatible,
+            "frame is encrypted, the store is not",
+        )),
+        (cipher, _) => {
+            let text = format!("frame has unknown cipher {cipher}");
+            Err(Error::new(Kind::Incompatible, text))
+        }
+    }
 }
 
 fn payload_decode(codec: u8, payload: &[u8], plain_bytes: u32, plain: &mut Vec<u8>) -> Result<()> {
@@ -198,7 +208,18 @@ pub(crate) fn frame_open(
     digest: Digest,
     frame: &[u8],
 ) -> Result<Vec<u8>> {
-    let plain = frame_decode(keys.pack_key(pack)?.as_ref(), frame)?;
+    frame_open_with(keys, keys.pack_key(pack)?.as_ref(), kind, digest, frame)
+}
+
+/// The same for who has the pack's key already.
+pub(crate) fn frame_open_with(
+    keys: &Keys,
+    key: Option<&ObjectKey>,
+    kind: FrameKind,
+    digest: Digest,
+    frame: &[u8],
+) -> Result<Vec<u8>> {
+    let plain = frame_decode(key, frame)?;
     digest_check(keys, kind, digest, &plain)?;
     Ok(plain)
 }
@@ -240,6 +261,14 @@ fn digest_check(keys: &Keys, kind: FrameKind, digest: Digest, plain: &[u8]) -> R
     Err(Error::new(Kind::Damaged, text))
 }
 
+/// The bytes of a frame in its pack: its header at least.
+fn frame_of<'a>(entry: &Entry, pack: &'a [u8]) -> Result<&'a [u8]> {
+    let from = entry.offset as usize;
+    pack.get(from..from + entry.length as usize)
+        .filter(|frame| frame.len() >= FRAME_HEADER_BYTES)
+        .ok_or_else(|| Error::new(Kind::Damaged, "a pack is shorter than its frames"))
+}
+
 /// A pack being filled. In an encrypted store its frames are in clear until it is sealed, each with room for its tag.
 pub(crate) struct Builder {
     pub(crate) id: Uuid,
@@ -249,14 +278,21 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// Begins a pack in `bytes`, which are empty.
-    pub(crate) fn new(keys: &Keys, id: Uuid, store_id: Uuid, mut bytes: PackBytes) -> Result<Self> {
+    /// Begins a pack of a dedup domain in `bytes`, which are empty.
+    pub(crate) fn new(
+        keys: &Keys,
+        id: Uuid,
+        store_id: Uuid,
+        domain: i64,
+        mut bytes: PackBytes,
+    ) -> Result<Self> {
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(HEADER_MAGIC);
         header.extend_from_slice(&FORMAT.to_le_bytes());
         header.extend_from_slice(&64_u32.to_le_bytes());
         header.extend_from_slice(id.as_bytes());
         header.extend_from_slice(store_id.as_bytes());
+        header.extend_from_slice(&domain.to_le_bytes());
         header.resize(HEADER_BYTES, 0);
         bytes.append(&header)?;
         Ok(Self {
@@ -287,15 +323,22 @@ impl Builder {
 
     /// Adds all frames of another pack that is being filled.
     pub(crate) fn append(&mut self, other: &Self) -> Result<()> {
-        for entry in &other.entries {
-            let (from, to) = (entry.offset as usize, (entry.offset + entry.length) as usize);
-            self.place(
-                *entry,
-                other.bytes[from],
-                &other.bytes[from + FRAME_HEADER_BYTES..to - other.tag_bytes],
-            )?;
-        }
-        Ok(())
+        let tag_bytes = other.tag_bytes;
+        other.entries.iter().try_for_each(|entry| {
+            let frame = frame_of(entry, &other.bytes)?;
+            let payload = &frame[FRAME_HEADER_BYTES..frame.len() - tag_bytes];
+            self.place(*entry, frame[0], payload)
+        })
+    }
+
+    /// Adds a frame of a sealed pack, whose key `key` is where the store is encrypted: it is opened with it, and sealed
+    /// with this pack's.
+    pub(crate) fn copy(&mut self, key: Option<&ObjectKey>, entry: Entry, pack: &[u8]) -> Result<()> {
+        let frame = frame_of(&entry, pack)?;
+        OPENED.with_borrow_mut(|opened| {
+            let payload = payload_open(key, frame, opened)?;
+            self.place(entry, frame[0], payload)
+        })
     }
 
     fn place(&mut self, entry: Entry, codec: u8, payload: &[u8]) -> Result<()> {
@@ -408,6 +451,25 @@ pub fn footer_range(pack_bytes: u64, trailer: &[u8]) -> Result<Range<u64>> {
     Ok(footer..pack_bytes)
 }
 
+/// The dedup domain that a pack's header names.
+pub(crate) fn domain(header: &[u8]) -> Result<i64> {
+    if header.len() < HEADER_BYTES || &header[..8] != HEADER_MAGIC {
+        return Err(Error::new(Kind::Damaged, "a pack does not begin as it should"));
+    }
+    Ok(i64::from_le_bytes(header[48..56].try_into().unwrap_or_default()))
+}
+
+/// The index of a whole pack.
+pub(crate) fn index(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
+    let damaged = || Error::new(Kind::Damaged, format!("pack {id} is shorter than its frames"));
+    if pack.len() < HEADER_BYTES + TRAILER_BYTES {
+        return Err(damaged());
+    }
+    let footer = footer_range(pack.len() as u64, &pack[pack.len() - TRAILER_BYTES..])?;
+    let start = usize::try_from(footer.start).map_err(|_| damaged())?;
+    index_open(keys, id, &pack[..HEADER_BYTES], &pack[start..])
+}
+
 /// Parses and authenticates the index of a pack: its header, and its footer with the trailer.
 pub(crate) fn index_open(keys: &Keys, id: Uuid, header: &[u8], footer: &[u8]) -> Result<Vec<Entry>> {
     let damaged = |what: &str| Error::new(Kind::Damaged, format!("pack {id} {what}"));
@@ -428,6 +490,37 @@ pub(crate) fn index_open(keys: &Keys, id: Uuid, header: &[u8], footer: &[u8]) ->
         .collect()
 }
 
+/// Finds the frames of a pack whose footer is lost, from the front, by what they say of themselves. Only whole ones; the
+/// search ends where a length cannot be right.
+pub(crate) fn salvage(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
+    let key = keys.pack_key(id)?;
+    let (mut entries, mut at, mut index) = (Vec::new(), HEADER_BYTES, 0_u32);
+    while let Some(header) = pack.get(at..at + FRAME_HEADER_BYTES) {
+        let length = FRAME_HEADER_BYTES + u32_at(header, 8) as usize;
+        let Some(frame) = pack.get(at..at + length).filter(|_| u32_at(header, 4) == index) else {
+            break;
+        };
+        entries.extend(frame_describe(keys, key.as_ref(), at, frame));
+        at += length;
+        index += 1;
+    }
+    Ok(entries)
+}
+
+/// The entry that a whole frame would have in the footer.
+fn frame_describe(keys: &Keys, key: Option<&ObjectKey>, at: usize, frame: &[u8]) -> Option<Entry> {
+    let kind = FrameKind::from_code(frame[2])?;
+    let plain = frame_decode(key, frame).ok()?;
+    Some(Entry {
+        digest: keys.digest(kind, &plain),
+        offset: u32::try_from(at).ok()?,
+        length: u32::try_from(frame.len()).ok()?,
+        plain_bytes: u32::try_from(plain.len()).ok()?,
+        kind,
+        level: frame[3],
+    })
+}
+
 fn entry_decode(entry: &[u8]) -> Option<Entry> {
     Some(Entry {
         digest: Digest::from_slice(&entry[..32])?,
@@ -445,12 +538,7 @@ pub(crate) fn verify(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
     use rayon::prelude::*;
 
     let damaged = || Error::new(Kind::Damaged, format!("pack {id} is shorter than its frames"));
-    if pack.len() < HEADER_BYTES + TRAILER_BYTES {
-        return Err(damaged());
-    }
-    let footer = footer_range(pack.len() as u64, &pack[pack.len() - TRAILER_BYTES..])?;
-    let start = usize::try_from(footer.start).map_err(|_| damaged())?;
-    let entries = index_open(keys, id, &pack[..HEADER_BYTES], &pack[start..])?;
+    let entries = index(keys, id, pack)?;
     let key = keys.pack_key(id)?;
     entries.par_iter().enumerate().try_for_each(|(index, entry)| {
         let from = entry.offset as usize;
@@ -489,7 +577,7 @@ mod tests {
 
     fn sample_of(keys: Keys) -> (Keys, Sealed) {
         let bytes = Arc::new(Memory::default()).pack().unwrap();
-        let mut builder = Builder::new(&keys, Uuid::from_u128(9), Uuid::from_u128(1), bytes).unwrap();
+        let mut builder = Builder::new(&keys, Uuid::from_u128(9), Uuid::from_u128(1), 0, bytes).unwrap();
         for seed in 0..5_u8 {
             let mut plain: Vec<u8> = (0..CHUNK_BYTES)
                 .map(|i| if seed < 3 { seed } else { hash(i, seed) })
@@ -512,6 +600,48 @@ mod tests {
         assert_eq!(verify(&keys, sealed.id, &sealed.bytes).unwrap(), sealed.entries);
         assert!(sealed.entries[0].length < 100);
         assert_eq!(sealed.entries[4].length, CHUNK_BYTES + 16);
+    }
+
+    #[test]
+    fn frames_are_found_without_a_footer() {
+        for keys in [Keys::new(&[3; 32]), encrypted(5)] {
+            let (keys, sealed) = sample_of(keys);
+            let found = |pack: &[u8]| salvage(&keys, sealed.id, pack).unwrap();
+            let footer = sealed.bytes.len() - TRAILER_BYTES - sealed.entries.len() * ENTRY_BYTES;
+            assert_eq!(found(&sealed.bytes[..footer]), sealed.entries);
+            let last = sealed.entries[4];
+            let cut = &sealed.bytes[..last.offset as usize + 100];
+            assert_eq!(found(cut), sealed.entries[..4]);
+            // A damaged raw frame has another digest; a damaged compressed or encrypted one none.
+            let mut bad = sealed.bytes.to_vec();
+            bad[sealed.entries[1].offset as usize + 20] ^= 1;
+            let found = found(&bad);
+            assert!(!found.contains(&sealed.entries[1]) && found.contains(&sealed.entries[2]));
+        }
+    }
+
+    #[test]
+    fn copied_frames_are_sealed_for_their_new_pack() {
+        let (keys, from) = sample_of(encrypted(5));
+        let bytes = Arc::new(Memory::default()).pack().unwrap();
+        let id = Uuid::from_u128(11);
+        let mut builder = Builder::new(&keys, id, Uuid::from_u128(1), 0, bytes).unwrap();
+        let key = keys.pack_key(from.id).unwrap();
+        for entry in &from.entries[2..] {
+            builder.copy(key.as_ref(), *entry, &from.bytes).unwrap();
+        }
+        let other = keys.pack_key(id).unwrap();
+        let refused = builder.copy(other.as_ref(), from.entries[0], &from.bytes);
+        assert_eq!(refused.unwrap_err().kind(), Kind::Damaged);
+        let sealed = builder.seal(&keys).unwrap();
+        let found = verify(&keys, id, &sealed.bytes).unwrap();
+        let digests = |entries: &[Entry]| entries.iter().map(|entry| entry.digest).collect::<Vec<_>>();
+        assert_eq!(digests(&found), digests(&from.entries[2..]));
+        let payload = |sealed: &Sealed, n: usize| {
+            let entry = sealed.entries[n];
+            sealed.bytes[entry.offset as usize + FRAME_HEADER_BYTES..][..64].to_vec()
+        };
+        assert_ne!(payload(&sealed, 2), payload(&from, 4), "another key, other bytes");
     }
 
     #[test]

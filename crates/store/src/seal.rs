@@ -1,4 +1,4 @@
-//! Encryption at rest (docs/store-format.md §9): keys derived from the store's one key, and what is sealed with
+//! Encryption at rest (docs/store-format.md §10): keys derived from the store's one key, and what is sealed with
 //! them: frames of packs, longer objects in segments, and small texts. Pure bytes in, bytes out.
 //!
 //! AES-256-GCM by AWS-LC, which TLS uses as well; for working files outside the store AES-256-CTR. No key seals two things with the same nonce: every
@@ -18,6 +18,8 @@ use crate::error::{Error, Kind, Result};
 pub const TAG_BYTES: usize = 16;
 /// Plain bytes of a segment; the last one of an object may have fewer.
 pub const SEGMENT_BYTES: usize = 64 * 1024;
+/// Bytes of a segment with its tag.
+pub const SEALED_SEGMENT_BYTES: usize = SEGMENT_BYTES + TAG_BYTES;
 /// Random bytes before a sealed text.
 const SALT_BYTES: usize = 16;
 /// Bytes that sealing adds to a text.
@@ -141,25 +143,36 @@ impl ObjectKey {
 
     /// Seals an object that is in memory. The empty one has one empty segment.
     pub fn segments_seal(&self, plain: &[u8]) -> Result<Vec<u8>> {
-        let count = plain.len().div_ceil(SEGMENT_BYTES).max(1);
+        self.part_seal(0, true, plain)
+    }
+
+    /// Seals segments of an object from number `first` on. All but those of the last part, which is not empty unless the
+    /// object is, are whole segments.
+    pub fn part_seal(&self, first: u64, is_last: bool, plain: &[u8]) -> Result<Vec<u8>> {
+        let count = plain.len().div_ceil(SEGMENT_BYTES).max(usize::from(is_last));
         let mut out = Vec::with_capacity(plain.len() + count * TAG_BYTES);
-        for number in 0..count {
-            let from = number * SEGMENT_BYTES;
+        for n in 0..count {
+            let from = n * SEGMENT_BYTES;
             let part = &plain[from..plain.len().min(from + SEGMENT_BYTES)];
-            self.segment_seal(number as u64, number + 1 == count, part, &mut out)?;
+            self.segment_seal(first + n as u64, is_last && n + 1 == count, part, &mut out)?;
         }
         Ok(out)
     }
 
     /// Opens an object that is in memory.
     pub fn segments_open(&self, sealed: &[u8]) -> Result<Vec<u8>> {
-        let size = SEGMENT_BYTES + TAG_BYTES;
-        let count = sealed.len().div_ceil(size).max(1);
+        let count = sealed.len().div_ceil(SEALED_SEGMENT_BYTES).max(1);
+        self.part_open(0, count as u64, sealed)
+    }
+
+    /// Opens segments from number `first` on of an object that has `count` in all.
+    pub fn part_open(&self, first: u64, count: u64, sealed: &[u8]) -> Result<Vec<u8>> {
+        let parts = sealed.len().div_ceil(SEALED_SEGMENT_BYTES).max(1);
         let (mut out, mut part) = (Vec::with_capacity(sealed.len()), Vec::new());
-        for number in 0..count {
-            let from = number * size;
-            let segment = &sealed[from..sealed.len().min(from + size)];
-            self.segment_open(number as u64, number + 1 == count, segment, &mut part)?;
+        for n in 0..parts {
+            let (from, number) = (n * SEALED_SEGMENT_BYTES, first + n as u64);
+            let segment = &sealed[from..sealed.len().min(from + SEALED_SEGMENT_BYTES)];
+            self.segment_open(number, number + 1 == count, segment, &mut part)?;
             out.append(&mut part);
         }
         Ok(out)
@@ -198,9 +211,21 @@ impl fmt::Debug for ObjectKey {
     }
 }
 
+/// Segments of an object of `plain` bytes.
+pub fn segments_count(plain: u64) -> u64 {
+    plain.div_ceil(SEGMENT_BYTES as u64).max(1)
+}
+
 /// Bytes that an object of `plain` bytes has when it is sealed in segments.
 pub fn segments_sealed_bytes(plain: u64) -> u64 {
-    plain + plain.div_ceil(SEGMENT_BYTES as u64).max(1) * TAG_BYTES as u64
+    plain + segments_count(plain) * TAG_BYTES as u64
+}
+
+/// The way back; `None` for a size that no sealed object has.
+pub fn segments_plain_bytes(sealed: u64) -> Option<u64> {
+    let count = sealed.div_ceil(SEALED_SEGMENT_BYTES as u64);
+    let plain = sealed.checked_sub(count * TAG_BYTES as u64)?;
+    (segments_sealed_bytes(plain) == sealed).then_some(plain)
 }
 
 /// A key stream (AES-256-CTR) for bytes that are read and written in any order, of a file that is nobody's record: it
@@ -323,8 +348,46 @@ mod tests {
         for length in [0, 1, 65_535, 65_536, 65_537, 131_072, 200_000] {
             let sealed = key(1, 1).segments_seal(&all[..length]).unwrap();
             assert_eq!(sealed.len() as u64, segments_sealed_bytes(length as u64));
+            assert_eq!(segments_plain_bytes(sealed.len() as u64), Some(length as u64));
             assert_eq!(key(1, 1).segments_open(&sealed).unwrap(), &all[..length]);
         }
+    }
+
+    #[test]
+    fn no_sealed_object_has_a_size_between() {
+        let (tag, whole) = (TAG_BYTES as u64, SEALED_SEGMENT_BYTES as u64);
+        for bytes in [0, tag - 1, whole + 1, whole + tag, 2 * whole + tag] {
+            assert_eq!(segments_plain_bytes(bytes), None, "{bytes}");
+        }
+        assert_eq!(
+            segments_plain_bytes(whole + tag + 1),
+            Some(SEGMENT_BYTES as u64 + 1)
+        );
+    }
+
+    #[test]
+    fn an_object_is_sealed_and_opened_in_parts() {
+        let plain: Vec<u8> = (0..200_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        let (one, two) = plain.split_at(2 * SEGMENT_BYTES);
+        let key = key(1, 1);
+        let parts = [
+            key.part_seal(0, false, one).unwrap(),
+            key.part_seal(2, false, &[]).unwrap(),
+            key.part_seal(2, true, two).unwrap(),
+        ];
+        let sealed = parts.concat();
+        assert_eq!(sealed, key.segments_seal(&plain).unwrap());
+        let end = &sealed[2 * SEALED_SEGMENT_BYTES..];
+        let count = segments_count(plain.len() as u64);
+        assert_eq!(key.part_open(2, count, end).unwrap(), two);
+        assert_eq!(
+            key.part_open(2, count + 1, end).unwrap_err().kind(),
+            Kind::Damaged
+        );
+        assert_eq!(
+            key.part_open(1, count - 1, end).unwrap_err().kind(),
+            Kind::Damaged
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Sessions: one writer's right to publish, held by a lease and checked by a fence.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::ingest::Ingest;
 use crate::rows::{self, chunk_state, object_state, session_state};
-use crate::store::{Store, pack_key};
+use crate::store::Store;
 use crate::tree::TreeRoot;
 
 /// Packs that are looked up at the same time.
@@ -35,7 +35,6 @@ pub(crate) struct SessionInner {
     pub(crate) domain: i64,
     pub(crate) start_epoch: i64,
     fence: Uuid,
-    pin_number: AtomicI64,
     lost: AtomicBool,
     /// Writes whose end nobody saw: while there are any, their objects may still appear.
     pub(crate) puts: AtomicUsize,
@@ -43,6 +42,18 @@ pub(crate) struct SessionInner {
     packs: Mutex<HashMap<i64, bool>>,
     /// Trees that this session keeps alive, with their allocated bytes: only these can be committed.
     trees: Mutex<HashMap<TreeRoot, u64>>,
+    /// Whole objects that it keeps alive, by the digests of their names.
+    objects: Mutex<HashSet<Digest>>,
+}
+
+/// What a root is made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kept {
+    pub(crate) domain: i64,
+    pub(crate) digest: Digest,
+    pub(crate) level: i16,
+    pub(crate) virtual_bytes: u64,
+    pub(crate) allocated_bytes: u64,
 }
 
 /// What [`Store::sessions_expire`] did.
@@ -90,12 +101,13 @@ impl Store {
             domain,
             start_epoch,
             fence,
-            pin_number: AtomicI64::new(0),
             lost: AtomicBool::new(false),
             puts: AtomicUsize::new(0),
             packs: Mutex::default(),
             trees: Mutex::default(),
+            objects: Mutex::default(),
         });
+        self.inner.writers.fetch_add(1, Ordering::Relaxed);
         let heartbeat = tokio::spawn(Arc::clone(&inner).heartbeat());
         Ok(Session { inner, heartbeat })
     }
@@ -139,7 +151,7 @@ impl Store {
                     .await
                     .map_err(context)?;
             }
-            self.inner.backend.delete(&pack_key(object.key)).await?;
+            self.inner.backend.delete(&object.object_key()).await?;
             rows::object_delete(db, object.id).await.map_err(context)?;
             removed += 1;
         }
@@ -234,28 +246,48 @@ impl Session {
         tx: &impl ConnectionTrait,
         disks: &[(&str, &str, TreeRoot)],
     ) -> Result<()> {
-        let inner = &self.inner;
-        let (store, now_us) = (&inner.store.inner, inner.store.inner.options.world.now_us());
-        let context = |error| Error::db("cannot publish a disk", error);
-        let gate = inner.hold(tx).await?;
+        let mut kept = Vec::with_capacity(disks.len());
         for (kind, owner, tree) in disks {
-            let Some(allocated_bytes) = inner.trees().get(tree).copied() else {
+            let Some(allocated_bytes) = self.inner.trees().get(tree).copied() else {
                 return Err(Error::new(
                     Kind::Invalid,
                     "the disk was not taken in by this session",
                 ));
             };
+            let disk = Kept {
+                domain: tree.domain,
+                digest: tree.digest,
+                level: i16::from(tree.level),
+                virtual_bytes: tree.virtual_bytes,
+                allocated_bytes,
+            };
+            kept.push((*kind, *owner, disk));
+        }
+        self.commit_kept_in_tx(tx, &kept).await
+    }
+
+    pub(crate) async fn commit_kept_in_tx(
+        &self,
+        tx: &impl ConnectionTrait,
+        kept: &[(&str, &str, Kept)],
+    ) -> Result<()> {
+        let inner = &self.inner;
+        let (store, now_us) = (&inner.store.inner, inner.store.inner.options.world.now_us());
+        let context = |error| Error::db("cannot publish what was stored", error);
+        let gate = inner.hold(tx).await?;
+        for (kind, owner, kept) in kept {
             let row = rows::root::Model {
                 store: store.number,
                 kind: (*kind).to_owned(),
                 owner: (*owner).to_owned(),
-                domain: tree.domain,
-                digest: tree.digest.0.to_vec(),
-                level: i16::from(tree.level),
-                virtual_bytes: tree.virtual_bytes.cast_signed(),
-                allocated_bytes: allocated_bytes.cast_signed(),
+                domain: kept.domain,
+                digest: kept.digest.0.to_vec(),
+                level: kept.level,
+                virtual_bytes: kept.virtual_bytes.cast_signed(),
+                allocated_bytes: kept.allocated_bytes.cast_signed(),
                 epoch: gate.epoch,
                 created_us: now_us,
+                restorable: false,
             };
             rows::root_insert(tx, row).await.map_err(context)?;
         }
@@ -267,10 +299,12 @@ impl Session {
             return Err(lease_lost());
         }
         let leftovers = rows::objects_unpublished(tx, inner.id).await.map_err(context)?;
-        if gate.gc_fence.is_none() && leftovers.is_empty() {
-            rows::session_delete(tx, inner.id).await.map_err(context)?;
+        match gate.gc_fence {
+            // What it pinned has to outlive that gc.
+            Some(_) => Ok(()),
+            None if leftovers.is_empty() => rows::session_delete(tx, inner.id).await.map_err(context),
+            None => rows::session_unpin(tx, inner.id).await.map_err(context),
         }
-        Ok(())
     }
 
     /// Gives the session up and removes what it had not published.
@@ -294,17 +328,15 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.heartbeat.abort();
+        self.inner.store.inner.writers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl SessionInner {
     async fn heartbeat(self: Arc<Self>) {
         let options = &self.store.inner.options;
-        let mut ticks = tokio::time::interval(options.lease / 4);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        ticks.tick().await;
         loop {
-            ticks.tick().await;
+            options.world.sleep(options.lease / 4).await;
             let until_us = options.world.now_us() + micros(options.lease);
             match rows::session_extend(&self.store.inner.db, self.id, self.fence, until_us).await {
                 Ok(true) => {}
@@ -335,6 +367,21 @@ impl SessionInner {
                 self.lost.store(true, Ordering::SeqCst);
                 Err(lease_lost())
             }
+        }
+    }
+
+    /// Why something could not be read: when the session was taken away, gc may have freed what it kept, and that is no
+    /// damage.
+    pub(crate) async fn cause(&self, error: Error) -> Error {
+        if !matches!(error.kind(), Kind::Damaged | Kind::NotFound) {
+            return error;
+        }
+        let Ok(tx) = rows::begin(&self.store.inner.db).await else {
+            return error;
+        };
+        match self.hold(&tx).await {
+            Err(lost) if lost.kind() == Kind::LeaseLost => lost.with_source(error),
+            _ => error,
         }
     }
 
@@ -385,7 +432,7 @@ impl SessionInner {
         let rows = rows::objects_get(&store.db, &asked).await.map_err(context)?;
         let mut looks = futures::stream::iter(rows)
             .map(|row| async move {
-                let found = store.backend.stat(&pack_key(row.key)).await?;
+                let found = store.backend.stat(&row.object_key()).await?;
                 Ok::<_, Error>((row.id, found == Some(row.bytes.cast_unsigned())))
             })
             .buffer_unordered(PACKS_AT_ONCE);
@@ -413,10 +460,33 @@ impl SessionInner {
         if digests.is_empty() {
             return Ok(());
         }
-        let number = self.pin_number.fetch_add(1, Ordering::SeqCst);
-        rows::pin_insert(tx, self.id, number, self.start_epoch, digests)
+        rows::pin_insert(tx, self.id, digests)
             .await
             .map_err(|error| Error::db("cannot pin chunks", error))
+    }
+
+    /// Writes an object. It stays counted where the write may still land although nobody is there to see it, and after an
+    /// error that does not tell whether it will.
+    pub(crate) async fn put(&self, write: impl Future<Output = Result<()>>) -> Result<()> {
+        self.puts.fetch_add(1, Ordering::SeqCst);
+        let written = write.await;
+        if !written.as_ref().is_err_and(Error::retryable) {
+            self.puts.fetch_sub(1, Ordering::SeqCst);
+        }
+        written
+    }
+
+    /// Remembers a whole object, so that it can be committed.
+    pub(crate) fn object_keep(&self, digest: Digest) {
+        self.objects().insert(digest);
+    }
+
+    pub(crate) fn has_object(&self, digest: Digest) -> bool {
+        self.objects().contains(&digest)
+    }
+
+    fn objects(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers a finished tree, so that it can be committed or be a parent.
@@ -433,6 +503,6 @@ pub(crate) fn lease_lost() -> Error {
     Error::new(Kind::LeaseLost, "the session's lease is over: begin again")
 }
 
-fn micros(duration: Duration) -> i64 {
+pub(crate) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

@@ -1,6 +1,7 @@
 //! The store's handle: making and opening it, roots, figures.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use crate::keys::{WrappedKey, WrappingKey};
 use crate::memory::Memory;
 use crate::pack;
 use crate::reader::ahead::Budget;
-use crate::rows::{self, Hit, Location};
+use crate::rebuild::{is_being_rebuilt, unfinished};
+use crate::rows::{self, Hit, Location, WHOLE_LEVEL, object_kind};
 use crate::seal::StoreKey;
 use crate::tree::TreeRoot;
 use crate::world::World;
@@ -56,6 +58,15 @@ impl Default for Options {
     }
 }
 
+/// What a store is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// Reading and writing.
+    Use,
+    /// Its index is made anew.
+    Rebuild,
+}
+
 /// A store: objects in a backend, their index in a database. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -65,7 +76,7 @@ pub struct Store {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) db: DatabaseConnection,
+    pub(crate) db: rows::Database,
     pub(crate) options: Options,
     pub(crate) header: Header,
     pub(crate) keys: Keys,
@@ -73,8 +84,10 @@ pub(crate) struct Inner {
     pub(crate) number: i32,
     pub(crate) memory: Arc<Memory>,
     pub(crate) read_ahead: Budget,
-    /// Keys of objects by number: they never change.
-    object_keys: Mutex<HashMap<i64, Uuid>>,
+    /// Sessions of this process that are open.
+    pub(crate) writers: AtomicUsize,
+    /// Ids of objects by number: they never change.
+    object_ids: Mutex<HashMap<i64, Uuid>>,
 }
 
 /// Figures of a store. Bytes are what they take in the backend unless the name says otherwise.
@@ -88,12 +101,20 @@ pub struct Stats {
     pub logical_bytes: u64,
     /// Packs that are published.
     pub packs: u64,
-    /// Bytes of those packs.
+    /// Whole objects that are published.
+    pub objects: u64,
+    /// Bytes of both.
     pub stored_bytes: u64,
     /// Different chunks and tree nodes in the index.
     pub chunks: u64,
-    /// Bytes of their frames; what packs hold beyond that is overhead or garbage.
+    /// Bytes of their frames.
     pub chunk_bytes: u64,
+    /// Bytes of packs that nothing needs, as far as gc has found out: it frees them, or parts of them, in time.
+    pub garbage_bytes: u64,
+    /// Disks that are only kept so that they can be restored.
+    pub restorable_roots: u64,
+    /// Sum of what is not zero in them: no more than that is freed when they are purged.
+    pub restorable_bytes: u64,
     /// Sessions that are writing now.
     pub open_sessions: u64,
 }
@@ -109,6 +130,8 @@ pub struct Root {
     pub tree: TreeRoot,
     /// Bytes of the disk that are not zero, in whole chunks.
     pub allocated_bytes: u64,
+    /// Whether it is only kept so that its owner can be restored.
+    pub restorable: bool,
 }
 
 impl Store {
@@ -119,6 +142,9 @@ impl Store {
         if let Some(row) = begun.as_ref().filter(|row| row.ready) {
             let text = format!("the database already has the store {}", row.store_id);
             return Err(Error::new(Kind::Exists, text));
+        }
+        if begun.as_ref().is_some_and(is_being_rebuilt) {
+            return Err(unfinished());
         }
         let found = header_load(&*backend).await?;
         let store_id = match (&begun, &found) {
@@ -149,6 +175,15 @@ impl Store {
 
     /// Opens the store that backend and database hold together.
     pub async fn open(backend: Arc<dyn Backend>, db: &DatabaseConnection, options: Options) -> Result<Self> {
+        Self::open_for(backend, db, options, Opening::Use).await
+    }
+
+    pub(crate) async fn open_for(
+        backend: Arc<dyn Backend>,
+        db: &DatabaseConnection,
+        options: Options,
+        opening: Opening,
+    ) -> Result<Self> {
         let Some(found) = header_load(&*backend).await? else {
             let text = format!(
                 "`{}` holds no store: make one with `cistern init`",
@@ -158,19 +193,7 @@ impl Store {
         };
         let keys = found.unlock(options.key.as_ref())?;
         let header = found.header;
-        let rows = meta_list(db).await?;
-        let Some(row) = rows
-            .iter()
-            .find(|row| row.store_id == header.store_id && row.ready)
-        else {
-            let text = format!(
-                "the database does not know the store {} in `{}`: put the database's newest copy back, or point \
-                 --database and --objects at things that belong together",
-                header.store_id,
-                backend.describe()
-            );
-            return Err(Error::new(Kind::Incompatible, text));
-        };
+        let row = meta_find(db, &*backend, &header, &options, opening).await?;
         if keys.id() != row.digest_key_id || header.digest_key_id != row.digest_key_id {
             let text = format!(
                 "store {} has another digest key than the database expects",
@@ -179,17 +202,18 @@ impl Store {
             return Err(Error::new(Kind::Incompatible, text));
         }
         let number = row.id;
-        let object_keys = Mutex::default();
+        let object_ids = Mutex::default();
         let inner = Inner {
             backend,
-            db: db.clone(),
+            db: rows::Database::new(db.clone(), options.world.clone()),
             options,
             header,
             keys,
             number,
             memory: Arc::default(),
             read_ahead: Budget::default(),
-            object_keys,
+            writers: AtomicUsize::new(0),
+            object_ids,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -245,15 +269,19 @@ impl Store {
     pub async fn root_get(&self, kind: &str, owner: &str) -> Result<Option<Root>> {
         let row = rows::root_get(&self.inner.db, self.inner.number, kind, owner).await;
         row.map_err(|error| Error::db("cannot read a root", error))?
+            .filter(|row| row.level != WHOLE_LEVEL)
             .map(root_from_row)
             .transpose()
     }
 
-    /// Every root, by kind and owner.
+    /// Every root of a disk, by kind and owner.
     pub async fn root_list(&self) -> Result<Vec<Root>> {
         let rows = rows::roots_list(&self.inner.db, self.inner.number).await;
         let rows = rows.map_err(|error| Error::db("cannot read the roots", error))?;
-        rows.into_iter().map(root_from_row).collect()
+        rows.into_iter()
+            .filter(|row| row.level != WHOLE_LEVEL)
+            .map(root_from_row)
+            .collect()
     }
 
     /// Removes a root in the caller's transaction: gc may free what it kept. False when it was not there.
@@ -268,21 +296,46 @@ impl Store {
             .map_err(|error| Error::db("cannot delete a root", error))
     }
 
+    /// Says in the caller's transaction whether a root is only kept so that its owner can be restored. Such a one is kept
+    /// like every other; it is told apart in figures, and by a dry run of gc.
+    pub async fn root_restorable_in_tx(
+        &self,
+        tx: &impl ConnectionTrait,
+        kind: &str,
+        owner: &str,
+        restorable: bool,
+    ) -> Result<bool> {
+        rows::root_restorable(tx, self.inner.number, kind, owner, restorable)
+            .await
+            .map_err(|error| Error::db("cannot change a root", error))
+    }
+
     /// Figures of the whole store.
     pub async fn stats(&self) -> Result<Stats> {
         let (db, number) = (&self.inner.db, self.inner.number);
         let context = |error| Error::db("cannot read the store's figures", error);
         let roots = self.root_list().await?;
-        let (packs, stored_bytes, _) = rows::objects_sum(db, number).await.map_err(context)?;
-        let (chunks, chunk_bytes) = rows::chunks_sum(db, number).await.map_err(context)?;
+        let sum = async |kind| rows::objects_sum(db, number, kind).await.map_err(context);
+        let (packs, pack_bytes, _) = sum(object_kind::PACK).await?;
+        let (objects, object_bytes, _) = sum(object_kind::BLOB).await?;
+        let (chunks, chunk_bytes) = rows::chunks_sum(db, number, false).await.map_err(context)?;
+        let (condemned, condemned_bytes) = rows::chunks_sum(db, number, true).await.map_err(context)?;
+        let needed_bytes = (chunk_bytes - condemned_bytes)
+            + (chunks - condemned) * pack::ENTRY_BYTES as u64
+            + packs * (pack::HEADER_BYTES + pack::TRAILER_BYTES) as u64;
+        let restorable = || roots.iter().filter(|root| root.restorable);
         Ok(Stats {
             roots: roots.len() as u64,
             virtual_bytes: roots.iter().map(|root| root.tree.virtual_bytes).sum(),
             logical_bytes: roots.iter().map(|root| root.allocated_bytes).sum(),
             packs,
-            stored_bytes,
+            objects,
+            stored_bytes: pack_bytes + object_bytes,
             chunks,
             chunk_bytes,
+            garbage_bytes: (pack_bytes + object_bytes).saturating_sub(needed_bytes),
+            restorable_roots: restorable().count() as u64,
+            restorable_bytes: restorable().map(|root| root.allocated_bytes).sum(),
             open_sessions: rows::sessions_open(db, number).await.map_err(context)?,
         })
     }
@@ -300,7 +353,7 @@ impl Store {
 
     /// The id of an object, from memory or the database.
     pub(crate) async fn object_id(&self, object: i64) -> Result<Uuid> {
-        let known = self.object_keys().get(&object).copied();
+        let known = self.object_ids().get(&object).copied();
         if let Some(id) = known {
             return Ok(id);
         }
@@ -309,19 +362,41 @@ impl Store {
             .map_err(|error| Error::db("cannot look an object up", error))?;
         let Some(row) = found.first() else {
             return Err(Error::new(
-                Kind::Damaged,
-                format!("object number {object} is not in the database"),
+                Kind::NotFound,
+                format!("object number {object} is not in the database any more"),
             ));
         };
-        self.object_keys().insert(object, row.key);
+        self.object_ids().insert(object, row.key);
         Ok(row.key)
     }
 
-    fn object_keys(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Uuid>> {
+    /// An object was deleted: its id need not be remembered.
+    pub(crate) fn object_forget(&self, object: i64) {
+        self.object_ids().remove(&object);
+    }
+
+    fn object_ids(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Uuid>> {
         self.inner
-            .object_keys
+            .object_ids
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the frame of a digest, wherever it lies: gc may move it between the look into the index and the read.
+    pub(crate) async fn frame_find(&self, kind: FrameKind, domain: i64, digest: Digest) -> Result<Vec<u8>> {
+        let mut gone = None;
+        for _ in 0..2 {
+            let found = self.locate(domain, &[digest]).await?;
+            let Some(at) = found.get(&digest) else {
+                let text = format!("what has the digest {digest} is in no index");
+                return Err(gone.unwrap_or_else(|| Error::new(Kind::Damaged, text)));
+            };
+            match self.frame_load(kind, digest, *at).await {
+                Err(error) if error.kind() == Kind::NotFound => gone = Some(error),
+                loaded => return loaded,
+            }
+        }
+        Err(gone.unwrap_or_else(|| Error::new(Kind::Damaged, "nothing was read")))
     }
 
     /// Reads one frame and gives its plain bytes, checked.
@@ -331,6 +406,17 @@ impl Store {
         let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.length);
         let frame = self.inner.backend.get_range(&key, range).await?;
         pack::frame_open(&self.inner.keys, pack, kind, digest, &frame).map_err(|error| error.context(key))
+    }
+}
+
+/// The key of an object of this kind.
+pub(crate) fn key_of(kind: i16, id: Uuid) -> String {
+    match kind {
+        object_kind::BLOB => {
+            let text = id.to_string();
+            format!("b/{}/{text}", &text[..2])
+        }
+        _ => pack_key(id),
     }
 }
 
@@ -354,6 +440,7 @@ fn root_from_row(row: rows::root::Model) -> Result<Root> {
         owner: row.owner,
         tree,
         allocated_bytes,
+        restorable: row.restorable,
     })
 }
 
@@ -363,8 +450,51 @@ async fn meta_list(db: &DatabaseConnection) -> Result<Vec<rows::meta::Model>> {
         .map_err(|error| Error::db("cannot read the store's row", error))
 }
 
+/// The database's row of the store with this header. To be rebuilt, a store needs none, and gets one.
+async fn meta_find(
+    db: &DatabaseConnection,
+    backend: &dyn Backend,
+    header: &Header,
+    options: &Options,
+    opening: Opening,
+) -> Result<rows::meta::Model> {
+    let rows = meta_list(db).await?;
+    let is_other = !rows.is_empty();
+    if let Some(row) = rows.into_iter().find(|row| row.store_id == header.store_id) {
+        if row.ready || opening == Opening::Rebuild {
+            return Ok(row);
+        }
+        if is_being_rebuilt(&row) {
+            return Err(unfinished());
+        }
+    } else if opening == Opening::Rebuild && !is_other {
+        let row = rows::meta::Model {
+            digest_key_id: header.digest_key_id.clone(),
+            ..meta_new(header.store_id, options)
+        };
+        let written = rows::meta_insert(db, row.clone()).await;
+        return written
+            .map(|()| row)
+            .map_err(|error| Error::db("cannot write the store's row", error));
+    }
+    let text = format!(
+        "the database does not know the store {} in `{}`: where the database was lost, `cistern recover` makes a new one \
+         from the store; otherwise put its newest copy back, or point --database and --objects at things that belong \
+         together",
+        header.store_id,
+        backend.describe()
+    );
+    Err(Error::new(Kind::Incompatible, text))
+}
+
 async fn meta_create(db: &DatabaseConnection, store_id: Uuid, options: &Options) -> Result<()> {
-    let row = rows::meta::Model {
+    rows::meta_insert(db, meta_new(store_id, options))
+        .await
+        .map_err(|error| Error::db("cannot write the store's row", error))
+}
+
+fn meta_new(store_id: Uuid, options: &Options) -> rows::meta::Model {
+    rows::meta::Model {
         id: 1,
         store_id,
         ready: false,
@@ -374,10 +504,7 @@ async fn meta_create(db: &DatabaseConnection, store_id: Uuid, options: &Options)
         gc_fence: None,
         created_us: options.world.now_us(),
         header_number: 0,
-    };
-    rows::meta_insert(db, row)
-        .await
-        .map_err(|error| Error::db("cannot write the store's row", error))
+    }
 }
 
 /// Writes the first header; that of an encrypted store with a new key, wrapped.

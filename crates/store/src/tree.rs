@@ -14,7 +14,7 @@ const BITMAP_BYTES: usize = 128;
 const NODE_HEADER_BYTES: usize = 8 + BITMAP_BYTES;
 const NODE_MAGIC: &[u8; 4] = b"CTND";
 /// 16 TiB needs level 2; level 5 is more than a u64 of bytes.
-const LEVEL_LIMIT: u8 = 4;
+pub(crate) const LEVEL_LIMIT: u8 = 4;
 
 /// The top of one disk's tree: all that is needed to read the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

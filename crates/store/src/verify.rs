@@ -15,17 +15,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use crate::CHUNK_BYTES;
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
+use crate::object::{Algorithm, Hasher};
 use crate::pack;
 use crate::reader::nodes::TreeReader;
-use crate::rows::{self, Location};
+use crate::rows::{self, Location, object_kind, object_state};
 use crate::store::{Root, Store, pack_key};
 use crate::tree::{FAN_OUT, child_span};
-use crate::{CHUNK_BYTES, compute};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 const PAGE: u64 = 256;
+/// Bytes of a whole object that are read at once.
+const PIECE_BYTES: usize = 4 << 20;
 /// Packs in memory at once.
 const PACKS_AT_ONCE: usize = 2;
 
@@ -68,7 +71,10 @@ impl Store {
     /// compared, and trees are read; with it every frame is decoded and hashed.
     pub async fn verify(&self, read_data: bool, progress: &VerifyProgress) -> Result<Vec<Damage>> {
         let faults = self.packs_verify(read_data, progress).await?;
-        self.chunks_mark(read_data, &faults).await?;
+        self.chunks_mark(&faults).await?;
+        if read_data {
+            self.chunks_mend(&faults).await?;
+        }
         let mut walk = Walk {
             store: self,
             faults: &faults,
@@ -78,9 +84,17 @@ impl Store {
             damage: Vec::new(),
         };
         for root in self.root_list().await? {
+            let told = walk.damage.len();
             walk.root(&root).await?;
+            // One that was deleted meanwhile may have lost chunks to gc, which is no damage.
+            if walk.damage.len() > told
+                && self.root_get(&root.kind, &root.owner).await?.as_ref() != Some(&root)
+            {
+                walk.damage.truncate(told);
+            }
             progress.roots.fetch_add(1, Ordering::Relaxed);
         }
+        self.objects_walk(&mut walk, progress).await?;
         let Walk {
             named, mut damage, ..
         } = walk;
@@ -89,6 +103,7 @@ impl Store {
             .filter(|(object, _)| !named.contains(*object))
             .collect();
         unnamed.sort_by_key(|(object, _)| **object);
+        self.damage_update().await?;
         damage.extend(unnamed.into_iter().map(|(_, fault)| Damage {
             kind: "store".into(),
             owner: fault.key.clone(),
@@ -96,6 +111,34 @@ impl Store {
             reason: format!("{}; no disk needs what is damaged", fault.reason),
         }));
         Ok(damage)
+    }
+
+    /// Names the whole objects that are damaged.
+    async fn objects_walk(&self, walk: &mut Walk<'_>, progress: &VerifyProgress) -> Result<()> {
+        let rows = rows::roots_list(&self.inner.db, self.inner.number).await;
+        for row in rows.map_err(|error| Error::db("cannot read the roots", error))? {
+            let Some(of) = row.object() else { continue };
+            let places = self.locate(of.domain, &[of.digest]).await?;
+            let fault = match places.get(&of.digest) {
+                Some(at) => walk
+                    .faults
+                    .get(&at.object)
+                    .map(|fault| (Some(at.object), fault.reason.clone())),
+                None => Some((None, "the object is in no index".to_owned())),
+            };
+            progress.roots.fetch_add(1, Ordering::Relaxed);
+            let Some((object, reason)) = fault else { continue };
+            walk.named.extend(object);
+            if self.object_get(&row.kind, &row.owner).await? == Some(of) {
+                walk.damage.push(Damage {
+                    kind: row.kind,
+                    owner: row.owner,
+                    range: 0..of.bytes,
+                    reason,
+                });
+            }
+        }
+        Ok(())
     }
 
     async fn packs_verify(&self, read_data: bool, progress: &VerifyProgress) -> Result<HashMap<i64, Fault>> {
@@ -110,7 +153,7 @@ impl Store {
             after = last.id;
             let mut found = futures::stream::iter(page)
                 .map(|object| async move {
-                    let fault = self.pack_verify(&object, read_data, progress).await?;
+                    let fault = self.fault_find(&object, read_data, progress).await?;
                     progress.packs.fetch_add(1, Ordering::Relaxed);
                     Ok::<_, Error>(fault.map(|fault| (object.id, fault)))
                 })
@@ -121,11 +164,124 @@ impl Store {
         }
     }
 
-    /// Marks what cannot be read of faulty packs, and takes the mark from what can be read again.
-    async fn chunks_mark(&self, read_data: bool, faults: &HashMap<i64, Fault>) -> Result<()> {
+    /// Looks a whole object up, and hashes it where data is to be read: its digest is its name.
+    async fn blob_verify(
+        &self,
+        object: &rows::object::Model,
+        read_data: bool,
+        progress: &VerifyProgress,
+    ) -> Result<Option<Fault>> {
+        let (key, expected) = (object.object_key(), object.bytes.cast_unsigned());
+        let fault = |reason: String| {
+            Some(Fault {
+                key: key.clone(),
+                bytes: expected,
+                reason,
+                gone: true,
+            })
+        };
+        match self.inner.backend.stat(&key).await? {
+            None => return Ok(fault(format!("object `{key}` is missing"))),
+            Some(bytes) if bytes != expected => {
+                return Ok(fault(format!(
+                    "object `{key}` has {bytes} bytes instead of {expected}"
+                )));
+            }
+            Some(_) if !read_data => return Ok(None),
+            Some(_) => {}
+        }
+        let bytes = match self.plain_bytes(expected) {
+            Err(error) if damaging(&error) => return Ok(fault(error.to_string())),
+            bytes => bytes?,
+        };
+        let mut hashers = [Algorithm::Sha256, Algorithm::Sha512].map(Hasher::new);
+        for start in (0..bytes).step_by(PIECE_BYTES) {
+            let piece = start..bytes.min(start + PIECE_BYTES as u64);
+            let data = match self.whole_range(object.key, bytes, piece).await {
+                Err(error) if damaging(&error) => {
+                    return Ok(fault(format!("object `{key}` cannot be read ({error})")));
+                }
+                data => data?,
+            };
+            progress.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+            let hashed = self.inner.options.world.compute(move || {
+                for hasher in &mut hashers {
+                    hasher.update(&data);
+                }
+                Ok(hashers)
+            });
+            hashers = hashed.await?;
+        }
+        let digests = hashers.map(|hasher| self.name_digest(&hasher.finish()));
+        let known = rows::chunks_of(&self.inner.db, self.inner.number, object.id).await;
+        let known = known.map_err(|error| Error::db("cannot look an object up", error))?;
+        // One that another was faster than has no row.
+        if known.iter().all(|row| digests.contains(&row.digest)) {
+            return Ok(None);
+        }
+        Ok(fault(format!("object `{key}` does not match its digest")))
+    }
+
+    async fn is_live(&self, object: i64) -> Result<bool> {
+        let rows = rows::objects_get(&self.inner.db, &[object]).await;
+        let rows = rows.map_err(|error| Error::db("cannot look a pack up", error))?;
+        Ok(rows.iter().any(|row| row.state == object_state::LIVE))
+    }
+
+    /// Takes the mark from what can be read again.
+    async fn chunks_mend(&self, faults: &HashMap<i64, Fault>) -> Result<()> {
+        let bad: Vec<i64> = faults.keys().copied().collect();
+        let mended = rows::chunks_mend(&self.inner.db, self.inner.number, &bad).await;
+        mended
+            .map(drop)
+            .map_err(|error| Error::db("cannot mark mended chunks", error))
+    }
+
+    /// Reads one object whole and marks what is damaged of it; whether anything is.
+    pub(crate) async fn object_verify(
+        &self,
+        object: &rows::object::Model,
+        progress: &VerifyProgress,
+    ) -> Result<bool> {
+        let Some(fault) = self.fault_find(object, true, progress).await? else {
+            let mended = rows::chunks_mend_of(&self.inner.db, self.inner.number, object.id).await;
+            mended.map_err(|error| Error::db("cannot mark mended chunks", error))?;
+            return Ok(false);
+        };
+        tracing::error!(
+            object = fault.key,
+            reason = fault.reason,
+            "the scrub found damage"
+        );
+        self.chunks_mark(&HashMap::from([(object.id, fault)])).await?;
+        Ok(true)
+    }
+
+    /// What is wrong with an object that is still published, if anything.
+    async fn fault_find(
+        &self,
+        object: &rows::object::Model,
+        read_data: bool,
+        progress: &VerifyProgress,
+    ) -> Result<Option<Fault>> {
+        let fault = match object.kind {
+            object_kind::BLOB => self.blob_verify(object, read_data, progress).await?,
+            _ => self.pack_verify(object, read_data, progress).await?,
+        };
+        // Gc may have deleted it since it was listed.
+        if fault.is_some() && !self.is_live(object.id).await? {
+            return Ok(None);
+        }
+        Ok(fault)
+    }
+
+    /// Marks what cannot be read of faulty objects.
+    async fn chunks_mark(&self, faults: &HashMap<i64, Fault>) -> Result<()> {
         let context = |error| Error::db("cannot mark damaged chunks", error);
         let (db, number) = (&self.inner.db, self.inner.number);
-        for (object, fault) in faults {
+        let mut in_order: Vec<_> = faults.iter().collect();
+        in_order.sort_by_key(|(object, _)| **object);
+        for (object, fault) in in_order {
             if fault.gone {
                 rows::chunks_damage_all(db, number, *object)
                     .await
@@ -145,10 +301,6 @@ impl Store {
                     Err(error) => return Err(error),
                 }
             }
-        }
-        if read_data {
-            let bad: Vec<i64> = faults.keys().copied().collect();
-            rows::chunks_mend(db, number, &bad).await.map_err(context)?;
         }
         Ok(())
     }
@@ -189,7 +341,12 @@ impl Store {
         };
         progress.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         let (keys, id) = (self.inner.keys.clone(), object.key);
-        let judged = compute(move || Ok(pack::verify(&keys, id, &data).err())).await?;
+        let judged = self
+            .inner
+            .options
+            .world
+            .compute(move || Ok(pack::verify(&keys, id, &data).err()))
+            .await?;
         Ok(judged.map(|error| fault(format!("pack `{key}` is damaged ({error})"), false)))
     }
 }
@@ -330,6 +487,6 @@ impl Walk<'_> {
 }
 
 /// Whether an error says something about stored bytes, and not about the way to them.
-fn damaging(error: &Error) -> bool {
+pub(crate) fn damaging(error: &Error) -> bool {
     matches!(error.kind(), Kind::Damaged | Kind::NotFound | Kind::Io)
 }

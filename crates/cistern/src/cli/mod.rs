@@ -10,6 +10,7 @@ mod doctor;
 mod flags;
 pub mod output;
 pub mod progress;
+mod recover;
 mod serve;
 pub mod table;
 
@@ -50,6 +51,8 @@ enum Command {
     Serve(serve::Args),
     /// Make the data folder and the database, and the first token
     Init(serve::InitArgs),
+    /// Make a new database from the store, where it is lost or an older one
+    Recover(recover::Args),
     /// Disk images: bring them in, look at them, take them out
     #[command(
         subcommand,
@@ -68,6 +71,8 @@ enum Command {
         after_help = "Examples:\n  cistern key list --data /var/lib/cistern\n  cistern key add --key-file new.key"
     )]
     Key(crate::platform::keys::cli::Command),
+    /// Free what nothing needs
+    Gc(crate::platform::storage::gc::cli::Args),
     /// Look at the settings
     #[command(
         subcommand,
@@ -165,9 +170,11 @@ fn run(command: Command, context: &Context) -> Outcome {
     match command {
         Command::Serve(args) => serve::run(&args, context),
         Command::Init(args) => serve::init(&args, context),
+        Command::Recover(args) => recover::run(&args, context),
         Command::Image(command) => crate::images::cli::run(command, context),
         Command::Store(command) => crate::platform::storage::cli::run(command, context),
         Command::Key(command) => crate::platform::keys::cli::run(command, context),
+        Command::Gc(args) => crate::platform::storage::gc::cli::run(args, context),
         Command::Config(command) => config::run(command, context),
         Command::Token(command) => accounts::token_run(command, context),
         Command::User(command) => accounts::user_run(command, context),

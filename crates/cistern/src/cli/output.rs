@@ -83,6 +83,11 @@ pub fn progress(said: &serde_json::Value) -> String {
     .to_owned()
 }
 
+/// A number of things, as people write it.
+pub fn counted(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use super::flags::{LocalFlags, ServerFlags};
 use super::{Context, Failure, Outcome, block_on};
 use crate::app::App;
 use crate::config::Config;
+use crate::platform::journal;
 use crate::platform::keys::cli::{recovery_make, recovery_text};
 use crate::platform::keys::service::key_from_or_into_file;
 use crate::{serve, telemetry};
@@ -66,6 +67,7 @@ pub fn init(args: &InitArgs, context: &Context) -> Outcome {
         };
         let data = app.data.display().to_string();
         let first = app.first_start().await?;
+        journal::flush(&app).await?;
         let token = first.as_ref().map(|f| f.token.as_str());
         // Where the console will be, only the server knows.
         let sign_in = first.as_ref().map(|f| format!("/sign-in/{}", f.sign_in));

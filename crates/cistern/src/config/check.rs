@@ -60,6 +60,13 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
         config.jobs.lease_seconds < 3,
         "`jobs.lease_seconds` is below 3; a busy server would lose its jobs while it works on them".into(),
     );
+    for (key, percent) in [
+        ("gc.repack_below_percent", config.gc.repack_below_percent),
+        ("disk.refuse_below_percent", config.disk.refuse_below_percent),
+        ("disk.purge_below_percent", config.disk.purge_below_percent),
+    ] {
+        refuse(percent > 90, format!("`{key}` is {percent}; give 90 at most"));
+    }
     refuse(
         config.http.max_header_bytes < 8192,
         "`http.max_header_bytes` is below 8192, which browsers and proxies may need".into(),

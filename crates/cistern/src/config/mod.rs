@@ -39,6 +39,9 @@ pub struct Config {
     pub database_max_connections: u32,
     /// A folder or `s3://bucket/prefix?endpoint=…&region=…`; see [`Config::objects`].
     pub objects: Option<String>,
+    /// Who shares stored data with whom. Decided when the store is made; [`App::open`](crate::app::App::open) refuses another
+    /// one later.
+    pub dedup_domain: store::DedupDomain,
     /// The S3 access key's id.
     pub objects_access_key: Option<Secret>,
     /// The S3 access key's secret.
@@ -73,6 +76,10 @@ pub struct Config {
     pub events: Events,
     /// Long work.
     pub jobs: Jobs,
+    /// Freeing what nothing needs.
+    pub gc: Gc,
+    /// Disks that fill.
+    pub disk: Disk,
     /// What is logged.
     pub log: Log,
     /// How long a stop may take, in seconds.
@@ -192,6 +199,26 @@ impl Jobs {
     }
 }
 
+/// Freeing what nothing needs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Gc {
+    /// Minutes between the end of a run and the next; 0 for none by itself.
+    pub every_minutes: u32,
+    /// Minutes that garbage can still be used again by an import of the same content.
+    pub grace_minutes: u32,
+    /// Packs are written anew when less than so many percent of them are needed; 0 for never.
+    pub repack_below_percent: u8,
+}
+
+/// Disks that fill.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Disk {
+    /// Nothing new is taken in while less than so many percent are free.
+    pub refuse_below_percent: u8,
+    /// What can be restored is given up, and gc run at once, while less than so many percent are free.
+    pub purge_below_percent: u8,
+}
+
 /// What is logged.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Log {
@@ -238,6 +265,7 @@ impl Default for Config {
             database: None,
             database_max_connections: 16,
             objects: None,
+            dedup_domain: store::DedupDomain::default(),
             objects_access_key: None,
             objects_secret_key: None,
             key_file: None,
@@ -269,6 +297,15 @@ impl Default for Config {
                 workers: 4,
                 lease_seconds: 30,
                 keep_days: 30,
+            },
+            gc: Gc {
+                every_minutes: 60,
+                grace_minutes: 60,
+                repack_below_percent: 60,
+            },
+            disk: Disk {
+                refuse_below_percent: 5,
+                purge_below_percent: 8,
             },
             log: Log {
                 level: "info".into(),

@@ -130,6 +130,12 @@ pub const SETTINGS: &[Setting] = &[
         "Where the objects live: a folder, or `s3://BUCKET/PREFIX?endpoint=URL&region=NAME`.",
     ),
     row(
+        "dedup_domain",
+        Kind::Text,
+        "Who shares stored data: `installation` stores what several teams have once, `team` stores it once a team, so that \
+         nobody can find out by what it takes what others have. Decided when the store is made, and kept.",
+    ),
+    row(
         "objects_access_key",
         Kind::Secret,
         "The S3 access key's id. `AWS_ACCESS_KEY_ID` is read where this is unset.",
@@ -296,6 +302,33 @@ pub const SETTINGS: &[Setting] = &[
         "jobs.keep_days",
         Kind::Number,
         "Days a job that has ended is kept, for `GET /v2/jobs` and the report of a verification. Actions are kept.",
+    ),
+    row(
+        "gc.every_minutes",
+        Kind::Number,
+        "Minutes between the end of one run of `gc` and the next. 0: only when it is asked for.",
+    ),
+    row(
+        "gc.grace_minutes",
+        Kind::Number,
+        "Minutes that garbage can still be used again by an import of the same content, before `gc` frees it.",
+    ),
+    row(
+        "gc.repack_below_percent",
+        Kind::Number,
+        "Packs are written anew by `gc` when less than so many percent of them are needed. 0: never.",
+    ),
+    row(
+        "disk.refuse_below_percent",
+        Kind::Number,
+        "While less than so many percent of a disk are free, no image is taken in; of a disk above 200 GiB, percent of 200 \
+         GiB. 0: until it is full.",
+    ),
+    row(
+        "disk.purge_below_percent",
+        Kind::Number,
+        "While less than so many percent of the objects' disk are free (as above), deleted images are given up before their \
+         day is over, and `gc` frees all it can at once. 0: never.",
     ),
     row(
         "log.level",

@@ -68,7 +68,8 @@ pub struct ImageBody {
     virtual_bytes: Option<i64>,
     /// What of the disk is not zeros, in bytes.
     logical_bytes: Option<i64>,
-    /// What it added to the store, in bytes.
+    /// What it added to the store, in bytes. Told where that says nothing of what other teams have: to operators, and in an
+    /// installation whose teams share no stored data (`dedup_domain`).
     new_bytes: Option<i64>,
     /// The SHA-256 of its downloads by format, once they are known.
     checksums: BTreeMap<String, String>,
@@ -426,13 +427,17 @@ async fn bodies(app: &App, caller: &Caller, rows: Vec<Model>) -> Result<Vec<Imag
     let mut tags = service::image_tags(app, caller, &rows).await?;
     let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
     let mut checksums = checksum::checksum_list(app, &ids).await?;
+    // What an image added says what others have, where they share. Operators see the whole store anyway.
+    let tells_new = caller.is_operator || app.has_domains();
     let body = |row: Model| {
         let checksums = checksums.remove(&row.id).unwrap_or_default();
         let tags = tags.remove(&row.id.to_string()).unwrap_or_default();
         let body = ImageBody::new(row, tags);
+        let new_bytes = body.new_bytes.filter(|_| tells_new);
         let sha256 = body.sha256.clone().or_else(|| checksum::disk_sha256(&checksums));
         ImageBody {
             sha256,
+            new_bytes,
             checksums,
             ..body
         }

@@ -1,7 +1,8 @@
 //! The import job: fetch, check, open, read and store, publish.
 //!
-//! Each step can be repeated: a download goes on where it was, opening and reading begin anew, and only the last
-//! step, one transaction, changes what anyone sees. What the job needs on disk is named after its number.
+//! Each step can be repeated: a download goes on where it was, opening and reading begin anew. The disk is published in one
+//! transaction, and the image is made available in a second one, once the catalogue journal has the first: what anyone
+//! sees as `available` survives the loss of the database. What the job needs on disk is named after its number.
 
 use std::fs::File;
 use std::path::Path;
@@ -26,12 +27,12 @@ use super::rows::{Model, Published};
 use super::sandbox::{Opened, Patience, Sandbox};
 use super::spool::{Spool, file_remove};
 use super::workfile::WorkFile;
-use super::{checksum, local, service, uploads};
+use super::{local, service, uploads};
 use crate::app::App;
 use crate::platform::db::Tx;
 use crate::platform::error::{Context, Result};
-use crate::platform::events::{self, Event};
 use crate::platform::jobs::{Job, JobContext, JobError, JobKind};
+use crate::platform::journal;
 use crate::platform::net::Guard;
 
 /// The kind of an import's job.
@@ -73,6 +74,7 @@ pub fn import_kind() -> JobKind {
         name: IMPORT,
         run: |context| Box::pin(run(context)),
         failed,
+        is_alone: false,
     }
 }
 
@@ -148,15 +150,18 @@ struct Import<'a> {
 impl Import<'_> {
     async fn run(&self) -> std::result::Result<(), JobError> {
         let row = self.begin().await?;
+        if row.root_digest.is_some() {
+            // An earlier attempt has published the disk.
+            return self.finish(row.id).await;
+        }
         let file = self.input(&row).await?;
         let source = self.handed(&file)?;
         let is_checked = self.sha256_check(&row, &file).await?;
         let (file, format, is_wrapped) = self.open(file).await?;
-        let session = self
-            .context
-            .app
+        let app = &self.context.app;
+        let session = app
             .store
-            .session_open(&format!("image {}", row.id))
+            .session_open_in(&format!("image {}", row.id), app.dedup_domain(row.team_id))
             .await;
         let session = session.map_err(crate::platform::error::Error::from)?;
         let (info, disk) = match self.read(&session, file, format).await {
@@ -178,10 +183,11 @@ impl Import<'_> {
             .clone()
             .filter(|_| is_checked && !is_wrapped && format == Format::Raw);
         let published = self.publish(&row, &session, &info, &disk, sha256).await;
-        if published.is_err() {
+        if let Err(error) = published {
             give_up(session).await;
+            return Err(error);
         }
-        published
+        self.finish(row.id).await
     }
 
     /// Shows the image as being worked on.
@@ -332,7 +338,7 @@ impl Import<'_> {
         Ok(ingest::ingest(&self.sandbox(), session, file, format, progress).await?)
     }
 
-    /// The one transaction in which the image becomes available.
+    /// The one transaction in which the disk is published. The image stays `pending`.
     async fn publish(
         &self,
         row: &Model,
@@ -342,23 +348,25 @@ impl Import<'_> {
         sha256: Option<String>,
     ) -> std::result::Result<(), JobError> {
         self.context.check()?;
-        let app = &self.context.app;
         let found = published(info, disk, sha256);
         let tx = self.context.write().await?;
-        if !service::import_publish_in_tx(&tx, row, found).await? {
+        if !service::import_keep_in_tx(&tx, row, found).await? {
             return Err(JobError::Cancelled);
         }
         let owner = row.id.to_string();
         let commit = session.commit_in_tx(&*tx, ROOT_KIND, &owner, disk.root).await;
         commit.map_err(crate::platform::error::Error::from)?;
-        let who = events::Who {
-            team_id: Some(row.team_id),
-            ..events::Who::default()
-        };
-        let stats = json!({ "new_bytes": disk.stats.stored_bytes, "virtual_bytes": info.virtual_bytes });
-        let event = Event::done("image.import", "image", row.id).with(stats);
-        events::record_in_tx(&*tx, app.clock.now(), &who, event).await?;
-        checksum::checksum_enqueue_in_tx(&*tx, app.clock.now(), row.team_id, row.id).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Makes the image available, and ends the job with it, once the disk is journaled.
+    async fn finish(&self, id: i64) -> std::result::Result<(), JobError> {
+        let app = &self.context.app;
+        journal::flush(app).await?;
+        let tx = self.context.write().await?;
+        if service::import_finish_in_tx(app, &tx, id).await?.is_none() {
+            return Err(JobError::Cancelled);
+        }
         self.context.complete_in_tx(&tx).await?;
         tx.commit().await?;
         app.queue.wake();

@@ -272,15 +272,15 @@ pub async fn image_set_status(
     Ok(done.rows_affected == 1)
 }
 
-/// Makes an image that is being imported available; returns false where it no longer is being imported.
-pub async fn image_publish(
+/// Writes down what an import found out and stored; returns false where the image no longer is being imported. Its status
+/// stays.
+pub async fn image_keep(
     conn: &impl ConnectionTrait,
     id: i64,
     regions: &[String],
     found: Published,
 ) -> Result<bool, DbErr> {
     let done = Entity::update_many()
-        .col_expr(Column::Status, Expr::value(Status::Available.as_str()))
         .col_expr(Column::Regions, Expr::value(serde_json::json!(regions)))
         .col_expr(Column::MinDiskSize, Expr::value(found.min_disk_size))
         .col_expr(Column::SizeGigabytes, Expr::value(found.size_gigabytes))
@@ -300,6 +300,26 @@ pub async fn image_publish(
         .exec(conn)
         .await?;
     Ok(done.rows_affected == 1)
+}
+
+/// Every image whose import has not ended.
+pub async fn image_list_importing(conn: &impl ConnectionTrait) -> Result<Vec<Model>, DbErr> {
+    Entity::find()
+        .filter(Column::Status.is_in([Status::New.as_str(), Status::Pending.as_str()]))
+        .order_by_asc(Column::Id)
+        .all(conn)
+        .await
+}
+
+/// Counts every list anew.
+pub async fn image_recount(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
+    let listed = Query::select()
+        .columns([Column::Listing, Column::Id])
+        .from(Entity)
+        .and_where(Column::Listing.is_not_null())
+        .to_owned();
+    COUNTS.clear(conn).await?;
+    COUNTS.count_all(conn, listed).await
 }
 
 /// Adds a region to those that an image is in; where it is in that one, nothing changes. The row is locked while it is

@@ -9,6 +9,8 @@ use super::accounts::service as accounts;
 use super::error::Result;
 use super::events::{refusals_flush, service as events};
 use super::jobs::service as jobs;
+use super::journal;
+use super::storage::gc::service as gc;
 use crate::app::App;
 
 /// How often; the first time when the server starts.
@@ -27,12 +29,19 @@ pub async fn run(app: App) {
 }
 
 async fn once(app: &App) -> Result<()> {
+    // An older database would have it delete what is needed.
+    journal::guard(app).await?;
     refusals_flush(app).await?;
     let events = events::event_forget(app).await?;
     let sign_ins = accounts::sign_in_forget(app).await?;
     let jobs = jobs::job_forget(app).await?;
     if events + sign_ins + jobs > 0 {
         tracing::info!(events, sign_ins, jobs, "forgot what is past its time");
+    }
+    gc::gc_due(app).await?;
+    if let Some((ended_us, _)) = app.store.gc_last().await? {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge needs no microseconds")]
+        metrics::gauge!("cistern_gc_ended_timestamp_seconds").set(ended_us as f64 / 1e6);
     }
     let expired = app.store.sessions_expire().await?;
     if expired.taken + expired.objects + expired.removed > 0 {

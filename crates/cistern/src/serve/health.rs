@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use crate::app::App;
 use crate::platform::api::origin::{Peer, is_local};
 use crate::platform::error::{Error, Result};
+use crate::platform::storage::space;
 use crate::telemetry;
 
 /// How long the database, or the objects' place, may take to answer.
@@ -84,8 +85,7 @@ impl Phase {
 }
 
 /// What `/readyz` says where no more images can be taken in.
-const FULL: &str =
-    "ready, but the disk is full: images can be read and deleted, not imported; free or add space\n";
+const FULL: &str = "ready, but the disk is full, or nearly so: images can be read and deleted, not imported; free or add space\n";
 
 /// `/healthz`.
 pub async fn healthz() -> &'static str {
@@ -97,6 +97,11 @@ pub async fn readyz(State(readiness): State<Readiness>) -> Response {
     match readiness.obstacle().await {
         // No 503: on a full disk images can be read and, above all, deleted, which nobody could do here any more if
         // the server were taken out of service.
+        // Images can be read, and whoever mends it needs to see what there is.
+        None if readiness.app.db.refusal().is_some() => {
+            let why = readiness.app.db.refusal().unwrap_or_default();
+            format!("ready, but for reading only: {why}\n").into_response()
+        }
         None if readiness.is_full() => FULL.into_response(),
         None => "ready\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
@@ -133,11 +138,11 @@ impl Readiness {
         }
     }
 
-    /// Whether the disk of the working files, or that of the database, has only its reserve left.
+    /// Whether a disk has too little left for anything new: working files, objects, or the database.
     fn is_full(&self) -> bool {
-        let of_data = Space::of(&self.app.data).ok();
-        let spaces = [of_data, self.app.db.space()];
-        spaces.into_iter().flatten().any(|space| space.usable() == 0)
+        let mut spaces = space::disks(&self.app).into_iter().map(|disk| disk.space);
+        let is_full = |space: Space| space.usable() == 0;
+        space::low(&self.app).is_some() || spaces.any(is_full) || self.app.db.space().is_some_and(is_full)
     }
 
     /// Why requests cannot be served now, if so.

@@ -10,7 +10,6 @@ mod accept;
 mod edge;
 mod health;
 mod idle;
-mod lock;
 mod routers;
 mod self_signed;
 mod split;
@@ -29,6 +28,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -38,9 +38,11 @@ use crate::config::Config;
 use crate::images;
 use crate::platform::accounts::service::FirstStart;
 use crate::platform::clock::Clock;
+use crate::platform::data_lock::{DataLock, data_folder_make, data_lock};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::refusals_flush;
 use crate::platform::jobs::Engine;
+use crate::platform::journal;
 use crate::telemetry;
 use accept::{Gate, Listener, Running};
 use health::{Phase, Step};
@@ -75,8 +77,7 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     tls::provider_install();
     telemetry::metrics_init();
     files_raise();
-    lock::data_folder_make(&config.data)?;
-    let _lock = lock::data_lock(&config.data)?;
+    let _lock = data_take(&config)?;
     images::workfile::key_renew(&images::spool::folder(&config.data))
         .context("could not look for working files")?;
     let certificate = certificate(&config)?;
@@ -103,21 +104,19 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     announce(&app.config, output, &urls, first.as_ref());
 
     let upkeep = tokio::spawn(upkeep(app.clone(), certificate.clone()));
-    let sweeping = CancellationToken::new();
-    tokio::spawn(images::service::sweeper(app.clone(), sweeping.clone()));
-    tokio::spawn(images::uploads::service::upload_sweeper(
-        app.clone(),
-        sweeping.clone(),
-    ));
+    let (sweeping, journaling) = (CancellationToken::new(), CancellationToken::new());
     let local = tokio::spawn(images::local::serve(app.clone(), sweeping.clone()));
-    let tidying = tokio::spawn(crate::platform::upkeep::run(app.clone()));
+    let writers = writers_start(&app, &sweeping, &journaling);
     while signals.stop_or_reload().await {
         certificate_reload(&app, certificate.as_deref(), Look::Asked);
     }
     let until = drain_until(Instant::now(), app.config.shutdown_limit());
     phase.drain();
     upkeep.abort();
-    tidying.abort();
+    if let Some(writers) = &writers {
+        writers.tidying.abort();
+        writers.watching.abort();
+    }
     tracing::info!(
         seconds = app.config.shutdown_seconds,
         "stopping; a second signal stops at once"
@@ -134,10 +133,39 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     // Its end is the removal of its socket; where even that takes time, the next start removes it.
     let _ = tokio::time::timeout(LEAVE / 20, local).await;
     let _ = tokio::time::timeout(LEAVE / 10, refusals_flush(&app)).await;
+    journaling.cancel();
+    if let Some(writers) = writers {
+        // What is not journaled now is at the next start.
+        let _ = tokio::time::timeout(LEAVE / 4, writers.journal).await;
+    }
     let _ = tokio::time::timeout(LEAVE / 4, app.db.fold()).await;
     // What is still open (downloads that nobody reads) is cut off here and now. Everything that was acknowledged is
     // durable, and taking the rest apart piece by piece would only take time that is not ours any more.
     process_end(0)
+}
+
+/// What changes rows and objects beside requests and jobs.
+struct Writers {
+    tidying: JoinHandle<()>,
+    watching: JoinHandle<()>,
+    journal: JoinHandle<()>,
+}
+
+/// Starts them; none where nothing may be written.
+fn writers_start(app: &App, sweeping: &CancellationToken, journaling: &CancellationToken) -> Option<Writers> {
+    if app.db.refusal().is_some() {
+        return None;
+    }
+    tokio::spawn(images::service::sweeper(app.clone(), sweeping.clone()));
+    tokio::spawn(images::uploads::service::upload_sweeper(
+        app.clone(),
+        sweeping.clone(),
+    ));
+    Some(Writers {
+        tidying: tokio::spawn(crate::platform::upkeep::run(app.clone())),
+        watching: tokio::spawn(crate::platform::storage::space::watch(app.clone())),
+        journal: tokio::spawn(journal::run(app.clone(), journaling.clone())),
+    })
 }
 
 /// What a start makes.
@@ -469,9 +497,9 @@ fn process_end(code: i32) -> ! {
 }
 
 /// Makes the data folder where it is not there, and holds it against a server.
-pub fn data_take(config: &Config) -> Result<lock::DataLock> {
-    lock::data_folder_make(&config.data)?;
-    lock::data_lock(&config.data)
+pub fn data_take(config: &Config) -> Result<DataLock> {
+    data_folder_make(&config.data)?;
+    data_lock(&config.data)
 }
 
 pub use tls::provider_install;

@@ -1,16 +1,16 @@
 //! The `cistern` command as scripts rely on it: help, exit codes, one JSON document, what lands on which stream.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 
 use sea_orm::DbBackend;
 use serde_json::{Value, json};
 
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported, settled};
-use crate::harness::process::{cistern, command, run, run_ok};
-use crate::harness::{Server, disks, server::Setup, until};
+use crate::harness::process::{cistern, command, document, reason, run, run_ok, stdout};
+use crate::harness::{Server, disks, files_below, server::Setup, until};
 use crate::migrate::{database, execute, texts};
 
 /// Commands that scripts rely on; more may be there, none of these may go.
@@ -20,6 +20,7 @@ const PROMISED: &[&str] = &[
     "config list",
     "doctor",
     "events",
+    "gc",
     "image delete",
     "image export",
     "image get",
@@ -45,23 +46,6 @@ const PROMISED: &[&str] = &[
     "user disable",
     "user passwd",
 ];
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("UTF-8")
-}
-
-/// The reason of a failure, which is the last line on stderr.
-fn reason(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    text.lines().last().unwrap_or_default().to_owned()
-}
-
-/// Runs with `--json`; fails the test unless it ends well with exactly one document on stdout.
-fn document(command: &mut Command) -> Value {
-    let text = run_ok(command.arg("--json"));
-    serde_json::from_str(&text)
-        .unwrap_or_else(|e| panic!("{command:?} printed no single document ({e}): {text}"))
-}
 
 /// Every command below these words that has no further commands, as its help lists them.
 fn leaves(words: &[String]) -> Vec<String> {
@@ -479,22 +463,6 @@ async fn a_cancelled_job_stops_and_its_image_is_gone() {
         assert_eq!(again.status.code(), Some(1));
         assert!(reason(&again).contains("has ended already"), "{again:?}");
     }
-}
-
-/// Every file below a folder.
-fn files_below(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir)
-        .expect("a folder")
-        .map(|entry| entry.expect("an entry").path());
-    entries
-        .flat_map(|path| {
-            if path.is_dir() {
-                files_below(&path)
-            } else {
-                vec![path]
-            }
-        })
-        .collect()
 }
 
 #[tokio::test]

@@ -59,6 +59,8 @@ pub(crate) const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/v2/regions", "regions:read"),
     ("GET", "/v2/sizes", "sizes:read regions:read"),
     ("GET", "/v2/store/stats", "store:read"),
+    ("POST", "/v2/store/gc", "store:update"),
+    ("GET", "/v2/store/gc/{job_id}", "store:read"),
     ("POST", "/v2/store/verify", "store:update"),
     ("GET", "/v2/store/verify/{job_id}", "store:read"),
     ("GET", "/v2/tags", "tag:read"),

@@ -67,7 +67,12 @@ async fn ready(api: &Api) -> String {
 }
 
 async fn started(disk: &SmallDisk) -> Server {
-    let server = disk.setup().start();
+    // What happens before a disk is full is not looked at here.
+    let server = disk
+        .setup()
+        .arg("--disk-refuse-below-percent=0")
+        .arg("--disk-purge-below-percent=0")
+        .start();
     reserved(disk).await;
     server
 }

@@ -6,11 +6,13 @@
 
 mod auth;
 mod cli;
+mod domains;
 mod doors;
 mod encryption;
 mod events;
 mod faults;
 mod full;
+mod gc;
 mod harness;
 mod imports;
 mod input;
@@ -22,6 +24,7 @@ mod nginx;
 mod outage;
 mod plans;
 mod races;
+mod recover;
 mod roles;
 mod sandbox;
 #[path = "../../src/testing/schema.rs"]

@@ -6,7 +6,7 @@ use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statemen
 
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported, settled};
-use crate::harness::process::run;
+use crate::harness::process::{run, run_ok};
 use crate::harness::server::Setup;
 use crate::harness::{Server, disks, until, world};
 
@@ -239,6 +239,15 @@ async fn the_copy_made_before_an_upgrade_is_one_to_go_on_with() {
     }
 
     restore(&server, db, &copy).await;
+    server.start_again();
+    // The store knows what was done since: whoever goes back has to say so.
+    let late = server
+        .api()
+        .post("/v2/tags", &serde_json::json!({ "name": "x" }))
+        .await;
+    assert_eq!(late.status, 412, "{late:?}");
+    server.terminate();
+    run_ok(&mut server.local(&["recover", "--keep-database"]));
     server.start_again();
     let (api, files) = (server.api(), Files::start().await);
     api.get("/v2/tags/kept").await.expect(200);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
-use super::{Backend, Listed};
+use super::{Backend, Listed, Put};
 use crate::error::{Error, Kind, Result};
 
 /// How a call fails.
@@ -71,6 +71,39 @@ impl Faulty {
     }
 }
 
+/// A write that passes on, and fails like the backend.
+struct FaultyPut {
+    inner: Box<dyn Put>,
+    faulty: Faulty,
+}
+
+#[async_trait]
+impl Put for FaultyPut {
+    async fn write(&mut self, data: Bytes) -> Result<()> {
+        if !self.faulty.strikes() {
+            return self.inner.write(data).await;
+        }
+        match self.faulty.fault {
+            Fault::Short => self.inner.write(data.slice(..data.len() / 2)).await,
+            _ => Err(self.faulty.error()),
+        }
+    }
+
+    async fn finish(self: Box<Self>) -> Result<()> {
+        if !self.faulty.strikes() {
+            return self.inner.finish().await;
+        }
+        if self.faulty.fault == Fault::AnswerLost {
+            self.inner.finish().await?;
+        }
+        Err(self.faulty.error())
+    }
+
+    async fn abort(self: Box<Self>) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
 #[async_trait]
 impl Backend for Faulty {
     async fn put_new(&self, key: &str, data: Bytes) -> Result<()> {
@@ -88,6 +121,15 @@ impl Backend for Faulty {
             }
             _ => Err(self.error()),
         }
+    }
+
+    async fn put_begin(&self, key: &str) -> Result<Box<dyn Put>> {
+        if self.strikes() {
+            return Err(self.error());
+        }
+        let inner = self.inner.put_begin(key).await?;
+        let faulty = self.clone();
+        Ok(Box::new(FaultyPut { inner, faulty }))
     }
 
     async fn get(&self, key: &str) -> Result<Bytes> {

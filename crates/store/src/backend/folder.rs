@@ -22,7 +22,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use rustix::fs::{CWD, RenameFlags};
 
-use super::{Backend, Listed, key_check};
+use super::{Backend, Listed, Put, key_check};
 use crate::error::{Error, Kind, Result};
 use crate::memory;
 use crate::room::Room;
@@ -85,6 +85,17 @@ impl Backend for Folder {
         key_check(key)?;
         let key = key.to_owned();
         self.run(move |inner| inner.put(&key, &data)).await
+    }
+
+    async fn put_begin(&self, key: &str) -> Result<Box<dyn Put>> {
+        key_check(key)?;
+        let context = format!("cannot begin object `{key}`");
+        let file = self.run(|inner| Temporary::create(inner).map_err(|error| Error::io(context, error)));
+        Ok(Box::new(FolderPut {
+            file: Some(file.await?),
+            inner: Arc::clone(&self.inner),
+            key: key.to_owned(),
+        }))
     }
 
     async fn get(&self, key: &str) -> Result<Bytes> {
@@ -150,6 +161,89 @@ impl Backend for Folder {
 
     fn describe(&self) -> String {
         self.inner.root.display().to_string()
+    }
+}
+
+/// An object being written. A file that cannot be given back to it is lost, and with it the object.
+#[derive(Debug)]
+struct FolderPut {
+    inner: Arc<Inner>,
+    key: String,
+    file: Option<Temporary>,
+}
+
+/// A file under `tmp/`; what is there of it when this is dropped goes.
+#[derive(Debug)]
+struct Temporary {
+    path: PathBuf,
+    file: File,
+    room: Room,
+}
+
+impl Temporary {
+    fn create(inner: &Inner) -> io::Result<Self> {
+        let path = inner.root.join(TEMPORARY).join(inner.world.uuid().to_string());
+        Ok(Self {
+            file: create_new(&path)?,
+            path,
+            room: Room::new(&inner.root),
+        })
+    }
+
+    fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        self.room.take(data.len() as u64)?;
+        self.file.write_all(data)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // It may have its name by now; where it has not and cannot be removed, a later start clears it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl FolderPut {
+    async fn run<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&Inner, &str, Temporary) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let gone = || Error::new(Kind::Io, "an earlier write of the object failed");
+        let file = self.file.take().ok_or_else(gone)?;
+        let (inner, key) = (Arc::clone(&self.inner), self.key.clone());
+        let done = tokio::task::spawn_blocking(move || work(&inner, &key, file)).await;
+        done.map_err(|error| Error::new(Kind::Io, "a file operation was stopped").with_source(error))?
+    }
+}
+
+#[async_trait]
+impl Put for FolderPut {
+    async fn write(&mut self, data: Bytes) -> Result<()> {
+        let file = self.run(move |_, key, mut file| match file.write(&data) {
+            Ok(()) => Ok(file),
+            Err(error) => Err(Error::io(format!("cannot write object `{key}`"), error)),
+        });
+        self.file = Some(file.await?);
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<()> {
+        self.run(|inner, key, file| {
+            let target = inner.root.join(key);
+            let folder = target.parent().unwrap_or(&inner.root).to_owned();
+            inner.folder_make(&folder)?;
+            let named = file
+                .file
+                .sync_all()
+                .and_then(|()| rename_new(&file.path, &target));
+            named.map_err(|error| Error::io(format!("cannot write object `{key}`"), error))?;
+            inner.folder_sync(&folder)
+        })
+        .await
+    }
+
+    async fn abort(self: Box<Self>) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -281,12 +375,16 @@ impl Inner {
     }
 }
 
-fn write_synced(path: &Path, data: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path)?;
+        .open(path)
+}
+
+fn write_synced(path: &Path, data: &[u8]) -> io::Result<()> {
+    let mut file = create_new(path)?;
     file.write_all(data)?;
     // A failed fsync may have thrown the pages away: the file is given up, never synced again.
     file.sync_all()

@@ -36,12 +36,29 @@ pub struct Listed {
     pub bytes: u64,
 }
 
+/// An object being written.
+#[async_trait]
+pub trait Put: Send {
+    /// Adds bytes at the end.
+    async fn write(&mut self, data: Bytes) -> Result<()>;
+
+    /// Makes it durable and visible, as [`Backend::put_new`] does.
+    async fn finish(self: Box<Self>) -> Result<()>;
+
+    /// Gives it up.
+    async fn abort(self: Box<Self>) -> Result<()>;
+}
+
 /// A place for objects: a folder, or a bucket.
 #[async_trait]
 pub trait Backend: Send + Sync + fmt::Debug {
     /// Stores a new object durably. Fails with [`Kind::Exists`] and changes nothing where the backend can
     /// tell that the key is taken.
     async fn put_new(&self, key: &str, data: Bytes) -> Result<()>;
+
+    /// Begins an object whose size is not known yet. It is not there until [`Put::finish`] has answered, and whatever was
+    /// written is gone when that is never called.
+    async fn put_begin(&self, key: &str) -> Result<Box<dyn Put>>;
 
     /// The whole object; [`Kind::NotFound`] when there is none.
     async fn get(&self, key: &str) -> Result<Bytes>;

@@ -100,7 +100,7 @@ mod tests {
     use futures::stream::BoxStream;
 
     use super::*;
-    use crate::backend::{Folder, Listed};
+    use crate::backend::{Folder, Listed, Put};
 
     /// What a place gets wrong.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +131,10 @@ mod tests {
                 self.0.put_new(key, data).await?;
             }
             if self.1 == Lie::Overwrites { Ok(()) } else { done }
+        }
+
+        async fn put_begin(&self, key: &str) -> Result<Box<dyn Put>> {
+            self.0.put_begin(key).await
         }
 
         async fn get(&self, key: &str) -> Result<Bytes> {

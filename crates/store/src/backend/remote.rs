@@ -5,6 +5,7 @@
 //! it is tried, and left out once a server has refused it: keys are never used twice anyway.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use opendal::{ErrorKind, Operator, services};
 
-use super::{Backend, Listed, Settings, key_check};
+use super::{Backend, Listed, Put, Settings, key_check};
 use crate::error::{Error, Kind, Result};
 
 /// Tries of one call, the first included. With the pauses below, 6.2 s pass at most between first and last.
@@ -24,13 +25,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const SHORT_LIMIT: Duration = Duration::from_secs(20);
 const LONG_LIMIT: Duration = Duration::from_mins(2);
 
+/// Bytes of a part of a large object: 10,000 of them, which is all that S3 takes, are more than the largest object.
+const PART_BYTES: usize = 16 << 20;
+
 /// Objects in a bucket.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Remote {
     operator: Operator,
     describe: String,
     /// Whether the server is asked to refuse taken keys.
-    conditional: AtomicBool,
+    conditional: Arc<AtomicBool>,
     /// What must not appear in an error.
     secrets: Vec<String>,
     /// How long to wait before the second try; doubled before each later one.
@@ -60,7 +64,7 @@ impl Remote {
         Ok(Self {
             operator,
             describe,
-            conditional: AtomicBool::new(true),
+            conditional: Arc::new(AtomicBool::new(true)),
             secrets,
             pause: FIRST_PAUSE,
         })
@@ -148,6 +152,45 @@ impl Remote {
     }
 }
 
+/// An object sent in parts. A part that fails is not sent again: the services of several kinds keep what was sent of it
+/// or not, so the whole is given up and the caller begins again.
+struct RemotePut {
+    remote: Remote,
+    what: String,
+    writer: opendal::Writer,
+}
+
+impl RemotePut {
+    async fn limited<T>(
+        remote: &Remote,
+        what: &str,
+        call: impl Future<Output = opendal::Result<T>>,
+    ) -> Result<T> {
+        let Ok(done) = tokio::time::timeout(LONG_LIMIT, call).await else {
+            let text = format!("cannot {what}: `{}` did not answer in time", remote.describe);
+            return Err(Error::new(Kind::Unavailable, text));
+        };
+        done.map_err(|error| remote.error(what, &error))
+    }
+}
+
+#[async_trait]
+impl Put for RemotePut {
+    async fn write(&mut self, data: Bytes) -> Result<()> {
+        Self::limited(&self.remote, &self.what, self.writer.write(data)).await
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<()> {
+        Self::limited(&self.remote, &self.what, self.writer.close())
+            .await
+            .map(drop)
+    }
+
+    async fn abort(mut self: Box<Self>) -> Result<()> {
+        Self::limited(&self.remote, &self.what, self.writer.abort()).await
+    }
+}
+
 fn taken(error: &opendal::Error) -> bool {
     matches!(
         error.kind(),
@@ -172,6 +215,18 @@ impl Backend for Remote {
             }
             done => done,
         }
+    }
+
+    async fn put_begin(&self, key: &str) -> Result<Box<dyn Put>> {
+        key_check(key)?;
+        let what = format!("write object `{key}`");
+        let open = |_| async { self.operator.writer_with(key).chunk(PART_BYTES).await };
+        let writer = self.retry(&what, SHORT_LIMIT, open).await?;
+        Ok(Box::new(RemotePut {
+            remote: self.clone(),
+            what,
+            writer,
+        }))
     }
 
     async fn get(&self, key: &str) -> Result<Bytes> {

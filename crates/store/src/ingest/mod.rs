@@ -10,7 +10,7 @@
 
 mod batch;
 mod builder;
-mod pack_put;
+pub(crate) mod pack_put;
 mod stages;
 
 use std::fs::File;
@@ -22,11 +22,11 @@ use rustix::fs::SeekFrom;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::CHUNK_BYTES;
 use crate::error::{Error, Kind, Result};
 use crate::reader::DiskReader;
 use crate::session::SessionInner;
 use crate::tree::{TreeRoot, root_level};
-use crate::{CHUNK_BYTES, compute};
 pub(crate) use batch::BATCH_BYTES;
 use batch::{Batch, Source};
 
@@ -92,6 +92,7 @@ pub struct Ingest {
     worker: Option<JoinHandle<Result<Disk>>>,
     parent: Option<DiskReader>,
     progress: Arc<Progress>,
+    session: Arc<SessionInner>,
 }
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
@@ -126,7 +127,7 @@ impl Ingest {
         let reader = parent.map(|(root, _)| session.store.disk_open(root));
         let (sender, receiver) = mpsc::channel(1);
         let job = stages::Job {
-            session,
+            session: Arc::clone(&session),
             virtual_bytes,
             parent,
             progress: Arc::clone(&progress),
@@ -144,6 +145,7 @@ impl Ingest {
             worker,
             parent: reader,
             progress,
+            session,
         })
     }
 
@@ -210,7 +212,10 @@ impl Ingest {
             return self.file_run(file, offset, length).await;
         }
         let searched = Arc::clone(file);
-        let runs = compute(move || Ok(data_runs(&searched, offset, length))).await?;
+        let world = &self.session.store.inner.options.world;
+        let runs = world
+            .compute(move || Ok(data_runs(&searched, offset, length)))
+            .await?;
         for (data, length) in runs {
             match data {
                 Some(at) => self.file_run(file, at, length).await?,
@@ -290,8 +295,10 @@ impl Ingest {
         let mut data = vec![0; usize::try_from(length).unwrap_or_default()];
         let there = parent.virtual_bytes().saturating_sub(self.position).min(length);
         let there = usize::try_from(there).unwrap_or_default();
-        if there > 0 {
-            parent.read_at(self.position, &mut data[..there]).await?;
+        if there > 0
+            && let Err(error) = parent.read_at(self.position, &mut data[..there]).await
+        {
+            return Err(self.session.cause(error).await);
         }
         self.fill(length, || Source::Bytes(data.into())).await
     }

@@ -1,14 +1,15 @@
 //! From a full pack to published chunks: intent row, object, check, rows.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::compute;
+use bytes::Bytes;
+use uuid::Uuid;
+
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
-use crate::pack::{self, Builder, Entry, Sealed};
-use crate::rows::{self, object_kind, object_state};
+use crate::pack::{self, Builder, Entry};
+use crate::rows::{self, object_kind};
 use crate::session::{SessionInner, lease_lost};
 use crate::store::pack_key;
 
@@ -25,32 +26,17 @@ impl Pending {
 /// Seals, verifies, writes and publishes one pack. Gives its size.
 pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pending: Pending) -> Result<u64> {
     let keys = session.store.inner.keys.clone();
-    let sealed = compute(move || {
-        let sealed = builder.seal(&keys)?;
-        pack::verify(&keys, sealed.id, &sealed.bytes)?;
-        Ok(sealed)
-    })
-    .await?;
+    let world = &session.store.inner.options.world;
+    let sealed = world
+        .compute(move || {
+            let sealed = builder.seal(&keys)?;
+            pack::verify(&keys, sealed.id, &sealed.bytes)?;
+            Ok(sealed)
+        })
+        .await?;
     let bytes = sealed.bytes.len() as u64;
-    let object = intent(&session, &sealed).await?;
-    let key = pack_key(sealed.id);
-    let backend = &session.store.inner.backend;
-    // Stays counted where the write may still land although we are not there to see it.
-    session.puts.fetch_add(1, Ordering::SeqCst);
-    let written = backend.put_new(&key, sealed.bytes).await;
-    // And after an error that does not tell whether it will.
-    if !written.as_ref().is_err_and(Error::retryable) {
-        session.puts.fetch_sub(1, Ordering::SeqCst);
-    }
-    written?;
-    if backend.stat(&key).await? != Some(bytes) {
-        let text = format!(
-            "`{}` stored `{key}` with another size than was written",
-            backend.describe()
-        );
-        return Err(Error::new(Kind::Io, text));
-    }
-    publish(&session, object, &sealed.entries).await?;
+    let object = pack_write(&session, sealed.id, sealed.bytes, sealed.entries.len()).await?;
+    publish(&session, object, bytes, &sealed.entries).await?;
     let mut pending = pending.set();
     for entry in &sealed.entries {
         pending.remove(&entry.digest);
@@ -58,16 +44,40 @@ pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pendi
     Ok(bytes)
 }
 
-async fn intent(session: &SessionInner, sealed: &Sealed) -> Result<i64> {
-    let context = |error| Error::db("cannot announce a pack", error);
+/// Announces a pack and writes it; gives its number. It is there then, and nothing refers to it.
+pub(crate) async fn pack_write(session: &SessionInner, id: Uuid, pack: Bytes, frames: usize) -> Result<i64> {
+    let bytes = pack.len() as u64;
+    let object = intent(session, object_kind::PACK, id, bytes, frames).await?;
+    let key = pack_key(id);
+    let backend = &session.store.inner.backend;
+    session.put(backend.put_new(&key, pack)).await?;
+    if backend.stat(&key).await? != Some(bytes) {
+        let text = format!(
+            "`{}` stored `{key}` with another size than was written",
+            backend.describe()
+        );
+        return Err(Error::new(Kind::Io, text));
+    }
+    Ok(object)
+}
+
+/// Writes the row of an object that is about to be written; gives its number.
+pub(crate) async fn intent(
+    session: &SessionInner,
+    kind: i16,
+    id: Uuid,
+    bytes: u64,
+    frames: usize,
+) -> Result<i64> {
+    let context = |error| Error::db("cannot announce an object", error);
     let store = &session.store.inner;
     let intent = rows::Intent {
         store: store.number,
-        key: sealed.id,
-        kind: object_kind::PACK,
+        key: id,
+        kind,
         session: session.id,
-        bytes: sealed.bytes.len() as u64,
-        frames: sealed.entries.len(),
+        bytes,
+        frames,
         now_us: store.options.world.now_us(),
     };
     let tx = rows::begin(&store.db).await.map_err(context)?;
@@ -77,15 +87,19 @@ async fn intent(session: &SessionInner, sealed: &Sealed) -> Result<i64> {
     Ok(object)
 }
 
-/// One short transaction: the pack goes live and its chunks get their rows.
-async fn publish(session: &SessionInner, object: i64, entries: &[Entry]) -> Result<()> {
-    let context = |error| Error::db("cannot publish a pack", error);
+/// One short transaction: the object goes live, with its size, and what is in it gets its rows.
+pub(crate) async fn publish(
+    session: &SessionInner,
+    object: i64,
+    bytes: u64,
+    entries: &[Entry],
+) -> Result<()> {
+    let context = |error| Error::db("cannot publish an object", error);
     let store = &session.store.inner;
     let (number, domain, now_us) = (store.number, session.domain, store.options.world.now_us());
     let tx = rows::begin(&store.db).await.map_err(context)?;
     session.hold(&tx).await?;
-    let (from, to) = (object_state::INTENT, object_state::LIVE);
-    if !rows::object_move(&tx, object, from, to, now_us)
+    if !rows::object_publish(&tx, object, bytes, now_us)
         .await
         .map_err(context)?
     {
@@ -183,7 +197,7 @@ mod tests {
         let mut frames = frames(store);
         spoil(store, &mut frames);
         let memory = store.inner.memory.pack().unwrap();
-        let mut builder = Builder::new(&store.inner.keys, Uuid::new_v4(), store.id(), memory).unwrap();
+        let mut builder = Builder::new(&store.inner.keys, Uuid::new_v4(), store.id(), 0, memory).unwrap();
         for (frame, bytes) in &frames {
             builder.push(frame, bytes).unwrap();
         }

@@ -13,6 +13,7 @@ use super::batch::{Batch, Run};
 use super::builder::{Builder as TreeBuilder, NewNode};
 use super::pack_put::{Pending, pack_put};
 use super::{Disk, Progress};
+use crate::CHUNK_BYTES;
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Buffer, User};
@@ -20,7 +21,6 @@ use crate::pack::{self, Builder as PackBuilder, Encoded};
 use crate::reader::nodes::TreeReader;
 use crate::session::SessionInner;
 use crate::tree::TreeRoot;
-use crate::{CHUNK_BYTES, compute};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 const PUTS_AT_ONCE: usize = 2;
@@ -70,9 +70,10 @@ pub(crate) async fn run(job: Job, input: mpsc::Receiver<Batch>) -> Result<Disk> 
     let pack = pack_stage(Arc::clone(&job), pending, missing_in);
     let (hash, index, pack) = tokio::join!(job.watch(hash), job.watch(index), job.watch(pack));
     // A stage whose successor stopped only says that it was stopped: the last error is the cause.
-    pack?;
-    let (root, allocated) = index?;
-    hash?;
+    let (root, allocated) = match pack.and(index).and_then(|done| hash.map(|()| done)) {
+        Ok(done) => done,
+        Err(error) => return Err(job.session.cause(error).await),
+    };
     job.session.tree_keep(root, allocated);
     Ok(Disk {
         root,
@@ -102,18 +103,20 @@ async fn hash_stage(
             buffer = Some(job.memory.batch().await?);
         }
         let keys = job.session.store.inner.keys.clone();
-        let hashed = compute(move || {
-            let digests = match &mut buffer {
-                Some(buffer) => batch.read_and_hash(&keys, buffer.bytes_mut())?,
-                None => Vec::new(),
-            };
-            Ok(Hashed {
-                batch,
-                buffer,
-                digests,
+        let world = &job.session.store.inner.options.world;
+        let hashed = world
+            .compute(move || {
+                let digests = match &mut buffer {
+                    Some(buffer) => batch.read_and_hash(&keys, buffer.bytes_mut())?,
+                    None => Vec::new(),
+                };
+                Ok(Hashed {
+                    batch,
+                    buffer,
+                    digests,
+                })
             })
-        })
-        .await?;
+            .await?;
         out.send(hashed).await.map_err(|_| stopped())?;
     }
     Ok(())
@@ -304,7 +307,8 @@ struct Packer {
 impl Packer {
     async fn run(&mut self, mut input: mpsc::Receiver<Missing>) -> Result<()> {
         while let Some(missing) = input.recv().await {
-            let compressed = compute(move || compressed(missing)).await?;
+            let world = &self.job.session.store.inner.options.world;
+            let compressed = world.compute(move || compressed(missing)).await?;
             for (place, frame) in &compressed.chunks {
                 let buffer = compressed.buffer.as_ref().map_or(&[][..], Buffer::bytes);
                 self.push(frame, &buffer[place * CHUNK_BYTES as usize..]).await?;
@@ -324,8 +328,8 @@ impl Packer {
         let session = &self.job.session;
         let store = &session.store.inner;
         let slot = match frame.kind {
-            FrameKind::Data => &mut self.data,
             FrameKind::Node => &mut self.nodes,
+            _ => &mut self.data,
         };
         let builder = match slot {
             Some(builder) => builder,
@@ -333,6 +337,7 @@ impl Packer {
                 &store.keys,
                 store.options.world.uuid(),
                 store.header.store_id,
+                session.domain,
                 store.memory.pack()?,
             )?),
         };

@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{CHUNK, Inner, Piece, pieces};
 use crate::error::{Error, Kind, Result};
+use crate::world::World;
 
 /// Chunks of the smallest window, which needs nothing of the budget: 256 KiB.
 const PACE_MIN: u64 = 4;
@@ -107,7 +108,10 @@ enum Load {
 impl Ahead {
     pub(super) fn new(disk: Arc<Inner>, range: Range<u64>) -> Self {
         let queue = Arc::new(Mutex::new(Queue::new(range)));
-        let idle = tokio::spawn(idle(Arc::downgrade(&queue)));
+        let idle = tokio::spawn(idle(
+            disk.tree.store.inner.options.world.clone(),
+            Arc::downgrade(&queue),
+        ));
         Self {
             disk,
             queue,
@@ -220,9 +224,9 @@ fn loaded(done: std::result::Result<Result<Vec<Piece>>, JoinError>) -> Result<Ve
 }
 
 /// Looks after a queue for as long as there is one.
-async fn idle(queue: Weak<Mutex<Queue>>) {
+async fn idle(world: World, queue: Weak<Mutex<Queue>>) {
     loop {
-        tokio::time::sleep(PATIENCE).await;
+        world.sleep(PATIENCE).await;
         let Some(queue) = queue.upgrade() else { return };
         lock(&queue).tidy();
     }

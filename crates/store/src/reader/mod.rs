@@ -11,7 +11,6 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::compute;
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::memory;
@@ -294,29 +293,33 @@ impl Inner {
         let data = data.map_err(|error| error.at(whole))?;
         let keys = store.inner.keys.clone();
         let virtual_bytes = self.tree.root.virtual_bytes;
-        compute(move || {
-            let opens = keys.pack_key(pack)?;
-            let decode = |(one, to): (&Wanted, &mut [u8])| {
-                let from = (one.at.offset - base) as usize;
-                let frame = data.get(from..from + one.at.length as usize);
-                let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "the object is too short"));
-                let opened =
-                    frame.and_then(|frame| pack::chunk_open_to(&keys, opens.as_ref(), one.digest, frame, to));
-                let bytes = one.index * CHUNK..((one.index + 1) * CHUNK).min(virtual_bytes);
-                opened.map_err(|error| error.context(&key).at(bytes))
-            };
-            let size = CHUNK_BYTES as usize;
-            let mut out = Vec::with_capacity(wanted.len());
-            for some in wanted.chunks(TOGETHER) {
-                let plain = memory::filled(some.len() * size, |plain| {
-                    some.iter().zip(plain.chunks_exact_mut(size)).try_for_each(decode)
-                })?;
-                let places = some.iter().enumerate();
-                out.extend(places.map(|(n, one)| (one.index, plain.slice(n * size..(n + 1) * size))));
-            }
-            Ok(out)
-        })
-        .await
+        store
+            .inner
+            .options
+            .world
+            .compute(move || {
+                let opens = keys.pack_key(pack)?;
+                let decode = |(one, to): (&Wanted, &mut [u8])| {
+                    let from = (one.at.offset - base) as usize;
+                    let frame = data.get(from..from + one.at.length as usize);
+                    let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "the object is too short"));
+                    let opened = frame
+                        .and_then(|frame| pack::chunk_open_to(&keys, opens.as_ref(), one.digest, frame, to));
+                    let bytes = one.index * CHUNK..((one.index + 1) * CHUNK).min(virtual_bytes);
+                    opened.map_err(|error| error.context(&key).at(bytes))
+                };
+                let size = CHUNK_BYTES as usize;
+                let mut out = Vec::with_capacity(wanted.len());
+                for some in wanted.chunks(TOGETHER) {
+                    let plain = memory::filled(some.len() * size, |plain| {
+                        some.iter().zip(plain.chunks_exact_mut(size)).try_for_each(decode)
+                    })?;
+                    let places = some.iter().enumerate();
+                    out.extend(places.map(|(n, one)| (one.index, plain.slice(n * size..(n + 1) * size))));
+                }
+                Ok(out)
+            })
+            .await
     }
 
     async fn leaf(&self, number: u64) -> Result<Arc<Leaf>> {

@@ -102,12 +102,10 @@ impl TreeReader {
         if let Some(node) = self.kept().nodes.get(&digest) {
             return Ok(Arc::clone(node));
         }
-        let found = self.store.locate(self.root.domain, &[digest]).await?;
-        let Some(at) = found.get(&digest) else {
-            let error = Error::new(Kind::Damaged, format!("tree node {digest} is in no index"));
-            return Err(error.at(self.span(level, index)));
-        };
-        let loaded = self.store.frame_load(FrameKind::Node, digest, *at).await;
+        let loaded = self
+            .store
+            .frame_find(FrameKind::Node, self.root.domain, digest)
+            .await;
         let node = loaded.and_then(|plain| Node::decode(&plain, level));
         let node = Arc::new(node.map_err(|error| damaged_at(error, self.span(level, index)))?);
         let mut kept = self.kept();

@@ -32,7 +32,7 @@ pub(crate) struct Hit {
     pub(crate) epoch: i64,
 }
 
-/// Looks digests up that may be read: all but those gone for good.
+/// Looks digests up.
 pub(crate) async fn chunks_get(
     db: &impl ConnectionTrait,
     store: i32,
@@ -59,7 +59,7 @@ pub(crate) async fn chunks_get(
             .all(db)
             .await?;
         for (digest, object, offset, length, state, epoch) in rows {
-            let (Some(digest), true) = (Digest::from_slice(&digest), state != chunk_state::GONE) else {
+            let Some(digest) = Digest::from_slice(&digest) else {
                 continue;
             };
             let location = Location {
@@ -80,6 +80,12 @@ pub(crate) async fn chunks_get(
     Ok(found)
 }
 
+/// For statements that name their chunks: written so that SQLite finds these by their digests, and does not go through all
+/// condemned ones by the index of those, which a plain comparison makes it do.
+pub(crate) fn is_condemned() -> Expr {
+    Expr::cust(format!("state + 0 = {}", chunk_state::CONDEMNED))
+}
+
 /// Brings condemned chunks back to life.
 pub(crate) async fn chunks_resurrect(
     db: &impl ConnectionTrait,
@@ -93,7 +99,7 @@ pub(crate) async fn chunks_resurrect(
             .filter(chunk::Column::Store.eq(store))
             .filter(chunk::Column::Domain.eq(domain))
             .filter(chunk::Column::Digest.is_in(batch.iter().map(|digest| digest.0.to_vec())))
-            .filter(chunk::Column::State.eq(chunk_state::CONDEMNED))
+            .filter(is_condemned())
             .exec(db)
             .await?;
     }
@@ -109,7 +115,7 @@ pub(crate) struct Placed {
     pub(crate) location: Location,
 }
 
-/// The chunks that lie in an object and are not gone for good. Goes through the whole index: only for objects that
+/// The chunks that lie in an object. Goes through the whole index: only for objects that
 /// have something wrong with them.
 pub(crate) async fn chunks_of(
     db: &impl ConnectionTrait,
@@ -119,7 +125,6 @@ pub(crate) async fn chunks_of(
     let rows = chunk::Entity::find()
         .filter(chunk::Column::Store.eq(store))
         .filter(chunk::Column::Object.eq(object))
-        .filter(chunk::Column::State.ne(chunk_state::GONE))
         .all(db)
         .await?;
     let placed = |row: chunk::Model| {
@@ -189,8 +194,20 @@ pub(crate) async fn chunks_mend(
     Ok(done.rows_affected)
 }
 
-/// Writes the rows of a published pack. A digest that another pack has live keeps its row; a row that is
-/// gone for good or damaged is taken over. Gives the number of rows that are now ours.
+/// Marks the damaged chunks of one object as live again. Only where some chunk is damaged anything is gone through.
+pub(crate) async fn chunks_mend_of(db: &impl ConnectionTrait, store: i32, object: i64) -> Result<(), DbErr> {
+    chunk::Entity::update_many()
+        .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
+        .filter(chunk::Column::Store.eq(store))
+        .filter(Expr::cust(format!("state = {}", chunk_state::DAMAGED)))
+        .filter(chunk::Column::Object.eq(object))
+        .exec(db)
+        .await
+        .map(drop)
+}
+
+/// Writes the rows of a published pack. A digest that another pack has keeps its row; one that is damaged there is
+/// taken over. Gives the number of rows that are now ours.
 pub(crate) async fn chunks_insert(
     db: &impl ConnectionTrait,
     store: i32,
@@ -202,8 +219,15 @@ pub(crate) async fn chunks_insert(
     use chunk::Column::{Digest, Domain, Epoch, Kind, Length, Object, Offset, State, Store};
     let mut written = 0;
     let conflict = OnConflict::columns([Store, Domain, Digest])
-        .update_columns([Object, Offset, Length, Kind, State, Epoch])
-        .action_and_where(Expr::col((chunk::Entity, State)).is_in([chunk_state::GONE, chunk_state::DAMAGED]))
+        .update_columns([Object, Offset, Length, Kind, State])
+        // The row may be younger than this session, for one that began later and counts on that.
+        .value(
+            Epoch,
+            Expr::cust(
+                "CASE WHEN excluded.epoch > store_chunk.epoch THEN excluded.epoch ELSE store_chunk.epoch END",
+            ),
+        )
+        .action_and_where(Expr::col((chunk::Entity, State)).eq(chunk_state::DAMAGED))
         .to_owned();
     for batch in entries.chunks(ROWS_A_STATEMENT) {
         let mut insert = Query::insert();
@@ -231,13 +255,19 @@ pub(crate) async fn chunks_insert(
     Ok(written)
 }
 
-/// Number of live chunk rows and the bytes of their frames.
-pub(crate) async fn chunks_sum(db: &impl ConnectionTrait, store: i32) -> Result<(u64, u64), DbErr> {
+/// Number of chunk rows and the bytes of their frames; of all, or of those that are condemned.
+pub(crate) async fn chunks_sum(
+    db: &impl ConnectionTrait,
+    store: i32,
+    condemned: bool,
+) -> Result<(u64, u64), DbErr> {
     let query = Query::select()
         .expr(Expr::col(chunk::Column::Digest).count())
         .expr(Expr::col(chunk::Column::Length).sum().cast_as("bigint"))
         .from(chunk::Entity)
         .and_where(chunk::Column::Store.eq(store))
+        // Written out: a parameter could not use the index of the condemned.
+        .and_where_option(condemned.then(|| Expr::cust("state = 2")))
         .to_owned();
     let Some(row) = db.query_one(&query).await? else {
         return Ok((0, 0));

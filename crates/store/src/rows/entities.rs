@@ -24,16 +24,17 @@ pub(crate) mod object_state {
 pub(crate) mod object_kind {
     /// A pack of frames at `p/xx/<uuid>`.
     pub(crate) const PACK: i16 = 1;
+    /// A whole object at `b/xx/<uuid>`.
+    pub(crate) const BLOB: i16 = 2;
 }
 
-/// States of a chunk row: live, condemned (gc found no root, a hit brings it back), gone for good, damaged.
+/// States of a chunk row: live, condemned (gc found no root, a hit brings it back), damaged. One gone for good has no
+/// row.
 pub(crate) mod chunk_state {
     /// May be hit and read.
     pub(crate) const LIVE: i16 = 1;
     /// Found by no gc root; still readable, and live again when it is hit.
     pub(crate) const CONDEMNED: i16 = 2;
-    /// Terminal: its bytes are going. A new publish of the digest takes the row over.
-    pub(crate) const GONE: i16 = 3;
     /// Its bytes were found damaged: still read where they are, as they may come back, but never hit. A new publish of
     /// the digest takes the row over, which heals every disk that has the chunk.
     pub(crate) const DAMAGED: i16 = 4;
@@ -86,11 +87,9 @@ entity!(session, "store_session", {
 });
 
 entity!(session_pin, "store_session_pin", {
-    #[sea_orm(primary_key, auto_increment = false)]
+    #[sea_orm(primary_key)]
+    pub id: i64,
     pub session: Uuid,
-    #[sea_orm(primary_key, auto_increment = false)]
-    pub number: i64,
-    pub epoch: i64,
     pub digests: Vec<u8>,
 });
 
@@ -116,6 +115,7 @@ entity!(object, "store_object", {
     pub frames: i32,
     pub created_us: i64,
     pub changed_us: i64,
+    pub verified_us: i64,
 });
 
 entity!(chunk, "store_chunk", {
@@ -147,4 +147,38 @@ entity!(root, "store_root", {
     pub allocated_bytes: i64,
     pub epoch: i64,
     pub created_us: i64,
+    pub restorable: bool,
+});
+
+entity!(gc, "store_gc", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub store: i32,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub epoch: i64,
+    pub started_us: i64,
+    pub ended_us: i64,
+    pub report: String,
+});
+
+entity!(orphan, "store_orphan", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub store: i32,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub key: String,
+    pub bytes: i64,
+    pub seen_us: i64,
+});
+
+entity!(damage, "store_damage", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub store: i32,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub kind: String,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub owner: String,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub from_byte: i64,
+    pub to_byte: i64,
+    pub reason: String,
+    pub found_us: i64,
 });

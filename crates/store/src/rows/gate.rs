@@ -59,6 +59,13 @@ pub(crate) async fn gate_shared(db: &impl ConnectionTrait, store: i32) -> Result
     meta::Entity::find_by_id(store).lock_shared().one(db).await
 }
 
+/// The epoch as it is.
+pub(crate) async fn epoch_get(db: &impl ConnectionTrait, store: i32) -> Result<i64, DbErr> {
+    let row = meta::Entity::find_by_id(store).one(db).await?;
+    row.map(|row| row.epoch)
+        .ok_or_else(|| DbErr::RecordNotFound("store_meta".into()))
+}
+
 /// Takes the gate alone and raises the epoch; gives the new one.
 pub(crate) async fn epoch_raise(db: &impl ConnectionTrait, store: i32) -> Result<i64, DbErr> {
     meta::Entity::update_many()
@@ -66,7 +73,5 @@ pub(crate) async fn epoch_raise(db: &impl ConnectionTrait, store: i32) -> Result
         .filter(meta::Column::Id.eq(store))
         .exec(db)
         .await?;
-    let row = meta::Entity::find_by_id(store).one(db).await?;
-    row.map(|row| row.epoch)
-        .ok_or_else(|| DbErr::RecordNotFound("store_meta".into()))
+    epoch_get(db, store).await
 }

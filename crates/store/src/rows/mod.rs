@@ -5,31 +5,24 @@
 
 mod away;
 mod chunks;
+mod database;
 mod entities;
 mod gate;
+mod gc;
+mod health;
 mod objects;
+mod rebuild;
 mod roots;
 mod sessions;
 
-use sea_orm::{
-    DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait as _,
-};
-
 pub use away::database_away;
 pub(crate) use chunks::*;
+pub(crate) use database::*;
 pub(crate) use entities::*;
 pub(crate) use gate::*;
+pub(crate) use gc::*;
+pub(crate) use health::*;
 pub(crate) use objects::*;
+pub(crate) use rebuild::*;
 pub(crate) use roots::*;
 pub(crate) use sessions::*;
-
-/// Begins a writing transaction: IMMEDIATE on SQLite, where a deferred one fails when two writers meet.
-pub(crate) async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
-    let options = TransactionOptions {
-        isolation_level: None,
-        access_mode: None,
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-    };
-    db.begin_with_options(options).await
-}

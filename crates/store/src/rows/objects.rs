@@ -10,6 +10,14 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::entities::{object, object_state};
+use crate::store::key_of;
+
+impl object::Model {
+    /// Its key in the backend.
+    pub(crate) fn object_key(&self) -> String {
+        key_of(self.kind, self.key)
+    }
+}
 
 /// An object about to be written.
 pub(crate) struct Intent {
@@ -35,6 +43,8 @@ pub(crate) async fn object_insert(db: &impl ConnectionTrait, intent: &Intent) ->
         frames: Set(i32::try_from(intent.frames).unwrap_or(i32::MAX)),
         created_us: Set(intent.now_us),
         changed_us: Set(intent.now_us),
+        // Everything is decoded and hashed before it is written.
+        verified_us: Set(intent.now_us),
     };
     row.insert(db).await.map(|row| row.id)
 }
@@ -57,6 +67,24 @@ pub(crate) async fn object_move(
     Ok(result.rows_affected == 1)
 }
 
+/// Publishes an object with its size; false when it does not wait for that.
+pub(crate) async fn object_publish(
+    db: &impl ConnectionTrait,
+    id: i64,
+    bytes: u64,
+    now_us: i64,
+) -> Result<bool, DbErr> {
+    let result = object::Entity::update_many()
+        .col_expr(object::Column::State, Expr::value(object_state::LIVE))
+        .col_expr(object::Column::Bytes, Expr::value(bytes.cast_signed()))
+        .col_expr(object::Column::ChangedUs, Expr::value(now_us))
+        .filter(object::Column::Id.eq(id))
+        .filter(object::Column::State.eq(object_state::INTENT))
+        .exec(db)
+        .await?;
+    Ok(result.rows_affected == 1)
+}
+
 pub(crate) async fn object_delete(db: &impl ConnectionTrait, id: i64) -> Result<(), DbErr> {
     object::Entity::delete_by_id(id).exec(db).await.map(drop)
 }
@@ -69,6 +97,15 @@ pub(crate) async fn objects_unpublished(
     object::Entity::find()
         .filter(object::Column::Session.eq(session))
         .filter(object::Column::State.is_in([object_state::INTENT, object_state::DEAD]))
+        .all(db)
+        .await
+}
+
+/// Objects whose deletion is not finished and that belong to no session.
+pub(crate) async fn objects_dead(db: &impl ConnectionTrait, store: i32) -> Result<Vec<object::Model>, DbErr> {
+    object::Entity::find()
+        .filter(object::Column::Store.eq(store))
+        .filter(object::Column::State.eq(object_state::DEAD))
         .all(db)
         .await
 }
@@ -98,8 +135,12 @@ pub(crate) async fn objects_page(
         .await
 }
 
-/// Sums over the published objects: number, bytes, frames.
-pub(crate) async fn objects_sum(db: &impl ConnectionTrait, store: i32) -> Result<(u64, u64, u64), DbErr> {
+/// Sums over the published objects of a kind: number, bytes, frames.
+pub(crate) async fn objects_sum(
+    db: &impl ConnectionTrait,
+    store: i32,
+    kind: i16,
+) -> Result<(u64, u64, u64), DbErr> {
     let query = Query::select()
         .expr(Expr::col(object::Column::Id).count())
         .expr(Expr::col(object::Column::Bytes).sum().cast_as("bigint"))
@@ -107,6 +148,7 @@ pub(crate) async fn objects_sum(db: &impl ConnectionTrait, store: i32) -> Result
         .from(object::Entity)
         .and_where(object::Column::Store.eq(store))
         .and_where(object::Column::State.eq(object_state::LIVE))
+        .and_where(object::Column::Kind.eq(kind))
         .to_owned();
     let Some(row) = db.query_one(&query).await? else {
         return Ok((0, 0, 0));

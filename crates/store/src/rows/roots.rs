@@ -1,5 +1,6 @@
 //! Roots: the trees that must be kept.
 
+use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
     QuerySelect as _,
@@ -7,9 +8,23 @@ use sea_orm::{
 
 use super::entities::root;
 use crate::digest::Digest;
+use crate::object::ObjectRef;
 use crate::tree::TreeRoot;
 
+/// The level of a root that is a whole object and no tree.
+pub(crate) const WHOLE_LEVEL: i16 = -1;
+
 impl root::Model {
+    /// The whole object that it names, where it does.
+    pub(crate) fn object(&self) -> Option<ObjectRef> {
+        let digest = Digest::from_slice(&self.digest)?;
+        (self.level == WHOLE_LEVEL).then_some(ObjectRef {
+            digest,
+            bytes: self.virtual_bytes.cast_unsigned(),
+            domain: self.domain,
+        })
+    }
+
     pub(crate) fn tree(&self) -> Option<TreeRoot> {
         Some(TreeRoot {
             digest: Digest::from_slice(&self.digest)?,
@@ -36,6 +51,24 @@ pub(crate) async fn root_delete(
 ) -> Result<bool, DbErr> {
     let key = (store, kind.to_owned(), owner.to_owned());
     Ok(root::Entity::delete_by_id(key).exec(db).await?.rows_affected == 1)
+}
+
+/// Says whether a root is only kept so that its owner can be restored; false when there is none.
+pub(crate) async fn root_restorable(
+    db: &impl ConnectionTrait,
+    store: i32,
+    kind: &str,
+    owner: &str,
+    restorable: bool,
+) -> Result<bool, DbErr> {
+    let done = root::Entity::update_many()
+        .col_expr(root::Column::Restorable, Expr::value(restorable))
+        .filter(root::Column::Store.eq(store))
+        .filter(root::Column::Kind.eq(kind))
+        .filter(root::Column::Owner.eq(owner))
+        .exec(db)
+        .await?;
+    Ok(done.rows_affected == 1)
 }
 
 pub(crate) async fn root_get(

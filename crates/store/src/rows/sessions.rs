@@ -2,8 +2,9 @@
 
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, Condition, ConnectionTrait, DbErr, EntityTrait as _,
-    QueryFilter as _, QuerySelect as _,
+    ActiveValue::{NotSet, Set},
+    ColumnTrait as _, Condition, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _,
+    QuerySelect as _,
 };
 use uuid::Uuid;
 
@@ -101,6 +102,12 @@ pub(crate) async fn sessions_ended(
 
 /// Removes a session with its pins and roots.
 pub(crate) async fn session_delete(db: &impl ConnectionTrait, id: Uuid) -> Result<(), DbErr> {
+    session_unpin(db, id).await?;
+    session::Entity::delete_by_id(id).exec(db).await.map(drop)
+}
+
+/// Removes what a session keeps alive.
+pub(crate) async fn session_unpin(db: &impl ConnectionTrait, id: Uuid) -> Result<(), DbErr> {
     session_pin::Entity::delete_many()
         .filter(session_pin::Column::Session.eq(id))
         .exec(db)
@@ -108,8 +115,8 @@ pub(crate) async fn session_delete(db: &impl ConnectionTrait, id: Uuid) -> Resul
     session_root::Entity::delete_many()
         .filter(session_root::Column::Session.eq(id))
         .exec(db)
-        .await?;
-    session::Entity::delete_by_id(id).exec(db).await.map(drop)
+        .await
+        .map(drop)
 }
 
 pub(crate) async fn sessions_open(db: &impl ConnectionTrait, store: i32) -> Result<u64, DbErr> {
@@ -124,22 +131,18 @@ pub(crate) async fn sessions_open(db: &impl ConnectionTrait, store: i32) -> Resu
     Ok(ids.len() as u64)
 }
 
-/// Writes one pin row: the digests that the session counts on and did not write itself.
+/// Writes one pin row: digests that the session counts on and did not write itself.
 pub(crate) async fn pin_insert(
     db: &impl ConnectionTrait,
     session: Uuid,
-    number: i64,
-    epoch: i64,
     digests: &[Digest],
 ) -> Result<(), DbErr> {
-    let digests = digests.iter().flat_map(|digest| digest.0).collect();
-    let row = session_pin::Model {
-        session,
-        number,
-        epoch,
-        digests,
+    let row = session_pin::ActiveModel {
+        id: NotSet,
+        session: Set(session),
+        digests: Set(digests.iter().flat_map(|digest| digest.0).collect()),
     };
-    session_pin::Entity::insert(session_pin::ActiveModel::from(row))
+    session_pin::Entity::insert(row)
         .exec_without_returning(db)
         .await
         .map(drop)

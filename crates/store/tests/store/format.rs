@@ -7,7 +7,9 @@ use std::path::Path;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
-use store::{KeyKind, Options, Store, WrappingKey};
+use store::{
+    Algorithm, JournalHead, JournalLink, JournalPart, JournalPlace, KeyKind, Options, Store, WrappingKey,
+};
 
 use crate::support::{import, local, noise};
 
@@ -19,11 +21,11 @@ fn u32_at(bytes: &[u8], at: usize) -> usize {
 struct Header {
     store: [u8; 16],
     digest_key: [u8; 32],
-    /// §9: where the store is encrypted.
+    /// §10: where the store is encrypted.
     store_key: Option<[u8; 32]>,
 }
 
-/// §9: 32 bytes by HKDF-SHA-256.
+/// §10: 32 bytes by HKDF-SHA-256.
 fn hkdf(secret: &[u8], salt: &[u8], info: &[&[u8]]) -> [u8; 32] {
     let mut out = [0; 32];
     let prk = Salt::new(HKDF_SHA256, salt).extract(secret);
@@ -31,7 +33,7 @@ fn hkdf(secret: &[u8], salt: &[u8], info: &[&[u8]]) -> [u8; 32] {
     out
 }
 
-/// §9: AES-256-GCM; the tag is behind the text.
+/// §10: AES-256-GCM; the tag is behind the text.
 fn aes_open(key: &[u8; 32], nonce: [u8; 12], data: &[u8], sealed: &[u8]) -> Vec<u8> {
     let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).unwrap());
     let mut text = sealed.to_vec();
@@ -41,14 +43,14 @@ fn aes_open(key: &[u8; 32], nonce: [u8; 12], data: &[u8], sealed: &[u8]) -> Vec<
         .to_vec()
 }
 
-/// §9: a small text.
+/// §10: a small text.
 fn text_open(key: &[u8; 32], data: &[u8], sealed: &serde_json::Value) -> [u8; 32] {
     let sealed = hex::decode(sealed.as_str().unwrap()).unwrap();
     let key = hkdf(key, &sealed[..16], &[b"cistern sealed text"]);
     aes_open(&key, [0; 12], data, &sealed[16..]).try_into().unwrap()
 }
 
-/// §3, §9: the header of an encrypted store, opened with the content of a key file.
+/// §3, §10: the header of an encrypted store, opened with the content of a key file.
 fn header_sealed(root: &Path, wrapping: &[u8]) -> Header {
     let bytes = std::fs::read(root.join("h/00000001")).unwrap();
     let length = u32_at(&bytes, 12);
@@ -303,6 +305,101 @@ async fn the_document_is_enough_to_read_a_disk() {
     }
 }
 
+/// What the tests write into the journal.
+fn journal_put() -> (JournalHead, Vec<u8>) {
+    let head = JournalHead {
+        lineage: uuid::Uuid::from_u128(77),
+        place: JournalPlace {
+            generation: 0x1a,
+            sequence: 0x2b,
+        },
+        part: JournalPart::Changes,
+        previous: Some(JournalLink {
+            sequence: 0x2a,
+            code: [9; 32],
+        }),
+        at_us: 1_800_000_000_000_007,
+    };
+    (head, br#"{"rows":[]}"#.repeat(20))
+}
+
+/// §9: the document of a journal object, whose envelope is as `journal_put` asks for.
+fn journal_read(root: &Path, header: &Header) -> Vec<u8> {
+    let bytes = std::fs::read(root.join("j/0000001a/000000000000002b")).unwrap();
+    let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    assert_eq!(&bytes[..8], b"CISTJRNL");
+    assert_eq!((u32_at(&bytes, 8), u32_at(&bytes, 12)), (0, 128));
+    assert_eq!(bytes[16..32], header.store);
+    assert_eq!(bytes[32..48], *uuid::Uuid::from_u128(77).as_bytes());
+    assert_eq!(u32_at(&bytes, 48), 0x1a);
+    let cipher = u8::from(header.store_key.is_some());
+    assert_eq!(
+        bytes[52..56],
+        [3, 1, cipher, 1],
+        "changes, zstd, the cipher, one before"
+    );
+    assert_eq!((u64_at(56), u64_at(64)), (0x2b, 0x2a));
+    assert_eq!(bytes[72..104], [9; 32]);
+    assert_eq!(u64_at(104), 1_800_000_000_000_007);
+    assert_eq!(bytes[116..128], [0; 12]);
+    let end = bytes.len() - 32;
+    let key = blake3::derive_key("cistern store 0 journal", &header.digest_key);
+    assert_eq!(blake3::keyed_hash(&key, &bytes[..end]).as_bytes(), &bytes[end..]);
+    let payload = match &header.store_key {
+        None => bytes[128..end].to_vec(),
+        Some(store_key) => {
+            let key = hkdf(store_key, &[], &[b"cistern store 0 seal journal"]);
+            let key = hkdf(&key, &bytes[128..144], &[b"cistern sealed text"]);
+            aes_open(&key, [0; 12], &bytes[..128], &bytes[144..end])
+        }
+    };
+    let document = zstd::stream::decode_all(&payload[..]).unwrap();
+    assert_eq!(u32_at(&bytes, 112), document.len());
+    document
+}
+
+#[tokio::test]
+async fn a_journal_object_reads_by_its_description() {
+    let place = local().await;
+    let store = place.store().await;
+    let (head, document) = journal_put();
+    let sealed = store.journal().seal(&head, &document).unwrap();
+    store.journal().put(&sealed).await.unwrap();
+    let root = place.dir.path().join("objects");
+    assert_eq!(journal_read(&root, &header(&root)), document);
+    assert!(sealed.bytes().ends_with(&sealed.code));
+}
+
+/// §10: a whole object in segments.
+fn segments_read(path: &Path, store_key: &[u8; 32]) -> Vec<u8> {
+    let id = uuid::Uuid::parse_str(path.file_name().unwrap().to_str().unwrap()).unwrap();
+    let key = hkdf(store_key, &[], &[b"cistern store 0 seal object", id.as_bytes()]);
+    let bytes = std::fs::read(path).unwrap();
+    let segments: Vec<_> = bytes.chunks(65536 + 16).collect();
+    let open = |(number, segment): (usize, &&[u8])| {
+        let mut nonce = [0; 12];
+        nonce[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        nonce[8] = if number + 1 == segments.len() { 2 } else { 1 };
+        aes_open(&key, nonce, id.as_bytes(), segment)
+    };
+    segments.iter().enumerate().flat_map(open).collect()
+}
+
+async fn object_put(store: &Store, db: &sea_orm::DatabaseConnection, data: &[u8]) {
+    use sha2::Digest as _;
+    let session = store.session_open("blob").await.unwrap();
+    let mut ingest = session.object_begin(Algorithm::Sha256);
+    ingest.write(data.to_vec().into()).await.unwrap();
+    let name = format!("sha256:{}", hex::encode(sha2::Sha256::digest(data)));
+    let stored = ingest.finish(&name.parse().unwrap()).await.unwrap();
+    let tx = crate::support::begin(db).await;
+    session
+        .commit_objects_in_tx(&tx, &[("blob", "1", stored)])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_and_a_key_are_enough_to_read_an_encrypted_disk() {
     let place = local().await;
@@ -331,4 +428,16 @@ async fn the_document_and_a_key_are_enough_to_read_an_encrypted_disk() {
     let mut disk = vec![0; data.len()];
     node(&frames, root.digest.0, root.level, 0, &mut disk);
     assert!(disk == data);
+
+    let (head, document) = journal_put();
+    let sealed = store.journal().seal(&head, &document).unwrap();
+    store.journal().put(&sealed).await.unwrap();
+    assert_eq!(journal_read(&objects, &header), document);
+
+    let blob = noise(3, 200_000);
+    object_put(&store, &place.db, &blob).await;
+    let mut all = Vec::new();
+    keys(&objects, &objects, &mut all);
+    let path = all.iter().find(|key| key.starts_with("b/")).unwrap();
+    assert!(segments_read(&objects.join(path), &header.store_key.unwrap()) == blob);
 }

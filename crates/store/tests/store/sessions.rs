@@ -76,6 +76,38 @@ async fn a_session_whose_lease_is_over_cannot_publish() {
     }
 }
 
+/// The parent is kept as long as the session is. What is missing then is no damage.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_taken_away_says_so_when_its_parent_is_gone() {
+    for place in places().await {
+        let store = place.store().await;
+        let data = noise(1, 10 * 65536);
+        let parent = import(&store, &place.db, "parent", &data).await;
+        let session = store.session_open("child").await.unwrap();
+        let size = data.len() as u64;
+        let [whole, mut in_parts] = [
+            session.ingest(size, Some(parent)).await.unwrap(),
+            session.ingest(size, Some(parent)).await.unwrap(),
+        ];
+        let tx = place.begin().await;
+        assert!(store.root_delete_in_tx(&tx, "image", "parent").await.unwrap());
+        tx.commit().await.unwrap();
+        for _ in 0..2 {
+            place.clock.advance(Duration::from_hours(1));
+            store.sessions_expire().await.unwrap();
+        }
+        let options = store::gc::Options {
+            now: true,
+            ..store::gc::Options::new(place.dir.path())
+        };
+        let done = store.gc(&options, &store::gc::Progress::default()).await.unwrap();
+        assert_eq!(done.buried, 11, "{}", place.name);
+        assert_eq!(whole.finish().await.unwrap_err().kind(), Kind::LeaseLost);
+        let part = in_parts.extent_parent(100).await.unwrap_err();
+        assert_eq!(part.kind(), Kind::LeaseLost, "{part}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unpublished_pack_of_a_dead_writer_is_removed_after_the_grace_only() {
     for place in places().await {
@@ -179,10 +211,10 @@ async fn a_hit_brings_a_condemned_chunk_back() {
             count(&place, "SELECT count(*) FROM store_chunk WHERE state = 1").await,
             11
         );
-        // Gone for good is gone: the next import writes the data again, and the rows are taken over.
+        // Gone for good is gone: the next import writes the data again.
         place
             .db
-            .execute_unprepared("UPDATE store_chunk SET state = 3")
+            .execute_unprepared("DELETE FROM store_chunk")
             .await
             .unwrap();
         import(&store, &place.db, "3", &data).await;

@@ -27,6 +27,7 @@ pub fn kind() -> JobKind {
         name: CHECKSUM,
         run: |context| Box::pin(run(context)),
         failed: crate::platform::jobs::failed_nothing,
+        is_alone: false,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::platform::db::Tx;
 use crate::platform::error::{Error, Result};
 use crate::platform::events::{self, Event};
 use crate::platform::random;
+use crate::platform::storage::space;
 
 /// What a caller needs.
 pub(super) const SCOPE: &str = "image:create";
@@ -51,6 +52,7 @@ pub async fn upload_create(app: &App, caller: &Caller, new: NewUpload) -> Result
     if let Some(metadata) = &new.metadata {
         metadata_check(metadata)?;
     }
+    space::room_check(app)?;
     if let Some(length) = new.length {
         check_size(app, length)?;
         let spare = spool::space(&app.data).await?.usable();

@@ -59,13 +59,14 @@ pub async fn action_insert(
     Ok(row)
 }
 
-/// Counts the actions that there are, once, for a version that did not keep count.
+/// Counts the actions that there are anew.
 pub async fn action_count_all(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
     let all = Query::select()
         .expr_as(Expr::col(Column::TeamId), "listing")
         .column(Column::Id)
         .from(Entity)
         .to_owned();
+    COUNTS.clear(conn).await?;
     COUNTS.count_all(conn, all).await
 }
 
@@ -85,6 +86,18 @@ pub async fn action_end(
         .exec(conn)
         .await?;
     Ok(())
+}
+
+/// Ends every action that has not ended, with a reason.
+pub async fn action_end_all(conn: &impl ConnectionTrait, now: Time, error: &str) -> Result<u64, DbErr> {
+    let done = Entity::update_many()
+        .col_expr(Column::Status, Expr::value(ERRORED))
+        .col_expr(Column::CompletedAt, Expr::value(now))
+        .col_expr(Column::Error, Expr::value(error))
+        .filter(Column::Status.eq(IN_PROGRESS))
+        .exec(conn)
+        .await?;
+    Ok(done.rows_affected)
 }
 
 pub async fn action_get(conn: &impl ConnectionTrait, team_id: i64, id: i64) -> Result<Option<Model>, DbErr> {

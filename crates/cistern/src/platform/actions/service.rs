@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::{IN_PROGRESS, rows};
 use crate::app::App;
 use crate::platform::accounts::Caller;
+use crate::platform::db::Tx;
 use crate::platform::error::{Error, Result};
 use crate::platform::paging::{Listed, Page};
 
@@ -42,6 +43,14 @@ pub async fn action_list(
         rows: followed(app, listed.rows).await?,
         total: listed.total,
     })
+}
+
+/// Puts actions in order that were brought back from the journal: none goes on.
+pub async fn actions_settle_in_tx(app: &App, tx: &Tx) -> Result<u64> {
+    const LOST: &str = "The server's database was lost before this had ended. Start it again.";
+    rows::action_end_all(&**tx, app.clock.now(), LOST).await?;
+    rows::action_count_all(&**tx).await?;
+    Ok(0)
 }
 
 async fn followed(app: &App, actions: Vec<rows::Model>) -> Result<Vec<Followed>> {

@@ -94,6 +94,7 @@ async fn progress_is_the_running_jobs() {
         now,
         node: "n",
         least_priority: i32::MIN,
+        busy: &[],
     };
     let lease = jobs::Lease {
         owner: "n/1",

@@ -42,6 +42,12 @@ impl Counts {
         Ok(())
     }
 
+    /// Forgets every count.
+    pub async fn clear(self, conn: &impl ConnectionTrait) -> Result<(), DbErr> {
+        let all = Query::delete().from_table(self.0).to_owned();
+        conn.execute(&all).await.map(drop)
+    }
+
     /// Counts what there is, once, for a version that did not keep count: listings and ids, as `all` selects them.
     pub async fn count_all(self, conn: &impl ConnectionTrait, all: SelectStatement) -> Result<(), DbErr> {
         let block = Expr::col("id").div(1_i64 << BLOCK_BITS);

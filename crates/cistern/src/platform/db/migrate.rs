@@ -10,16 +10,23 @@ use sea_orm_migration::{MigrationTrait, MigratorTraitSelf};
 
 use super::super::clock::Clock;
 use super::super::error::{Context, Error, Result};
+use super::super::journal;
 use super::{Db, rows};
 
 /// Every migration of every room, oldest first. A migration is never changed once released.
 pub struct Migrator {
     list: fn() -> Vec<Box<dyn MigrationTrait>>,
+    /// Only these, where it is to be an older schema.
+    only: Option<Vec<String>>,
 }
 
 impl MigratorTraitSelf for Migrator {
     fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
-        (self.list)()
+        let mut all = (self.list)();
+        if let Some(only) = &self.only {
+            all.retain(|migration| only.iter().any(|name| name == migration.name()));
+        }
+        all
     }
 }
 
@@ -30,10 +37,29 @@ pub async fn run(db: &Db, copies: Option<&Path>) -> Result<Option<PathBuf>> {
     run_list(db, copies, crate::app::migrations).await
 }
 
+/// Brings an empty database to the schema of an earlier version, which had applied `only` these.
+pub async fn run_only(db: &Db, only: &[String]) -> Result<()> {
+    refuse_encoding(db).await?;
+    let mut migrator = Migrator {
+        list: crate::app::migrations,
+        only: None,
+    };
+    refuse_newer(&migrator, only)?;
+    migrator.only = Some(only.to_vec());
+    up(db, &migrator, &[]).await
+}
+
+/// The names of the migrations that this version knows, in their order.
+pub fn known() -> Vec<String> {
+    let all = crate::app::migrations();
+    all.iter().map(|migration| migration.name().to_owned()).collect()
+}
+
 /// Whether every migration has been applied; refuses a newer schema. Changes nothing.
 pub async fn is_current(db: &Db) -> Result<bool> {
     let migrator = Migrator {
         list: crate::app::migrations,
+        only: None,
     };
     let applied = applied(db).await?;
     refuse_newer(&migrator, &applied)?;
@@ -45,7 +71,7 @@ async fn run_list(
     copies: Option<&Path>,
     list: fn() -> Vec<Box<dyn MigrationTrait>>,
 ) -> Result<Option<PathBuf>> {
-    let migrator = Migrator { list };
+    let migrator = Migrator { list, only: None };
     let before = applied(db).await?;
     refuse_newer(&migrator, &before)?;
     if before.len() == migrator.migrations().len() {
@@ -79,6 +105,7 @@ async fn up(db: &Db, migrator: &Migrator, before: &[String]) -> Result<()> {
         .up(&*tx, None)
         .await
         .context("a migration failed; the database is as it was, the old version still works with it")?;
+    journal::triggers_make_in_tx(&tx).await?;
     tx.commit().await
 }
 

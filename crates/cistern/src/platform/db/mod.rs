@@ -11,16 +11,17 @@ pub mod reserve;
 pub mod rows;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
+    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, IsolationLevel,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use store::room::Space;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::clock::Time;
 use super::error::{Context, Error, Result};
 use super::net::place_shown;
 use reserve::{Looked, Reserve};
@@ -76,6 +77,8 @@ pub struct Db {
     turn: Option<Arc<Mutex<()>>>,
     /// SQLite's; PostgreSQL has its own disk.
     reserve: Option<Reserve>,
+    /// Why nothing may be written.
+    refusal: Arc<OnceLock<String>>,
 }
 
 /// An open writing transaction. Dropped without [`Tx::commit`], it changes nothing.
@@ -83,6 +86,9 @@ pub struct Tx {
     inner: DatabaseTransaction,
     _turn: Option<OwnedMutexGuard<()>>,
 }
+
+/// A reading transaction, which sees the database as it was when it began to read.
+pub struct Snapshot(DatabaseTransaction);
 
 impl Db {
     /// Connects; for SQLite the file is made when it is not there.
@@ -105,7 +111,12 @@ impl Db {
             .await
             .map_err(|e| place.unopened(e))?;
         let turn = matches!(place, Place::Sqlite(_)).then(Arc::default);
-        Ok(Self { conn, turn, reserve })
+        Ok(Self {
+            conn,
+            turn,
+            reserve,
+            refusal: Arc::default(),
+        })
     }
 
     /// Waits until no other server starts on the same database, and keeps them out until what it gives is dropped:
@@ -141,6 +152,7 @@ impl Db {
             conn,
             turn: None,
             reserve: None,
+            refusal: Arc::default(),
         })
     }
 
@@ -149,8 +161,51 @@ impl Db {
         &self.conn
     }
 
+    /// From now on until the process ends every writing transaction is refused with this sentence.
+    pub fn refuse(&self, sentence: String) {
+        let _ = self.refusal.set(sentence);
+    }
+
+    /// Why nothing may be written, if so.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.get().map(String::as_str)
+    }
+
+    /// Opens a transaction that sees the database as it is now for as long as it lasts. Nothing is written in it.
+    pub async fn snapshot(&self) -> Result<Snapshot> {
+        let isolation_level = (!self.is_sqlite()).then_some(IsolationLevel::RepeatableRead);
+        let options = TransactionOptions {
+            isolation_level,
+            ..Default::default()
+        };
+        self.conn
+            .begin_with_options(options)
+            .await
+            .map(Snapshot)
+            .map_err(|e| Error::database("could not open a reading transaction", e))
+    }
+
+    /// Moves every table of this PostgreSQL database into a schema of their own, whose name it gives.
+    pub async fn move_aside(&self, now: Time) -> Result<String> {
+        let schema = format!("cistern_before_recovery_{}", now.format("%Y%m%dt%H%M%S"));
+        let tx = self.write().await?;
+        rows::postgres_move_aside(&*tx, &schema)
+            .await
+            .context("could not move the tables of the database aside")?;
+        tx.commit().await?;
+        Ok(schema)
+    }
+
+    /// Ends all connections.
+    pub async fn close(self) -> Result<()> {
+        self.conn.close().await.context("could not close the database")
+    }
+
     /// Opens a writing transaction.
     pub async fn write(&self) -> Result<Tx> {
+        if let Some(sentence) = self.refusal() {
+            return Err(Error::Precondition(sentence.to_owned()));
+        }
         let turn = match &self.turn {
             Some(turn) => Some(Arc::clone(turn).lock_owned().await),
             None => None,
@@ -204,6 +259,24 @@ impl Db {
     /// Answers when the database does.
     pub async fn ping(&self) -> Result<()> {
         self.conn.ping().await.context("the database does not answer")
+    }
+}
+
+impl Snapshot {
+    /// Ends it.
+    pub async fn end(self) -> Result<()> {
+        self.0
+            .rollback()
+            .await
+            .context("could not end a reading transaction")
+    }
+}
+
+impl std::ops::Deref for Snapshot {
+    type Target = DatabaseTransaction;
+
+    fn deref(&self) -> &DatabaseTransaction {
+        &self.0
     }
 }
 

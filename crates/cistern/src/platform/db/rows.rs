@@ -71,6 +71,26 @@ pub async fn postgres_copy_into(conn: &impl ConnectionTrait, schema: &str) -> Re
     conn.query_one_raw(back).await.map(drop)
 }
 
+/// Moves every table of the current PostgreSQL schema, with its indexes and counters, into a new schema.
+pub async fn postgres_move_aside(conn: &impl ConnectionTrait, schema: &str) -> Result<(), DbErr> {
+    let tables = postgres_texts(
+        conn,
+        "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = current_schema() ORDER BY 1",
+    )
+    .await?;
+    let mut all = vec![format!("CREATE SCHEMA \"{schema}\"")];
+    all.extend(
+        tables
+            .iter()
+            .map(|table| format!("ALTER TABLE {table} SET SCHEMA \"{schema}\"")),
+    );
+    for sql in all {
+        conn.execute_raw(Statement::from_string(DbBackend::Postgres, sql))
+            .await?;
+    }
+    Ok(())
+}
+
 /// Statements that set the counters of the copies' keys to where the originals are. `LIKE` gives an identity column a
 /// counter of its own.
 const POSTGRES_COUNTERS: &str = "

@@ -6,8 +6,11 @@
 //! - A team holds all workers of a server but one at most, where there are other teams and more than one worker. Jobs
 //!   without a team, and those that only have to be told that they are cancelled, are not counted in.
 //!
-//! The workers of a server claim one at a time, so that the last rule holds exactly. Servers do not wait for each
-//! other: two may choose by the same counts, and a team then has one job more for a while than its turn was.
+//! - Of a kind whose jobs run alone none is begun while one runs.
+//!
+//! The workers of a server claim one at a time, so that the rules hold exactly. Servers do not wait for each
+//! other: two may choose by the same counts, and a team then has one job more for a while than its turn was, or a kind
+//! two jobs, which have to bear that.
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,15 +29,18 @@ pub(super) struct Claims {
     node: String,
     owner: String,
     workers: usize,
+    /// Kinds of which only one job runs at a time.
+    alone: Vec<&'static str>,
     turn: Mutex<()>,
 }
 
 impl Claims {
-    pub(super) fn new(node: &str, owner: String, workers: usize) -> Self {
+    pub(super) fn new(node: &str, owner: String, workers: usize, alone: Vec<&'static str>) -> Self {
         Self {
             node: node.to_owned(),
             owner,
             workers,
+            alone,
             turn: Mutex::default(),
         }
     }
@@ -42,12 +48,15 @@ impl Claims {
     /// Claims the next job of at least this priority, if there is one.
     pub(super) async fn next(&self, app: &App, least_priority: i32) -> Result<Option<rows::Model>> {
         let _turn = self.turn.lock().await;
+        let running = rows::job_running(app.db.conn()).await?;
+        let is_busy = |kind: &&str| running.iter().any(|job| job.kind == *kind);
+        let busy: Vec<&str> = self.alone.iter().copied().filter(|kind| is_busy(kind)).collect();
         let wanted = Wanted {
             now: app.clock.now(),
             node: &self.node,
             least_priority,
+            busy: &busy,
         };
-        let running = rows::job_running(app.db.conn()).await?;
         let full = self.full(app, &running).await?;
         for job in expired(&running, wanted, &full) {
             if let Some(row) = self.claim_expired(app, wanted.now, job).await? {

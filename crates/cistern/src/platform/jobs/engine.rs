@@ -68,10 +68,16 @@ impl Engine {
             tracing::info!(jobs = taken, "jobs cut off by the last stop will go on");
         }
         let stopping = CancellationToken::new();
+        let alone = kinds
+            .kinds
+            .values()
+            .filter(|kind| kind.is_alone)
+            .map(|kind| kind.name);
+        let alone = alone.collect();
         let worker = Worker {
             app: app.clone(),
             kinds: Arc::new(kinds),
-            claims: Arc::new(Claims::new(node, owner, workers)),
+            claims: Arc::new(Claims::new(node, owner, workers, alone)),
             least: i32::MIN,
             stopping: stopping.clone(),
         };
@@ -92,6 +98,14 @@ impl Engine {
             workers: set,
             stopping,
         })
+    }
+
+    /// No workers.
+    pub fn idle() -> Self {
+        Self {
+            workers: JoinSet::new(),
+            stopping: CancellationToken::new(),
+        }
     }
 
     /// Stops claiming, asks running jobs to hand themselves back, and waits for them.

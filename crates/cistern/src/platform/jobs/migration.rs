@@ -4,6 +4,22 @@ use sea_orm_migration::prelude::*;
 
 use crate::platform::db::migration::index;
 
+/// `job` by kind: whether one of a kind waits or runs is asked every few minutes, and must not read a line.
+pub struct JobKinds;
+
+impl MigrationName for JobKinds {
+    fn name(&self) -> &'static str {
+        "m0123_job_kinds"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for JobKinds {
+    async fn up(&self, m: &SchemaManager) -> Result<(), DbErr> {
+        m.create_index(index("job", &["kind", "status"])).await
+    }
+}
+
 /// `job` by team, in the order in which a team's jobs run.
 pub struct JobLines;
 

@@ -111,6 +111,9 @@ pub struct JobKind {
     pub run: fn(JobContext) -> BoxFuture<'static, Result<(), JobError>>,
     /// Changes the state the job belongs to, in the transaction that ends it as failed or cancelled.
     pub failed: for<'a> fn(&'a App, &'a Tx, &'a Job, &'a str) -> BoxFuture<'a, Result<()>>,
+    /// Whether only one of its jobs is to run at a time in the whole installation. Two servers may still begin one each
+    /// at the same moment.
+    pub is_alone: bool,
 }
 
 /// For kinds whose failure changes nothing but the job itself.

@@ -85,6 +85,8 @@ pub struct Wanted<'a> {
     /// Jobs of other nodes are not for it.
     pub node: &'a str,
     pub least_priority: i32,
+    /// Kinds that run one at a time, and one of which runs.
+    pub busy: &'a [&'a str],
 }
 
 /// Who holds a claimed job, and for how long.
@@ -98,6 +100,7 @@ pub struct Lease<'a> {
 #[derive(Clone, Debug, FromQueryResult)]
 pub struct Running {
     pub id: i64,
+    pub kind: String,
     pub team_id: Option<i64>,
     pub priority: i32,
     pub node: Option<String>,
@@ -120,6 +123,7 @@ pub async fn job_running(conn: &impl ConnectionTrait) -> Result<Vec<Running>, Db
         .select_only()
         .columns([
             Column::Id,
+            Column::Kind,
             Column::TeamId,
             Column::Priority,
             Column::Node,
@@ -207,6 +211,7 @@ fn line(wanted: Wanted<'_>, team: Expr) -> SelectStatement {
         .and_where(team)
         .and_where(Column::Priority.gte(wanted.least_priority))
         .and_where(Column::RunAt.lte(wanted.now))
+        .and_where(Column::Kind.is_not_in(wanted.busy.iter().copied()))
         .cond_where(here)
         .order_by((Entity, Column::Priority), Order::Desc)
         .order_by((Entity, Column::RunAt), Order::Asc)
@@ -390,6 +395,16 @@ pub async fn job_get(conn: &impl ConnectionTrait, id: i64) -> Result<Option<Mode
     Entity::find_by_id(id).one(conn).await
 }
 
+/// Whether a job of this kind waits or runs.
+pub async fn job_is_open(conn: &impl ConnectionTrait, kind: &str) -> Result<bool, DbErr> {
+    let open = Entity::find()
+        .filter(Column::Status.is_in([QUEUED, RUNNING]))
+        .filter(Column::Kind.eq(kind))
+        .one(conn)
+        .await?;
+    Ok(open.is_some())
+}
+
 /// Newest first; `open` leaves out what has ended.
 pub async fn job_list(
     conn: &impl ConnectionTrait,
@@ -460,6 +475,7 @@ mod tests {
             now: Clock::default().now(),
             node: "n1",
             least_priority: 0,
+            busy: &["store.gc"],
         };
         let next = line(wanted, Column::TeamId.eq(7)).column(Column::Id).to_owned();
         for statement in [

@@ -73,6 +73,11 @@ pub async fn job_find(app: &App, id: i64) -> Result<Option<JobRow>> {
     Ok(rows::job_get(app.db.conn(), id).await?)
 }
 
+/// Whether a job of this kind waits or runs.
+pub async fn job_is_open(app: &App, kind: &str) -> Result<bool> {
+    Ok(rows::job_is_open(app.db.conn(), kind).await?)
+}
+
 /// Removes the jobs that ended longer ago than they are kept; returns how many. Their actions stay.
 pub async fn job_forget(app: &App) -> Result<u64> {
     let before = app.clock.now() - TimeDelta::days(i64::from(app.config.jobs.keep_days));

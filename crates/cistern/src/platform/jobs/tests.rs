@@ -24,6 +24,7 @@ fn kind(
         name,
         run,
         failed: failed_nothing,
+        is_alone: false,
     }
 }
 
@@ -249,11 +250,29 @@ async fn a_stop_hands_the_job_back_without_counting_and_the_next_start_runs_it()
 /// Claims for one server with four workers.
 fn claims(owner: &str) -> Claims {
     let (node, _) = owner.split_once('/').expect("a node and what is drawn");
-    Claims::new(node, owner.into(), 4)
+    Claims::new(node, owner.into(), 4, vec!["test.alone"])
 }
 
 async fn claim(app: &App, by: &Claims) -> Option<rows::Model> {
     by.next(app, i32::MIN).await.expect("looks")
+}
+
+#[tokio::test]
+async fn of_a_kind_that_is_alone_one_runs_at_a_time_and_holds_up_nothing_else() {
+    let (app, _dir) = app().await;
+    for kind in ["test.alone", "test.alone", "test.other"] {
+        enqueue(&app, kind).await;
+    }
+    let claims = claims("n1/a");
+    let first = claim(&app, &claims).await.expect("one waits");
+    let other = claim(&app, &claims).await.expect("the one behind waits too");
+    assert_eq!([&first.kind[..], &other.kind], ["test.alone", "test.other"]);
+    assert!(claim(&app, &claims).await.is_none(), "the second has to wait");
+    let now = app.clock.now();
+    rows::job_end(app.db.conn(), now, first.id, first.fence, rows::DONE, None)
+        .await
+        .expect("ends");
+    assert_eq!(claim(&app, &claims).await.expect("its turn").kind, "test.alone");
 }
 
 #[tokio::test]

@@ -198,7 +198,7 @@ pub async fn recovery_make(app: &App) -> Outcome<Option<String>> {
 }
 
 /// The recovery key, as somebody types it or a script gives it.
-fn recovery_ask() -> Outcome<WrappingKey> {
+pub fn recovery_ask() -> Outcome<WrappingKey> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
         let _ = write!(std::io::stderr(), "Recovery key: ");

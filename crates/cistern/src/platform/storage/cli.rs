@@ -8,10 +8,13 @@ use serde_json::{Value, json};
 use store::VerifyProgress;
 
 use super::model::{Report, StoreStats};
+use super::service;
 use crate::app::App;
 use crate::cli::client::Remote;
+use crate::cli::output::counted as count;
 use crate::cli::progress::Progress;
 use crate::cli::{Context, Failure, LocalFlags, Outcome, block_on, output};
+use crate::platform::data_lock;
 
 /// How often it is looked how far a verification is.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -23,6 +26,8 @@ pub enum Command {
     Stats(StatsArgs),
     /// Look for damage; exits with 1 and a line for each damaged range where there is any
     Verify(VerifyArgs),
+    /// Read the index of chunks from the packs again, on the server's machine while it is stopped
+    RebuildIndex(RebuildArgs),
 }
 
 /// Flags of `stats`.
@@ -53,12 +58,24 @@ pub struct VerifyArgs {
     remote: Remote,
 }
 
+/// Flags of `rebuild-index`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  cistern store rebuild-index --data /var/lib/cistern\n\nFor an index of chunks that is \
+                  damaged, in a database that is otherwise intact; `cistern recover` is for one that is lost."
+)]
+pub struct RebuildArgs {
+    #[command(flatten)]
+    local: LocalFlags,
+}
+
 /// Runs a command.
 pub fn run(command: Command, context: &Context) -> Outcome {
     block_on(async {
         match command {
             Command::Stats(args) => stats(args, context).await,
             Command::Verify(args) => verify(args, context).await,
+            Command::RebuildIndex(args) => rebuild(args, context).await,
         }
     })
 }
@@ -77,6 +94,39 @@ async fn stats(args: StatsArgs, context: &Context) -> Outcome {
     };
     context.output.document(&stats, || stats_text(&stats));
     Ok(())
+}
+
+async fn rebuild(args: RebuildArgs, context: &Context) -> Outcome {
+    let config = args.local.config(context)?;
+    let _lock = data_lock::data_lock(&config.data)?;
+    let progress = Progress::new();
+    progress.step("reading the index of every pack", None);
+    let rebuilt = service::index_rebuild(&config).await;
+    progress.clear();
+    let rebuilt = rebuilt?;
+    let document = json!({ "rebuilt": {
+        "packs": rebuilt.packs, "stored_bytes": rebuilt.stored_bytes, "chunks": rebuilt.chunks,
+        "salvaged": rebuilt.salvaged, "unreadable": rebuilt.unreadable,
+    } });
+    context.output.document(&document, || rebuilt_text(&rebuilt));
+    Ok(())
+}
+
+fn rebuilt_text(rebuilt: &store::Rebuilt) -> String {
+    let mut lines = vec![format!(
+        "{} chunks in {} ({}) are in the index.",
+        rebuilt.chunks,
+        count(rebuilt.packs, "pack"),
+        output::bytes(rebuilt.stored_bytes)
+    )];
+    lines.extend(rebuilt.salvaged.iter().map(|what| format!("damaged pack {what}")));
+    lines.extend(
+        rebuilt
+            .unreadable
+            .iter()
+            .map(|what| format!("unreadable pack {what}")),
+    );
+    lines.join("\n")
 }
 
 async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
@@ -164,14 +214,18 @@ fn stats_text(stats: &StoreStats) -> String {
     };
     format!(
         "Disks      {:>12}  in {}\nData       {:>12}  without zeros, as if nothing were shared\nStored     {:>12}{saved}\n\
-         Chunks     {:>12}  in {}\nWriting    {:>12}",
+         Chunks     {:>12}  in {}\nGarbage    {:>12}  freed by the next runs of gc\nRestorable {:>12}  at most, in {} that \
+         gc --purge gives up\nWriting    {:>12}  at work now",
         bytes(stats.virtual_bytes),
         count(stats.roots, "disk"),
         bytes(stats.logical_bytes),
         bytes(stats.stored_bytes),
         stats.chunks,
         count(stats.packs, "pack"),
-        stats.open_sessions,
+        bytes(stats.garbage_bytes),
+        bytes(stats.restorable_bytes),
+        count(stats.restorable, "deleted image"),
+        count(stats.open_sessions, "import"),
     )
 }
 
@@ -206,10 +260,6 @@ fn report_text(report: &Report) -> String {
         ));
     }
     lines.join("\n")
-}
-
-fn count(n: u64, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -258,6 +308,9 @@ mod tests {
             packs: 9,
             chunks: 100,
             chunk_bytes: 1,
+            garbage_bytes: 1,
+            restorable: 1,
+            restorable_bytes: 1,
             open_sessions: 0,
         };
         let text = stats_text(&stats);

@@ -33,6 +33,7 @@ pub fn verify_kind() -> JobKind {
         name: VERIFY,
         run: |context| Box::pin(run(context)),
         failed: failed_nothing,
+        is_alone: false,
     }
 }
 

@@ -2,8 +2,10 @@
 
 pub mod api;
 pub mod cli;
+pub mod gc;
 pub mod jobs;
 pub mod model;
 pub mod service;
+pub mod space;
 #[cfg(test)]
 mod tests;

@@ -21,8 +21,14 @@ pub struct StoreStats {
     pub packs: u64,
     /// Different chunks.
     pub chunks: u64,
-    /// What the chunks take of the packs; the rest is overhead, or waits to be freed.
+    /// What the chunks take of the packs.
     pub chunk_bytes: u64,
+    /// What nothing needs any more, as far as `gc` has found out; it frees it in time.
+    pub garbage_bytes: u64,
+    /// Disks of deleted things that can still be restored.
+    pub restorable: u64,
+    /// What is not zero in them: no more than that is freed when they are purged.
+    pub restorable_bytes: u64,
     /// Who is writing now.
     pub open_sessions: u64,
 }
@@ -37,6 +43,9 @@ impl From<store::Stats> for StoreStats {
             packs: stats.packs,
             chunks: stats.chunks,
             chunk_bytes: stats.chunk_bytes,
+            garbage_bytes: stats.garbage_bytes,
+            restorable: stats.restorable_roots,
+            restorable_bytes: stats.restorable_bytes,
             open_sessions: stats.open_sessions,
         }
     }

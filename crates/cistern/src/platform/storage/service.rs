@@ -1,14 +1,17 @@
 //! What operators can do with the store.
 
 use serde_json::json;
+use store::{RebuildProgress, Rebuilt, Store};
 
 use super::jobs::{ATTEMPTS, VERIFY};
 use super::model::{Report, StoreStats};
-use crate::app::App;
+use crate::app::{self, App};
+use crate::config::Config;
 use crate::platform::accounts::Caller;
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::{self, Event};
 use crate::platform::jobs::{JobRow, NewJob, job_enqueue_in_tx, job_find};
+use crate::platform::keys::service::key_load;
 
 /// A verification, running or over.
 pub struct Verification {
@@ -62,4 +65,20 @@ async fn verify_load(app: &App, id: i64) -> Result<Verification> {
         _ => None,
     };
     Ok(Verification { job, report })
+}
+
+/// Makes the index of chunks anew from the packs, in a database that is otherwise intact. No server may run.
+pub async fn index_rebuild(config: &Config) -> Result<Rebuilt> {
+    let db = app::existing_open(config).await?;
+    let backend = app::backend_open(config)?;
+    let options = store::Options {
+        key: key_load(config).await?,
+        ..store::Options::default()
+    };
+    let store = Store::open_to_rebuild(backend, db.conn(), options).await;
+    let store = store.map_err(|error| match error.kind() {
+        store::Kind::Invalid | store::Kind::Incompatible => Error::Precondition(error.to_string()),
+        _ => error.into(),
+    })?;
+    Ok(store.rebuild_index(&RebuildProgress::default()).await?)
 }

@@ -253,6 +253,17 @@ pub async fn link_remove(
     Ok(true)
 }
 
+/// Counts what carries each tag anew.
+pub async fn count_all(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
+    count::Entity::delete_many().exec(conn).await?;
+    let sql = "INSERT INTO tag_count (tag_id, resource_type, count, last_link, last_id)
+        SELECT c.tag_id, c.resource_type, c.links, c.last, l.resource_id
+        FROM (SELECT tag_id, resource_type, COUNT(*) AS links, MAX(id) AS last
+            FROM tag_link GROUP BY tag_id, resource_type) c
+        JOIN tag_link l ON l.id = c.last";
+    conn.execute_unprepared(sql).await.map(drop)
+}
+
 async fn link_newest(
     conn: &impl ConnectionTrait,
     tag_id: i64,

@@ -32,3 +32,19 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
         pace.tick().await;
     }
 }
+
+/// Every file below a folder.
+pub(crate) fn files_below(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() {
+                files_below(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::Value;
+
 /// A command; the suite is the one place besides `platform::command` that starts processes.
 #[expect(
     clippy::disallowed_methods,
@@ -119,6 +121,24 @@ pub(crate) fn run_ok(command: &mut Command) -> String {
         text(&output.stderr)
     );
     text(&output.stdout)
+}
+
+/// What it printed.
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+/// The reason of a failure, which is the last line on stderr.
+pub(crate) fn reason(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    text.lines().last().unwrap_or_default().to_owned()
+}
+
+/// Runs with `--json`; fails the test unless it ends well with exactly one document on stdout.
+pub(crate) fn document(command: &mut Command) -> Value {
+    let text = run_ok(command.arg("--json"));
+    serde_json::from_str(&text)
+        .unwrap_or_else(|e| panic!("{command:?} printed no single document ({e}): {text}"))
 }
 
 /// The folders in `/proc` of the parsers that a server has started. Between fork and exec a child is still a copy of

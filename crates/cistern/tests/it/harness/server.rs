@@ -113,6 +113,13 @@ impl Setup {
         server
     }
 
+    /// A server that has not been started, with the data folder and the objects of another.
+    pub(crate) fn stopped_beside(self, first: &Server) -> Server {
+        let mut place = first.setup.place.clone();
+        place.database = None;
+        self.at(place).data(first.data()).stopped()
+    }
+
     /// `cistern` with this world's database, objects and environment; `words` is the command.
     pub(crate) fn command(&self, data: &Path, words: &[&str]) -> Command {
         let mut command = cistern();

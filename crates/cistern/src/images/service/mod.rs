@@ -1,8 +1,9 @@
 //! What can be done with images.
 
+mod deletion;
+
 use std::collections::HashMap;
 
-use chrono::TimeDelta;
 use sea_orm::ConnectionTrait;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,6 @@ use super::uploads::service as uploads;
 use crate::app::App;
 use crate::platform::accounts::Caller;
 use crate::platform::actions::{self, ActionRow, service::Followed};
-use crate::platform::clock::Time;
 use crate::platform::db::Tx;
 use crate::platform::error::{Error, Result};
 use crate::platform::events::{self, Event};
@@ -27,18 +27,18 @@ use crate::platform::projects;
 use crate::platform::regions::region_find;
 use crate::platform::resources::Owner;
 use crate::platform::secrets::{self, Secrets};
+use crate::platform::storage::space;
 use crate::platform::tags::service as tags;
 
-/// How long a deleted image can be restored.
-const RESTORE_FOR: TimeDelta = TimeDelta::hours(24);
-/// How long the row of a deleted image still answers after that.
-const TOMBSTONE_FOR: TimeDelta = TimeDelta::days(30);
+use deletion::is_importing;
+pub use deletion::{deleted_purge, image_delete, image_import_cancel, image_restore, image_sweep};
+
 /// How often the sweeper looks.
 const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_mins(1);
 /// Why an import that was cancelled, or whose image was deleted, made no image.
 pub const CANCELLED: &str = "The import was cancelled.";
-/// What Terraform looks for in the answer to a second delete.
-const DELETED_ALREADY: &str = "Image Can not delete an already deleted image.";
+/// Why an import made no image whose server's database was lost meanwhile.
+const LOST: &str = "The server's database was lost before this import had ended. Import it again.";
 /// Attempts of an import before it fails for good.
 const IMPORT_ATTEMPTS: i32 = 5;
 
@@ -50,6 +50,7 @@ pub async fn image_import_in_tx(
     caller: &Caller,
     new: &NewImport,
 ) -> Result<(Model, ActionRow)> {
+    space::room_check(app)?;
     let now = app.clock.now();
     let row = image_insert(app, tx, caller, new).await?;
     let (input, node) = match &new.source {
@@ -283,101 +284,6 @@ pub async fn image_update(app: &App, caller: &Caller, id: i64, change: Change) -
     Ok(row)
 }
 
-/// Deletes an image: out of the lists at once, its disk kept for a day so that it can be restored. With `purge` the
-/// disk is given up now. What is being imported is cancelled.
-pub async fn image_delete(app: &App, caller: &Caller, id: i64, purge: bool) -> Result<()> {
-    caller.require("image:delete")?;
-    let tx = app.db.write().await?;
-    let row = image_own_stopped(app, &tx, caller, id).await?;
-    delete_in_tx(app, caller, &tx, &row, purge).await?;
-    tx.commit().await?;
-    app.queue.wake();
-    Ok(())
-}
-
-/// Cancels an import while it runs, for whoever began it: that needs no permission to delete images. One that has
-/// ended is left as it is.
-pub async fn image_import_cancel(app: &App, caller: &Caller, id: i64) -> Result<()> {
-    let tx = app.db.write().await?;
-    let row = image_own_stopped(app, &tx, caller, id).await?;
-    if !is_importing(&row) {
-        return Ok(());
-    }
-    delete_in_tx(app, caller, &tx, &row, true).await?;
-    tx.commit().await?;
-    app.queue.wake();
-    Ok(())
-}
-
-/// An image that is to be deleted, and the job that imports it asked to end: the job first, because in that order it
-/// ends both, and on PostgreSQL the two would otherwise wait for each other.
-async fn image_own_stopped(app: &App, tx: &Tx, caller: &Caller, id: i64) -> Result<Model> {
-    let seen = own_check(rows::image_get(&**tx, id).await?, caller)?;
-    if let (true, Some(job)) = (is_importing(&seen), seen.job_id) {
-        engine::job_cancel_in_tx(&**tx, app.clock.now(), job).await?;
-    }
-    image_own(&**tx, caller, id).await
-}
-
-fn is_importing(row: &Model) -> bool {
-    [Status::New, Status::Pending]
-        .iter()
-        .any(|s| s.as_str() == row.status)
-}
-
-async fn delete_in_tx(app: &App, caller: &Caller, tx: &Tx, row: &Model, purge: bool) -> Result<()> {
-    let (id, now) = (row.id, app.clock.now());
-    if row.protected {
-        return Err(Error::invalid(format!(
-            "Image {id} is protected. First take that away (PUT with protected: false, or cistern image update {id} \
-             --protected false), then delete it."
-        )));
-    }
-    let is_available = row.status == Status::Available.as_str();
-    let keep = is_available && !purge;
-    let purge_at = if keep { now + RESTORE_FOR } else { now };
-    // The job will end later, and finds the image as it is left here.
-    let reason = (!is_available).then_some(CANCELLED);
-    let hidden = rows::image_hide(&**tx, now, row, purge_at, reason).await?;
-    if hidden {
-        tags_keep_in_tx(app, tx, row).await?;
-        // A project must not be held by what nobody sees any more.
-        projects::service::resource_forget_in_tx(&**tx, "image", &id.to_string()).await?;
-    }
-    let given_up = purge && disk_forget_in_tx(app, tx, id, None).await?;
-    if !hidden && !given_up {
-        return Err(Error::invalid(DELETED_ALREADY));
-    }
-    let event = Event::done("image.delete", "image", id).with(json!({ "name": row.name, "purge": purge }));
-    events::record_in_tx(&**tx, now, &caller.who, event).await
-}
-
-/// Brings a deleted image back within a day.
-pub async fn image_restore(app: &App, caller: &Caller, id: i64) -> Result<Model> {
-    caller.require("image:update")?;
-    let now = app.clock.now();
-    let tx = app.db.write().await?;
-    let row = image_own(&*tx, caller, id).await?;
-    if row.status != Status::Deleted.as_str() {
-        return Err(Error::invalid(format!("Image {id} is not deleted.")));
-    }
-    if !rows::image_unhide(&*tx, now, &row).await? {
-        return Err(Error::invalid(format!(
-            "Image {id} cannot be restored: its data is gone. Import it again."
-        )));
-    }
-    let kept: Vec<String> = row
-        .kept_tags
-        .clone()
-        .and_then(|k| serde_json::from_value(k).ok())
-        .unwrap_or_default();
-    tags_set_in_tx(app, &tx, &row, &kept).await?;
-    events::record_in_tx(&*tx, now, &caller.who, Event::done("image.restore", "image", id)).await?;
-    let row = image_own(&*tx, caller, id).await?;
-    tx.commit().await?;
-    Ok(row)
-}
-
 /// Does what `POST /v2/images/{id}/actions` asks for, in DigitalOcean's words: `transfer` to a region, or `convert`.
 ///
 /// Every region is answered by this installation's store, so a transfer moves nothing: it adds the region to the
@@ -464,10 +370,51 @@ pub async fn import_begin_in_tx(tx: &Tx, id: i64) -> Result<Option<Model>> {
     Ok(row.filter(|row| row.status == Status::Pending.as_str()))
 }
 
-/// Makes an imported image available, in the region that was asked for; false where it no longer is to be.
-pub async fn import_publish_in_tx(tx: &Tx, row: &Model, found: Published) -> Result<bool> {
+/// Writes down what an import stored, in the transaction that publishes the disk; false where the image is no longer
+/// wanted. It stays `pending` until the journal has this.
+pub async fn import_keep_in_tx(tx: &Tx, row: &Model, found: Published) -> Result<bool> {
     let regions: Vec<String> = row.region_wanted.iter().cloned().collect();
-    Ok(rows::image_publish(&**tx, row.id, &regions, found).await?)
+    Ok(rows::image_keep(&**tx, row.id, &regions, found).await?)
+}
+
+/// Makes an image available whose disk is kept and journaled, and has its checksums made; `None` where it is no longer
+/// wanted.
+pub async fn import_finish_in_tx(app: &App, tx: &Tx, id: i64) -> Result<Option<Model>> {
+    if !rows::image_set_status(&**tx, id, Status::Pending, Status::Available).await? {
+        return Ok(None);
+    }
+    let Some(row) = rows::image_get(&**tx, id).await? else {
+        return Ok(None);
+    };
+    let who = events::Who {
+        team_id: Some(row.team_id),
+        ..events::Who::default()
+    };
+    // Its team reads this: what it added would tell what others have.
+    let stats = json!({ "virtual_bytes": row.virtual_bytes });
+    let event = Event::done("image.import", "image", id).with(stats);
+    events::record_in_tx(&**tx, app.clock.now(), &who, event).await?;
+    checksum::checksum_enqueue_in_tx(&**tx, app.clock.now(), row.team_id, id).await?;
+    Ok(Some(row))
+}
+
+/// Puts images in order that were brought back from the journal: a disk that is kept makes its image available, and what
+/// was still being imported has ended. Gives how many those are.
+pub async fn images_settle_in_tx(app: &App, tx: &Tx) -> Result<u64> {
+    let mut ended = 0;
+    for row in rows::image_list_importing(&**tx).await? {
+        let is_kept = row.root_digest.is_some() && import_finish_in_tx(app, tx, row.id).await?.is_some();
+        if !is_kept {
+            image_fail_in_tx(app, tx, row.id, LOST).await?;
+            ended += 1;
+        }
+        if let Some(action) = row.action_id {
+            let error = (!is_kept).then_some(LOST);
+            actions::action_end_in_tx(&**tx, app.clock.now(), action, error).await?;
+        }
+    }
+    rows::image_recount(&**tx).await?;
+    Ok(ended)
 }
 
 /// The actions of an image, newest first.
@@ -508,38 +455,6 @@ pub async fn image_fail_in_tx(app: &App, tx: &Tx, id: i64, reason: &str) -> Resu
     events::record_in_tx(&**tx, now, &who, event).await
 }
 
-/// Gives up the disks whose time to be restored is over, and removes rows that nobody asks for any more.
-pub async fn image_sweep(app: &App) -> Result<()> {
-    let now = app.clock.now();
-    loop {
-        let due = rows::image_list_due(app.db.conn(), now, 100).await?;
-        if due.is_empty() {
-            break;
-        }
-        for row in due {
-            let tx = app.db.write().await?;
-            if disk_forget_in_tx(app, &tx, row.id, Some(now)).await? {
-                let who = events::Who {
-                    team_id: Some(row.team_id),
-                    ..events::Who::default()
-                };
-                events::record_in_tx(&*tx, now, &who, Event::done("image.purge", "image", row.id)).await?;
-            }
-            tx.commit().await?;
-        }
-    }
-    loop {
-        let tx = app.db.write().await?;
-        let before = now - TOMBSTONE_FOR;
-        let old = rows::image_list_old(&*tx, before, 100).await?;
-        if old.is_empty() {
-            return Ok(());
-        }
-        rows::image_remove(&*tx, before, &old).await?;
-        tx.commit().await?;
-    }
-}
-
 /// Removes the working files of imports that have ended.
 pub async fn spool_sweep(app: &App) -> Result<()> {
     for job in spool::jobs(&app.data) {
@@ -565,19 +480,6 @@ pub async fn sweeper(app: App, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
     }
-}
-
-/// Lets go of a deleted image's disk: garbage collection may free it. False where it was let go before, or, with `due`,
-/// where the image was not due then.
-async fn disk_forget_in_tx(app: &App, tx: &Tx, id: i64, due: Option<Time>) -> Result<bool> {
-    if !rows::image_forget_disk(&**tx, id, due).await? {
-        return Ok(false);
-    }
-    checksum::checksum_forget_in_tx(&**tx, id).await?;
-    app.store
-        .root_delete_in_tx(&**tx, jobs::ROOT_KIND, &id.to_string())
-        .await?;
-    Ok(true)
 }
 
 /// An image of the caller's team, which stays as it is read until the transaction changes it.

@@ -1,0 +1,123 @@
+//! `cistern recover`: a new database from the store alone.
+
+use serde_json::json;
+
+use super::flags::LocalFlags;
+use super::output::counted as count;
+use super::progress::Progress;
+use super::{Context, Outcome, block_on};
+use crate::platform::journal::{self, Recovered, shown};
+use crate::platform::keys::cli::recovery_ask;
+use crate::serve;
+
+const EXAMPLES: &str = "Examples:
+  cistern recover --data /var/lib/cistern
+  cistern recover --data /var/lib/cistern --objects 's3://images?endpoint=https://s3.example.com'
+  cistern recover --data /var/lib/cistern --key-file /etc/cistern/store.key     an encrypted store
+  cistern recover --data /var/lib/cistern --recovery-key                        with nothing but the printed key
+  cistern recover --data DIR --database postgres://cistern@db/empty --objects /mnt/images
+
+Stop every server of the installation first. A database that is there is moved aside, not deleted.
+Afterwards users, tokens and passwords are as they were; `cistern token create --data DIR` makes a new token.";
+
+/// Flags of `recover`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Move the tables of a PostgreSQL database that is not empty into a schema of their own, and go on
+    #[arg(long)]
+    replace_database: bool,
+    /// Take the database that is there as it is, although it is older than the store, and forget what is newer
+    #[arg(long, conflicts_with = "replace_database")]
+    keep_database: bool,
+    /// Open an encrypted store with the recovery key, which is asked for, or read from standard input
+    #[arg(long)]
+    recovery_key: bool,
+    #[command(flatten)]
+    flags: LocalFlags,
+}
+
+/// Recovers, and says what came back and what did not.
+pub fn run(args: &Args, context: &Context) -> Outcome {
+    let config = args.flags.config(context)?;
+    let key = args.recovery_key.then(recovery_ask).transpose()?;
+    let kept = args.keep_database;
+    let options = journal::Options {
+        key,
+        replace_database: args.replace_database,
+        keep_database: args.keep_database,
+    };
+    block_on(async move {
+        let _lock = serve::data_take(&config)?;
+        let progress = Progress::new();
+        let recovered = journal::recover(&config, options, &|step| progress.step(step, None)).await;
+        progress.clear();
+        let recovered = recovered?;
+        let data = config.data.display().to_string();
+        context.output.document(&json!({ "recovered": recovered }), || {
+            if kept {
+                return kept_text(&recovered, &data);
+            }
+            text(&recovered, &data)
+        });
+        Ok(())
+    })
+}
+
+fn kept_text(found: &Recovered, data: &str) -> String {
+    format!(
+        "The database is the store's again; {} chunks in {} are in the index.\nNext: cistern store verify --data {data}",
+        found.chunks,
+        count(found.packs, "pack"),
+    )
+}
+
+fn text(found: &Recovered, data: &str) -> String {
+    let rows = |table: &str| found.rows.get(table).copied().unwrap_or(0);
+    let mut lines = vec![format!(
+        "Brought back as of {}: {}, {}, {}, {}; {} chunks in {}.",
+        shown(found.newest_us),
+        count(rows("image"), "image"),
+        count(rows("user_account"), "user"),
+        count(rows("api_token"), "token"),
+        count(rows("team"), "team"),
+        found.chunks,
+        count(found.packs, "pack"),
+    )];
+    for gap in &found.gaps {
+        let after = gap.after_us.map_or_else(|| "the beginning".to_owned(), shown);
+        let before = gap.before_us.map_or_else(|| "the end".to_owned(), shown);
+        lines.push(format!(
+            "MISSING: changes between {after} and {before} may be missing: a part of the journal is lost or damaged. Look \
+             through images, users, tokens and teams: what was deleted or revoked then is here again."
+        ));
+    }
+    lines.extend(found.damaged.iter().map(|what| format!("damaged: {what}")));
+    if found.contradicting > 0 {
+        lines.push(format!(
+            "{} left out, because they contradict others.",
+            count(found.contradicting, "row")
+        ));
+    }
+    if found.imports_ended > 0 {
+        lines.push(format!(
+            "{} had not ended; begin again what is still wanted.",
+            count(found.imports_ended, "import")
+        ));
+    }
+    lines.extend(found.salvaged.iter().map(|what| format!("damaged pack {what}")));
+    lines.extend(
+        found
+            .unreadable
+            .iter()
+            .map(|what| format!("unreadable pack {what}")),
+    );
+    if !found.salvaged.is_empty() || !found.unreadable.is_empty() {
+        lines.push(format!("Next: cistern store verify --read-data --data {data}"));
+    }
+    if let Some(aside) = &found.aside {
+        lines.push(format!("The database from before is {aside}."));
+    }
+    lines.push(format!("Next: cistern serve --data {data}"));
+    lines.join("\n")
+}

@@ -1,0 +1,191 @@
+//! Deleting images, bringing them back, and giving their disks up in the end.
+
+use chrono::TimeDelta;
+use serde_json::json;
+
+use super::{CANCELLED, image_own, own_check, tags_keep_in_tx, tags_set_in_tx};
+use crate::app::App;
+use crate::images::checksum;
+use crate::images::jobs;
+use crate::images::model::Status;
+use crate::images::rows::{self, Model};
+use crate::platform::accounts::Caller;
+use crate::platform::clock::Time;
+use crate::platform::db::Tx;
+use crate::platform::error::{Error, Result};
+use crate::platform::events::{self, Event};
+use crate::platform::jobs as engine;
+use crate::platform::projects;
+
+/// How long a deleted image can be restored.
+const RESTORE_FOR: TimeDelta = TimeDelta::hours(24);
+/// How long the row of a deleted image still answers after that.
+const TOMBSTONE_FOR: TimeDelta = TimeDelta::days(30);
+/// What Terraform looks for in the answer to a second delete.
+const DELETED_ALREADY: &str = "Image Can not delete an already deleted image.";
+
+/// Deletes an image: out of the lists at once, its disk kept for a day so that it can be restored. With `purge` the
+/// disk is given up now. What is being imported is cancelled.
+pub async fn image_delete(app: &App, caller: &Caller, id: i64, purge: bool) -> Result<()> {
+    caller.require("image:delete")?;
+    let tx = app.db.write().await?;
+    let row = image_own_stopped(app, &tx, caller, id).await?;
+    delete_in_tx(app, caller, &tx, &row, purge).await?;
+    tx.commit().await?;
+    app.queue.wake();
+    Ok(())
+}
+
+/// Cancels an import while it runs, for whoever began it: that needs no permission to delete images. One that has
+/// ended is left as it is.
+pub async fn image_import_cancel(app: &App, caller: &Caller, id: i64) -> Result<()> {
+    let tx = app.db.write().await?;
+    let row = image_own_stopped(app, &tx, caller, id).await?;
+    if !is_importing(&row) {
+        return Ok(());
+    }
+    delete_in_tx(app, caller, &tx, &row, true).await?;
+    tx.commit().await?;
+    app.queue.wake();
+    Ok(())
+}
+
+/// An image that is to be deleted, and the job that imports it asked to end: the job first, because in that order it
+/// ends both, and on PostgreSQL the two would otherwise wait for each other.
+async fn image_own_stopped(app: &App, tx: &Tx, caller: &Caller, id: i64) -> Result<Model> {
+    let seen = own_check(rows::image_get(&**tx, id).await?, caller)?;
+    if let (true, Some(job)) = (is_importing(&seen), seen.job_id) {
+        engine::job_cancel_in_tx(&**tx, app.clock.now(), job).await?;
+    }
+    image_own(&**tx, caller, id).await
+}
+
+pub(super) fn is_importing(row: &Model) -> bool {
+    [Status::New, Status::Pending]
+        .iter()
+        .any(|s| s.as_str() == row.status)
+}
+
+async fn delete_in_tx(app: &App, caller: &Caller, tx: &Tx, row: &Model, purge: bool) -> Result<()> {
+    let (id, now) = (row.id, app.clock.now());
+    if row.protected {
+        return Err(Error::invalid(format!(
+            "Image {id} is protected. First take that away (PUT with protected: false, or cistern image update {id} \
+             --protected false), then delete it."
+        )));
+    }
+    let is_available = row.status == Status::Available.as_str();
+    let keep = is_available && !purge;
+    let purge_at = if keep { now + RESTORE_FOR } else { now };
+    // The job will end later, and finds the image as it is left here.
+    let reason = (!is_available).then_some(CANCELLED);
+    let hidden = rows::image_hide(&**tx, now, row, purge_at, reason).await?;
+    if hidden {
+        tags_keep_in_tx(app, tx, row).await?;
+        // A project must not be held by what nobody sees any more.
+        projects::service::resource_forget_in_tx(&**tx, "image", &id.to_string()).await?;
+    }
+    if hidden && keep {
+        restorable_in_tx(app, tx, id, true).await?;
+    }
+    let given_up = purge && disk_forget_in_tx(app, tx, id, None).await?;
+    if !hidden && !given_up {
+        return Err(Error::invalid(DELETED_ALREADY));
+    }
+    let event = Event::done("image.delete", "image", id).with(json!({ "name": row.name, "purge": purge }));
+    events::record_in_tx(&**tx, now, &caller.who, event).await
+}
+
+/// Brings a deleted image back within a day.
+pub async fn image_restore(app: &App, caller: &Caller, id: i64) -> Result<Model> {
+    caller.require("image:update")?;
+    let now = app.clock.now();
+    let tx = app.db.write().await?;
+    let row = image_own(&*tx, caller, id).await?;
+    if row.status != Status::Deleted.as_str() {
+        return Err(Error::invalid(format!("Image {id} is not deleted.")));
+    }
+    if !rows::image_unhide(&*tx, now, &row).await? {
+        return Err(Error::invalid(format!(
+            "Image {id} cannot be restored: its data is gone. Import it again."
+        )));
+    }
+    restorable_in_tx(app, &tx, id, false).await?;
+    let kept: Vec<String> = row
+        .kept_tags
+        .clone()
+        .and_then(|k| serde_json::from_value(k).ok())
+        .unwrap_or_default();
+    tags_set_in_tx(app, &tx, &row, &kept).await?;
+    events::record_in_tx(&*tx, now, &caller.who, Event::done("image.restore", "image", id)).await?;
+    let row = image_own(&*tx, caller, id).await?;
+    tx.commit().await?;
+    Ok(row)
+}
+
+/// Gives up the disks of all deleted images, also where they could still be restored; gives how many.
+pub async fn deleted_purge(app: &App) -> Result<u64> {
+    // Nothing that is deleted now can be restored for longer.
+    purge_due(app, app.clock.now() + RESTORE_FOR).await
+}
+
+/// Gives up the disks of deleted images that could be restored until `due` at most.
+async fn purge_due(app: &App, due: Time) -> Result<u64> {
+    let mut purged = 0;
+    loop {
+        let rows = rows::image_list_due(app.db.conn(), due, 100).await?;
+        if rows.is_empty() {
+            return Ok(purged);
+        }
+        for row in rows {
+            let tx = app.db.write().await?;
+            if disk_forget_in_tx(app, &tx, row.id, Some(due)).await? {
+                let who = events::Who {
+                    team_id: Some(row.team_id),
+                    ..events::Who::default()
+                };
+                let event = Event::done("image.purge", "image", row.id);
+                events::record_in_tx(&*tx, app.clock.now(), &who, event).await?;
+                purged += 1;
+            }
+            tx.commit().await?;
+        }
+    }
+}
+
+/// Gives up the disks whose time to be restored is over, and removes rows that nobody asks for any more.
+pub async fn image_sweep(app: &App) -> Result<()> {
+    let now = app.clock.now();
+    purge_due(app, now).await?;
+    loop {
+        let tx = app.db.write().await?;
+        let before = now - TOMBSTONE_FOR;
+        let old = rows::image_list_old(&*tx, before, 100).await?;
+        if old.is_empty() {
+            return Ok(());
+        }
+        rows::image_remove(&*tx, before, &old).await?;
+        tx.commit().await?;
+    }
+}
+
+/// Says whether an image's disk is only kept so that the image can be restored.
+async fn restorable_in_tx(app: &App, tx: &Tx, id: i64, restorable: bool) -> Result<()> {
+    app.store
+        .root_restorable_in_tx(&**tx, jobs::ROOT_KIND, &id.to_string(), restorable)
+        .await?;
+    Ok(())
+}
+
+/// Lets go of a deleted image's disk: garbage collection may free it. False where it was let go before, or, with `due`,
+/// where the image was not due then.
+async fn disk_forget_in_tx(app: &App, tx: &Tx, id: i64, due: Option<Time>) -> Result<bool> {
+    if !rows::image_forget_disk(&**tx, id, due).await? {
+        return Ok(false);
+    }
+    checksum::checksum_forget_in_tx(&**tx, id).await?;
+    app.store
+        .root_delete_in_tx(&**tx, jobs::ROOT_KIND, &id.to_string())
+        .await?;
+    Ok(true)
+}

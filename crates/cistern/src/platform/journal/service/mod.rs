@@ -1,0 +1,421 @@
+//! Writing the journal, and noticing that the database is an older one.
+
+mod dump;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta};
+use sea_orm::ConnectionTrait;
+use serde_json::Value;
+use store::{JournalHead, JournalLink, JournalPart, JournalPlace, JournalSealed};
+use tokio::sync::Mutex;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::model::{self, Document, Key, Known};
+use super::rows::{self, state};
+use super::tables::JOURNALED;
+use crate::app::App;
+use crate::platform::db::{Snapshot, Tx, migrate};
+use crate::platform::error::{Context, Error, Result};
+use crate::platform::random;
+
+/// How often it is looked whether there is something to journal.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long a writer that does not answer holds up the others.
+const LEASE: TimeDelta = TimeDelta::seconds(15);
+/// How often whoever waits for another server's writer looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// More changes than that at once begin a new generation, which is written in parts.
+const CHANGES_AT_ONCE: usize = 20_000;
+/// Notes that are read at once.
+const PAGE: u64 = 1_000;
+/// Objects of a generation at most.
+const OBJECTS: i64 = 4_096;
+/// What follows a dump may always have so many bytes.
+const CHANGE_BYTES: i64 = 8 << 20;
+
+/// Another took the lease.
+const LOST: &str = "another server writes the journal now; this one lets it";
+/// The refusal where the database is an older one.
+const OLDER: &str = "this database is older than the store, whose journal holds changes that it does not know: nothing is \
+                     changed or deleted. Put the newest database back, or stop the server and run `cistern recover`, which \
+                     makes a new one from the store";
+/// The refusal where the store is written by another.
+const OTHER: &str = "the store's journal is written with another database than this one: nothing is changed or deleted. \
+                     Start the server with the other, or stop both and run `cistern recover`, which makes a new one from \
+                     the store";
+
+/// What the writer of this process holds.
+#[derive(Debug, Default)]
+pub struct Writer {
+    /// One at a time.
+    turn: Mutex<()>,
+}
+
+/// What came of a try to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrote {
+    /// There was nothing to be written.
+    Nothing,
+    /// All that was noted then is in the store.
+    All,
+    /// Another server writes now.
+    Busy,
+}
+
+/// Makes the triggers that note changes, in the transaction of a migration.
+pub async fn triggers_make_in_tx(tx: &Tx) -> Result<()> {
+    rows::triggers_make(&**tx, JOURNALED)
+        .await
+        .context("could not make the journal's triggers")
+}
+
+/// Looks whether this database belongs to the store's journal, and begins a lineage where there is no journal yet. What
+/// does not belong is opened all the same, for reading.
+pub async fn open(app: &App) -> Result<()> {
+    if rows::state_get(app.db.conn()).await?.is_none() && app.store.journal().list().await?.is_empty() {
+        let tx = app.db.write().await?;
+        rows::state_insert(&*tx, rows::state_new(random::uuid(), 0)).await?;
+        tx.commit().await?;
+    }
+    match guard(app).await {
+        Err(Error::Precondition(_)) => Ok(()),
+        other => other,
+    }
+}
+
+/// Fails, from now on for every writing transaction of this process, where the store is ahead of the database. To be
+/// called before anything is deleted for good.
+pub async fn guard(app: &App) -> Result<()> {
+    if let Some(sentence) = app.db.refusal() {
+        return Err(Error::Precondition(sentence.to_owned()));
+    }
+    let journal = app.store.journal();
+    let listed = journal.list().await?;
+    let Some(newest) = listed.last() else {
+        return Ok(());
+    };
+    // After the listing: what is listed was intended before.
+    let state = rows::state_get(app.db.conn()).await?;
+    let known = state.as_ref().map(known);
+    if model::is_ahead(newest.place, known) {
+        return refuse(app, OLDER);
+    }
+    let (Some(state), Some(known)) = (state, known) else {
+        return Ok(());
+    };
+    if !model::must_be_own(newest.place, known) {
+        return Ok(());
+    }
+    match journal.get(newest.place).await {
+        Ok(object) if object.head.lineage != state.lineage => refuse(app, OTHER),
+        // Removed since by another server, or damaged, which whoever reads the journal tells.
+        Err(error) if !matches!(error.kind(), store::Kind::NotFound | store::Kind::Damaged) => {
+            Err(error.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn refuse(app: &App, sentence: &str) -> Result<()> {
+    tracing::error!("{sentence}");
+    app.db.refuse(sentence.to_owned());
+    Err(Error::Precondition(sentence.to_owned()))
+}
+
+fn known(state: &state::Model) -> Known {
+    Known {
+        intended: place(state.intended_generation, state.intended_sequence),
+        foreign_generation: u32::try_from(state.foreign_generation).unwrap_or(u32::MAX),
+    }
+}
+
+fn place(generation: i64, sequence: i64) -> JournalPlace {
+    JournalPlace {
+        generation: u32::try_from(generation).unwrap_or(u32::MAX),
+        sequence: sequence.cast_unsigned(),
+    }
+}
+
+/// Writes what changes, until `stop`, and then once more.
+pub async fn run(app: App, stop: CancellationToken) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        let is_last = tokio::select! {
+            _ = ticks.tick() => false,
+            () = stop.cancelled() => true,
+        };
+        let wrote = write(&app, false).await;
+        match &wrote {
+            Err(error) if !failing => {
+                tracing::error!(
+                    error = error.chain(),
+                    "could not write the journal; trying again each second"
+                );
+            }
+            Ok(_) if failing => tracing::info!("the journal is written again"),
+            _ => {}
+        }
+        failing = wrote.is_err();
+        if is_last {
+            return;
+        }
+    }
+}
+
+/// Returns when everything that was committed before this call is in the store.
+pub async fn flush(app: &App) -> Result<()> {
+    let Some(newest) = rows::change_newest(app.db.conn()).await? else {
+        return Ok(());
+    };
+    while rows::change_any(app.db.conn(), newest).await? {
+        if write(app, false).await? == Wrote::Busy {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+    Ok(())
+}
+
+/// Begins a new generation.
+pub async fn dump(app: &App) -> Result<()> {
+    while write(app, true).await? == Wrote::Busy {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// Writes one object, or a dump.
+async fn write(app: &App, with_dump: bool) -> Result<Wrote> {
+    let _turn = app.journal.turn.lock().await;
+    if !with_dump && rows::change_newest(app.db.conn()).await?.is_none() {
+        return Ok(Wrote::Nothing);
+    }
+    let Some((claimed, is_dump)) = claim(app, with_dump).await? else {
+        return Ok(Wrote::Busy);
+    };
+    let fence = claimed.fence.unwrap_or_default();
+    let done = if is_dump {
+        dump::write_dump(app, &claimed).await.map(|()| true)
+    } else {
+        write_changes(app, &claimed).await
+    };
+    match done {
+        Ok(true) => Ok(Wrote::All),
+        // Too many at once.
+        Ok(false) => {
+            let Some((claimed, _)) = claim(app, true).await? else {
+                return Ok(Wrote::Busy);
+            };
+            dump::write_dump(app, &claimed).await.map(|()| Wrote::All)
+        }
+        Err(Error::Unavailable(text)) if text == LOST => Ok(Wrote::Busy),
+        Err(error) => {
+            if let Err(error) = rows::lease_end(app.db.conn(), fence).await {
+                tracing::debug!(%error, "could not let go of the journal's lease");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Takes the lease and commits the intent to write the next object: its number, under a fence of its own. Says whether it
+/// has to be a dump. `None` where another server writes.
+pub(super) async fn claim(app: &App, with_dump: bool) -> Result<Option<(state::Model, bool)>> {
+    let schema = schema_text();
+    let now = app.clock.now();
+    let tx = app.db.write().await?;
+    let Some(mut row) = rows::state_lock(&*tx).await? else {
+        return Err(Error::bug("the journal has no state"));
+    };
+    // What an earlier process of this node left behind is over.
+    let is_free = row.lease_until.is_none_or(|until| until < now) || row.writer.as_ref() == Some(&app.node);
+    if !is_free {
+        return Ok(None);
+    }
+    let is_dump = with_dump
+        || row.generation == 0
+        // A dump was cut off: numbers of an earlier generation would be lower than what was intended.
+        || row.intended_generation != row.generation
+        || row.schema != schema
+        || row.intended_sequence >= OBJECTS
+        || row.change_bytes > CHANGE_BYTES.max(row.dump_bytes / 2);
+    if is_dump {
+        row.intended_generation += 1;
+        row.intended_sequence = 0;
+    } else {
+        row.intended_sequence += 1;
+    }
+    row.writer = Some(app.node.clone());
+    row.fence = Some(random::uuid());
+    row.lease_until = Some(now + LEASE);
+    rows::state_set(&*tx, row.clone()).await?;
+    tx.commit().await?;
+    Ok(Some((row, is_dump)))
+}
+
+fn schema_text() -> String {
+    migrate::known().join(" ")
+}
+
+/// What a snapshot of the database gave.
+struct Taken {
+    /// The notes in it.
+    notes: Vec<i64>,
+    /// Tables and keys, each once.
+    keys: BTreeMap<usize, Vec<Key>>,
+}
+
+/// Opens a snapshot in which the fence still holds.
+async fn snapshot(app: &App, claimed: &state::Model) -> Result<Snapshot> {
+    let tx = app.db.snapshot().await?;
+    let row = rows::state_get(&*tx).await?;
+    if row.is_some_and(|row| row.fence == claimed.fence) {
+        return Ok(tx);
+    }
+    Err(lost())
+}
+
+fn lost() -> Error {
+    Error::Unavailable(LOST.to_owned())
+}
+
+/// Writes what changed; false where that is too much for one object.
+pub(super) async fn write_changes(app: &App, claimed: &state::Model) -> Result<bool> {
+    let tx = snapshot(app, claimed).await?;
+    let now = app.clock.now();
+    let taken = notes_take(&tx, Some(CHANGES_AT_ONCE)).await?;
+    let Some(taken) = taken else {
+        return Ok(false);
+    };
+    let mut document = document_new(&*tx).await?;
+    for (at, keys) in taken.keys {
+        let table = &JOURNALED[at];
+        let columns = rows::columns(&*tx, table.name).await?;
+        document
+            .rows
+            .extend(rows::rows_get(&*tx, table, &columns, keys).await?);
+    }
+    tx.end().await?;
+    let head = JournalHead {
+        lineage: claimed.lineage,
+        place: place(claimed.intended_generation, claimed.intended_sequence),
+        part: JournalPart::Changes,
+        previous: Some(JournalLink {
+            sequence: claimed.sequence.cast_unsigned(),
+            code: code_of(claimed),
+        }),
+        at_us: now.timestamp_micros(),
+    };
+    let text = serde_json::to_vec(&document).context("could not write a journal document")?;
+    if text.len() > store::JOURNAL_DOCUMENT_LIMIT / 2 {
+        return Ok(false);
+    }
+    let sealed = app.store.journal().seal(&head, &text)?;
+    put(app, &sealed).await?;
+    let done = state::Model {
+        sequence: claimed.intended_sequence,
+        code: Some(sealed.code.to_vec()),
+        change_bytes: claimed.change_bytes + bytes_of(&sealed),
+        ..claimed.clone()
+    };
+    finish(app, done, &taken.notes).await?;
+    Ok(true)
+}
+
+fn code_of(state: &state::Model) -> [u8; 32] {
+    let code = state.code.as_deref().and_then(|code| code.try_into().ok());
+    code.unwrap_or_default()
+}
+
+fn bytes_of(sealed: &JournalSealed) -> i64 {
+    i64::try_from(sealed.bytes().len()).unwrap_or(i64::MAX)
+}
+
+/// Writes an object under its number. One that is there already was written by whoever is ahead of us.
+async fn put(app: &App, sealed: &JournalSealed) -> Result<()> {
+    match app.store.journal().put(sealed).await {
+        Err(error) if error.kind() == store::Kind::Exists => {
+            guard(app).await?;
+            refuse(app, OTHER)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Notes that an object was written, if the fence still holds, and lets go of the lease.
+pub(super) async fn finish(app: &App, done: state::Model, notes: &[i64]) -> Result<()> {
+    let tx = app.db.write().await?;
+    let row = rows::state_lock(&*tx).await?;
+    if row.is_none_or(|row| row.fence != done.fence) {
+        return Err(lost());
+    }
+    let done = state::Model {
+        lease_until: None,
+        ..done
+    };
+    rows::state_set(&*tx, done).await?;
+    rows::change_delete(&*tx, notes).await?;
+    tx.commit().await
+}
+
+/// All notes of a snapshot; none where they are more than `limit` rows.
+async fn notes_take(tx: &Snapshot, limit: Option<usize>) -> Result<Option<Taken>> {
+    let (mut notes, mut seen, mut after) = (Vec::new(), BTreeMap::<usize, BTreeMap<String, Key>>::new(), 0);
+    loop {
+        let page = rows::change_page(&**tx, after, PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = last.id;
+        for note in page {
+            notes.push(note.id);
+            // A dump has them all, whatever they are.
+            if let (Some(_), Some(at)) = (limit, super::tables::position(&note.table_name)) {
+                let key: Vec<Value> =
+                    serde_json::from_str(&note.row_key).context("could not read a note of a change")?;
+                seen.entry(at).or_default().insert(note.row_key, key);
+            }
+        }
+        if limit.is_some_and(|limit| notes.len() > limit) {
+            return Ok(None);
+        }
+    }
+    let keys = seen
+        .into_iter()
+        .map(|(at, keys)| (at, keys.into_values().collect()));
+    Ok(Some(Taken {
+        notes,
+        keys: keys.collect(),
+    }))
+}
+
+async fn document_new(conn: &impl ConnectionTrait) -> Result<Document> {
+    Ok(Document {
+        schema: migrate::known(),
+        counters: rows::counters(conn).await?,
+        rows: Vec::new(),
+    })
+}
+
+/// The time of microseconds since 1970, for people.
+pub fn shown(us: i64) -> String {
+    DateTime::from_timestamp_micros(us).map_or_else(
+        || us.to_string(),
+        |at| at.format("%Y-%m-%d %H:%M:%S UTC").to_string(),
+    )
+}
+
+/// Puts what a recovery brought back in order: the counters, no notes, and a lineage of its own.
+pub(super) async fn begin_anew_in_tx(
+    tx: &Tx,
+    counters: &BTreeMap<String, i64>,
+    foreign_generation: u32,
+) -> Result<()> {
+    rows::counters_raise(&**tx, counters).await?;
+    rows::changes_forget(&**tx).await?;
+    rows::state_forget(&**tx).await?;
+    rows::state_insert(&**tx, rows::state_new(random::uuid(), foreign_generation)).await?;
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! The job `store.gc`, and the run itself, which a local command does without a job.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use store::gc::{Options, Progress};
+use tokio_util::sync::CancellationToken;
+
+use super::model::{Report, Wish};
+use super::service::purge;
+use crate::app::App;
+use crate::platform::error::{Context, Error, Result};
+use crate::platform::events::{self, Event, Who};
+use crate::platform::jobs::{JobContext, JobError, JobKind, failed_nothing};
+use crate::platform::journal;
+
+/// The job's kind.
+pub const GC: &str = "store.gc";
+/// Attempts before it has failed.
+pub const ATTEMPTS: i32 = 3;
+/// How often the user sees how far it is.
+const SHOW_EVERY: Duration = Duration::from_millis(500);
+
+/// The kind, for the list of job kinds.
+pub fn gc_kind() -> JobKind {
+    JobKind {
+        name: GC,
+        run: |context| Box::pin(run(context)),
+        failed: failed_nothing,
+        // A second run would only take the fence from the first.
+        is_alone: true,
+    }
+}
+
+/// A whole run.
+pub async fn gc_run(app: &App, wish: Wish, stop: &CancellationToken, progress: &Progress) -> Result<Report> {
+    // By an older database what is needed is garbage.
+    journal::guard(app).await?;
+    let purged = if wish.purge && !wish.dry_run {
+        purge(app).await?
+    } else {
+        0
+    };
+    let minutes = |minutes: u32| Duration::from_mins(u64::from(minutes));
+    let options = Options {
+        grace: minutes(app.config.gc.grace_minutes),
+        now: wish.now,
+        dry_run: wish.dry_run,
+        purged: wish.purge && wish.dry_run,
+        repack_below: app.config.gc.repack_below_percent,
+        stop: stop.clone(),
+        ..Options::new(&app.data)
+    };
+    let marked = app.store.gc_mark(&options, progress).await.map_err(told)?;
+    // What was deleted before the mark must not come back from the journal once its data is gone.
+    if !wish.dry_run
+        && let Err(error) = journal::flush(app).await
+    {
+        marked.abandon().await;
+        return Err(error);
+    }
+    let report = marked.collect(&options, progress).await.map_err(told)?;
+    tracing::info!(
+        condemned = report.condemned,
+        freed = report.freed_bytes,
+        repacked = report.repacked,
+        "gc is done"
+    );
+    Ok(Report::new(wish, purged, &report))
+}
+
+fn told(error: store::Error) -> Error {
+    match error.kind() {
+        store::Kind::LeaseLost => Error::Conflict(
+            "another gc began meanwhile and goes on instead of this one; nothing is lost".into(),
+        ),
+        store::Kind::Stopped => {
+            Error::Precondition("stopped; what was freed stays freed, and the next gc goes on".into())
+        }
+        _ => error.into(),
+    }
+}
+
+/// How far a run is, for those who watch it.
+pub fn progress_told(progress: &Progress) -> Value {
+    json!({
+        "entries": progress.entries.load(Relaxed),
+        "chunks": progress.chunks.load(Relaxed),
+        "condemned": progress.condemned.load(Relaxed),
+        "objects": progress.objects.load(Relaxed),
+        "freed_bytes": progress.freed_bytes.load(Relaxed),
+    })
+}
+
+async fn run(context: JobContext) -> Result<(), JobError> {
+    let wish: Wish = context.job.payload()?;
+    let progress = Arc::new(Progress::default());
+    let report = {
+        let mut work = std::pin::pin!(gc_run(&context.app, wish, &context.stop, &progress));
+        let mut ticks = tokio::time::interval(SHOW_EVERY);
+        loop {
+            tokio::select! {
+                done = &mut work => break done,
+                _ = ticks.tick() => context.progress(progress_told(&progress)),
+            }
+        }
+    };
+    // What a stop leaves behind is an error of the run, too.
+    context.check()?;
+    let report = report.map_err(retried)?;
+    context
+        .save_state(serde_json::to_value(&report).context("could not keep what a gc did")?)
+        .await?;
+    let tx = context.write().await?;
+    if wish.dry_run || report.condemned + report.objects + report.purged == 0 {
+        // Nothing happened that anybody would want to look up.
+        context.complete_in_tx(&tx).await?;
+        return Ok(tx.commit().await?);
+    }
+    let detail = json!({
+        "freed_bytes": report.freed_bytes,
+        "condemned": report.condemned,
+        "objects": report.objects,
+        "purged": report.purged,
+        "dry_run": report.dry_run,
+    });
+    let event = Event::done("store.gc", "store", context.app.store.id()).with(detail);
+    events::record_in_tx(&*tx, context.app.clock.now(), &Who::default(), event).await?;
+    context.complete_in_tx(&tx).await?;
+    Ok(tx.commit().await?)
+}
+
+/// That another run took the fence is no fault: the next attempt is after it.
+fn retried(error: Error) -> JobError {
+    match error {
+        Error::Conflict(reason) => JobError::Retry(reason),
+        other => other.into(),
+    }
+}

@@ -1,0 +1,105 @@
+//! Asking for a run, looking at one, and beginning one when it is due.
+
+use chrono::TimeDelta;
+use serde_json::json;
+
+use super::jobs::{ATTEMPTS, GC};
+use super::model::{Report, Wish};
+use crate::app::{self, App};
+use crate::platform::accounts::Caller;
+use crate::platform::error::{Context, Error, Result};
+use crate::platform::events::{self, Event, Who};
+use crate::platform::jobs::{JobRow, NewJob, job_enqueue_in_tx, job_find, job_is_open};
+
+/// A run, under way or over.
+pub struct Run {
+    /// The job.
+    pub job: JobRow,
+    /// What it did, once it is over.
+    pub report: Option<Report>,
+}
+
+/// Asks for a run.
+pub async fn gc_start(app: &App, caller: &Caller, wish: Wish) -> Result<Run> {
+    caller.require("store:update")?;
+    let id = enqueue(app, Some(&caller.who), wish, 0).await?;
+    gc_load(app, id).await
+}
+
+/// How a run is.
+pub async fn gc_get(app: &App, caller: &Caller, id: i64) -> Result<Run> {
+    caller.require("store:read")?;
+    gc_load(app, id).await
+}
+
+/// Begins a run when the last one ended (or the store was made) long enough ago and none waits or runs.
+pub async fn gc_due(app: &App) -> Result<()> {
+    let every = app.config.gc.every_minutes;
+    if every == 0 || job_is_open(app, GC).await? {
+        return Ok(());
+    }
+    let last = app.store.gc_last().await?;
+    let last_us = last.map_or(app.store.header().created_us, |(ended_us, _)| ended_us);
+    let since = app.clock.now() - TimeDelta::minutes(i64::from(every));
+    if last_us > since.timestamp_micros() {
+        return Ok(());
+    }
+    enqueue(app, None, Wish::default(), -1).await.map(drop)
+}
+
+/// Begins a run that frees all it can, unless one waits or runs already.
+pub async fn gc_urgent(app: &App) -> Result<()> {
+    if job_is_open(app, GC).await? {
+        return Ok(());
+    }
+    let wish = Wish {
+        now: true,
+        purge: true,
+        dry_run: false,
+    };
+    enqueue(app, None, wish, 0).await.map(drop)
+}
+
+/// Gives up what could still be restored, of every product. Gives how many disks.
+pub(super) async fn purge(app: &App) -> Result<u64> {
+    let mut purged = 0;
+    for purge in app::purgers() {
+        purged += purge(app).await?;
+    }
+    Ok(purged)
+}
+
+/// Enqueues a run. That somebody asked for it is an event; that it was due is none.
+async fn enqueue(app: &App, who: Option<&Who>, wish: Wish, priority: i32) -> Result<i64> {
+    let now = app.clock.now();
+    let tx = app.db.write().await?;
+    let new = NewJob {
+        kind: GC,
+        payload: json!(wish),
+        team_id: None,
+        action_id: None,
+        node: None,
+        priority,
+    };
+    let id = job_enqueue_in_tx(&*tx, now, new, ATTEMPTS).await?;
+    if let Some(who) = who {
+        let event = Event::done("store.gc_start", "job", id).with(json!(wish));
+        events::record_in_tx(&*tx, now, who, event).await?;
+    }
+    tx.commit().await?;
+    app.queue.wake();
+    Ok(id)
+}
+
+async fn gc_load(app: &App, id: i64) -> Result<Run> {
+    let job = job_find(app, id).await?;
+    let job = job.filter(|job| job.kind == GC).ok_or(Error::NotFound)?;
+    let report = match (&job.state, job.finished_at) {
+        (Some(state), Some(_)) => {
+            let report = serde_json::from_value(state.clone());
+            Some(report.context("could not read what a gc did")?)
+        }
+        _ => None,
+    };
+    Ok(Run { job, report })
+}

@@ -1,0 +1,126 @@
+//! Disks that fill: nothing new is taken in before they are full, and what can be freed is freed.
+//!
+//! Shares are of at most 200 GiB: a larger disk is treated as one of that size, because a share of a very large one would
+//! be much. What the very last of a disk is kept for is said in `store::room`.
+
+use std::time::Duration;
+
+use store::room::Space;
+
+use super::gc::service::gc_urgent;
+use crate::app::App;
+use crate::config::Objects;
+use crate::platform::error::{Error, Result};
+
+/// The largest disk that shares are taken of.
+const SHARED_BYTES: u64 = 200 << 30;
+/// How often the disks are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// A disk that is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// `data` (working files, and SQLite) or `objects`.
+    pub name: &'static str,
+    /// Its room.
+    pub space: Space,
+}
+
+impl Disk {
+    /// Whether less than so many percent are free.
+    fn is_below(&self, percent: u8) -> bool {
+        self.space.free < self.space.total.min(SHARED_BYTES) / 100 * u64::from(percent)
+    }
+}
+
+/// The disks of this installation that can be looked at: a bucket has no end that is known.
+pub fn disks(app: &App) -> Vec<Disk> {
+    let mut disks = Vec::new();
+    if let Ok(space) = Space::of(&app.data) {
+        disks.push(Disk { name: "data", space });
+    }
+    if let Objects::Folder(folder) = app.config.objects()
+        && let Ok(space) = Space::of(&folder)
+    {
+        disks.push(Disk {
+            name: "objects",
+            space,
+        });
+    }
+    disks
+}
+
+/// The disk that has too little left for anything new, if there is one.
+pub fn low(app: &App) -> Option<Disk> {
+    let percent = app.config.disk.refuse_below_percent;
+    disks(app).into_iter().find(|disk| disk.is_below(percent))
+}
+
+/// Refuses what would need room where there is too little.
+pub fn room_check(app: &App) -> Result<()> {
+    let Some(disk) = low(app) else { return Ok(()) };
+    let free_mib = disk.space.free >> 20;
+    Err(Error::Unavailable(format!(
+        "Only {free_mib} MiB of the disk of the {} are free, and below {} percent nothing is taken in: delete images and \
+         run `cistern gc --now --purge`, or add space.",
+        disk.name, app.config.disk.refuse_below_percent
+    )))
+}
+
+/// Looks at the disks until it is aborted: tells the metrics, and frees what can be freed where little is left.
+pub async fn watch(app: App) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    let mut was_urgent = false;
+    loop {
+        ticks.tick().await;
+        tell(&app);
+        let percent = app.config.disk.purge_below_percent;
+        let is_urgent = disks(&app)
+            .iter()
+            .any(|disk| disk.name == "objects" && disk.is_below(percent));
+        // Once each time: a run that could free nothing more would not do so at the next look.
+        if is_urgent && !was_urgent {
+            tracing::warn!(
+                "the disk of the objects is nearly full: deleted images are given up, and gc frees all it can"
+            );
+            if let Err(error) = gc_urgent(&app).await {
+                tracing::error!(error = error.chain(), "could not begin gc");
+                continue;
+            }
+        }
+        was_urgent = is_urgent;
+    }
+}
+
+fn tell(app: &App) {
+    let percent = app.config.disk.refuse_below_percent;
+    for disk in disks(app) {
+        let gauge = |name, value: u64| {
+            #[expect(clippy::cast_precision_loss, reason = "a gauge needs no single bytes")]
+            metrics::gauge!(name, "disk" => disk.name).set(value as f64);
+        };
+        gauge("cistern_disk_free_bytes", disk.space.free);
+        gauge("cistern_disk_total_bytes", disk.space.total);
+        gauge("cistern_disk_low", u64::from(disk.is_below(percent)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_of_two_hundred_gigabytes_at_most() {
+        let disk = |free: u64, total: u64| Disk {
+            name: "objects",
+            space: Space {
+                free: free << 30,
+                total: total << 30,
+            },
+        };
+        assert!(disk(4, 100).is_below(5) && !disk(6, 100).is_below(5));
+        assert!(disk(9, 10_000).is_below(5) && !disk(11, 10_000).is_below(5));
+        assert!(!disk(0, 100).is_below(0), "0 is never");
+        assert!(!disk(0, 0).is_below(50), "a file system that does not say");
+    }
+}

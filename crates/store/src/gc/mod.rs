@@ -1,0 +1,370 @@
+//! Garbage collection: frees what nothing names, while everything runs.
+//!
+//! A run marks what is needed from one look at the database ([`mark`]), condemns what is not marked, older than every
+//! session that was open then, and pinned by none ([`sweep`]), and buries what was condemned long enough ago. Packs
+//! that hold nothing any more are deleted, those that hold little are written anew ([`packs`], [`repack`]), and
+//! what lies in the backend without a row goes when it was seen twice ([`orphans`]). Why this loses nothing is said in
+//! docs/store-format.md §8, and checked by the model in `tests/protocol`.
+//!
+//! Any error ends a run, and one before the first condemned chunk has changed nothing. A run may end anywhere: the next
+//! one takes the fence, so that whatever the old one still tries fails, marks anew, and goes on with what was condemned
+//! or dead already.
+
+mod mark;
+mod orphans;
+mod packs;
+mod repack;
+mod sorter;
+mod sweep;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::error::{Error, Kind, Result};
+use crate::rows;
+use crate::session::micros;
+use crate::store::Store;
+use mark::Marks;
+pub(crate) use orphans::id_of;
+
+/// Part of one processor, in percent for each processor of the machine, that a run takes while somebody writes.
+const POLITE_PERCENT: u32 = 8;
+
+/// How a run is to be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long a condemned chunk can still be brought back by an import of the same content.
+    pub grace: Duration,
+    /// How long something without a row has to lie in the backend until it is deleted: longer than any write takes.
+    pub orphan_grace: Duration,
+    /// No waiting for `grace`: what is garbage now goes now. Safe at any time; orphans are waited for all the same.
+    pub now: bool,
+    /// Only find out what a run would free.
+    pub dry_run: bool,
+    /// With `dry_run`: as if what is only kept to be restored were not there.
+    pub purged: bool,
+    /// Packs are written anew when less than so many percent of their bytes are needed; 0 for never.
+    pub repack_below: u8,
+    /// Where working files go, which have no names.
+    pub folder: PathBuf,
+    /// Ends the run at its next step.
+    pub stop: CancellationToken,
+}
+
+impl Options {
+    /// The usual waiting times, with working files in `folder`.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            grace: Duration::from_hours(1),
+            orphan_grace: Duration::from_hours(24),
+            now: false,
+            dry_run: false,
+            purged: false,
+            repack_below: 60,
+            folder: folder.into(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.stop.is_cancelled() {
+            return Err(Error::new(Kind::Stopped, "gc was told to stop"));
+        }
+        Ok(())
+    }
+}
+
+/// Counters of a run, for those who watch it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Different trees that roots name.
+    pub roots: AtomicU64,
+    /// Tree nodes read.
+    pub nodes: AtomicU64,
+    /// Entries of trees marked.
+    pub entries: AtomicU64,
+    /// Chunk rows compared with the marks.
+    pub chunks: AtomicU64,
+    /// Chunks that nothing needs, found by this run.
+    pub condemned: AtomicU64,
+    /// Chunks whose rows went.
+    pub buried: AtomicU64,
+    /// Condemned chunks that turned out to be needed and live again: 0, unless the protocol has a hole.
+    pub taken_back: AtomicU64,
+    /// Objects deleted.
+    pub objects: AtomicU64,
+    /// Their bytes.
+    pub freed_bytes: AtomicU64,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Different trees that roots name.
+    pub roots: u64,
+    /// Entries of trees marked, and so needed.
+    pub entries: u64,
+    /// Chunks that nothing needs, found by this run.
+    pub condemned: u64,
+    /// Bytes of their frames. They are freed by this run, or a later one.
+    pub condemned_bytes: u64,
+    /// Chunks that nobody asked for again in time: gone for good.
+    pub buried: u64,
+    /// Packs and other objects deleted.
+    pub objects: u64,
+    /// Their bytes.
+    pub freed_bytes: u64,
+    /// Packs whose chunks were moved to others; they are deleted by this run or the next.
+    pub repacked: u64,
+    /// Bytes written for that.
+    pub repacked_bytes: u64,
+    /// Objects that no row names, waiting to be deleted.
+    pub orphans: u64,
+    /// Condemned chunks that turned out to be needed and live again: 0, unless the protocol has a hole.
+    #[serde(default)]
+    pub taken_back: u64,
+}
+
+impl Store {
+    /// A whole run.
+    pub async fn gc(&self, options: &Options, progress: &Progress) -> Result<Report> {
+        let marked = self.gc_mark(options, progress).await?;
+        marked.collect(options, progress).await
+    }
+
+    /// The first half of a run, which changes nothing that anybody needs: takes the fence and marks. What has to be
+    /// done between the look at the database and the first deletion is done by the caller, who then goes on with
+    /// [`Marked::collect`].
+    pub async fn gc_mark(&self, options: &Options, progress: &Progress) -> Result<Marked> {
+        self.inner.header.writable()?;
+        options.check()?;
+        if options.purged && !options.dry_run {
+            return Err(Error::new(
+                Kind::Invalid,
+                "only a dry run can look past what can be restored",
+            ));
+        }
+        let run = Run::begin(self, options).await?;
+        match mark::mark(self, run.epoch, options, progress).await {
+            Ok(marks) => Ok(Marked { run, marks }),
+            Err(error) => Err(run.give_up(error).await),
+        }
+    }
+
+    /// When the newest run that was told to have ended did so (microseconds since 1970), and what it did.
+    pub async fn gc_last(&self) -> Result<Option<(i64, Report)>> {
+        let row = rows::gc_last(&self.inner.db, self.inner.number).await;
+        let row = row.map_err(|error| Error::db("cannot read the last gc", error))?;
+        Ok(row.map(|row| {
+            (
+                row.ended_us,
+                serde_json::from_str(&row.report).unwrap_or_default(),
+            )
+        }))
+    }
+}
+
+/// A run that has marked.
+#[derive(Debug)]
+pub struct Marked {
+    run: Run,
+    marks: Marks,
+}
+
+impl Marked {
+    /// The second half: condemns, deletes, and makes the rest of packs smaller.
+    pub async fn collect(self, options: &Options, progress: &Progress) -> Result<Report> {
+        let Self { run, marks } = self;
+        let done = run.collect(marks, options, progress).await;
+        match done {
+            Ok(report) => {
+                run.end(&report).await?;
+                Ok(report)
+            }
+            Err(error) => Err(run.give_up(error).await),
+        }
+    }
+
+    /// Ends the run without having changed anything.
+    pub async fn abandon(self) {
+        if let Err(error) = self.run.free().await {
+            tracing::debug!(%error, "gc could not let go of its fence");
+        }
+    }
+}
+
+/// Who holds the fence.
+#[derive(Debug)]
+struct Run {
+    store: Store,
+    fence: Uuid,
+    epoch: i64,
+    /// The newest pin when the run began. A snapshot may see a pin and not yet one with a lower number (on PostgreSQL a
+    /// number is drawn before its transaction commits), so what a sweep has to ask for is counted from here.
+    pins_seen: i64,
+    /// Nothing is written, and the fence is not held.
+    is_dry: bool,
+}
+
+impl Run {
+    async fn begin(store: &Store, options: &Options) -> Result<Self> {
+        let context = |error| Error::db("cannot begin gc", error);
+        let world = &store.inner.options.world;
+        let (number, fence) = (store.inner.number, world.uuid());
+        if options.dry_run {
+            let epoch = rows::epoch_get(&store.inner.db, number).await.map_err(context)? + 1;
+            return Ok(Self {
+                store: store.clone(),
+                fence,
+                epoch,
+                pins_seen: 0,
+                is_dry: true,
+            });
+        }
+        // A session whose writer is dead would hold the run back.
+        store.sessions_expire().await?;
+        let tx = rows::begin(&store.inner.db).await.map_err(context)?;
+        let (epoch, pins_seen) = rows::gc_begin(&tx, number, fence, world.now_us())
+            .await
+            .map_err(context)?;
+        tx.commit().await.map_err(context)?;
+        Ok(Self {
+            store: store.clone(),
+            fence,
+            epoch,
+            pins_seen,
+            is_dry: false,
+        })
+    }
+
+    async fn collect(&self, marks: Marks, options: &Options, progress: &Progress) -> Result<Report> {
+        let mut report = Report {
+            roots: progress.roots.load(Relaxed),
+            entries: progress.entries.load(Relaxed),
+            ..Report::default()
+        };
+        self.sweep(marks, options, progress, &mut report).await?;
+        if self.is_dry {
+            return Ok(report);
+        }
+        self.bury(options, progress, &mut report).await?;
+        self.packs_delete(options, progress, &mut report).await?;
+        self.repack(options, &mut report).await?;
+        if options.now && report.repacked > 0 {
+            self.packs_delete(options, progress, &mut report).await?;
+        }
+        self.orphans_delete(options, progress, &mut report).await?;
+        Ok(report)
+    }
+
+    /// A transaction that is alone at the gate, as long as the run still holds the fence.
+    async fn alone(&self) -> Result<rows::Tx> {
+        let context = |error| Error::db("cannot go on with gc", error);
+        let store = &self.store.inner;
+        let tx = rows::begin(&store.db).await.map_err(context)?;
+        if rows::gc_hold(&tx, store.number, self.fence)
+            .await
+            .map_err(context)?
+        {
+            return Ok(tx);
+        }
+        Err(overtaken_by())
+    }
+
+    /// The epoch up to which condemned chunks may be buried.
+    async fn limit(&self, options: &Options) -> Result<i64> {
+        if options.now {
+            return Ok(self.epoch);
+        }
+        let store = &self.store.inner;
+        let before_us = store.options.world.now_us() - micros(options.grace);
+        let ended = rows::gc_ended(&store.db, store.number, before_us).await;
+        Ok(ended
+            .map_err(|error| Error::db("cannot read earlier runs", error))?
+            .unwrap_or(0))
+    }
+
+    async fn end(&self, report: &Report) -> Result<()> {
+        if self.is_dry {
+            return Ok(());
+        }
+        let context = |error| Error::db("cannot end gc", error);
+        let store = &self.store.inner;
+        let text = serde_json::to_string(report).unwrap_or_default();
+        let tx = self.alone().await?;
+        let now_us = store.options.world.now_us();
+        rows::gc_end(&tx, store.number, self.epoch, now_us, &text)
+            .await
+            .map_err(context)?;
+        tx.commit().await.map_err(context)?;
+        // What committed while this ran kept its pins for it.
+        self.store.sessions_expire().await.map(drop)
+    }
+
+    /// Lets go of the fence after a failure; gives the reason. Where the fence is another run's by now, that is the
+    /// reason: the other may have freed what this one still looked for. Where letting go fails, the next run takes it.
+    async fn give_up(&self, error: Error) -> Error {
+        match self.free().await {
+            Err(overtaken) if overtaken.kind() == Kind::LeaseLost => overtaken.with_source(error),
+            Err(other) => {
+                tracing::debug!(error = %other, "gc could not let go of its fence");
+                error
+            }
+            Ok(()) => error,
+        }
+    }
+
+    async fn free(&self) -> Result<()> {
+        let context = |error| Error::db("cannot end gc", error);
+        let (number, db) = (self.store.inner.number, &self.store.inner.db);
+        if self.is_dry {
+            let overtaken = rows::gc_begun(db, number, self.epoch).await.map_err(context)?;
+            return if overtaken { Err(overtaken_by()) } else { Ok(()) };
+        }
+        let tx = self.alone().await?;
+        rows::gc_free(&tx, number).await.map_err(context)?;
+        tx.commit().await.map_err(context)
+    }
+}
+
+fn overtaken_by() -> Error {
+    let text = "another gc has begun: this one ends, and nothing is lost";
+    Error::new(Kind::LeaseLost, text)
+}
+
+/// Leaves the processors to those who write: while anybody does, a run rests in proportion to what it worked.
+#[derive(Debug)]
+struct Pace {
+    store: Store,
+    since: Duration,
+    rest_a_second: f64,
+}
+
+impl Pace {
+    fn new(store: &Store) -> Self {
+        let world = &store.inner.options.world;
+        let processors = u32::try_from(world.processors()).unwrap_or(u32::MAX);
+        let share = f64::from(POLITE_PERCENT.saturating_mul(processors).min(100)) / 100.0;
+        Self {
+            store: store.clone(),
+            since: world.uptime(),
+            rest_a_second: 1.0 / share - 1.0,
+        }
+    }
+
+    /// To be called after each piece of work.
+    async fn rest(&mut self) {
+        let world = &self.store.inner.options.world;
+        if self.store.inner.writers.load(Relaxed) > 0 {
+            let worked = world.uptime().saturating_sub(self.since);
+            world.sleep(worked.mul_f64(self.rest_a_second)).await;
+        }
+        self.since = world.uptime();
+    }
+}

@@ -1,0 +1,212 @@
+//! Writes packs anew that are mostly garbage: what is needed of several goes into one, and the old ones hold nothing then.
+//!
+//! Frames are copied as they are (in an encrypted store they are sealed anew, with the new pack's key), and decoded and
+//! hashed again before the new pack is written. One transaction moves
+//! the rows of those that still lie in the old pack. A reader that had looked up the old place asks the index again when
+//! the old pack is gone.
+
+use std::sync::Arc;
+
+use super::{Options, Pace, Report, Run};
+use crate::digest::{Digest, FrameKind};
+use crate::error::{Error, Kind, Result};
+use crate::ingest::pack_put::pack_write;
+use crate::pack::{self, Builder, Entry};
+use crate::rows::{self, Sparse, chunk_state, object_kind};
+use crate::session::{Session, lease_lost};
+use crate::store::pack_key;
+
+/// Packs that are looked for at once.
+const PAGE: u32 = 1000;
+
+/// A pack being filled from others, with where its frames came from.
+struct Target {
+    builder: Builder,
+    from: Vec<(Digest, i64)>,
+    packs: u64,
+}
+
+/// Two targets of one domain: nodes are kept apart from data.
+struct Repack<'a> {
+    run: &'a Run,
+    session: Session,
+    domain: i64,
+    targets: [Option<Target>; 2],
+}
+
+impl Run {
+    pub(super) async fn repack(&self, options: &Options, report: &mut Report) -> Result<()> {
+        if options.repack_below == 0 {
+            return Ok(());
+        }
+        let (number, db) = (self.store.inner.number, &self.store.inner.db);
+        let mut pace = Pace::new(&self.store);
+        let mut after = 0;
+        loop {
+            let sparse = rows::objects_sparse(db, number, (after, options.repack_below), PAGE).await;
+            let sparse = sparse.map_err(|error| Error::db("cannot look for packs with garbage", error))?;
+            let Some(last) = sparse.last() else { return Ok(()) };
+            after = last.object;
+            let packs = sparse
+                .into_iter()
+                .filter(|one| one.chunks > 0 && one.kind == object_kind::PACK);
+            for (domain, packs) in self.by_domain(packs.collect()).await? {
+                let session = self.store.session_open_in("gc", domain).await?;
+                let mut repack = Repack {
+                    run: self,
+                    session,
+                    domain,
+                    targets: [None, None],
+                };
+                let done = repack.packs(&packs, options, report, &mut pace).await;
+                let ended = repack.session.abort().await;
+                done.and(ended)?;
+            }
+        }
+    }
+
+    /// The packs of each domain, which their headers tell.
+    async fn by_domain(&self, packs: Vec<Sparse>) -> Result<Vec<(i64, Vec<Sparse>)>> {
+        let mut known = Vec::with_capacity(packs.len());
+        for pack in packs {
+            let header = 0..pack::HEADER_BYTES as u64;
+            let header = self
+                .store
+                .inner
+                .backend
+                .get_range(&pack_key(pack.key), header)
+                .await;
+            match header.and_then(|header| pack::domain(&header)) {
+                Ok(domain) => known.push((domain, pack)),
+                Err(error) => skipped(&pack, error)?,
+            }
+        }
+        known.sort_by_key(|(domain, pack)| (*domain, pack.object));
+        let groups = known.chunk_by(|one, other| one.0 == other.0);
+        Ok(groups
+            .map(|group| (group[0].0, group.iter().map(|(_, pack)| *pack).collect()))
+            .collect())
+    }
+}
+
+impl Repack<'_> {
+    async fn packs(
+        &mut self,
+        packs: &[Sparse],
+        options: &Options,
+        report: &mut Report,
+        pace: &mut Pace,
+    ) -> Result<()> {
+        for pack in packs {
+            options.check()?;
+            match self.pack(pack, report).await {
+                Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => skipped(pack, error)?,
+                done => done?,
+            }
+            pace.rest().await;
+        }
+        for slot in 0..self.targets.len() {
+            self.flush(slot, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Copies what is needed of a pack.
+    async fn pack(&mut self, from: &Sparse, report: &mut Report) -> Result<()> {
+        let store = Arc::clone(&self.run.store.inner);
+        let data = store.backend.get(&pack_key(from.key)).await?;
+        let entries = pack::index(&store.keys, from.key, &data)?;
+        let key = store.keys.pack_key(from.key)?;
+        let digests: Vec<Digest> = entries.iter().map(|entry| entry.digest).collect();
+        let hits = rows::chunks_get(&store.db, store.number, self.domain, &digests).await;
+        let hits = hits.map_err(|error| Error::db("cannot look chunks up", error))?;
+        let is_needed = |entry: &Entry| {
+            hits.get(&entry.digest).is_some_and(|hit| {
+                hit.location.object == from.object
+                    && hit.location.offset == entry.offset
+                    && hit.state != chunk_state::DAMAGED
+            })
+        };
+        let mut slots = [false; 2];
+        for entry in entries.iter().filter(|entry| is_needed(entry)) {
+            let slot = usize::from(entry.kind == FrameKind::Node);
+            if let Some(target) = &self.targets[slot]
+                && target.builder.sealed_bytes() >= pack::TARGET_BYTES
+            {
+                self.flush(slot, report).await?;
+            }
+            let target = match &mut self.targets[slot] {
+                Some(target) => target,
+                empty => {
+                    let memory = store.memory.pack()?;
+                    let id = store.options.world.uuid();
+                    let builder = Builder::new(&store.keys, id, store.header.store_id, self.domain, memory)?;
+                    empty.insert(Target {
+                        builder,
+                        from: Vec::new(),
+                        packs: 0,
+                    })
+                }
+            };
+            target.builder.copy(key.as_ref(), *entry, &data)?;
+            target.from.push((entry.digest, from.object));
+            if !std::mem::replace(&mut slots[slot], true) {
+                target.packs += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a pack and moves the rows of its chunks to it.
+    async fn flush(&mut self, slot: usize, report: &mut Report) -> Result<()> {
+        let Some(Target { builder, from, packs }) = self.targets[slot].take() else {
+            return Ok(());
+        };
+        let store = &self.run.store.inner;
+        let keys = store.keys.clone();
+        let sealed = store
+            .options
+            .world
+            .compute(move || {
+                let sealed = builder.seal(&keys)?;
+                pack::verify(&keys, sealed.id, &sealed.bytes)?;
+                Ok(sealed)
+            })
+            .await?;
+        let bytes = sealed.bytes.len() as u64;
+        let session = &self.session.inner;
+        let object = pack_write(session, sealed.id, sealed.bytes, sealed.entries.len()).await?;
+        let moved: Vec<_> = sealed
+            .entries
+            .iter()
+            .zip(from)
+            .map(|(entry, (digest, from))| (digest, from, entry.offset, entry.length))
+            .collect();
+        let context = |error| Error::db("cannot move chunks to another pack", error);
+        let tx = self.run.alone().await?;
+        session.hold(&tx).await?;
+        let now_us = store.options.world.now_us();
+        if !rows::object_publish(&tx, object, bytes, now_us)
+            .await
+            .map_err(context)?
+        {
+            return Err(lease_lost());
+        }
+        rows::chunks_move(&tx, (store.number, self.domain), object, &moved)
+            .await
+            .map_err(context)?;
+        tx.commit().await.map_err(context)?;
+        report.repacked += packs;
+        report.repacked_bytes += bytes;
+        Ok(())
+    }
+}
+
+/// A pack that cannot be read stays as it is: to say whom that hurts is verification's part.
+fn skipped(pack: &Sparse, error: Error) -> Result<()> {
+    if !matches!(error.kind(), Kind::Damaged | Kind::NotFound) {
+        return Err(error);
+    }
+    tracing::warn!(pack = pack_key(pack.key), %error, "gc leaves a damaged pack as it is");
+    Ok(())
+}

@@ -1,0 +1,525 @@
+//! Journal objects: what the service needs to bring its catalogue back, kept beside the disks (docs/store-format.md §9).
+//!
+//! The store knows their envelope, their keys and their order, and nothing of what is in them. A *generation* begins
+//! with a whole dump in one or more parts, which changes follow; each object names the one before it by number and
+//! code, so that a lost one is noticed. Numbers that nobody names may be missing: their write never happened.
+
+use std::sync::Arc;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures::TryStreamExt as _;
+use uuid::Uuid;
+
+use crate::FORMAT;
+use crate::backend::Backend;
+use crate::digest::Keys;
+use crate::error::{Error, Kind, Result};
+use crate::header::header_load;
+use crate::seal::{self, Purpose};
+use crate::store::{Options, Store};
+use crate::world::World;
+
+const MAGIC: &[u8; 8] = b"CISTJRNL";
+const HEAD_BYTES: usize = 128;
+/// The same as it is written.
+const HEAD_LENGTH: u32 = 128;
+const CODE_BYTES: usize = 32;
+const CODEC_ZSTD: u8 = 1;
+const CIPHER_NONE: u8 = 0;
+const CIPHER_AES: u8 = 1;
+const ZSTD_LEVEL: i32 = 3;
+const PREFIX: &str = "j/";
+/// The largest document; stops a damaged length from asking for memory.
+pub const JOURNAL_DOCUMENT_LIMIT: usize = 64 << 20;
+
+/// Where an object stands in the journal. The order is that of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct JournalPlace {
+    /// Rises with each whole dump. Never negative.
+    pub generation: u32,
+    /// Rises with each object of a generation, from 0.
+    pub sequence: u64,
+}
+
+/// What an object holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum JournalPart {
+    /// A part of a dump that others follow.
+    Dump = 1,
+    /// The last part of a dump.
+    DumpEnd = 2,
+    /// What changed since the object before it.
+    Changes = 3,
+}
+
+impl JournalPart {
+    fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Dump),
+            2 => Some(Self::DumpEnd),
+            3 => Some(Self::Changes),
+            _ => None,
+        }
+    }
+}
+
+/// Names an object by its place in its generation and its code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalLink {
+    /// Its number.
+    pub sequence: u64,
+    /// Its last 32 bytes.
+    pub code: [u8; 32],
+}
+
+/// What an object says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalHead {
+    /// Which database wrote it: drawn when that database was made.
+    pub lineage: Uuid,
+    /// Where it stands.
+    pub place: JournalPlace,
+    /// What it holds.
+    pub part: JournalPart,
+    /// The object before it, none for the first of a generation.
+    pub previous: Option<JournalLink>,
+    /// When what it holds was read (microseconds since 1970, UTC).
+    pub at_us: i64,
+}
+
+/// A listed object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalListed {
+    /// Where it stands.
+    pub place: JournalPlace,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// An object that was read.
+#[derive(Debug, Clone)]
+pub struct JournalObject {
+    /// What it says of itself.
+    pub head: JournalHead,
+    /// What it holds.
+    pub document: Vec<u8>,
+    /// By which the next object names it.
+    pub code: [u8; 32],
+}
+
+/// An object to be written.
+#[derive(Debug, Clone)]
+pub struct JournalSealed {
+    /// Its key in the backend.
+    place: JournalPlace,
+    bytes: Bytes,
+    /// By which the next object names it.
+    pub code: [u8; 32],
+}
+
+impl JournalSealed {
+    /// Its bytes, for a working file that it waits in.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The same object from a working file.
+    pub fn from_bytes(place: JournalPlace, bytes: Bytes) -> Result<Self> {
+        let at = bytes.len().checked_sub(CODE_BYTES);
+        let code = at.and_then(|at| bytes[at..].try_into().ok());
+        let code = code.ok_or_else(|| Error::new(Kind::Invalid, "a journal object is cut short"))?;
+        Ok(Self { place, bytes, code })
+    }
+}
+
+/// The journal of a store: usable without a database.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    backend: Arc<dyn Backend>,
+    store_id: Uuid,
+    keys: Keys,
+    world: World,
+}
+
+impl Store {
+    /// This store's journal.
+    pub fn journal(&self) -> Journal {
+        Journal {
+            backend: Arc::clone(&self.inner.backend),
+            store_id: self.inner.header.store_id,
+            keys: self.inner.keys.clone(),
+            world: self.inner.options.world.clone(),
+        }
+    }
+}
+
+impl Journal {
+    /// The journal of the store in `backend`, whose database may be gone. Of the options only `key` and `world` count.
+    pub async fn open(backend: Arc<dyn Backend>, options: &Options) -> Result<Self> {
+        let Some(found) = header_load(&*backend).await? else {
+            let text = format!("`{}` holds no store", backend.describe());
+            return Err(Error::new(Kind::NotFound, text));
+        };
+        let keys = found.unlock(options.key.as_ref())?;
+        Ok(Self {
+            backend,
+            store_id: found.header.store_id,
+            keys,
+            world: options.world.clone(),
+        })
+    }
+
+    /// Which store it is of.
+    pub fn store_id(&self) -> Uuid {
+        self.store_id
+    }
+
+    /// Every object, oldest first.
+    pub async fn list(&self) -> Result<Vec<JournalListed>> {
+        let mut listed: Vec<JournalListed> = self
+            .backend
+            .list(PREFIX)
+            .try_filter_map(|item| async move {
+                let place = place_of(&item.key);
+                Ok(place.map(|place| JournalListed {
+                    place,
+                    bytes: item.bytes,
+                }))
+            })
+            .try_collect()
+            .await?;
+        listed.sort_unstable_by_key(|item| item.place);
+        Ok(listed)
+    }
+
+    /// Makes an object of a document.
+    pub fn seal(&self, head: &JournalHead, document: &[u8]) -> Result<JournalSealed> {
+        let plain_bytes = u32::try_from(document.len())
+            .ok()
+            .filter(|_| document.len() <= JOURNAL_DOCUMENT_LIMIT)
+            .ok_or_else(|| Error::new(Kind::Invalid, "a journal document is too long"))?;
+        let payload = zstd::bulk::compress(document, ZSTD_LEVEL)
+            .map_err(|error| Error::io("cannot compress a journal object", error))?;
+        let key = self.payload_key()?;
+        let cipher = if key.is_some() { CIPHER_AES } else { CIPHER_NONE };
+        let mut out = BytesMut::with_capacity(HEAD_BYTES + payload.len() + seal::TEXT_BYTES + CODE_BYTES);
+        out.put_slice(MAGIC);
+        out.put_u32_le(FORMAT);
+        out.put_u32_le(HEAD_LENGTH);
+        out.put_slice(self.store_id.as_bytes());
+        out.put_slice(head.lineage.as_bytes());
+        out.put_u32_le(head.place.generation);
+        out.put_slice(&[
+            head.part as u8,
+            CODEC_ZSTD,
+            cipher,
+            u8::from(head.previous.is_some()),
+        ]);
+        out.put_u64_le(head.place.sequence);
+        let previous = head.previous.unwrap_or(JournalLink {
+            sequence: 0,
+            code: [0; 32],
+        });
+        out.put_u64_le(previous.sequence);
+        out.put_slice(&previous.code);
+        out.put_i64_le(head.at_us);
+        out.put_u32_le(plain_bytes);
+        out.put_bytes(0, HEAD_BYTES - out.len());
+        let payload = match key {
+            Some(key) => seal::text_seal(&key, self.world.salt(), &out, &payload)?,
+            None => payload,
+        };
+        out.put_slice(&payload);
+        let code = self.keys.journal_mac(&out);
+        out.put_slice(&code);
+        Ok(JournalSealed {
+            place: head.place,
+            bytes: out.freeze(),
+            code,
+        })
+    }
+
+    /// Writes an object durably. [`Kind::Exists`] where its key was used, as far as the backend can tell.
+    pub async fn put(&self, object: &JournalSealed) -> Result<()> {
+        self.backend
+            .put_new(&key_of(object.place), object.bytes.clone())
+            .await
+    }
+
+    /// Reads an object. [`Kind::Damaged`] where it is not what was written, and [`Kind::NotFound`] where there is none.
+    pub async fn get(&self, place: JournalPlace) -> Result<JournalObject> {
+        let key = key_of(place);
+        let bytes = self.backend.get(&key).await?;
+        let opened = self.open_bytes(place, &bytes);
+        opened.map_err(|error| error.context(format!("journal object `{key}`")))
+    }
+
+    /// Removes an object.
+    pub async fn delete(&self, place: JournalPlace) -> Result<()> {
+        self.backend.delete(&key_of(place)).await
+    }
+
+    fn open_bytes(&self, place: JournalPlace, bytes: &[u8]) -> Result<JournalObject> {
+        let damaged = |what: &str| Error::new(Kind::Damaged, what.to_owned());
+        if bytes.len() < HEAD_BYTES + CODE_BYTES || &bytes[..8] != MAGIC {
+            return Err(damaged("does not begin as one"));
+        }
+        let format = u32::from_le_bytes(field(bytes, 8));
+        if format > FORMAT {
+            let text = format!("has format {format}, this version knows up to {FORMAT}: upgrade cistern");
+            return Err(Error::new(Kind::Incompatible, text));
+        }
+        let (covered, code) = bytes.split_at(bytes.len() - CODE_BYTES);
+        let code: [u8; 32] = field(code, 0);
+        if self.keys.journal_mac(covered) != code {
+            return Err(damaged("does not match its code"));
+        }
+        let (head, payload) = covered.split_at(HEAD_BYTES);
+        if &head[16..32] != self.store_id.as_bytes() {
+            return Err(damaged("belongs to another store"));
+        }
+        let part = JournalPart::from_code(head[52]).ok_or_else(|| damaged("is of an unknown kind"))?;
+        if head[53] != CODEC_ZSTD {
+            return Err(Error::new(
+                Kind::Incompatible,
+                "has an unknown codec: upgrade cistern",
+            ));
+        }
+        let head_read = JournalHead {
+            lineage: Uuid::from_bytes(field(head, 32)),
+            place: JournalPlace {
+                generation: u32::from_le_bytes(field(head, 48)),
+                sequence: u64::from_le_bytes(field(head, 56)),
+            },
+            part,
+            previous: (head[55] == 1).then(|| JournalLink {
+                sequence: u64::from_le_bytes(field(head, 64)),
+                code: field(head, 72),
+            }),
+            at_us: i64::from_le_bytes(field(head, 104)),
+        };
+        if head_read.place != place {
+            return Err(damaged("stands in another's place"));
+        }
+        let plain_bytes = u32::from_le_bytes(field(head, 112)) as usize;
+        let document = self.payload_open(head, payload, plain_bytes)?;
+        Ok(JournalObject {
+            head: head_read,
+            document,
+            code,
+        })
+    }
+
+    /// What payloads are sealed with; `None` where the store is not encrypted. Each is sealed as a text of its own, with
+    /// random bytes: a number may be meant twice, by a database that is an older copy.
+    fn payload_key(&self) -> Result<Option<[u8; 32]>> {
+        let key = self.keys.store_key();
+        key.map(|key| key.derive(Purpose::Journal, &[])).transpose()
+    }
+
+    /// The document of an object with this header, which a sealed payload is bound to.
+    fn payload_open(&self, head: &[u8], payload: &[u8], plain_bytes: usize) -> Result<Vec<u8>> {
+        let damaged = |what: &str| Error::new(Kind::Damaged, what.to_owned());
+        match (head[54], self.payload_key()?) {
+            (CIPHER_NONE, None) => document_open(payload, plain_bytes),
+            (CIPHER_AES, Some(key)) => {
+                let payload = seal::text_open(&key, head, payload);
+                let payload = payload.ok_or_else(|| damaged("was changed, or has another key"))?;
+                document_open(&payload, plain_bytes)
+            }
+            (CIPHER_NONE, Some(_)) => Err(damaged("is not encrypted as it should be")),
+            (CIPHER_AES, None) => Err(Error::new(Kind::Incompatible, "is encrypted, the store is not")),
+            (cipher, _) => {
+                let text = format!("has unknown cipher {cipher}: upgrade cistern");
+                Err(Error::new(Kind::Incompatible, text))
+            }
+        }
+    }
+}
+
+fn document_open(payload: &[u8], plain_bytes: usize) -> Result<Vec<u8>> {
+    if plain_bytes > JOURNAL_DOCUMENT_LIMIT {
+        return Err(Error::new(Kind::Damaged, "has a length that cannot be"));
+    }
+    let document = zstd::bulk::decompress(payload, plain_bytes)
+        .map_err(|error| Error::new(Kind::Damaged, "does not decompress").with_source(error))?;
+    if document.len() == plain_bytes {
+        return Ok(document);
+    }
+    Err(Error::new(
+        Kind::Damaged,
+        "has the wrong length when decompressed",
+    ))
+}
+
+fn key_of(place: JournalPlace) -> String {
+    format!("{PREFIX}{:08x}/{:016x}", place.generation, place.sequence)
+}
+
+/// The place that a key names; whatever else lies there is not the journal's.
+fn place_of(key: &str) -> Option<JournalPlace> {
+    let (generation, sequence) = key.strip_prefix(PREFIX)?.split_once('/')?;
+    let place = JournalPlace {
+        generation: u32::from_str_radix(generation, 16).ok()?,
+        sequence: u64::from_str_radix(sequence, 16).ok()?,
+    };
+    (key_of(place) == key).then_some(place)
+}
+
+fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Folder;
+    use crate::seal::StoreKey;
+
+    fn journal() -> (Journal, tempfile::TempDir) {
+        journal_of(Keys::new(&[7; 32]))
+    }
+
+    fn encrypted(key: u8) -> Keys {
+        Keys::new(&[7; 32]).sealing(StoreKey::new([key; 32]))
+    }
+
+    fn journal_of(keys: Keys) -> (Journal, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal {
+            backend: Arc::new(Folder::open(dir.path()).unwrap()),
+            store_id: Uuid::from_u128(5),
+            keys,
+            world: World::system(),
+        };
+        (journal, dir)
+    }
+
+    fn head(generation: u32, sequence: u64) -> JournalHead {
+        JournalHead {
+            lineage: Uuid::from_u128(9),
+            place: JournalPlace { generation, sequence },
+            part: JournalPart::Changes,
+            previous: Some(JournalLink {
+                sequence: 3,
+                code: [4; 32],
+            }),
+            at_us: 77,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_written_comes_back_in_order_and_no_key_twice() {
+        let (journal, _dir) = journal();
+        for (generation, sequence) in [(0x10, 2), (2, 0x1f), (2, 3)] {
+            let head = head(generation, sequence);
+            let sealed = journal.seal(&head, b"some document").unwrap();
+            journal.put(&sealed).await.unwrap();
+            let back = journal.get(head.place).await.unwrap();
+            assert_eq!(
+                (back.head, &back.document[..], back.code),
+                (head, &b"some document"[..], sealed.code)
+            );
+            assert_eq!(journal.put(&sealed).await.unwrap_err().kind(), Kind::Exists);
+        }
+        let listed = journal.list().await.unwrap();
+        let places: Vec<_> = listed
+            .iter()
+            .map(|item| (item.place.generation, item.place.sequence))
+            .collect();
+        assert_eq!(places, [(2, 3), (2, 0x1f), (0x10, 2)]);
+    }
+
+    #[test]
+    fn every_flipped_bit_every_cut_and_a_wrong_place_is_noticed() {
+        for keys in [Keys::new(&[7; 32]), encrypted(3)] {
+            damage_is_noticed(journal_of(keys).0);
+        }
+    }
+
+    fn damage_is_noticed(journal: Journal) {
+        let head = head(1, 2);
+        let whole = journal.seal(&head, &[7; 300]).unwrap().bytes;
+        assert!(journal.open_bytes(head.place, &whole).is_ok());
+        for at in 0..whole.len() {
+            let mut bad = whole.to_vec();
+            bad[at] ^= 0x10;
+            assert!(journal.open_bytes(head.place, &bad).is_err(), "byte {at}");
+            assert!(
+                journal.open_bytes(head.place, &whole[..at]).is_err(),
+                "cut at {at}"
+            );
+        }
+        let other = JournalPlace {
+            sequence: 3,
+            ..head.place
+        };
+        assert!(journal.open_bytes(other, &whole).is_err());
+        let of_another = Journal {
+            keys: Keys::new(&[8; 32]),
+            ..journal
+        };
+        assert!(of_another.open_bytes(head.place, &whole).is_err());
+    }
+
+    #[test]
+    fn a_sealed_document_shows_nothing_and_opens_with_its_key_and_header_only() {
+        let (journal, _dir) = journal_of(encrypted(3));
+        let (head, document) = (head(1, 2), noise());
+        let sealed = journal.seal(&head, &document).unwrap().bytes;
+        let (clear, _dir) = super::tests::journal();
+        let in_clear = clear.seal(&head, &document).unwrap().bytes;
+        assert_eq!((in_clear[54], sealed[54]), (CIPHER_NONE, CIPHER_AES));
+        let payload = &in_clear[HEAD_BYTES..in_clear.len() - CODE_BYTES];
+        assert!(!sealed.windows(64).any(|bytes| bytes == &payload[..64]));
+        let again = journal.seal(&head, &document).unwrap().bytes;
+        assert_ne!(again[HEAD_BYTES + 16..], sealed[HEAD_BYTES + 16..]);
+        assert_eq!(
+            journal.open_bytes(head.place, &sealed).unwrap().document,
+            document
+        );
+        let kind =
+            |journal: &Journal, bytes: &[u8]| journal.open_bytes(head.place, bytes).unwrap_err().kind();
+        // The same digest key, but not the store's.
+        let (other, _dir) = journal_of(encrypted(4));
+        assert_eq!(kind(&other, &sealed), Kind::Damaged);
+        assert_eq!(kind(&clear, &sealed), Kind::Incompatible);
+        assert_eq!(
+            kind(&journal, &in_clear),
+            Kind::Damaged,
+            "what is in clear was put there"
+        );
+        // Its code made anew, and yet not what was sealed.
+        let mut moved = sealed[..sealed.len() - CODE_BYTES].to_vec();
+        moved[104] ^= 1;
+        let code = journal.keys.journal_mac(&moved);
+        moved.extend_from_slice(&code);
+        assert_eq!(kind(&journal, &moved), Kind::Damaged);
+    }
+
+    fn noise() -> Vec<u8> {
+        (0..100_u32)
+            .flat_map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes())
+            .collect()
+    }
+
+    #[test]
+    fn only_what_the_journal_could_have_written_is_its_own() {
+        let place = JournalPlace {
+            generation: 0xab,
+            sequence: 0xcd,
+        };
+        assert_eq!(place_of(&key_of(place)), Some(place));
+        for other in [
+            "j/000000AB/00000000000000cd",
+            "j/ab/cd",
+            "j/note",
+            "p/000000ab/00000000000000cd",
+        ] {
+            assert_eq!(place_of(other), None, "{other}");
+        }
+    }
+}

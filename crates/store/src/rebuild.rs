@@ -1,0 +1,292 @@
+//! Brings the index of chunks back from the packs alone (docs/store-format.md §4): each names in its footer what it
+//! holds. For an index that was lost or damaged, and for a database that is made anew.
+//!
+//! Nobody may write meanwhile. The store's row is not *ready* from the first change to the last, so that a run that
+//! was cut off is noticed by whoever opens the store, and does no harm but to be done again: gc never sees an index
+//! that lacks something. Every pack becomes live and every chunk the oldest there is; what nobody needs the next gc
+//! finds. Memory stays the same however many packs there are.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use sea_orm::DatabaseConnection;
+use uuid::Uuid;
+
+use crate::backend::{Backend, Listed};
+use crate::error::{Error, Kind, Result};
+use crate::header::DedupDomain;
+use crate::object::{Algorithm, Hasher, ObjectName, whole_entry};
+use crate::pack::{self, Entry, HEADER_BYTES, TRAILER_BYTES};
+use crate::rows::{self, ObjectFound, object_kind};
+use crate::store::{Opening, Options, Store};
+
+/// Packs whose footers are read at the same time.
+const PACKS_AT_ONCE: usize = 8;
+/// Packs whose rows are written in one transaction.
+const PACKS_A_TRANSACTION: usize = 16;
+/// What is read of a pack's end at first: enough for nearly every footer.
+const TAIL_BYTES: u64 = 64 << 10;
+/// Bytes of a whole object that are read at once.
+const PIECE_BYTES: u64 = 4 << 20;
+/// Packs that are named in the result, of each kind.
+const NAMED: usize = 100;
+
+/// How far a rebuild is, for those who watch it.
+#[derive(Debug, Default)]
+pub struct RebuildProgress {
+    /// Packs and whole objects read.
+    pub objects: AtomicU64,
+}
+
+/// What a rebuild found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Packs whose chunks are in the index.
+    pub packs: u64,
+    /// Whole objects that something names.
+    pub whole: u64,
+    /// Bytes of both.
+    pub stored_bytes: u64,
+    /// Different chunks and tree nodes.
+    pub chunks: u64,
+    /// Packs whose footer is damaged, and of which every frame that is whole was found (the first of them, with the
+    /// reason).
+    pub salvaged: Vec<String>,
+    /// Packs of which nothing could be read (the first of them, with the reason).
+    pub unreadable: Vec<String>,
+}
+
+/// An object as it was found.
+enum Found {
+    Whole(ObjectFound),
+    Salvaged(ObjectFound, String),
+    Unreadable(String),
+}
+
+impl Store {
+    /// Opens the store in `backend` to rebuild its index, also where the database does not know it yet or an earlier
+    /// rebuild was cut off. From now on nobody else opens it until [`Store::rebuild_index`] is done.
+    pub async fn open_to_rebuild(
+        backend: Arc<dyn Backend>,
+        db: &DatabaseConnection,
+        options: Options,
+    ) -> Result<Self> {
+        let store = Self::open_for(backend, db, options, Opening::Rebuild).await?;
+        store.inner.header.writable()?;
+        let now_us = store.inner.options.world.now_us();
+        let context = |error| Error::db("cannot begin to rebuild the index", error);
+        let tx = rows::begin(&store.inner.db).await.map_err(context)?;
+        if rows::writers_alive(&tx, store.inner.number, now_us)
+            .await
+            .map_err(context)?
+        {
+            let text = "a server is writing to this store: stop every server that uses it, wait two minutes, then try again";
+            return Err(Error::new(Kind::Invalid, text));
+        }
+        rows::index_clear(&tx, store.inner.number)
+            .await
+            .map_err(context)?;
+        tx.commit().await.map_err(context)?;
+        Ok(store)
+    }
+
+    /// Fills the index from packs and whole objects. The store must have been opened by [`Store::open_to_rebuild`];
+    /// afterwards it can be opened as usual. The roots must be there: they tell which whole objects are needed.
+    pub async fn rebuild_index(&self, progress: &RebuildProgress) -> Result<Rebuilt> {
+        let mut rebuilt = Rebuilt::default();
+        for kind in [object_kind::PACK, object_kind::BLOB] {
+            let prefix = if kind == object_kind::PACK { "p/" } else { "b/" };
+            let found = self
+                .inner
+                .backend
+                .list(prefix)
+                .try_filter_map(|item| async move { Ok(crate::gc::id_of(&item.key).map(|id| (id, item))) })
+                .map(|item| async move {
+                    match kind {
+                        object_kind::PACK => self.pack_find(item?).await,
+                        _ => self.whole_find(item?).await,
+                    }
+                })
+                .buffered(PACKS_AT_ONCE)
+                .try_chunks(PACKS_A_TRANSACTION);
+            let mut found = std::pin::pin!(found);
+            while let Some(found) = found.try_next().await.map_err(|error| error.1)? {
+                progress.objects.fetch_add(found.len() as u64, Relaxed);
+                self.found_write(found, &mut rebuilt).await?;
+            }
+        }
+        let (db, number) = (&self.inner.db, self.inner.number);
+        rows::index_ready(db, number)
+            .await
+            .map_err(|error| Error::db("cannot finish the index", error))?;
+        Ok(rebuilt)
+    }
+
+    async fn found_write(&self, found: Vec<Found>, rebuilt: &mut Rebuilt) -> Result<()> {
+        let context = |error| Error::db("cannot write a part of the index", error);
+        let now_us = self.inner.options.world.now_us();
+        let tx = rows::begin(&self.inner.db).await.map_err(context)?;
+        for object in found {
+            let object = match object {
+                Found::Whole(pack) => pack,
+                Found::Salvaged(pack, reason) => {
+                    name(&mut rebuilt.salvaged, reason);
+                    pack
+                }
+                Found::Unreadable(reason) => {
+                    name(&mut rebuilt.unreadable, reason);
+                    continue;
+                }
+            };
+            let new = rows::found_insert(&tx, self.inner.number, &object, now_us)
+                .await
+                .map_err(context)?;
+            if object.kind == object_kind::PACK {
+                rebuilt.packs += 1;
+                rebuilt.chunks += new;
+            } else {
+                rebuilt.whole += u64::from(new > 0);
+            }
+            rebuilt.stored_bytes += object.bytes;
+        }
+        tx.commit().await.map_err(context)
+    }
+
+    async fn pack_find(&self, (id, item): (Uuid, Listed)) -> Result<Found> {
+        let reason = match self.pack_index(id, &item).await {
+            Ok(pack) => return Ok(Found::Whole(pack)),
+            Err(error) if is_of_the_pack(&error) => error,
+            Err(error) => return Err(error),
+        };
+        match self.pack_salvage(id, &item).await {
+            Ok(pack) if pack.frames() == 0 => Ok(Found::Unreadable(format!("{}: {reason}", item.key))),
+            Ok(pack) => {
+                let text = format!("{}: {reason}; {} frames are whole", item.key, pack.frames());
+                Ok(Found::Salvaged(pack, text))
+            }
+            Err(error) if is_of_the_pack(&error) => Ok(Found::Unreadable(format!("{}: {error}", item.key))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What a pack's footer says.
+    async fn pack_index(&self, id: Uuid, item: &Listed) -> Result<ObjectFound> {
+        let backend = &self.inner.backend;
+        if item.bytes < (HEADER_BYTES + TRAILER_BYTES) as u64 {
+            return Err(Error::new(Kind::Damaged, "the pack was cut short"));
+        }
+        let tail_at = item.bytes.saturating_sub(TAIL_BYTES);
+        let tail = backend.get_range(&item.key, tail_at..item.bytes).await?;
+        let footer = pack::footer_range(item.bytes, &tail[tail.len() - TRAILER_BYTES..])?;
+        let footer = match footer.start.checked_sub(tail_at).map(usize::try_from) {
+            Some(Ok(at)) => tail.slice(at..),
+            _ => backend.get_range(&item.key, footer).await?,
+        };
+        let header = backend.get_range(&item.key, 0..HEADER_BYTES as u64).await?;
+        let entries = pack::index_open(&self.inner.keys, id, &header, &footer)?;
+        let domain = pack::domain(&header)?;
+        Ok(found(id, item, domain, entries))
+    }
+
+    /// What the frames of a pack with a damaged footer say, which describe themselves.
+    async fn pack_salvage(&self, id: Uuid, item: &Listed) -> Result<ObjectFound> {
+        if item.bytes > pack::LIMIT_BYTES as u64 {
+            return Err(Error::new(Kind::Damaged, "the object is larger than any pack"));
+        }
+        let data = self.inner.backend.get(&item.key).await?;
+        let domain = match pack::domain(&data) {
+            Ok(domain) => domain,
+            // There is only one.
+            Err(_) if self.inner.header.dedup_domain == DedupDomain::Installation => 0,
+            Err(error) => return Err(error),
+        };
+        let keys = self.inner.keys.clone();
+        let world = &self.inner.options.world;
+        let entries = world.compute(move || pack::salvage(&keys, id, &data)).await?;
+        Ok(found(id, item, domain, entries))
+    }
+}
+
+impl Store {
+    /// A whole object says nothing of itself: it is what its bytes hash to. One that no root names is garbage, and gc finds
+    /// it by its row.
+    async fn whole_find(&self, (id, item): (Uuid, Listed)) -> Result<Found> {
+        let mut found = ObjectFound {
+            kind: object_kind::BLOB,
+            id,
+            bytes: item.bytes,
+            entries: Vec::new(),
+        };
+        let names = match self.whole_names(id, &item).await {
+            Ok(names) => names,
+            Err(error) if is_of_the_pack(&error) => {
+                return Ok(Found::Unreadable(format!("{}: {error}", item.key)));
+            }
+            Err(error) => return Err(error),
+        };
+        let digests = names.map(|name| self.name_digest(&name));
+        let kept = rows::names_kept(&self.inner.db, self.inner.number, &digests).await;
+        let kept = kept.map_err(|error| Error::db("cannot look roots up", error))?;
+        let entry = |digest| whole_entry(digest, item.bytes);
+        found.entries = kept
+            .into_iter()
+            .map(|(domain, digest)| (domain, vec![entry(digest)]))
+            .collect();
+        Ok(Found::Whole(found))
+    }
+
+    /// The names that an object can be known by.
+    async fn whole_names(&self, id: Uuid, item: &Listed) -> Result<[ObjectName; 2]> {
+        let mut hashers = [Algorithm::Sha256, Algorithm::Sha512].map(Hasher::new);
+        let bytes = self.plain_bytes(item.bytes)?;
+        let mut at = 0;
+        while at < bytes {
+            let end = bytes.min(at + PIECE_BYTES);
+            let piece = self.whole_range(id, bytes, at..end).await?;
+            let hashed = self.inner.options.world.compute(move || {
+                for hasher in &mut hashers {
+                    hasher.update(&piece);
+                }
+                Ok(hashers)
+            });
+            hashers = hashed.await?;
+            at = end;
+        }
+        Ok(hashers.map(Hasher::finish))
+    }
+}
+
+fn found(id: Uuid, item: &Listed, domain: i64, entries: Vec<Entry>) -> ObjectFound {
+    ObjectFound {
+        kind: object_kind::PACK,
+        id,
+        bytes: item.bytes,
+        entries: vec![(domain, entries)],
+    }
+}
+
+/// Whether a failure is this pack's own, and the others may be fine.
+fn is_of_the_pack(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Damaged | Kind::NotFound | Kind::Io)
+}
+
+fn name(list: &mut Vec<String>, reason: String) {
+    tracing::warn!(reason, "a pack is damaged");
+    if list.len() < NAMED {
+        list.push(reason);
+    }
+}
+
+/// The row that a store which is to be rebuilt has, and no other: it was ready once, or its key is known before.
+pub(crate) fn is_being_rebuilt(row: &rows::meta::Model) -> bool {
+    !row.ready && !row.digest_key_id.is_empty()
+}
+
+/// What whoever opens a store in this state is told.
+pub(crate) fn unfinished() -> Error {
+    Error::new(
+        Kind::Incompatible,
+        "rebuilding the store's index was cut off: run `cistern store rebuild-index` (or `cistern recover`) again",
+    )
+}

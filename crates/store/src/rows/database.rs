@@ -1,0 +1,127 @@
+//! The database, asked by one task at a time where a simulation says so.
+//!
+//! Whatever the store asks goes through these two, so that each statement outside of a transaction, and each transaction
+//! as a whole, is one step of a simulation. Elsewhere they hand on what they are given.
+
+use std::panic::Location;
+
+use async_trait::async_trait;
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel,
+    QueryResult, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
+};
+
+use crate::world::{Turn, World};
+
+/// The pool of connections.
+#[derive(Debug)]
+pub(crate) struct Database {
+    pool: DatabaseConnection,
+    world: World,
+}
+
+/// A transaction. Dropped without [`Tx::commit`] it is rolled back.
+#[derive(Debug)]
+pub(crate) struct Tx {
+    // Before the turn, which has to outlive it.
+    inner: DatabaseTransaction,
+    _turn: Turn,
+}
+
+impl Database {
+    pub(crate) fn new(pool: DatabaseConnection, world: World) -> Self {
+        Self { pool, world }
+    }
+}
+
+impl Tx {
+    pub(crate) async fn commit(self) -> Result<(), DbErr> {
+        self.inner.commit().await
+    }
+
+    pub(crate) async fn rollback(self) -> Result<(), DbErr> {
+        self.inner.rollback().await
+    }
+}
+
+/// Begins a writing transaction: IMMEDIATE on SQLite, where a deferred one fails when two writers meet.
+#[track_caller]
+pub(crate) fn begin(db: &Database) -> impl Future<Output = Result<Tx, DbErr>> + Send + '_ {
+    let options = TransactionOptions {
+        isolation_level: None,
+        access_mode: None,
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+    };
+    begin_with(db, options, Location::caller())
+}
+
+/// Begins a transaction that sees the database as it is now for as long as it lasts, and changes nothing.
+#[track_caller]
+pub(crate) fn snapshot(db: &Database) -> impl Future<Output = Result<Tx, DbErr>> + Send + '_ {
+    let isolation_level = match db.get_database_backend() {
+        DbBackend::Sqlite => None,
+        _ => Some(IsolationLevel::RepeatableRead),
+    };
+    let options = TransactionOptions {
+        isolation_level,
+        ..TransactionOptions::default()
+    };
+    begin_with(db, options, Location::caller())
+}
+
+async fn begin_with(db: &Database, options: TransactionOptions, place: &Location<'_>) -> Result<Tx, DbErr> {
+    // The place tells those who read a simulation's trace which transaction it is.
+    let turn = db.world.turn_at(place).await;
+    let inner = db.pool.begin_with_options(options).await?;
+    Ok(Tx { inner, _turn: turn })
+}
+
+#[async_trait]
+impl ConnectionTrait for Database {
+    fn get_database_backend(&self) -> DbBackend {
+        self.pool.get_database_backend()
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        let _turn = self.world.turn(&statement.sql).await;
+        self.pool.execute_raw(statement).await
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        let _turn = self.world.turn(sql).await;
+        self.pool.execute_unprepared(sql).await
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        let _turn = self.world.turn(&statement.sql).await;
+        self.pool.query_one_raw(statement).await
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let _turn = self.world.turn(&statement.sql).await;
+        self.pool.query_all_raw(statement).await
+    }
+}
+
+#[async_trait]
+impl ConnectionTrait for Tx {
+    fn get_database_backend(&self) -> DbBackend {
+        self.inner.get_database_backend()
+    }
+
+    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.inner.execute_raw(statement).await
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.inner.execute_unprepared(sql).await
+    }
+
+    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.inner.query_one_raw(statement).await
+    }
+
+    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.inner.query_all_raw(statement).await
+    }
+}

@@ -1,0 +1,536 @@
+//! Garbage collection: its runs, what it marks from, what it condemns and buries.
+
+use sea_orm::sea_query::{Expr, ExprTrait as _};
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait, DbBackend, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, Statement, Value,
+};
+use uuid::Uuid;
+
+use super::entities::{
+    chunk, chunk_state, gc, meta, object_kind, object_state, orphan, root, session, session_pin,
+    session_root, session_state,
+};
+use super::{epoch_raise, is_condemned};
+use crate::digest::Digest;
+use crate::pack::{ENTRY_BYTES, HEADER_BYTES, TRAILER_BYTES};
+
+/// Runs of which the report is kept.
+const RUNS_KEPT: i64 = 100;
+
+/// Begins a run: the gate is taken alone, the epoch rises, and whoever ran before holds the fence no longer. Gives the
+/// run's epoch, and the number of the newest pin: nobody who pins is at work now, so that every later pin has a higher one.
+pub(crate) async fn gc_begin(
+    tx: &impl ConnectionTrait,
+    store: i32,
+    fence: Uuid,
+    now_us: i64,
+) -> Result<(i64, i64), DbErr> {
+    let epoch = epoch_raise(tx, store).await?;
+    meta::Entity::update_many()
+        .col_expr(meta::Column::GcFence, Expr::value(fence))
+        .filter(meta::Column::Id.eq(store))
+        .exec(tx)
+        .await?;
+    let row = gc::Model {
+        store,
+        epoch,
+        started_us: now_us,
+        ended_us: 0,
+        report: String::new(),
+    };
+    gc::Entity::insert(gc::ActiveModel::from(row))
+        .exec_without_returning(tx)
+        .await?;
+    let newest: Option<Option<i64>> = session_pin::Entity::find()
+        .select_only()
+        .expr(Expr::col(session_pin::Column::Id).max())
+        .into_tuple()
+        .one(tx)
+        .await?;
+    Ok((epoch, newest.flatten().unwrap_or(0)))
+}
+
+/// Takes the gate alone; false when another run holds the fence.
+pub(crate) async fn gc_hold(tx: &impl ConnectionTrait, store: i32, fence: Uuid) -> Result<bool, DbErr> {
+    let row = meta::Entity::find_by_id(store).lock_exclusive().one(tx).await?;
+    Ok(row.is_some_and(|row| row.gc_fence == Some(fence)))
+}
+
+/// Ends a run, in a transaction that holds the gate for it: what sessions left for it goes.
+pub(crate) async fn gc_end(
+    tx: &impl ConnectionTrait,
+    store: i32,
+    epoch: i64,
+    now_us: i64,
+    report: &str,
+) -> Result<(), DbErr> {
+    meta::Entity::update_many()
+        .col_expr(meta::Column::GcFence, Expr::value(None::<Uuid>))
+        .filter(meta::Column::Id.eq(store))
+        .exec(tx)
+        .await?;
+    gc::Entity::update_many()
+        .col_expr(gc::Column::EndedUs, Expr::value(now_us))
+        .col_expr(gc::Column::Report, Expr::value(report))
+        .filter(gc::Column::Store.eq(store))
+        .filter(gc::Column::Epoch.eq(epoch))
+        .exec(tx)
+        .await?;
+    // The newest run that ended is what waiting times are counted from: only older ones go.
+    let oldest = gc::Entity::find()
+        .filter(gc::Column::Store.eq(store))
+        .order_by_desc(gc::Column::Epoch)
+        .offset(RUNS_KEPT.cast_unsigned())
+        .one(tx)
+        .await?;
+    if let Some(oldest) = oldest {
+        gc::Entity::delete_many()
+            .filter(gc::Column::Store.eq(store))
+            .filter(gc::Column::Epoch.lte(oldest.epoch))
+            .exec(tx)
+            .await?;
+    }
+    Ok(())
+}
+
+/// The epoch of the newest run that had ended at `before_us`.
+pub(crate) async fn gc_ended(
+    db: &impl ConnectionTrait,
+    store: i32,
+    before_us: i64,
+) -> Result<Option<i64>, DbErr> {
+    let row = gc::Entity::find()
+        .filter(gc::Column::Store.eq(store))
+        .filter(gc::Column::EndedUs.gt(0))
+        .filter(gc::Column::EndedUs.lte(before_us))
+        .order_by_desc(gc::Column::Epoch)
+        .one(db)
+        .await?;
+    Ok(row.map(|row| row.epoch))
+}
+
+/// Whether a run has begun with this epoch or a later one.
+pub(crate) async fn gc_begun(db: &impl ConnectionTrait, store: i32, epoch: i64) -> Result<bool, DbErr> {
+    let row = gc::Entity::find()
+        .filter(gc::Column::Store.eq(store))
+        .filter(gc::Column::Epoch.gte(epoch))
+        .limit(1)
+        .one(db)
+        .await?;
+    Ok(row.is_some())
+}
+
+/// Lets go of the fence and keeps the run as one that did not end.
+pub(crate) async fn gc_free(tx: &impl ConnectionTrait, store: i32) -> Result<(), DbErr> {
+    meta::Entity::update_many()
+        .col_expr(meta::Column::GcFence, Expr::value(None::<Uuid>))
+        .filter(meta::Column::Id.eq(store))
+        .exec(tx)
+        .await
+        .map(drop)
+}
+
+/// The newest run that was told to have ended.
+pub(crate) async fn gc_last(db: &impl ConnectionTrait, store: i32) -> Result<Option<gc::Model>, DbErr> {
+    gc::Entity::find()
+        .filter(gc::Column::Store.eq(store))
+        .filter(gc::Column::EndedUs.gt(0))
+        .order_by_desc(gc::Column::Epoch)
+        .one(db)
+        .await
+}
+
+/// The lowest epoch of an open session; `None` where there is none.
+pub(crate) async fn sessions_oldest(tx: &impl ConnectionTrait, store: i32) -> Result<Option<i64>, DbErr> {
+    session::Entity::find()
+        .select_only()
+        .expr(Expr::col(session::Column::StartEpoch).min())
+        .filter(session::Column::Store.eq(store))
+        .filter(session::Column::State.eq(session_state::OPEN))
+        .into_tuple()
+        .one(tx)
+        .await
+        .map(Option::flatten)
+}
+
+/// The top of something that is kept: domain, digest, level.
+pub(crate) type Top = (i64, Vec<u8>, i16);
+
+/// Different trees that roots name, after the last one of the page before; those too that are only kept to be restored,
+/// where they are wanted.
+pub(crate) async fn tops_page(
+    tx: &impl ConnectionTrait,
+    store: i32,
+    after: Option<&Top>,
+    (limit, with_restorable): (u64, bool),
+) -> Result<Vec<Top>, DbErr> {
+    use root::Column::{Digest, Domain, Level, Restorable, Store};
+    let mut query = root::Entity::find()
+        .select_only()
+        .columns([Domain, Digest, Level])
+        .distinct()
+        .filter(Store.eq(store));
+    if !with_restorable {
+        query = query.filter(Restorable.eq(false));
+    }
+    if let Some((domain, digest, level)) = after {
+        let place = Expr::tuple([Domain, Digest, Level].map(Expr::col));
+        query = query.filter(place.gt(Expr::tuple([
+            Expr::value(*domain),
+            Expr::value(digest.clone()),
+            Expr::value(*level),
+        ])));
+    }
+    query
+        .order_by_asc(Domain)
+        .order_by_asc(Digest)
+        .order_by_asc(Level)
+        .limit(limit)
+        .into_tuple()
+        .all(tx)
+        .await
+}
+
+/// The trees that sessions keep.
+pub(crate) async fn session_tops(tx: &impl ConnectionTrait) -> Result<Vec<Top>, DbErr> {
+    use session_root::Column::{Digest, Domain, Level};
+    session_root::Entity::find()
+        .select_only()
+        .columns([Domain, Digest, Level])
+        .distinct()
+        .into_tuple()
+        .all(tx)
+        .await
+}
+
+/// Pins after number `after`, with their numbers and domains.
+pub(crate) async fn pins_after(
+    tx: &impl ConnectionTrait,
+    after: i64,
+    limit: u64,
+) -> Result<Vec<(i64, i64, Vec<u8>)>, DbErr> {
+    let pins = session_pin::Entity::find()
+        .filter(session_pin::Column::Id.gt(after))
+        .order_by_asc(session_pin::Column::Id)
+        .limit(limit)
+        .all(tx)
+        .await?;
+    let mut sessions: Vec<Uuid> = pins.iter().map(|pin| pin.session).collect();
+    sessions.sort_unstable();
+    sessions.dedup();
+    let domains: Vec<(Uuid, i64)> = session::Entity::find()
+        .select_only()
+        .columns([session::Column::Id, session::Column::Domain])
+        .filter(session::Column::Id.is_in(sessions))
+        .into_tuple()
+        .all(tx)
+        .await?;
+    let domain = |id| {
+        domains
+            .iter()
+            .find(|(session, _)| *session == id)
+            .map(|(_, domain)| *domain)
+    };
+    Ok(pins
+        .into_iter()
+        .filter_map(|pin| Some((pin.id, domain(pin.session)?, pin.digests)))
+        .collect())
+}
+
+/// The lowest domain above `after` that has chunks.
+pub(crate) async fn domain_after(
+    db: &impl ConnectionTrait,
+    store: i32,
+    after: i64,
+) -> Result<Option<i64>, DbErr> {
+    chunk::Entity::find()
+        .select_only()
+        .column(chunk::Column::Domain)
+        .filter(chunk::Column::Store.eq(store))
+        .filter(chunk::Column::Domain.gt(after))
+        .order_by_asc(chunk::Column::Domain)
+        .limit(1)
+        .into_tuple()
+        .one(db)
+        .await
+}
+
+/// A chunk row, as a sweep sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Scanned {
+    pub(crate) digest: Digest,
+    pub(crate) state: i16,
+    pub(crate) length: u32,
+}
+
+/// Rows of a domain in the order of their digests, after `after`: those older than `epoch`, and the condemned ones.
+///
+/// A page comes as one value: a million rows one by one cost the driver more than everything else of a sweep.
+pub(crate) async fn chunks_scan(
+    db: &impl ConnectionTrait,
+    (store, domain): (i32, i64),
+    after: &[u8],
+    epoch: i64,
+    limit: u32,
+) -> Result<Vec<Scanned>, DbErr> {
+    let backend = db.get_database_backend();
+    let page = match backend {
+        DbBackend::Sqlite => "SELECT group_concat(hex(digest) || state || printf('%08x', length), '')",
+        _ => "SELECT string_agg(digest || substring(int2send(state) from 2) || int4send(length), ''::bytea)",
+    };
+    let sql = format!(
+        "{page} FROM (SELECT digest, state, length FROM store_chunk WHERE store = $1 AND domain = $2 \
+         AND digest > $3 AND (epoch < $4 OR state = 2) ORDER BY digest LIMIT $5) AS page"
+    );
+    let values: [Value; 5] = [
+        store.into(),
+        domain.into(),
+        after.to_vec().into(),
+        epoch.into(),
+        i64::from(limit).into(),
+    ];
+    let row = db
+        .query_one_raw(Statement::from_sql_and_values(backend, sql, values))
+        .await?;
+    let Some(row) = row else { return Ok(Vec::new()) };
+    let rows: Option<Vec<Scanned>> = if backend == DbBackend::Sqlite {
+        let text: Option<String> = row.try_get_by_index(0)?;
+        text.unwrap_or_default()
+            .as_bytes()
+            .chunks_exact(73)
+            .map(from_text)
+            .collect()
+    } else {
+        let bytes: Option<Vec<u8>> = row.try_get_by_index(0)?;
+        bytes
+            .unwrap_or_default()
+            .chunks_exact(37)
+            .map(from_bytes)
+            .collect()
+    };
+    let mut rows = rows.ok_or_else(|| DbErr::Type("a page of chunks cannot be read".into()))?;
+    // The databases promise no order of what they put together.
+    rows.sort_unstable();
+    Ok(rows)
+}
+
+fn from_text(text: &[u8]) -> Option<Scanned> {
+    let mut digest = [0; 32];
+    hex::decode_to_slice(&text[..64], &mut digest).ok()?;
+    let length = std::str::from_utf8(&text[65..]).ok()?;
+    Some(Scanned {
+        digest: Digest(digest),
+        state: i16::from(text[64].checked_sub(b'0')?),
+        length: u32::from_str_radix(length, 16).ok()?,
+    })
+}
+
+fn from_bytes(bytes: &[u8]) -> Option<Scanned> {
+    Some(Scanned {
+        digest: Digest::from_slice(&bytes[..32])?,
+        state: i16::from(bytes[32]),
+        length: u32::from_be_bytes(bytes[33..].try_into().ok()?),
+    })
+}
+
+/// Chunks of one domain, for the statements below.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Of<'a> {
+    pub(crate) store: i32,
+    pub(crate) domain: i64,
+    pub(crate) digests: &'a [Digest],
+}
+
+impl Of<'_> {
+    fn filter(&self) -> sea_orm::Condition {
+        sea_orm::Condition::all()
+            .add(chunk::Column::Store.eq(self.store))
+            .add(chunk::Column::Domain.eq(self.domain))
+            .add(chunk::Column::Digest.is_in(self.digests.iter().map(|digest| digest.0.to_vec())))
+    }
+}
+
+/// Condemns those that are live and older than `before`; a damaged one that old goes at once. The row's epoch becomes
+/// that of the run, which tells when it was condemned. Gives how many were condemned and how many went.
+pub(crate) async fn chunks_condemn(
+    tx: &impl ConnectionTrait,
+    some: Of<'_>,
+    before: i64,
+    epoch: i64,
+) -> Result<(u64, u64), DbErr> {
+    let condemned = chunk::Entity::update_many()
+        .col_expr(chunk::Column::State, Expr::value(chunk_state::CONDEMNED))
+        .col_expr(chunk::Column::Epoch, Expr::value(epoch))
+        .filter(some.filter())
+        .filter(chunk::Column::State.eq(chunk_state::LIVE))
+        .filter(chunk::Column::Epoch.lt(before))
+        .exec(tx)
+        .await?;
+    let gone = chunk::Entity::delete_many()
+        .filter(some.filter())
+        .filter(chunk::Column::State.eq(chunk_state::DAMAGED))
+        .filter(chunk::Column::Epoch.lt(before))
+        .exec(tx)
+        .await?;
+    Ok((condemned.rows_affected, gone.rows_affected))
+}
+
+/// Some chunks that were condemned by the run of `epoch` or one before it: domain and digest.
+pub(crate) async fn condemned_some(
+    db: &impl ConnectionTrait,
+    store: i32,
+    epoch: i64,
+    limit: u64,
+) -> Result<Vec<(i64, Vec<u8>)>, DbErr> {
+    chunk::Entity::find()
+        .select_only()
+        .columns([chunk::Column::Domain, chunk::Column::Digest])
+        .filter(chunk::Column::Store.eq(store))
+        // Written out: a prepared statement with a parameter here could not use the index of the condemned.
+        .filter(Expr::cust("state = 2"))
+        .filter(chunk::Column::Epoch.lte(epoch))
+        .limit(limit)
+        .into_tuple()
+        .all(db)
+        .await
+}
+
+/// Removes the rows of those that are condemned, by the run of `epoch` or one before it.
+pub(crate) async fn chunks_bury(tx: &impl ConnectionTrait, some: Of<'_>, epoch: i64) -> Result<u64, DbErr> {
+    let done = chunk::Entity::delete_many()
+        .filter(some.filter())
+        .filter(is_condemned())
+        .filter(chunk::Column::Epoch.lte(epoch))
+        .exec(tx)
+        .await?;
+    Ok(done.rows_affected)
+}
+
+/// A published object that holds little or nothing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sparse {
+    pub(crate) object: i64,
+    pub(crate) key: Uuid,
+    pub(crate) kind: i16,
+    /// Chunks whose rows name it.
+    pub(crate) chunks: i64,
+}
+
+/// Published objects behind number `after` without chunks, and packs that would shrink below `percent` of their bytes
+/// without their garbage: one look at both tables. Goes through the whole index.
+pub(crate) async fn objects_sparse(
+    db: &impl ConnectionTrait,
+    store: i32,
+    (after, percent): (i64, u8),
+    limit: u32,
+) -> Result<Vec<Sparse>, DbErr> {
+    // What a pack takes beside its frames: header and trailer, and an entry of the footer for each.
+    let fixed = HEADER_BYTES + TRAILER_BYTES;
+    let sql = format!(
+        "SELECT o.id, o.key, o.kind, coalesce(u.chunks, 0) \
+         FROM store_object o LEFT JOIN (SELECT object, count(*) AS chunks, CAST(sum(length) AS bigint) AS chunk_bytes \
+         FROM store_chunk WHERE store = $1 GROUP BY object) u ON u.object = o.id \
+         WHERE o.store = $1 AND o.state = $2 AND o.id > $6 AND (u.chunks IS NULL OR (o.kind = $3 AND \
+         (u.chunk_bytes + u.chunks * {ENTRY_BYTES} + {fixed}) * 100 < o.bytes * $4)) ORDER BY o.id LIMIT $5"
+    );
+    let values: [Value; 6] = [
+        store.into(),
+        object_state::LIVE.into(),
+        object_kind::PACK.into(),
+        i64::from(percent).into(),
+        i64::from(limit).into(),
+        after.into(),
+    ];
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+    let sparse = |row: sea_orm::QueryResult| {
+        Ok(Sparse {
+            object: row.try_get_by_index(0)?,
+            key: row.try_get_by_index(1)?,
+            kind: row.try_get_by_index(2)?,
+            chunks: row.try_get_by_index(3)?,
+        })
+    };
+    db.query_all_raw(statement)
+        .await?
+        .into_iter()
+        .map(sparse)
+        .collect()
+}
+
+/// Moves chunks from one object to another: each digest with its new place. One that does not lie in the old object any
+/// more stays where it is. Gives how many moved.
+pub(crate) async fn chunks_move(
+    tx: &impl ConnectionTrait,
+    (store, domain): (i32, i64),
+    to: i64,
+    moved: &[(Digest, i64, u32, u32)],
+) -> Result<u64, DbErr> {
+    let backend = tx.get_database_backend();
+    let mut done = 0;
+    for batch in moved.chunks(256) {
+        let mut values: Vec<Value> = vec![store.into(), domain.into(), to.into()];
+        let mut rows = Vec::with_capacity(batch.len());
+        for (digest, from, offset, length) in batch {
+            let first = values.len() + 1;
+            let casts = match backend {
+                DbBackend::Sqlite => ["", "", "", ""],
+                _ => ["::bytea", "::bigint", "::int", "::int"],
+            };
+            let row: Vec<String> = (first..)
+                .zip(casts)
+                .map(|(number, cast)| format!("${number}{cast}"))
+                .collect();
+            rows.push(format!("({})", row.join(", ")));
+            values.extend([
+                Value::from(digest.0.to_vec()),
+                (*from).into(),
+                offset.cast_signed().into(),
+                length.cast_signed().into(),
+            ]);
+        }
+        // Both databases call the columns of VALUES so.
+        let sql = format!(
+            "UPDATE store_chunk SET object = $3, \"offset\" = v.column3, length = v.column4 \
+             FROM (VALUES {}) AS v WHERE store = $1 AND domain = $2 AND digest = v.column1 AND object = v.column2",
+            rows.join(", ")
+        );
+        let statement = Statement::from_sql_and_values(backend, sql, values);
+        done += tx.execute_raw(statement).await?.rows_affected();
+    }
+    Ok(done)
+}
+
+/// Keys of these objects that have a row, in whatever state.
+pub(crate) async fn keys_known(db: &impl ConnectionTrait, keys: &[Uuid]) -> Result<Vec<Uuid>, DbErr> {
+    use super::entities::object;
+    object::Entity::find()
+        .select_only()
+        .column(object::Column::Key)
+        .filter(object::Column::Key.is_in(keys.iter().copied()))
+        .into_tuple()
+        .all(db)
+        .await
+}
+
+/// Objects without a row that an earlier run has seen.
+pub(crate) async fn orphans_list(db: &impl ConnectionTrait, store: i32) -> Result<Vec<orphan::Model>, DbErr> {
+    orphan::Entity::find()
+        .filter(orphan::Column::Store.eq(store))
+        .all(db)
+        .await
+}
+
+pub(crate) async fn orphan_insert(db: &impl ConnectionTrait, row: orphan::Model) -> Result<(), DbErr> {
+    orphan::Entity::insert(orphan::ActiveModel::from(row))
+        .exec_without_returning(db)
+        .await
+        .map(drop)
+}
+
+pub(crate) async fn orphan_delete(db: &impl ConnectionTrait, store: i32, key: &str) -> Result<(), DbErr> {
+    orphan::Entity::delete_by_id((store, key.to_owned()))
+        .exec(db)
+        .await
+        .map(drop)
+}

@@ -1,0 +1,146 @@
+//! What was read when, and the record of damage.
+
+use sea_orm::sea_query::{Expr, ExprTrait as _};
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
+};
+
+use super::Database;
+use super::entities::{chunk, chunk_state, damage, object, object_state};
+use crate::verify::Damage;
+
+/// Rows in one statement.
+const ROWS_A_STATEMENT: usize = 500;
+
+impl damage::Model {
+    pub(crate) fn told(self) -> Damage {
+        Damage {
+            range: self.from_byte.cast_unsigned()..self.to_byte.cast_unsigned(),
+            kind: self.kind,
+            owner: self.owner,
+            reason: self.reason,
+        }
+    }
+}
+
+/// Published objects that were read before `due_us`, what was read longest ago first.
+pub(crate) async fn objects_due(
+    db: &impl ConnectionTrait,
+    store: i32,
+    due_us: i64,
+    limit: u64,
+) -> Result<Vec<object::Model>, DbErr> {
+    object::Entity::find()
+        .filter(object::Column::Store.eq(store))
+        .filter(object::Column::State.eq(object_state::LIVE))
+        .filter(object::Column::VerifiedUs.lt(due_us))
+        .order_by_asc(object::Column::VerifiedUs)
+        .order_by_asc(object::Column::Id)
+        .limit(limit)
+        .all(db)
+        .await
+}
+
+/// When the published object that was read longest ago was read.
+pub(crate) async fn objects_oldest(db: &impl ConnectionTrait, store: i32) -> Result<Option<i64>, DbErr> {
+    let oldest: Option<Option<i64>> = object::Entity::find()
+        .select_only()
+        .expr(Expr::col(object::Column::VerifiedUs).min())
+        .filter(object::Column::Store.eq(store))
+        .filter(object::Column::State.eq(object_state::LIVE))
+        .into_tuple()
+        .one(db)
+        .await?;
+    Ok(oldest.flatten())
+}
+
+/// Notes that an object was read.
+pub(crate) async fn object_verified(db: &impl ConnectionTrait, id: i64, now_us: i64) -> Result<(), DbErr> {
+    object::Entity::update_many()
+        .col_expr(object::Column::VerifiedUs, Expr::value(now_us))
+        .filter(object::Column::Id.eq(id))
+        .exec(db)
+        .await
+        .map(drop)
+}
+
+/// Whether any chunk is marked as damaged.
+pub(crate) async fn chunks_any_damaged(db: &impl ConnectionTrait, store: i32) -> Result<bool, DbErr> {
+    let one = chunk::Entity::find()
+        .filter(chunk::Column::Store.eq(store))
+        // Written out: a parameter could not use the index of the damaged.
+        .filter(Expr::cust(format!("state = {}", chunk_state::DAMAGED)))
+        .one(db)
+        .await?;
+    Ok(one.is_some())
+}
+
+/// How many disks and whole objects are in the record.
+pub(crate) async fn damage_roots(db: &impl ConnectionTrait, store: i32) -> Result<u64, DbErr> {
+    let roots: Vec<(String, String)> = damage::Entity::find()
+        .select_only()
+        .columns([damage::Column::Kind, damage::Column::Owner])
+        .distinct()
+        .filter(damage::Column::Store.eq(store))
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok(roots.len() as u64)
+}
+
+/// The record of some of a kind, by owner and place.
+pub(crate) async fn damage_get(
+    db: &impl ConnectionTrait,
+    store: i32,
+    kind: &str,
+    owners: &[&str],
+) -> Result<Vec<damage::Model>, DbErr> {
+    damage::Entity::find()
+        .filter(damage::Column::Store.eq(store))
+        .filter(damage::Column::Kind.eq(kind))
+        .filter(damage::Column::Owner.is_in(owners.iter().copied()))
+        .order_by_asc(damage::Column::Owner)
+        .order_by_asc(damage::Column::FromByte)
+        .all(db)
+        .await
+}
+
+/// Puts a new record in the place of the old one. What is damaged as before keeps the time at which that was found.
+pub(crate) async fn damage_replace(
+    db: &Database,
+    store: i32,
+    now_us: i64,
+    found: &[Damage],
+) -> Result<(), DbErr> {
+    let tx = super::begin(db).await?;
+    let before = damage::Entity::find()
+        .filter(damage::Column::Store.eq(store))
+        .all(&tx)
+        .await?;
+    damage::Entity::delete_many()
+        .filter(damage::Column::Store.eq(store))
+        .exec(&tx)
+        .await?;
+    let row = |damage: &Damage| {
+        let from_byte = damage.range.start.cast_signed();
+        let known = before
+            .iter()
+            .find(|row| (&row.kind, &row.owner, row.from_byte) == (&damage.kind, &damage.owner, from_byte));
+        damage::ActiveModel::from(damage::Model {
+            store,
+            kind: damage.kind.clone(),
+            owner: damage.owner.clone(),
+            from_byte,
+            to_byte: damage.range.end.cast_signed(),
+            reason: damage.reason.clone(),
+            found_us: known.map_or(now_us, |row| row.found_us),
+        })
+    };
+    for batch in found.chunks(ROWS_A_STATEMENT) {
+        damage::Entity::insert_many(batch.iter().map(row))
+            .exec_without_returning(&tx)
+            .await?;
+    }
+    tx.commit().await
+}

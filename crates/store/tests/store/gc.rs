@@ -1,0 +1,447 @@
+//! Garbage collection on the real databases and backends: what is freed, what stays, and what happens when it fails.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use store::gc::{Options, Progress, Report};
+use store::{Fault, Faulty, Kind, Store, TreeRoot};
+
+use crate::support::{Place, import, local, noise, places};
+
+const CHUNK: usize = 65536;
+
+fn now(place: &Place) -> Options {
+    Options {
+        now: true,
+        ..Options::new(place.dir.path())
+    }
+}
+
+async fn gc(store: &Store, options: &Options) -> Report {
+    store.gc(options, &Progress::default()).await.unwrap()
+}
+
+async fn delete(store: &Store, place: &Place, owner: &str) {
+    let tx = place.begin().await;
+    assert!(store.root_delete_in_tx(&tx, "image", owner).await.unwrap());
+    tx.commit().await.unwrap();
+}
+
+async fn read(store: &Store, root: TreeRoot) -> store::Result<Vec<u8>> {
+    let mut out = vec![0; usize::try_from(root.virtual_bytes).unwrap()];
+    store.disk_open(root).read_at(0, &mut out).await?;
+    Ok(out)
+}
+
+/// Bytes and number of the objects with data.
+async fn objects(place: &Place) -> (u64, usize) {
+    let listed: Vec<_> = place.backend.list("p/").try_collect().await.unwrap();
+    (listed.iter().map(|item| item.bytes).sum(), listed.len())
+}
+
+/// What lies in the backend is what the rows say, and every root reads back.
+async fn check(store: &Store, place: &Place) {
+    let found = store
+        .verify(true, &store::VerifyProgress::default())
+        .await
+        .unwrap();
+    assert_eq!(found, [], "{}", place.name);
+    let stats = store.stats().await.unwrap();
+    let (bytes, count) = objects(place).await;
+    assert_eq!(
+        (stats.stored_bytes, stats.packs),
+        (bytes, count as u64),
+        "{}",
+        place.name
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nothing_names_is_freed_and_the_rest_stays() {
+    for place in places().await {
+        let store = place.store().await;
+        let common = noise(1, 300 * CHUNK);
+        let one = [&common[..], &noise(2, 200 * CHUNK)].concat();
+        let two = [&common[..], &noise(3, 200 * CHUNK)].concat();
+        import(&store, &place.db, "1", &one).await;
+        let kept = import(&store, &place.db, "2", &two).await;
+        assert_eq!(gc(&store, &now(&place)).await.condemned, 0, "nothing is garbage");
+        delete(&store, &place, "1").await;
+        let before = objects(&place).await.0;
+        let report = gc(&store, &now(&place)).await;
+        // Its own chunks and its top node.
+        assert_eq!((report.condemned, report.buried), (201, 201), "{}", place.name);
+        assert!(report.objects >= 1 && report.freed_bytes > 0, "{report:?}");
+        check(&store, &place).await;
+        assert!(objects(&place).await.0 < before - 190 * CHUNK as u64);
+        assert!(read(&store, kept).await.unwrap() == two);
+        assert_eq!(store.stats().await.unwrap().chunks, 501);
+        delete(&store, &place, "2").await;
+        gc(&store, &now(&place)).await;
+        assert_eq!(objects(&place).await, (0, 0));
+        assert_eq!(store.stats().await.unwrap().chunks, 0);
+        let (_, last) = store.gc_last().await.unwrap().unwrap();
+        assert_eq!(last.buried, 501);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn condemned_chunks_come_back_until_the_grace_is_over() {
+    for place in places().await {
+        let store = place.store().await;
+        let (one, two) = (noise(1, 50 * CHUNK), noise(2, 60 * CHUNK));
+        import(&store, &place.db, "1", &one).await;
+        import(&store, &place.db, "2", &two).await;
+        delete(&store, &place, "1").await;
+        delete(&store, &place, "2").await;
+        let options = Options::new(place.dir.path());
+        let report = gc(&store, &options).await;
+        assert_eq!(
+            (report.condemned, report.buried, report.objects),
+            (112, 0, 0),
+            "{}",
+            place.name
+        );
+        place.clock.advance(Duration::from_mins(30));
+        assert_eq!(gc(&store, &options).await.buried, 0);
+        // One of the two is imported again, which takes nothing new.
+        let root = import(&store, &place.db, "1", &one).await;
+        assert_eq!(objects(&place).await.1, 2);
+        place.clock.advance(Duration::from_mins(31));
+        let report = gc(&store, &options).await;
+        assert_eq!(
+            (report.condemned, report.buried, report.objects),
+            (0, 61, 1),
+            "{}",
+            place.name
+        );
+        check(&store, &place).await;
+        assert!(read(&store, root).await.unwrap() == one);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tells_what_would_go_and_changes_nothing() {
+    for place in places().await {
+        let store = place.store().await;
+        import(&store, &place.db, "1", &noise(1, 50 * CHUNK)).await;
+        delete(&store, &place, "1").await;
+        let options = Options {
+            dry_run: true,
+            ..now(&place)
+        };
+        for _ in 0..2 {
+            let report = gc(&store, &options).await;
+            assert_eq!((report.condemned, report.buried, report.objects), (51, 0, 0));
+            assert!(report.condemned_bytes > 50 * CHUNK as u64);
+        }
+        // What can be restored is kept, and counted apart.
+        import(&store, &place.db, "2", &noise(2, 20 * CHUNK)).await;
+        let tx = place.begin().await;
+        assert!(
+            store
+                .root_restorable_in_tx(&tx, "image", "2", true)
+                .await
+                .unwrap()
+        );
+        tx.commit().await.unwrap();
+        assert_eq!(gc(&store, &options).await.condemned, 51);
+        let purged = Options {
+            purged: true,
+            ..options.clone()
+        };
+        assert_eq!(gc(&store, &purged).await.condemned, 51 + 21);
+        let error = store
+            .gc(
+                &Options {
+                    dry_run: false,
+                    ..purged
+                },
+                &Progress::default(),
+            )
+            .await;
+        assert_eq!(error.unwrap_err().kind(), Kind::Invalid);
+        let stats = store.stats().await.unwrap();
+        assert_eq!(
+            (stats.restorable_roots, stats.restorable_bytes),
+            (1, 20 * CHUNK as u64)
+        );
+        assert_eq!(stats.chunks, 51 + 21);
+        assert_eq!(store.gc_last().await.unwrap(), None);
+        check(&store, &place).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gc_beside_an_open_import_frees_what_was_deleted_before_it() {
+    for place in places().await {
+        let store = place.store().await;
+        import(&store, &place.db, "old", &noise(1, 40 * CHUNK)).await;
+        import(&store, &place.db, "hit", &noise(2, 40 * CHUNK)).await;
+        delete(&store, &place, "old").await;
+        delete(&store, &place, "hit").await;
+        let session = store.session_open("long").await.unwrap();
+        let data = [noise(2, 40 * CHUNK), noise(3, 40 * CHUNK)].concat();
+        let mut ingest = session.ingest(data.len() as u64, None).await.unwrap();
+        ingest.extent_data(Bytes::copy_from_slice(&data)).await.unwrap();
+        let disk = ingest.finish().await.unwrap();
+        let report = gc(&store, &now(&place)).await;
+        // 40 chunks and a node of `old`, and the node of `hit`; what the import hit or wrote stays.
+        assert_eq!((report.condemned, report.objects), (42, 1), "{}", place.name);
+        let tx = place.begin().await;
+        session
+            .commit_in_tx(&tx, "image", "new", disk.root)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(gc(&store, &now(&place)).await.condemned, 0);
+        assert!(read(&store, disk.root).await.unwrap() == data);
+        check(&store, &place).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_between_mark_and_sweep_keeps_what_it_pinned() {
+    for place in places().await {
+        let store = place.store().await;
+        let data = noise(1, 40 * CHUNK);
+        import(&store, &place.db, "1", &data).await;
+        delete(&store, &place, "1").await;
+        let (options, progress) = (now(&place), Progress::default());
+        let marked = store.gc_mark(&options, &progress).await.unwrap();
+        // The look at the database knows nothing of this import, which is over before the first chunk is condemned.
+        let root = import(&store, &place.db, "2", &data).await;
+        let report = marked.collect(&options, &progress).await.unwrap();
+        assert_eq!((report.condemned, report.objects), (0, 0), "{}", place.name);
+        assert!(read(&store, root).await.unwrap() == data);
+        assert_eq!(gc(&store, &options).await.condemned, 0);
+        check(&store, &place).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_parent_of_a_running_incremental_is_kept() {
+    for place in places().await {
+        let store = place.store().await;
+        let data = noise(1, 100 * CHUNK);
+        let parent = import(&store, &place.db, "parent", &data).await;
+        let session = store.session_open("child").await.unwrap();
+        let mut ingest = session.ingest(data.len() as u64, Some(parent)).await.unwrap();
+        delete(&store, &place, "parent").await;
+        assert_eq!(gc(&store, &now(&place)).await.condemned, 0);
+        let new = noise(2, CHUNK);
+        ingest.extent_data(Bytes::copy_from_slice(&new)).await.unwrap();
+        let disk = ingest.finish().await.unwrap();
+        gc(&store, &now(&place)).await;
+        let tx = place.begin().await;
+        session
+            .commit_in_tx(&tx, "image", "child", disk.root)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        // The parent's first chunk and its node.
+        assert_eq!(gc(&store, &now(&place)).await.condemned, 2, "{}", place.name);
+        assert!(read(&store, disk.root).await.unwrap() == [&new[..], &data[CHUNK..]].concat());
+        check(&store, &place).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_run_fails_when_a_newer_one_has_the_fence() {
+    for place in places().await {
+        let store = place.store().await;
+        import(&store, &place.db, "1", &noise(1, 40 * CHUNK)).await;
+        delete(&store, &place, "1").await;
+        let (options, progress) = (now(&place), Progress::default());
+        let paused = store.gc_mark(&options, &progress).await.unwrap();
+        let other = place.store().await;
+        let marked = other.gc_mark(&options, &progress).await.unwrap();
+        let error = paused.collect(&options, &progress).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::LeaseLost, "{error}");
+        assert_eq!(store.stats().await.unwrap().chunks, 41, "it has changed nothing");
+        assert_eq!(marked.collect(&options, &progress).await.unwrap().buried, 41);
+        check(&store, &place).await;
+    }
+}
+
+/// What it has marked, the newer run may condemn, when it was deleted between the two: no reason for alarm.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_run_takes_nothing_back_from_a_newer_one() {
+    for place in places().await {
+        let store = place.store().await;
+        import(&store, &place.db, "1", &noise(1, 40 * CHUNK)).await;
+        let (options, progress) = (Options::new(place.dir.path()), Progress::default());
+        let paused = store.gc_mark(&options, &progress).await.unwrap();
+        let dry = Options {
+            dry_run: true,
+            ..options.clone()
+        };
+        let (paused_dry, dry_progress) = (store.gc_mark(&dry, &progress).await.unwrap(), Progress::default());
+        delete(&store, &place, "1").await;
+        assert_eq!(gc(&store, &options).await.condemned, 41, "{}", place.name);
+        let error = paused.collect(&options, &progress).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::LeaseLost, "{error}");
+        assert_eq!(progress.taken_back.load(Relaxed), 0, "{}", place.name);
+        paused_dry.collect(&dry, &dry_progress).await.unwrap();
+        assert_eq!(dry_progress.taken_back.load(Relaxed), 0, "{}", place.name);
+        assert_eq!(gc(&store, &now(&place)).await.buried, 41, "they stay condemned");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_to_stop_stops_and_can_begin_again() {
+    let place = local().await;
+    let store = place.store().await;
+    import(&store, &place.db, "1", &noise(1, 40 * CHUNK)).await;
+    delete(&store, &place, "1").await;
+    let (options, progress) = (now(&place), Progress::default());
+    let marked = store.gc_mark(&options, &progress).await.unwrap();
+    options.stop.cancel();
+    let error = marked.collect(&options, &progress).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Stopped);
+    assert_eq!(
+        store.gc(&options, &progress).await.unwrap_err().kind(),
+        Kind::Stopped
+    );
+    assert_eq!(gc(&store, &now(&place)).await.buried, 41);
+}
+
+/// Packs of which much is garbage become smaller, and a reader that knows the old places does not notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_with_much_garbage_are_written_anew_under_a_reader() {
+    for place in places().await {
+        let store = place.store().await;
+        // Every third chunk of many packs is needed.
+        let kept = noise(1, 300 * CHUNK);
+        let other = noise(2, 600 * CHUNK);
+        let mixed: Vec<u8> = kept
+            .chunks(CHUNK)
+            .zip(other.chunks(2 * CHUNK))
+            .flat_map(|(one, two)| [one, two].concat())
+            .collect();
+        import(&store, &place.db, "mixed", &mixed).await;
+        let root = import(&store, &place.db, "kept", &kept).await;
+        let disk = store.disk_open(root);
+        let mut first = vec![0; CHUNK];
+        disk.read_at(0, &mut first).await.unwrap();
+        delete(&store, &place, "mixed").await;
+        let options = Options {
+            repack_below: 0,
+            ..now(&place)
+        };
+        gc(&store, &options).await;
+        let (before, packs) = objects(&place).await;
+        assert!(
+            before > 800 * CHUNK as u64,
+            "garbage in packs that are needed stays"
+        );
+        let report = gc(&store, &now(&place)).await;
+        assert!(
+            report.repacked >= 4 && report.objects >= 4,
+            "{report:?} of {packs}"
+        );
+        let after = objects(&place).await.0;
+        assert!(after < 310 * CHUNK as u64, "{after}");
+        // It had looked these up before they moved.
+        let mut rest = vec![0; 200 * CHUNK];
+        disk.read_at(CHUNK as u64, &mut rest).await.unwrap();
+        assert!(first == kept[..CHUNK] && rest == kept[CHUNK..201 * CHUNK]);
+        check(&store, &place).await;
+        let report = gc(&store, &now(&place)).await;
+        assert_eq!((report.repacked, report.objects), (0, 0), "once is enough");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orphans_go_when_they_were_seen_twice() {
+    for place in places().await {
+        let store = place.store().await;
+        import(&store, &place.db, "1", &noise(1, CHUNK)).await;
+        let id = uuid::Uuid::new_v4().to_string();
+        let orphan = format!("p/{}/{id}", &id[..2]);
+        let notes = "p/notes";
+        for key in [&orphan[..], notes] {
+            place
+                .backend
+                .put_new(key, Bytes::from_static(b"late"))
+                .await
+                .unwrap();
+        }
+        for hours in [0, 23] {
+            place.clock.advance(Duration::from_hours(hours));
+            assert_eq!(gc(&store, &now(&place)).await.orphans, 1);
+            assert!(place.backend.stat(&orphan).await.unwrap().is_some());
+        }
+        place.clock.advance(Duration::from_hours(1));
+        let report = gc(&store, &now(&place)).await;
+        assert_eq!((report.orphans, report.objects, report.freed_bytes), (0, 1, 4));
+        assert_eq!(place.backend.stat(&orphan).await.unwrap(), None);
+        assert!(
+            place.backend.stat(notes).await.unwrap().is_some(),
+            "not ours to delete"
+        );
+        assert_eq!(gc(&store, &now(&place)).await.objects, 0);
+    }
+}
+
+/// Every call to the backend fails once, in each way: nothing that is needed is lost, and the next run ends the work.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_failure_of_the_backend_costs_a_chunk() {
+    for fault in [
+        Fault::Io,
+        Fault::Unavailable,
+        Fault::AnswerLost,
+        Fault::Short,
+        Fault::NoSpace,
+    ] {
+        let mut struck = 0;
+        for fail_at in 1.. {
+            let place = local().await;
+            let plain = place.store().await;
+            let kept = noise(1, 60 * CHUNK);
+            let mixed: Vec<u8> = kept
+                .chunks(CHUNK)
+                .flat_map(|chunk| [chunk, &noise(u64::from(chunk[0]) + 1000, 2 * CHUNK)].concat())
+                .collect();
+            import(&plain, &place.db, "mixed", &mixed).await;
+            let root = import(&plain, &place.db, "kept", &kept).await;
+            delete(&plain, &place, "mixed").await;
+            let id = uuid::Uuid::new_v4().to_string();
+            let orphan = format!("p/{}/{id}", &id[..2]);
+            place
+                .backend
+                .put_new(&orphan, Bytes::from_static(b"late"))
+                .await
+                .unwrap();
+            gc(&plain, &Options::new(place.dir.path())).await;
+            place.clock.advance(Duration::from_hours(25));
+            let faulty = Arc::new(Faulty::new(Arc::clone(&place.backend), fault, 0));
+            let store = place.store_on(Arc::<Faulty>::clone(&faulty)).await;
+            faulty.rearm(fail_at);
+            let done = store.gc(&now(&place), &Progress::default()).await;
+            let calls = faulty.calls();
+            struck += u64::from(done.is_err());
+            assert!(
+                read(&plain, root).await.unwrap() == kept,
+                "{fault:?} at {fail_at}: {done:?}"
+            );
+            place.clock.advance(Duration::from_hours(2));
+            gc(&plain, &now(&place)).await;
+            place.clock.advance(Duration::from_hours(25));
+            gc(&plain, &now(&place)).await;
+            check(&plain, &place).await;
+            assert!(read(&plain, root).await.unwrap() == kept);
+            assert!(
+                objects(&place).await.0 < 70 * CHUNK as u64,
+                "{fault:?} at {fail_at} leaks"
+            );
+            if calls < fail_at {
+                break;
+            }
+        }
+        assert!(struck >= 4, "{fault:?} struck {struck} times");
+    }
+}

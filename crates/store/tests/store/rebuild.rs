@@ -1,0 +1,196 @@
+//! The index of chunks comes back from the packs alone: on an intact database, on a new one, and with damaged packs.
+
+use std::sync::Arc;
+
+use sea_orm::ConnectionTrait as _;
+use store::{Algorithm, ObjectName, RebuildProgress, Store, VerifyProgress};
+
+use crate::support::{Place, encrypted, import, local, noise, places};
+
+async fn rebuild(place: &Place) -> store::Rebuilt {
+    let store = Store::open_to_rebuild(Arc::clone(&place.backend), &place.db, place.options())
+        .await
+        .unwrap();
+    store.rebuild_index(&RebuildProgress::default()).await.unwrap()
+}
+
+async fn assert_reads(store: &Store, owner: &str, data: &[u8]) {
+    let root = store.root_get("image", owner).await.unwrap().unwrap().tree;
+    let mut out = vec![0; data.len()];
+    store.disk_open(root).read_at(0, &mut out).await.unwrap();
+    assert!(out == data, "{owner}");
+}
+
+async fn rows(place: &Place, sql: &str) -> i64 {
+    let backend = place.db.get_database_backend();
+    let statement = sea_orm::Statement::from_string(backend, sql.to_owned());
+    let row = place.db.query_one_raw(statement).await.unwrap().unwrap();
+    row.try_get_by_index(0).unwrap()
+}
+
+#[tokio::test]
+async fn an_index_that_was_lost_comes_back_and_the_store_goes_on() {
+    for place in places().await {
+        let store = place.store().await;
+        let one = noise(1, 40 << 20);
+        let mut two = one[..8 << 20].to_vec();
+        two.extend(noise(2, 3 << 20));
+        import(&store, &place.db, "one", &one).await;
+        import(&store, &place.db, "two", &two).await;
+        let before = store.stats().await.unwrap();
+        let epoch = rows(&place, "SELECT epoch FROM store_meta").await;
+        drop(store);
+        for table in ["store_chunk", "store_object"] {
+            place
+                .db
+                .execute_unprepared(&format!("DELETE FROM {table}"))
+                .await
+                .unwrap();
+        }
+        let rebuilt = rebuild(&place).await;
+        assert_eq!(
+            (rebuilt.packs, rebuilt.chunks, rebuilt.stored_bytes),
+            (before.packs, before.chunks, before.stored_bytes),
+            "{}",
+            place.name
+        );
+        assert!(rebuilt.salvaged.is_empty() && rebuilt.unreadable.is_empty());
+        assert!(rows(&place, "SELECT epoch FROM store_meta").await > epoch);
+        let store = place.store().await;
+        assert_eq!(store.stats().await.unwrap(), before);
+        assert_reads(&store, "one", &one).await;
+        assert_reads(&store, "two", &two).await;
+        let damage = store.verify(true, &VerifyProgress::default()).await.unwrap();
+        assert_eq!(damage, []);
+        // What is there is hit, and what nobody needs is found.
+        import(&store, &place.db, "three", &two).await;
+        assert_eq!(store.stats().await.unwrap().packs, before.packs);
+        let tx = place.begin().await;
+        store.root_delete_in_tx(&tx, "image", "one").await.unwrap();
+        tx.commit().await.unwrap();
+        let options = store::gc::Options {
+            now: true,
+            ..store::gc::Options::new(place.dir.path())
+        };
+        let report = store.gc(&options, &store::gc::Progress::default()).await.unwrap();
+        assert!(report.freed_bytes > 20 << 20, "{report:?}");
+        assert_reads(&store, "two", &two).await;
+        assert_reads(&store, "three", &two).await;
+    }
+}
+
+#[tokio::test]
+async fn a_rebuild_that_was_cut_off_is_noticed_and_done_again() {
+    let place = local().await;
+    let store = place.store().await;
+    let data = noise(3, 2 << 20);
+    import(&store, &place.db, "one", &data).await;
+    drop(store);
+    let open = |place: &Place| {
+        let (backend, db, options) = (Arc::clone(&place.backend), place.db.clone(), place.options());
+        async move { Store::open_or_init(backend, &db, options).await }
+    };
+    let half = Store::open_to_rebuild(Arc::clone(&place.backend), &place.db, place.options()).await;
+    drop(half.unwrap());
+    let refusal = open(&place).await.unwrap_err().to_string();
+    assert!(refusal.contains("cistern store rebuild-index"), "{refusal}");
+    rebuild(&place).await;
+    assert_reads(&open(&place).await.unwrap(), "one", &data).await;
+}
+
+#[tokio::test]
+async fn nobody_may_be_writing() {
+    let place = local().await;
+    let store = place.store().await;
+    let _session = store.session_open("writer").await.unwrap();
+    let opened = Store::open_to_rebuild(Arc::clone(&place.backend), &place.db, place.options()).await;
+    let refusal = opened.unwrap_err().to_string();
+    assert!(refusal.contains("stop every server"), "{refusal}");
+    assert!(
+        place.store().await.root_list().await.is_ok(),
+        "and nothing changed"
+    );
+}
+
+#[tokio::test]
+async fn a_pack_without_its_footer_gives_its_whole_frames_and_one_of_rubbish_is_named() {
+    for place in [local().await, encrypted().await] {
+        let store = place.store().await;
+        let data = noise(4, 5 << 20);
+        import(&store, &place.db, "one", &data).await;
+        drop(store);
+        let folder = std::fs::read_dir(place.dir.path().join("objects/p")).unwrap();
+        let packs: Vec<_> = folder
+            .flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap())
+            .map(|file| file.unwrap().path())
+            .collect();
+        assert_eq!(packs.len(), 1);
+        let mut bytes = std::fs::read(&packs[0]).unwrap();
+        let last = bytes.len() - 100;
+        bytes[last] ^= 1;
+        std::fs::write(&packs[0], bytes).unwrap();
+        let rubbish = packs[0].with_file_name(format!(
+            "{}0000000-0000-4000-8000-000000000000",
+            &packs[0].file_name().unwrap().to_str().unwrap()[..1]
+        ));
+        let rubbish = place
+            .dir
+            .path()
+            .join("objects/p")
+            .join(&rubbish.file_name().unwrap().to_str().unwrap()[..2])
+            .join(rubbish.file_name().unwrap());
+        std::fs::create_dir_all(rubbish.parent().unwrap()).unwrap();
+        std::fs::write(&rubbish, vec![1; 500]).unwrap();
+
+        let rebuilt = rebuild(&place).await;
+        assert_eq!(
+            (rebuilt.salvaged.len(), rebuilt.unreadable.len()),
+            (1, 1),
+            "{rebuilt:?}"
+        );
+        assert_eq!(rebuilt.packs, 1);
+        assert_reads(&place.store().await, "one", &data).await;
+    }
+}
+
+/// Takes a whole object in and publishes it.
+async fn whole(store: &Store, place: &Place, owner: &str, name: &str, algorithm: Algorithm, data: &[u8]) {
+    let name: ObjectName = name.parse().unwrap();
+    let session = store.session_open(owner).await.unwrap();
+    let mut object = session.object_begin(algorithm);
+    object.write(bytes::Bytes::copy_from_slice(data)).await.unwrap();
+    let object = object.finish(&name).await.unwrap();
+    let tx = place.begin().await;
+    session
+        .commit_objects_in_tx(&tx, &[("blob", owner, object)])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn whole_objects_come_back_by_the_digest_of_their_bytes() {
+    use sha2::Digest as _;
+
+    for place in [local().await, encrypted().await] {
+        let store = place.store().await;
+        let (one, two) = (noise(5, 3 << 20), noise(6, 100));
+        let of_one = format!("sha256:{}", hex::encode(sha2::Sha256::digest(&one)));
+        let of_two = format!("sha512:{}", hex::encode(sha2::Sha512::digest(&two)));
+        whole(&store, &place, "one", &of_one, Algorithm::Sha256, &one).await;
+        whole(&store, &place, "two", &of_two, Algorithm::Sha512, &two).await;
+        whole(&store, &place, "gone", &of_two, Algorithm::Sha512, &two).await;
+        let tx = place.begin().await;
+        store.root_delete_in_tx(&tx, "blob", "gone").await.unwrap();
+        tx.commit().await.unwrap();
+        drop(store);
+        let rebuilt = rebuild(&place).await;
+        assert_eq!((rebuilt.whole, rebuilt.packs), (2, 0), "{rebuilt:?}");
+        let store = place.store().await;
+        for (owner, data) in [("one", &one), ("two", &two)] {
+            let object = store.object_get("blob", owner).await.unwrap().unwrap();
+            let back = store.object_read(object, 0..data.len() as u64).await.unwrap();
+            assert!(back == data[..], "{owner}");
+        }
+    }
+}

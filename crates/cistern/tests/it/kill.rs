@@ -83,7 +83,7 @@ impl Soak {
         self.images.insert(id, new);
         let available = self.available();
         for id in available.iter().rev().skip(KEPT) {
-            let purge = round % 3 != 0;
+            let purge = !round.is_multiple_of(3);
             self.api
                 .delete(&format!("/v2/images/{id}?purge={purge}"))
                 .await
@@ -94,11 +94,14 @@ impl Soak {
         match round % 4 {
             0 => {
                 self.begin("/v2/store/verify", &json!({ "read_data": true }))
-                    .await
+                    .await;
             }
             _ => {
-                self.begin("/v2/store/gc", &json!({ "now": true, "purge": round % 2 == 0 }))
-                    .await
+                self.begin(
+                    "/v2/store/gc",
+                    &json!({ "now": true, "purge": round.is_multiple_of(2) }),
+                )
+                .await;
             }
         }
         let reader = tokio::spawn(read_some(self.api.clone(), available.last().copied()));
@@ -107,7 +110,7 @@ impl Soak {
             std::future::pending::<()>(),
         )
         .await
-        .unwrap_err();
+        .expect_err("nothing ends before its time");
         self.look().await;
         self.server.kill();
         let _ = reader.await;

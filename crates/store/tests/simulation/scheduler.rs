@@ -182,7 +182,9 @@ impl Sim {
         state.tell(&format!("server life {life} crashes"));
         let of_life = state.turns.iter().filter(|one| one.life == life);
         let at: Vec<String> = of_life.map(|one| format!("  before {}", one.what)).collect();
-        at.iter().for_each(|line| state.tell(line));
+        for line in &at {
+            state.tell(line);
+        }
         state.tidy();
     }
 

@@ -19,7 +19,7 @@ test: ## every test this machine can run; what is missing is skipped with a prin
 test-all: ## every test, nothing skipped: installs the real clients, databases and servers first
 	@scripts/test-all.sh
 
-soak: ## long rounds: 300 kills, all four worlds, 30 minutes of fuzzing a parser
+soak: ## long rounds: 1,000 kills, all four worlds, the simulation, 30 minutes of fuzzing a parser
 	@scripts/soak.sh
 
 bench: ## Cistern beside restic, borg and qemu-img in one run; writes docs/benchmarks.md

@@ -14,7 +14,7 @@ done
 need_rust
 tests/clients/install.sh
 export CISTERN_REQUIRE_CLIENTS=1
-rounds="${CISTERN_ROUNDS:-300}"
+rounds="${CISTERN_ROUNDS:-1000}"
 fuzz_seconds="${CISTERN_FUZZ_SECONDS:-1800}"
 parts="${PARTS:-worlds kills simulation fuzz}"
 

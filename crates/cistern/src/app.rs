@@ -293,6 +293,7 @@ pub fn job_kinds() -> Registry {
         .with(images::checksum::kind())
         .with(crate::platform::storage::jobs::verify_kind())
         .with(crate::platform::storage::gc::jobs::gc_kind())
+        .with(crate::platform::storage::scrub::jobs::scrub_kind())
 }
 
 /// Who knows whether a thing that is to be tagged or put into a project exists: one owner for each kind of thing.

@@ -103,6 +103,15 @@ fn describe() {
         "1 while a disk has too little left for anything new."
     );
     metrics::describe_gauge!(
+        "cistern_store_damaged",
+        "Disks and other things that are known to be damaged: alert where it is not 0."
+    );
+    metrics::describe_gauge!(
+        "cistern_scrub_oldest_timestamp_seconds",
+        metrics::Unit::Seconds,
+        "When what was read longest ago was read, in seconds since 1970."
+    );
+    metrics::describe_gauge!(
         "cistern_gc_ended_timestamp_seconds",
         metrics::Unit::Seconds,
         "When the last garbage collection ended, in seconds since 1970."

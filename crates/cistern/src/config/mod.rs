@@ -78,6 +78,8 @@ pub struct Config {
     pub jobs: Jobs,
     /// Freeing what nothing needs.
     pub gc: Gc,
+    /// Reading what is stored again.
+    pub scrub: Scrub,
     /// Disks that fill.
     pub disk: Disk,
     /// What is logged.
@@ -210,6 +212,22 @@ pub struct Gc {
     pub repack_below_percent: u8,
 }
 
+/// Reading what is stored again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Scrub {
+    /// Everything is read once in so many days; 0 for never.
+    pub every_days: u32,
+    /// How fast.
+    pub mib_per_second: u64,
+}
+
+impl Scrub {
+    /// The days in microseconds.
+    pub fn every_us(&self) -> i64 {
+        i64::from(self.every_days) * 86_400_000_000
+    }
+}
+
 /// Disks that fill.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Disk {
@@ -302,6 +320,10 @@ impl Default for Config {
                 every_minutes: 60,
                 grace_minutes: 60,
                 repack_below_percent: 60,
+            },
+            scrub: Scrub {
+                every_days: 30,
+                mib_per_second: 16,
             },
             disk: Disk {
                 refuse_below_percent: 5,

@@ -319,6 +319,16 @@ pub const SETTINGS: &[Setting] = &[
         "Packs are written anew by `gc` when less than so many percent of them are needed. 0: never.",
     ),
     row(
+        "scrub.every_days",
+        Kind::Number,
+        "Days in which everything that is stored is read and hashed once, what was read longest ago first. 0: never.",
+    ),
+    row(
+        "scrub.mib_per_second",
+        Kind::Number,
+        "MiB that the scrub reads a second at most.",
+    ),
+    row(
         "disk.refuse_below_percent",
         Kind::Number,
         "While less than so many percent of a disk are free, no image is taken in; of a disk above 200 GiB, percent of 200 \

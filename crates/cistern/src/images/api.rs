@@ -71,6 +71,8 @@ pub struct ImageBody {
     /// What it added to the store, in bytes. Told where that says nothing of what other teams have: to operators, and in an
     /// installation whose teams share no stored data (`dedup_domain`).
     new_bytes: Option<i64>,
+    /// `ok`, or `damaged` where stored data that it needs was found damaged; importing it again heals it.
+    health: &'static str,
     /// The SHA-256 of its downloads by format, once they are known.
     checksums: BTreeMap<String, String>,
     /// Until when a deleted image can be restored.
@@ -109,6 +111,7 @@ impl ImageBody {
             virtual_bytes: row.virtual_bytes,
             logical_bytes: row.logical_bytes,
             new_bytes: row.new_bytes,
+            health: "ok",
             checksums: BTreeMap::new(),
             restorable_until: row.purge_at.filter(|_| is_restorable).map(wire),
             import: None,
@@ -427,6 +430,7 @@ async fn bodies(app: &App, caller: &Caller, rows: Vec<Model>) -> Result<Vec<Imag
     let mut tags = service::image_tags(app, caller, &rows).await?;
     let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
     let mut checksums = checksum::checksum_list(app, &ids).await?;
+    let damaged = service::images_damaged(app, &ids).await?;
     // What an image added says what others have, where they share. Operators see the whole store anyway.
     let tells_new = caller.is_operator || app.has_domains();
     let body = |row: Model| {
@@ -436,6 +440,11 @@ async fn bodies(app: &App, caller: &Caller, rows: Vec<Model>) -> Result<Vec<Imag
         let new_bytes = body.new_bytes.filter(|_| tells_new);
         let sha256 = body.sha256.clone().or_else(|| checksum::disk_sha256(&checksums));
         ImageBody {
+            health: if damaged.contains(&body.id) {
+                "damaged"
+            } else {
+                "ok"
+            },
             sha256,
             new_bytes,
             checksums,

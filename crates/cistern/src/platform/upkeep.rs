@@ -11,6 +11,7 @@ use super::events::{refusals_flush, service as events};
 use super::jobs::service as jobs;
 use super::journal;
 use super::storage::gc::service as gc;
+use super::storage::scrub::service::scrub_due;
 use crate::app::App;
 
 /// How often; the first time when the server starts.
@@ -39,6 +40,7 @@ async fn once(app: &App) -> Result<()> {
         tracing::info!(events, sign_ins, jobs, "forgot what is past its time");
     }
     gc::gc_due(app).await?;
+    scrub_due(app).await?;
     if let Some((ended_us, _)) = app.store.gc_last().await? {
         #[expect(clippy::cast_precision_loss, reason = "a gauge needs no microseconds")]
         metrics::gauge!("cistern_gc_ended_timestamp_seconds").set(ended_us as f64 / 1e6);

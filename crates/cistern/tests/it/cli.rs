@@ -551,6 +551,12 @@ async fn verify_names_each_damaged_image_and_range() {
         let report: Value = serde_json::from_slice(&json.stdout).expect("one JSON document");
         assert_eq!(report["verify"]["damage"][0]["from"], from, "{report}");
     }
+    let shown = stdout(&run(&mut server.remote(&["image", "get", "1"])));
+    assert!(shown.contains("Health") && shown.contains("damaged"), "{shown}");
+    assert_eq!(
+        server.api().get("/v2/images/1").await.expect(200)["image"]["health"],
+        "damaged"
+    );
     // The range that is named is the one that cannot be read.
     let out = server.data().join("out.raw");
     let export = run(server.remote(&["image", "export", "1", "-o"]).arg(&out));
@@ -567,6 +573,7 @@ async fn verify_names_each_damaged_image_and_range() {
         reason(&output).contains("no image needs"),
         "the pack is still there: {output:?}"
     );
+    assert_eq!(api.get("/v2/images/1").await.expect(200)["image"]["health"], "ok");
 }
 
 #[tokio::test]

@@ -91,18 +91,12 @@ impl Soak {
             self.images.get_mut(id).expect("is there").is_deleted = true;
             self.purged += 1;
         }
-        match round % 4 {
-            0 => {
-                self.begin("/v2/store/verify", &json!({ "read_data": true }))
-                    .await;
-            }
-            _ => {
-                self.begin(
-                    "/v2/store/gc",
-                    &json!({ "now": true, "purge": round.is_multiple_of(2) }),
-                )
+        if round.is_multiple_of(4) {
+            self.begin("/v2/store/verify", &json!({ "read_data": true }))
                 .await;
-            }
+        } else {
+            let wish = json!({ "now": true, "purge": round.is_multiple_of(2) });
+            self.begin("/v2/store/gc", &wish).await;
         }
         let reader = tokio::spawn(read_some(self.api.clone(), available.last().copied()));
         tokio::time::timeout(
@@ -110,7 +104,7 @@ impl Soak {
             std::future::pending::<()>(),
         )
         .await
-        .expect_err("nothing ends before its time");
+        .expect_err("nothing comes");
         self.look().await;
         self.server.kill();
         let _ = reader.await;

@@ -68,6 +68,13 @@ pub fn one(image: &Value, now: Time) -> String {
     add("Disk", size(&image["virtual_bytes"]));
     add("Data", size(&image["logical_bytes"]));
     add("New in store", size(&image["new_bytes"]));
+    if image["health"] == "damaged" {
+        add(
+            "Health",
+            "damaged: `cistern store verify --read-data` names the ranges, importing it again heals it"
+                .into(),
+        );
+    }
     add("Format", text(&image["variant"]));
     add("Distribution", text(&image["distribution"]));
     add("Description", text(&image["description"]));

@@ -2,7 +2,7 @@
 
 mod deletion;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sea_orm::ConnectionTrait;
 use serde_json::json;
@@ -431,6 +431,14 @@ pub async fn image_action(app: &App, caller: &Caller, id: i64, action: i64) -> R
         return Err(Error::NotFound);
     }
     Ok(action)
+}
+
+/// Which of these images need stored data that is known to be damaged.
+pub async fn images_damaged(app: &App, ids: &[i64]) -> Result<HashSet<i64>> {
+    let owners: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    let owners: Vec<&str> = owners.iter().map(String::as_str).collect();
+    let damaged = app.store.damaged_among(jobs::ROOT_KIND, &owners).await?;
+    Ok(damaged.iter().filter_map(|owner| owner.parse().ok()).collect())
 }
 
 /// Ends an import that failed or was cancelled: the image is `deleted` and says why.

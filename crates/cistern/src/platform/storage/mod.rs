@@ -5,7 +5,8 @@ pub mod cli;
 pub mod gc;
 pub mod jobs;
 pub mod model;
+pub mod scrub;
 pub mod service;
 pub mod space;
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -12,7 +12,7 @@ use crate::platform::jobs::{Engine, Registry};
 use crate::testing::api::Tester;
 
 /// Puts a disk of one chunk that does not compress into the store.
-async fn stored(tester: &Tester) {
+pub async fn stored(tester: &Tester) {
     let mut chunk = vec![0_u8; 64 << 10];
     let mut state = 1_u32;
     for byte in &mut chunk {

@@ -1,0 +1,41 @@
+//! Beginning a scrub when something is due, and telling how the store is.
+
+use serde_json::json;
+
+use super::jobs::{ATTEMPTS, SCRUB};
+use crate::app::App;
+use crate::platform::error::Result;
+use crate::platform::jobs::{NewJob, job_enqueue_in_tx, job_is_open};
+
+/// Begins a scrub when something was read too long ago and none waits or runs; tells the metrics, and brings the record of
+/// damage up to date, which an import may have healed.
+pub async fn scrub_due(app: &App) -> Result<()> {
+    app.store.damage_update().await?;
+    let health = app.store.health().await?;
+    let gauge = |name, value: f64| metrics::gauge!(name).set(value);
+    #[expect(clippy::cast_precision_loss, reason = "gauges need no single units")]
+    {
+        gauge("cistern_store_damaged", health.damaged_roots as f64);
+        if let Some(oldest_us) = health.oldest_us {
+            gauge("cistern_scrub_oldest_timestamp_seconds", oldest_us as f64 / 1e6);
+        }
+    }
+    let due_us = app.clock.now().timestamp_micros() - app.config.scrub.every_us();
+    let is_due = health.oldest_us.is_some_and(|oldest_us| oldest_us < due_us);
+    if app.config.scrub.every_days == 0 || !is_due || job_is_open(app, SCRUB).await? {
+        return Ok(());
+    }
+    let tx = app.db.write().await?;
+    let new = NewJob {
+        kind: SCRUB,
+        payload: json!({}),
+        team_id: None,
+        action_id: None,
+        node: None,
+        priority: -2,
+    };
+    job_enqueue_in_tx(&*tx, app.clock.now(), new, ATTEMPTS).await?;
+    tx.commit().await?;
+    app.queue.wake();
+    Ok(())
+}

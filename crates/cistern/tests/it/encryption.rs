@@ -447,3 +447,43 @@ async fn an_installation_is_what_it_was_made_as() {
     let second: Value = serde_json::from_str(&again()).expect("one JSON document");
     assert!(second["recovery_key"].is_null() && second["token"].is_null());
 }
+
+#[tokio::test]
+async fn a_lost_database_comes_back_with_a_key_and_not_without() {
+    let mut case = Case::new();
+    case.server.start_again();
+    let (files, disk) = (Files::start().await, disks::raw(2, 77));
+    let name = "a-canary-that-only-the-catalogue-knows";
+    let image = imported(&case.server.api(), name, &files.put("c.img", disk.clone())).await;
+    let id = image["id"].as_i64().expect("an id");
+    case.server.terminate();
+    let words = BTreeSet::from([name.as_bytes().to_vec()]);
+    assert_eq!(
+        find(&[case.server.objects()], &words),
+        [""; 0],
+        "the journal is sealed"
+    );
+
+    let recover = ["recover", "--replace-database"];
+    let text = refusal(case.with_key(None, &recover));
+    assert!(text.contains("is encrypted, and no key is given"), "{text}");
+    let by_paper = [&recover[..], &["--recovery-key"]].concat();
+    let (done, said) = told(case.with_key(None, &by_paper), &case.recovery);
+    assert!(done && said.contains("1 image"), "{said}");
+    // The key to the secrets may be lost with the machine.
+    std::fs::remove_file(case.server.data().join("secrets.key")).expect("removes");
+    let one = case.key("one.key");
+    let said = run_ok(&mut case.with_key(Some(&one), &recover));
+    assert!(said.contains("1 image"), "{said}");
+    case.server.start_again();
+    assert!(downloaded(&case.server.api(), id, "raw").await == disk);
+    case.server.terminate();
+
+    let text = refusal(case.with_key(None, &["store", "rebuild-index"]));
+    assert!(text.contains("is encrypted, and no key is given"), "{text}");
+    run_ok(&mut case.with_key(Some(&one), &["store", "rebuild-index"]));
+    run_ok(&mut case.with_key(Some(&one), &["gc", "--now"]));
+    run_ok(&mut case.with_key(Some(&one), &["store", "verify", "--read-data"]));
+    case.server.start_again();
+    assert!(downloaded(&case.server.api(), id, "raw").await == disk);
+}

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use sea_orm_migration::MigrationTrait;
-use store::Store;
+use store::{Store, WrappingKey};
 use url::Url;
 
 use crate::config::{self, Config};
+use crate::images::workfile::SpoolKey;
 use crate::images::{self, download::Downloads, handed::Handed, uploads::turns::Turns};
 use crate::platform::accounts::{SignIns, service as accounts};
 use crate::platform::clock::Clock;
@@ -21,7 +22,8 @@ use crate::platform::jobs::{self, Engine, Queue, Registry};
 use crate::platform::journal;
 use crate::platform::net::place_shown;
 use crate::platform::resources::Owner;
-use crate::platform::{actions, projects, random, ssh_keys, tags};
+use crate::platform::secrets::{self, Secrets};
+use crate::platform::{actions, keys, projects, random, ssh_keys, tags};
 
 /// Shared by every request and job; clones are cheap.
 #[derive(Clone)]
@@ -39,12 +41,16 @@ pub struct Inner {
     pub node: String,
     /// The database.
     pub db: Db,
+    /// Seals secrets in the database.
+    pub secrets: Secrets,
     /// Disks, by content.
     pub store: Store,
     /// Where the time comes from.
     pub clock: Clock,
     /// Wakes the job engine when work was enqueued.
     pub queue: Queue,
+    /// Encrypts working files, where the store is encrypted.
+    pub spool_key: Option<SpoolKey>,
     /// Open files that wait for their import.
     pub handed: Handed,
     /// Who writes which upload.
@@ -67,6 +73,14 @@ impl std::ops::Deref for App {
     }
 }
 
+/// What a store is opened with.
+#[derive(Debug, Default)]
+struct Unlock {
+    key: Option<WrappingKey>,
+    /// Whether one that has to be made is encrypted.
+    encrypt: bool,
+}
+
 /// What [`App::open_telling`] is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
@@ -85,20 +99,51 @@ impl App {
 
     /// The same, and `tell` hears what is being opened.
     pub async fn open_telling(config: Config, tell: &(dyn Fn(Opening) + Sync)) -> Result<Self> {
-        let app = Self::open_with(config, tell, backend_open).await?;
+        let key = keys::service::key_load(&config).await?;
+        let unlock = Unlock { key, encrypt: false };
+        Self::open_guarded(config, tell, unlock).await
+    }
+
+    /// The same, and a store that has to be made is encrypted with the settings' key.
+    pub async fn open_encrypted(config: Config) -> Result<Self> {
+        let key = keys::service::key_load(&config).await?;
+        let unlock = Unlock { key, encrypt: true };
+        let app = Self::open_guarded(config, &|_| (), unlock).await?;
+        if app.store.is_encrypted() {
+            return Ok(app);
+        }
+        Err(Error::Precondition(format!(
+            "the installation at {} is there already and not encrypted, which is chosen when it is made; make another \
+             with `cistern init --encrypt`, and bring the images over with `cistern image export` and `import`",
+            app.data.display()
+        )))
+    }
+
+    /// Opens an existing installation with this key in place of the settings'.
+    pub async fn open_existing_with(config: Config, key: Option<WrappingKey>) -> Result<Self> {
+        existing_open(&config).await?;
+        let unlock = Unlock { key, encrypt: false };
+        Self::open_guarded(config, &|_| (), unlock).await
+    }
+
+    /// Opens a database that a recovery has not made the store's yet.
+    pub async fn open_unguarded(config: Config, key: Option<WrappingKey>) -> Result<Self> {
+        let unlock = Unlock { key, encrypt: false };
+        Self::open_with(config, &|_| (), unlock, backend_open).await
+    }
+
+    /// Opens, and asks whether the database is the store's.
+    async fn open_guarded(config: Config, tell: &(dyn Fn(Opening) + Sync), unlock: Unlock) -> Result<Self> {
+        let app = Self::open_with(config, tell, unlock, backend_open).await?;
         journal::open(&app).await?;
         Ok(app)
     }
 
-    /// Opens a database that a recovery has not made the store's yet.
-    pub async fn open_unguarded(config: Config) -> Result<Self> {
-        Self::open_with(config, &|_| (), backend_open).await
-    }
-
-    /// The same, with the objects where `objects` says.
+    /// The same without asking, with the objects where `objects` says.
     async fn open_with(
         config: Config,
         tell: &(dyn Fn(Opening) + Sync),
+        unlock: Unlock,
         objects: impl FnOnce(&Config) -> Result<Arc<dyn store::Backend>>,
     ) -> Result<Self> {
         tell(Opening::Database);
@@ -112,8 +157,13 @@ impl App {
             tracing::info!(copy = %copy.display(), "the database was copied aside before it was migrated");
         }
         let node = node_name(&data)?;
+        let secrets = secrets::service::open(&config.secrets_key_file(), &db, |secrets, tx| {
+            Box::pin(images::service::source_urls_seal(secrets, tx))
+        })
+        .await?;
         tell(Opening::Objects);
-        let store = store_open(&config, objects(&config)?, &db).await?;
+        let store = store_open(&config, objects(&config)?, &db, unlock).await?;
+        let spool_key = SpoolKey::open(&images::spool::folder(&data), &store)?;
         let (clock, queue) = (Clock::default(), Queue::default());
         Ok(Self {
             inner: Arc::new(Inner {
@@ -121,9 +171,11 @@ impl App {
                 data,
                 node,
                 db,
+                secrets,
                 store,
                 clock,
                 queue,
+                spool_key,
                 handed: Handed::default(),
                 turns: Turns::default(),
                 downloads: Downloads::default(),
@@ -158,6 +210,16 @@ impl App {
             }
             Err(error) => Err(objects_failed(&self.config, error)),
         }
+    }
+
+    /// Keeps two changes of the store's keys apart, as long as what it returns is there.
+    pub async fn keys_alone(&self) -> Result<Option<db::Tx>> {
+        Db::start_alone(&place(&self.config)).await
+    }
+
+    /// Forgets which key the secrets in the database are sealed with; false where there was none. For when it is lost.
+    pub async fn secrets_reset(config: Config) -> Result<bool> {
+        secrets::service::reset(&existing_open(&config).await?).await
     }
 
     /// The domain that a team's data is deduplicated in.
@@ -271,6 +333,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(images::migration::DeletedListing),
         Box::new(journal::migration::Journal),
         Box::new(jobs::migration::JobKinds),
+        Box::new(secrets::migration::SecretsKey),
     ];
     list.extend(store::migrations());
     list
@@ -307,9 +370,16 @@ pub fn backend_open_at(config: &Config, place: &str) -> Result<Arc<dyn store::Ba
 }
 
 /// Opens the store, making it at the first start.
-async fn store_open(config: &Config, backend: Arc<dyn store::Backend>, db: &Db) -> Result<Store> {
+async fn store_open(
+    config: &Config,
+    backend: Arc<dyn store::Backend>,
+    db: &Db,
+    unlock: Unlock,
+) -> Result<Store> {
     let options = store::Options {
         dedup_domain: config.dedup_domain,
+        encrypt: unlock.encrypt,
+        key: unlock.key,
         ..store::Options::default()
     };
     let opened = Store::open_or_init(backend, db.conn(), options).await;
@@ -329,8 +399,11 @@ async fn store_open(config: &Config, backend: Arc<dyn store::Backend>, db: &Db) 
 /// Why the objects' place cannot be used. At a start nobody is there who could try again: what is to be looked at is
 /// said. The error holds no secret (`store::Backend::describe`).
 fn objects_failed(config: &Config, error: store::Error) -> Error {
-    if error.kind() != store::Kind::Unavailable {
-        return error.into();
+    match error.kind() {
+        store::Kind::Unavailable => {}
+        // Another format, store or key: what to do is said.
+        store::Kind::Incompatible => return Error::Precondition(error.to_string()),
+        _ => return error.into(),
     }
     let at = match config.objects() {
         config::Objects::Folder(_) => String::new(),
@@ -392,7 +465,7 @@ pub mod tests {
 
     /// A service with its objects in `backend`, without workers.
     pub async fn app_on(config: Config, backend: Arc<dyn store::Backend>) -> Result<App> {
-        let app = App::open_with(config, &|_| (), |_| Ok(backend)).await?;
+        let app = App::open_with(config, &|_| (), Unlock::default(), |_| Ok(backend)).await?;
         journal::open(&app).await?;
         Ok(app)
     }

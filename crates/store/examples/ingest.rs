@@ -1,8 +1,8 @@
-//! Measures an ingest: `cargo run --release -p cistern-store --example ingest -- FILE [TIMES] [FOLDER]`.
+//! Measures an ingest: `cargo run --release -p cistern-store --example ingest -- FILE [TIMES] [FOLDER] [encrypt]`.
 //!
-//! Takes FILE into a fresh store (SQLite and a folder under FOLDER, durable as in service), then again,
-//! then reads it back. Prints rates over the bytes that are not zero, CPU seconds, the peak of memory, and
-//! the limit: BLAKE3 twice, one encode and one decode of the new data, by their one-core rates on
+//! Takes FILE into a fresh store (SQLite and a folder under FOLDER, durable as in service, encrypted where that is
+//! asked for), then again, then reads it back. Prints rates over the bytes that are not zero, CPU seconds, the peak of memory, and
+//! what AES-256-GCM takes, and the limit: BLAKE3 twice, one encode and one decode of the new data, by their one-core rates on
 //! this file, divided by the number of cores.
 
 use std::fs::File;
@@ -17,7 +17,8 @@ use sea_orm::{
     TransactionTrait as _,
 };
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
-use store::{IngestStats, Options, Piece, Settings, Store, TreeRoot, backend_open};
+use store::seal::{Purpose, StoreKey};
+use store::{IngestStats, KeyKind, Options, Piece, Settings, Store, TreeRoot, WrappingKey, backend_open};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -33,14 +34,18 @@ impl MigratorTrait for Migrator {
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
-    let file: PathBuf = args.next().ok_or("usage: ingest FILE [TIMES] [FOLDER]")?.into();
+    let file: PathBuf = args
+        .next()
+        .ok_or("usage: ingest FILE [TIMES] [FOLDER] [encrypt]")?
+        .into();
     let times: usize = args.next().map_or(Ok(2), |times| times.parse())?;
     let folder = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let options = options(args.next().as_deref())?;
     let dir = tempfile::tempdir_in(folder)?;
     let db = database(&dir.path().join("db.sqlite")).await?;
     let objects = dir.path().join("objects");
     let backend = backend_open(&objects.to_string_lossy(), &Settings::new())?;
-    let store = Store::open_or_init(backend, &db, Options::default()).await?;
+    let store = Store::open_or_init(backend, &db, options).await?;
     let file = Arc::new(File::open(file)?);
     let mut root = None;
     for time in 0..times {
@@ -63,6 +68,17 @@ async fn main() -> Result<(), Failure> {
     limit(&file)?;
     println!("stats: {:?}", store.stats().await?);
     Ok(())
+}
+
+fn options(word: Option<&str>) -> Result<Options, Failure> {
+    if word != Some("encrypt") {
+        return Ok(Options::default());
+    }
+    Ok(Options {
+        encrypt: true,
+        key: Some(WrappingKey::new(KeyKind::KeyFile, &[b'k'; 44])?),
+        ..Options::default()
+    })
 }
 
 async fn database(path: &std::path::Path) -> Result<DatabaseConnection, Failure> {
@@ -154,6 +170,8 @@ fn limit(file: &File) -> Result<(), Failure> {
     }
     let decode = (thread_seconds() - start) / size;
     std::hint::black_box(digests);
+    let (seal, open) = seal_rates(&chunks, size)?;
+    println!("one core, s/GB: AES-256-GCM seal {seal:.3}, open {open:.3}");
     let cores = f64::from(u32::try_from(std::thread::available_parallelism()?.get())?);
     println!("one core, s/GB: blake3 {hash:.3}, zstd-1 encode {encode:.3}, decode {decode:.3}");
     let work = 2.0 * hash + encode + decode;
@@ -162,6 +180,23 @@ fn limit(file: &File) -> Result<(), Failure> {
         cores / work
     );
     Ok(())
+}
+
+/// What sealing and opening whole chunks take one core, in seconds a GB.
+fn seal_rates(chunks: &[Vec<u8>], size: f64) -> Result<(f64, f64), Failure> {
+    let key = StoreKey::new([1; 32]).object(Purpose::Object, [2; 16])?;
+    let (mut sealed, mut plain) = (Vec::new(), Vec::new());
+    let start = thread_seconds();
+    for (number, chunk) in (0..).zip(chunks) {
+        sealed.clear();
+        key.segment_seal(number, false, chunk, &mut sealed)?;
+    }
+    let (seal, start) = (thread_seconds() - start, thread_seconds());
+    let last = chunks.len().saturating_sub(1) as u64;
+    for _ in chunks {
+        key.segment_open(last, false, &sealed, &mut plain)?;
+    }
+    Ok((seal / size, (thread_seconds() - start) / size))
 }
 
 fn report(what: &str, wall: Duration, cpu: f64, stats: IngestStats) {

@@ -4,6 +4,12 @@
 //! a tree node, a footer or a part of the journal.
 
 use std::fmt;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::error::Result;
+use crate::seal::{ObjectKey, Purpose, StoreKey};
 
 /// A keyed BLAKE3 digest of a chunk or of a tree node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,7 +59,7 @@ impl FrameKind {
     }
 }
 
-/// The keys derived from the installation key. Never printed.
+/// The keys derived from the installation key, and the store's own key where it is encrypted. Never printed.
 #[derive(Clone)]
 pub(crate) struct Keys {
     data: [u8; 32],
@@ -62,6 +68,7 @@ pub(crate) struct Keys {
     footer: [u8; 32],
     journal: [u8; 32],
     id: [u8; 8],
+    seal: Option<Arc<StoreKey>>,
 }
 
 impl Keys {
@@ -74,7 +81,34 @@ impl Keys {
             footer: blake3::derive_key("cistern store 0 pack footer", digest_key),
             journal: blake3::derive_key("cistern store 0 journal", digest_key),
             id: id[..8].try_into().unwrap_or_default(),
+            seal: None,
         }
+    }
+
+    /// The same of a store that is encrypted with `key`.
+    pub(crate) fn sealing(self, key: StoreKey) -> Self {
+        let seal = Some(Arc::new(key));
+        Self { seal, ..self }
+    }
+
+    /// The store's key, where it is encrypted.
+    pub(crate) fn store_key(&self) -> Option<&StoreKey> {
+        self.seal.as_deref()
+    }
+
+    /// What the frames of a pack are sealed with; `None` where the store is not encrypted. To be made once for all
+    /// frames that are wanted of a pack.
+    pub(crate) fn pack_key(&self, pack: Uuid) -> Result<Option<ObjectKey>> {
+        let key = self.store_key();
+        key.map(|key| key.object(Purpose::Pack, pack.into_bytes()))
+            .transpose()
+    }
+
+    /// What a whole object is sealed with; `None` where the store is not encrypted.
+    pub(crate) fn whole_key(&self, id: Uuid) -> Result<Option<ObjectKey>> {
+        let key = self.store_key();
+        key.map(|key| key.object(Purpose::Object, id.into_bytes()))
+            .transpose()
     }
 
     pub(crate) fn digest(&self, kind: FrameKind, plain: &[u8]) -> Digest {

@@ -2,13 +2,19 @@
 //! (docs/store-format.md §3).
 //!
 //! Headers are numbered (`h/00000000`, …) because no key is ever used twice; the highest one that is whole
-//! is the one in force. Today only number 0 is written; wrapping keys will add more.
+//! is the one in force. A store in clear has number 0 alone. An encrypted one is lost without its header, so it has two
+//! of each, and two new ones whenever a wrapping key is added or removed.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::backend::Backend;
+use crate::digest::Keys;
 use crate::error::{Error, Kind, Result};
+use crate::keys::{WrappedKey, WrappingKey};
+use crate::seal::{self, Purpose, StoreKey};
 use crate::{CHUNK_BYTES, FORMAT};
 
 const MAGIC: &[u8; 8] = b"CISTSTOR";
@@ -17,10 +23,14 @@ const MAC_BYTES: usize = 32;
 /// Longer than any header we write; stops a damaged length from asking for memory.
 const JSON_LIMIT: usize = 1 << 20;
 
+/// The feature bit of a store whose frames are encrypted.
+pub(crate) const FEATURE_ENCRYPTED: u64 = 1;
 /// Feature bits this program understands when reading a store.
-pub(crate) const FEATURES_READ: u64 = 0;
+pub(crate) const FEATURES_READ: u64 = FEATURE_ENCRYPTED;
 /// Feature bits this program understands when writing to a store.
 pub(crate) const FEATURES_WRITE: u64 = 0;
+
+const DIGEST_KEY: &[u8] = b"digest key";
 
 /// How chunks of different teams share storage. Fixed when the store is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -36,6 +46,9 @@ pub enum DedupDomain {
 /// The header's document. Unknown fields are ignored: what must not be ignored has a feature bit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
+    /// The number in the header's key, which an encrypted store's header is authenticated with.
+    #[serde(default)]
+    pub number: u32,
     /// The store's identity, the same in every pack and in the database.
     pub store_id: Uuid,
     /// Format of the store's objects.
@@ -49,6 +62,12 @@ pub struct Header {
     /// The digest key in hex. Absent in an encrypted store, where it is sealed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest_key: Option<String>,
+    /// The digest key sealed with the store's key, in hex. Absent in a store in clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_digest_key: Option<String>,
+    /// The store's key sealed with each wrapping key. Empty in a store in clear.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wrapped_keys: Vec<WrappedKey>,
     /// Features that a program must know to read the store.
     pub features_read: u64,
     /// Features that a program must know to write to the store.
@@ -65,23 +84,80 @@ impl Header {
         format!("h/{number:08}")
     }
 
-    pub(crate) fn digest_key(&self) -> Result<[u8; 32]> {
-        let Some(text) = &self.digest_key else {
-            return Err(Error::new(
-                Kind::Incompatible,
-                "the store is encrypted: give its key",
-            ));
-        };
-        let bytes = hex::decode(text).ok().and_then(|bytes| bytes.try_into().ok());
-        bytes.ok_or_else(|| {
-            Error::new(
-                Kind::Damaged,
-                "the store header's digest key is not 64 hex digits",
-            )
-        })
+    /// Whether the store's frames are encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.features_read & FEATURE_ENCRYPTED != 0
     }
 
-    pub(crate) fn encode(&self) -> Result<Bytes> {
+    /// The store's key, where the store is encrypted, and `wrapping` opens it. Fails with [`Kind::Incompatible`] and
+    /// what to do where they do not fit.
+    pub(crate) fn store_key(&self, wrapping: Option<&WrappingKey>) -> Result<Option<StoreKey>> {
+        let refused = |text: String| Err(Error::new(Kind::Incompatible, text));
+        let id = self.store_id;
+        match (self.is_encrypted(), wrapping) {
+            (false, None) => Ok(None),
+            (false, Some(_)) => refused(format!(
+                "a key is given, but the store {id} is not encrypted: take `key_file` or `key_command` out of the \
+                 settings, or make an encrypted store in another place with `cistern init --encrypt`"
+            )),
+            (true, None) => refused(format!(
+                "the store {id} is encrypted, and no key is given: set `key_file` or `key_command` to one of its keys"
+            )),
+            (true, Some(wrapping)) => {
+                let key = self
+                    .wrapped_keys
+                    .iter()
+                    .find_map(|wrapped| wrapped.open(id, wrapping));
+                if key.is_some() {
+                    return Ok(key);
+                }
+                refused(format!(
+                    "the key given is not one of the store {id}: set `key_file` or `key_command` to a key that was added \
+                     to it and not removed since, or use the recovery key"
+                ))
+            }
+        }
+    }
+
+    /// The keys of the store; `key` is the store's own, where it is encrypted.
+    pub(crate) fn keys(&self, key: Option<StoreKey>) -> Result<Keys> {
+        let damaged = || Error::new(Kind::Damaged, "the store header's digest key cannot be read");
+        let Some(key) = key else {
+            let text = self.digest_key.as_ref().ok_or_else(damaged)?;
+            let bytes = hex::decode(text).ok().and_then(|bytes| bytes.try_into().ok());
+            return Ok(Keys::new(&bytes.ok_or_else(damaged)?));
+        };
+        let sealed = self
+            .sealed_digest_key
+            .as_ref()
+            .and_then(|text| hex::decode(text).ok());
+        let seals = key.derive(Purpose::Header, DIGEST_KEY)?;
+        let opened = sealed.and_then(|sealed| seal::text_open(&seals, self.store_id.as_bytes(), &sealed));
+        let bytes = opened
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or_else(damaged)?;
+        Ok(Keys::new(&bytes).sealing(key))
+    }
+
+    /// Puts the digest key into the header: sealed where the store is encrypted with `key`.
+    pub(crate) fn digest_key_set(
+        &mut self,
+        digest_key: &[u8; 32],
+        key: Option<&StoreKey>,
+        salt: [u8; 16],
+    ) -> Result<()> {
+        let Some(key) = key else {
+            self.digest_key = Some(hex::encode(digest_key));
+            return Ok(());
+        };
+        let seals = key.derive(Purpose::Header, DIGEST_KEY)?;
+        let sealed = seal::text_seal(&seals, salt, self.store_id.as_bytes(), digest_key)?;
+        self.sealed_digest_key = Some(hex::encode(sealed));
+        Ok(())
+    }
+
+    /// The header's bytes; `key` is the store's, where it is encrypted.
+    pub(crate) fn encode(&self, key: Option<&StoreKey>) -> Result<Bytes> {
         let json = serde_json::to_vec(self)
             .map_err(|error| Error::new(Kind::Io, "cannot write the store header").with_source(error))?;
         let length = u32::try_from(json.len()).map_err(|_| Error::new(Kind::Invalid, "header too long"))?;
@@ -92,10 +168,16 @@ impl Header {
         out.put_slice(&json);
         let sum = blake3::hash(&out);
         out.put_slice(sum.as_bytes());
+        if let Some(key) = key {
+            let code = mac(key, &out)?;
+            out.put_slice(code.as_bytes());
+        }
         Ok(out.freeze())
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
+    /// Parses the header `number`. Whether an encrypted store's was written by who had its key, [`Header::check_code`]
+    /// tells.
+    pub(crate) fn decode(number: u32, bytes: &[u8]) -> Result<Self> {
         let damaged = |what: &str| Error::new(Kind::Damaged, format!("the store header {what}"));
         if bytes.len() < PREFIX_BYTES + MAC_BYTES || &bytes[..8] != MAGIC {
             return Err(damaged("does not begin as one"));
@@ -105,17 +187,35 @@ impl Header {
             return Err(newer(format));
         }
         let length = u32_at(bytes, 12) as usize;
-        if length > JSON_LIMIT || bytes.len() != PREFIX_BYTES + length + MAC_BYTES {
+        if length > JSON_LIMIT || bytes.len() < PREFIX_BYTES + length + MAC_BYTES {
             return Err(damaged("has the wrong length"));
         }
-        let (covered, sum) = bytes.split_at(PREFIX_BYTES + length);
-        if blake3::hash(covered).as_bytes() != sum {
+        let (covered, sums) = bytes.split_at(PREFIX_BYTES + length);
+        if blake3::hash(covered).as_bytes() != &sums[..MAC_BYTES] {
             return Err(damaged("does not match its checksum"));
         }
         let header: Self = serde_json::from_slice(&covered[PREFIX_BYTES..])
             .map_err(|error| damaged("is not the document it should be").with_source(error))?;
         header.check()?;
+        let codes = if header.is_encrypted() { 2 } else { 1 };
+        if sums.len() != codes * MAC_BYTES || header.number != number {
+            return Err(damaged("has the wrong length or number"));
+        }
         Ok(header)
+    }
+
+    /// Fails unless the bytes of an encrypted store's header were written by who had its key.
+    pub(crate) fn check_code(key: &StoreKey, bytes: &[u8]) -> Result<()> {
+        let code = bytes.split_last_chunk::<MAC_BYTES>();
+        if let Some((covered, code)) = code
+            && mac(key, covered)? == *code
+        {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Damaged,
+            "the store header was changed by somebody who does not have the store's key",
+        ))
     }
 
     /// Refuses what this program would read wrongly.
@@ -151,6 +251,69 @@ impl Header {
     }
 }
 
+/// A header as it was found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) header: Header,
+    bytes: Bytes,
+}
+
+impl Found {
+    /// The keys of the store, where `wrapping` fits, and the header is as it was written.
+    pub(crate) fn unlock(&self, wrapping: Option<&WrappingKey>) -> Result<Keys> {
+        let key = self.header.store_key(wrapping)?;
+        if let Some(key) = &key {
+            Header::check_code(key, &self.bytes)?;
+        }
+        self.header.keys(key)
+    }
+
+    /// Fails unless the header was written by who had the store's key.
+    pub(crate) fn check_code(&self, key: &StoreKey) -> Result<()> {
+        Header::check_code(key, &self.bytes)
+    }
+}
+
+/// The numbers of all headers in a backend, the highest first.
+pub(crate) async fn header_numbers(backend: &dyn Backend) -> Result<Vec<u32>> {
+    let listed: Vec<_> = backend.list("h/").try_collect().await?;
+    let numbers = listed
+        .iter()
+        .filter_map(|item| item.key.strip_prefix("h/")?.parse().ok());
+    let mut numbers: Vec<u32> = numbers.collect();
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(numbers)
+}
+
+/// The header in force: the one with the highest number that is whole.
+pub(crate) async fn header_load(backend: &dyn Backend) -> Result<Option<Found>> {
+    let place = |error: Error| error.context(format!("`{}`", backend.describe()));
+    let mut damaged = None;
+    for number in header_numbers(backend).await? {
+        let key = Header::key(number);
+        let read = backend.get(&key).await;
+        let decoded =
+            read.and_then(|bytes| Header::decode(number, &bytes).map(|header| Found { header, bytes }));
+        match decoded {
+            Ok(found) => return Ok(Some(found)),
+            // Deleted since it was listed: a key was changed meanwhile, and what replaced it is there.
+            Err(error) if error.kind() == Kind::NotFound && damaged.is_none() => damaged = Some(error),
+            Err(error) if error.kind() == Kind::Damaged => {
+                tracing::warn!(key, %error, "a store header is damaged; the one before it is tried");
+                damaged = Some(error);
+            }
+            Err(error) => return Err(place(error)),
+        }
+    }
+    damaged.map_or(Ok(None), |error| Err(place(error)))
+}
+
+/// The code that an encrypted store's header ends with.
+fn mac(key: &StoreKey, covered: &[u8]) -> Result<blake3::Hash> {
+    let code = key.derive(Purpose::Header, b"code")?;
+    Ok(blake3::keyed_hash(&code, covered))
+}
+
 fn newer(format: u32) -> Error {
     let text = format!("the store has format {format}, this version knows up to {FORMAT}: upgrade cistern");
     Error::new(Kind::Incompatible, text)
@@ -163,15 +326,20 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::KeyKind;
+    use crate::world::World;
 
     fn header() -> Header {
         Header {
+            number: 0,
             store_id: Uuid::from_u128(7),
             format: FORMAT,
             chunk_bytes: CHUNK_BYTES,
             digest: "blake3-keyed".into(),
             digest_key_id: "0011223344556677".into(),
             digest_key: Some("00".repeat(32)),
+            sealed_digest_key: None,
+            wrapped_keys: Vec::new(),
             features_read: 0,
             features_write: 0,
             dedup_domain: DedupDomain::Team,
@@ -182,7 +350,7 @@ mod tests {
     #[test]
     fn round_trip() {
         let header = header();
-        assert_eq!(Header::decode(&header.encode().unwrap()).unwrap(), header);
+        assert_eq!(Header::decode(0, &header.encode(None).unwrap()).unwrap(), header);
     }
 
     #[test]
@@ -191,31 +359,104 @@ mod tests {
             features_read: 1 << 40,
             ..header()
         };
-        let error = Header::decode(&unknown.encode().unwrap()).unwrap_err();
+        let error = Header::decode(0, &unknown.encode(None).unwrap()).unwrap_err();
         assert_eq!(error.kind(), Kind::Incompatible);
         let newer = Header {
             format: FORMAT + 1,
             ..header()
         };
         assert_eq!(
-            Header::decode(&newer.encode().unwrap()).unwrap_err().kind(),
+            Header::decode(0, &newer.encode(None).unwrap())
+                .unwrap_err()
+                .kind(),
             Kind::Incompatible
         );
         let write_only = Header {
             features_write: 2,
             ..header()
         };
-        let read = Header::decode(&write_only.encode().unwrap()).unwrap();
+        let read = Header::decode(0, &write_only.encode(None).unwrap()).unwrap();
         assert_eq!(read.writable().unwrap_err().kind(), Kind::Incompatible);
+    }
+
+    fn encrypted() -> (Header, StoreKey, WrappingKey) {
+        let (world, key) = (World::system(), StoreKey::new([8; 32]));
+        let wrapping = WrappingKey::new(KeyKind::KeyFile, &[b'k'; 32]).unwrap();
+        let mut sealed = Header {
+            number: 4,
+            features_read: FEATURE_ENCRYPTED,
+            digest_key: None,
+            ..header()
+        };
+        sealed.digest_key_set(&[6; 32], Some(&key), world.salt()).unwrap();
+        sealed.wrapped_keys = vec![WrappedKey::new(&world, sealed.store_id, &wrapping, &key).unwrap()];
+        (sealed, key, wrapping)
+    }
+
+    #[test]
+    fn an_encrypted_header_shows_no_key_and_opens_with_its_key_alone() {
+        let (sealed, key, wrapping) = encrypted();
+        let bytes = sealed.encode(Some(&key)).unwrap();
+        for secret in [[6; 32], [8; 32], [b'k'; 32]] {
+            let hex = hex::encode(secret);
+            assert!(!bytes.windows(32).any(|part| part == secret));
+            assert!(!bytes.windows(64).any(|part| part == hex.as_bytes()));
+        }
+        let header = Header::decode(4, &bytes).unwrap();
+        let found = Found { header, bytes };
+        assert_eq!(
+            found.unlock(Some(&wrapping)).unwrap().id(),
+            Keys::new(&[6; 32]).id()
+        );
+        let refused = |key: Option<&WrappingKey>| found.unlock(key).unwrap_err();
+        let other = WrappingKey::new(KeyKind::KeyFile, &[b'o'; 32]).unwrap();
+        for (key, said) in [
+            (None, "no key is given"),
+            (Some(&other), "is not one of the store"),
+        ] {
+            let error = refused(key);
+            assert_eq!(error.kind(), Kind::Incompatible);
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_was_changed_under_another_key_is_refused() {
+        let (sealed, key, wrapping) = encrypted();
+        assert!(
+            Header::decode(5, &sealed.encode(Some(&key)).unwrap()).is_err(),
+            "another number"
+        );
+        // Whoever may write to the bucket can make everything fit but the code.
+        let changed = Header {
+            dedup_domain: DedupDomain::Installation,
+            ..sealed
+        };
+        let bytes = changed.encode(Some(&StoreKey::new([9; 32]))).unwrap();
+        let header = Header::decode(4, &bytes).unwrap();
+        let error = Found { header, bytes }.unlock(Some(&wrapping)).unwrap_err();
+        assert!(error.to_string().contains("was changed"), "{error}");
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        let whole = header().encode().unwrap();
+        let (sealed, key, wrapping) = encrypted();
+        let whole = sealed.encode(Some(&key)).unwrap();
         for at in 0..whole.len() {
             let mut bad = whole.to_vec();
             bad[at] ^= 0x10;
-            assert!(Header::decode(&bad).is_err(), "byte {at}");
+            let opened = Header::decode(4, &bad).and_then(|header| {
+                let bytes = bad.into();
+                Found { header, bytes }.unlock(Some(&wrapping))
+            });
+            assert!(opened.is_err(), "byte {at}");
+        }
+
+        let whole = header().encode(None).unwrap();
+        for at in 0..whole.len() {
+            let mut bad = whole.to_vec();
+            bad[at] ^= 0x10;
+            assert!(Header::decode(0, &bad).is_err(), "byte {at}");
         }
     }
 }

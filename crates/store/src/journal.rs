@@ -14,8 +14,10 @@ use crate::FORMAT;
 use crate::backend::Backend;
 use crate::digest::Keys;
 use crate::error::{Error, Kind, Result};
-use crate::header::Header;
-use crate::store::{Store, header_load};
+use crate::header::header_load;
+use crate::seal::{self, Purpose};
+use crate::store::{Options, Store};
+use crate::world::World;
 
 const MAGIC: &[u8; 8] = b"CISTJRNL";
 const HEAD_BYTES: usize = 128;
@@ -24,6 +26,7 @@ const HEAD_LENGTH: u32 = 128;
 const CODE_BYTES: usize = 32;
 const CODEC_ZSTD: u8 = 1;
 const CIPHER_NONE: u8 = 0;
+const CIPHER_AES: u8 = 1;
 const ZSTD_LEVEL: i32 = 3;
 const PREFIX: &str = "j/";
 /// The largest document; stops a damaged length from asking for memory.
@@ -136,6 +139,7 @@ pub struct Journal {
     backend: Arc<dyn Backend>,
     store_id: Uuid,
     keys: Keys,
+    world: World,
 }
 
 impl Store {
@@ -145,22 +149,24 @@ impl Store {
             backend: Arc::clone(&self.inner.backend),
             store_id: self.inner.header.store_id,
             keys: self.inner.keys.clone(),
+            world: self.inner.options.world.clone(),
         }
     }
 }
 
 impl Journal {
-    /// The journal of the store in `backend`, whose database may be gone.
-    pub async fn open(backend: Arc<dyn Backend>) -> Result<Self> {
-        let Some(header) = header_load(&*backend).await? else {
+    /// The journal of the store in `backend`, whose database may be gone. Of the options only `key` and `world` count.
+    pub async fn open(backend: Arc<dyn Backend>, options: &Options) -> Result<Self> {
+        let Some(found) = header_load(&*backend).await? else {
             let text = format!("`{}` holds no store", backend.describe());
             return Err(Error::new(Kind::NotFound, text));
         };
-        let keys = Keys::new(&Header::digest_key(&header)?);
+        let keys = found.unlock(options.key.as_ref())?;
         Ok(Self {
             backend,
-            store_id: header.store_id,
+            store_id: found.header.store_id,
             keys,
+            world: options.world.clone(),
         })
     }
 
@@ -193,8 +199,11 @@ impl Journal {
             .ok()
             .filter(|_| document.len() <= JOURNAL_DOCUMENT_LIMIT)
             .ok_or_else(|| Error::new(Kind::Invalid, "a journal document is too long"))?;
-        let (payload, cipher) = payload_seal(document)?;
-        let mut out = BytesMut::with_capacity(HEAD_BYTES + payload.len() + CODE_BYTES);
+        let payload = zstd::bulk::compress(document, ZSTD_LEVEL)
+            .map_err(|error| Error::io("cannot compress a journal object", error))?;
+        let key = self.payload_key()?;
+        let cipher = if key.is_some() { CIPHER_AES } else { CIPHER_NONE };
+        let mut out = BytesMut::with_capacity(HEAD_BYTES + payload.len() + seal::TEXT_BYTES + CODE_BYTES);
         out.put_slice(MAGIC);
         out.put_u32_le(FORMAT);
         out.put_u32_le(HEAD_LENGTH);
@@ -217,6 +226,10 @@ impl Journal {
         out.put_i64_le(head.at_us);
         out.put_u32_le(plain_bytes);
         out.put_bytes(0, HEAD_BYTES - out.len());
+        let payload = match key {
+            Some(key) => seal::text_seal(&key, self.world.salt(), &out, &payload)?,
+            None => payload,
+        };
         out.put_slice(&payload);
         let code = self.keys.journal_mac(&out);
         out.put_slice(&code);
@@ -290,29 +303,42 @@ impl Journal {
             return Err(damaged("stands in another's place"));
         }
         let plain_bytes = u32::from_le_bytes(field(head, 112)) as usize;
-        let document = payload_open(head[54], payload, plain_bytes)?;
+        let document = self.payload_open(head, payload, plain_bytes)?;
         Ok(JournalObject {
             head: head_read,
             document,
             code,
         })
     }
-}
 
-/// Makes the payload of a journal object from its document, and says by which cipher. The one place where an encrypted
-/// store hooks in.
-fn payload_seal(document: &[u8]) -> Result<(Vec<u8>, u8)> {
-    let payload = zstd::bulk::compress(document, ZSTD_LEVEL)
-        .map_err(|error| Error::io("cannot compress a journal object", error))?;
-    Ok((payload, CIPHER_NONE))
-}
-
-/// The way back.
-fn payload_open(cipher: u8, payload: &[u8], plain_bytes: usize) -> Result<Vec<u8>> {
-    if cipher != CIPHER_NONE {
-        let text = format!("has unknown cipher {cipher}: upgrade cistern");
-        return Err(Error::new(Kind::Incompatible, text));
+    /// What payloads are sealed with; `None` where the store is not encrypted. Each is sealed as a text of its own, with
+    /// random bytes: a number may be meant twice, by a database that is an older copy.
+    fn payload_key(&self) -> Result<Option<[u8; 32]>> {
+        let key = self.keys.store_key();
+        key.map(|key| key.derive(Purpose::Journal, &[])).transpose()
     }
+
+    /// The document of an object with this header, which a sealed payload is bound to.
+    fn payload_open(&self, head: &[u8], payload: &[u8], plain_bytes: usize) -> Result<Vec<u8>> {
+        let damaged = |what: &str| Error::new(Kind::Damaged, what.to_owned());
+        match (head[54], self.payload_key()?) {
+            (CIPHER_NONE, None) => document_open(payload, plain_bytes),
+            (CIPHER_AES, Some(key)) => {
+                let payload = seal::text_open(&key, head, payload);
+                let payload = payload.ok_or_else(|| damaged("was changed, or has another key"))?;
+                document_open(&payload, plain_bytes)
+            }
+            (CIPHER_NONE, Some(_)) => Err(damaged("is not encrypted as it should be")),
+            (CIPHER_AES, None) => Err(Error::new(Kind::Incompatible, "is encrypted, the store is not")),
+            (cipher, _) => {
+                let text = format!("has unknown cipher {cipher}: upgrade cistern");
+                Err(Error::new(Kind::Incompatible, text))
+            }
+        }
+    }
+}
+
+fn document_open(payload: &[u8], plain_bytes: usize) -> Result<Vec<u8>> {
     if plain_bytes > JOURNAL_DOCUMENT_LIMIT {
         return Err(Error::new(Kind::Damaged, "has a length that cannot be"));
     }
@@ -351,13 +377,23 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 mod tests {
     use super::*;
     use crate::backend::Folder;
+    use crate::seal::StoreKey;
 
     fn journal() -> (Journal, tempfile::TempDir) {
+        journal_of(Keys::new(&[7; 32]))
+    }
+
+    fn encrypted(key: u8) -> Keys {
+        Keys::new(&[7; 32]).sealing(StoreKey::new([key; 32]))
+    }
+
+    fn journal_of(keys: Keys) -> (Journal, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal {
             backend: Arc::new(Folder::open(dir.path()).unwrap()),
             store_id: Uuid::from_u128(5),
-            keys: Keys::new(&[7; 32]),
+            keys,
+            world: World::system(),
         };
         (journal, dir)
     }
@@ -399,7 +435,12 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_every_cut_and_a_wrong_place_is_noticed() {
-        let (journal, _dir) = journal();
+        for keys in [Keys::new(&[7; 32]), encrypted(3)] {
+            damage_is_noticed(journal_of(keys).0);
+        }
+    }
+
+    fn damage_is_noticed(journal: Journal) {
         let head = head(1, 2);
         let whole = journal.seal(&head, &[7; 300]).unwrap().bytes;
         assert!(journal.open_bytes(head.place, &whole).is_ok());
@@ -422,6 +463,47 @@ mod tests {
             ..journal
         };
         assert!(of_another.open_bytes(head.place, &whole).is_err());
+    }
+
+    #[test]
+    fn a_sealed_document_shows_nothing_and_opens_with_its_key_and_header_only() {
+        let (journal, _dir) = journal_of(encrypted(3));
+        let (head, document) = (head(1, 2), noise());
+        let sealed = journal.seal(&head, &document).unwrap().bytes;
+        let (clear, _dir) = super::tests::journal();
+        let in_clear = clear.seal(&head, &document).unwrap().bytes;
+        assert_eq!((in_clear[54], sealed[54]), (CIPHER_NONE, CIPHER_AES));
+        let payload = &in_clear[HEAD_BYTES..in_clear.len() - CODE_BYTES];
+        assert!(!sealed.windows(64).any(|bytes| bytes == &payload[..64]));
+        let again = journal.seal(&head, &document).unwrap().bytes;
+        assert_ne!(again[HEAD_BYTES + 16..], sealed[HEAD_BYTES + 16..]);
+        assert_eq!(
+            journal.open_bytes(head.place, &sealed).unwrap().document,
+            document
+        );
+        let kind =
+            |journal: &Journal, bytes: &[u8]| journal.open_bytes(head.place, bytes).unwrap_err().kind();
+        // The same digest key, but not the store's.
+        let (other, _dir) = journal_of(encrypted(4));
+        assert_eq!(kind(&other, &sealed), Kind::Damaged);
+        assert_eq!(kind(&clear, &sealed), Kind::Incompatible);
+        assert_eq!(
+            kind(&journal, &in_clear),
+            Kind::Damaged,
+            "what is in clear was put there"
+        );
+        // Its code made anew, and yet not what was sealed.
+        let mut moved = sealed[..sealed.len() - CODE_BYTES].to_vec();
+        moved[104] ^= 1;
+        let code = journal.keys.journal_mac(&moved);
+        moved.extend_from_slice(&code);
+        assert_eq!(kind(&journal, &moved), Kind::Damaged);
+    }
+
+    fn noise() -> Vec<u8> {
+        (0..100_u32)
+            .flat_map(|i| *blake3::hash(&i.to_le_bytes()).as_bytes())
+            .collect()
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub mod gc;
 mod header;
 mod ingest;
 mod journal;
+mod keyring;
+mod keys;
 mod memory;
 mod migration;
 mod object;
@@ -44,6 +46,7 @@ mod rebuild;
 pub mod room;
 mod rows;
 pub mod scrub;
+pub mod seal;
 mod session;
 mod store;
 mod tree;
@@ -62,6 +65,7 @@ pub use journal::{
     JOURNAL_DOCUMENT_LIMIT, Journal, JournalHead, JournalLink, JournalListed, JournalObject, JournalPart,
     JournalPlace, JournalSealed,
 };
+pub use keys::{KeyKind, RecoveryKey, WrappedKey, WrappingKey};
 pub use migration::migrations;
 pub use object::{Algorithm, ObjectIngest, ObjectName, ObjectRef};
 pub use reader::{DiskReader, Piece};

@@ -180,6 +180,11 @@ impl PackBytes {
         self.length = end;
         Ok(())
     }
+
+    /// What is in it, to be changed.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.map.as_deref_mut().unwrap_or_default()[..self.length]
+    }
 }
 
 impl Deref for PackBytes {

@@ -7,7 +7,12 @@ use sea_orm_migration::sea_orm::DbBackend;
 
 /// The store's migrations, in order. Their names begin with `store_`.
 pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-    vec![Box::new(Tables), Box::new(Gc), Box::new(Health)]
+    vec![
+        Box::new(Tables),
+        Box::new(Gc),
+        Box::new(Health),
+        Box::new(HeaderNumber),
+    ]
 }
 
 struct Tables;
@@ -148,6 +153,35 @@ impl MigrationTrait for Health {
             db.execute_unprepared(sql).await?;
         }
         Ok(())
+    }
+}
+
+/// Headers were written once; wrapping keys write more, each under a number of its own.
+struct HeaderNumber;
+
+impl MigrationName for HeaderNumber {
+    fn name(&self) -> &'static str {
+        "store_0009_header_number"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for HeaderNumber {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut column = col("header_number");
+        let alter = Table::alter()
+            .table(Alias::new("store_meta"))
+            .add_column(column.integer().default(0))
+            .to_owned();
+        manager.alter_table(alter).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let alter = Table::alter()
+            .table(Alias::new("store_meta"))
+            .drop_column(Alias::new("header_number"))
+            .to_owned();
+        manager.alter_table(alter).await
     }
 }
 

@@ -4,6 +4,9 @@
 //! chunk row of kind *whole*, whose digest is made of the name (`sha256:…`) with a key of its own. So what holds
 //! for chunks holds here: written under a fresh key, published once its bytes have been hashed, pinned when hit,
 //! condemned when nothing names it.
+//!
+//! In an encrypted store they are sealed in segments (docs/store-format.md §10): what is stored is longer than what was
+//! written, and only the segments of a range are read. Sizes are those of what was written unless the name says *stored*.
 
 use std::fmt;
 use std::ops::Range;
@@ -24,8 +27,10 @@ use crate::error::{Error, Kind, Result};
 use crate::ingest::pack_put::{intent, publish};
 use crate::pack::Entry;
 use crate::rows::{self, WHOLE_LEVEL, object_kind};
+use crate::seal::{self, ObjectKey, SEALED_SEGMENT_BYTES, SEGMENT_BYTES};
 use crate::session::{Kept, Session, SessionInner};
 use crate::store::{Store, key_of};
+use crate::world::World;
 
 /// What is smaller is written with one call.
 const SMALL_BYTES: usize = 8 << 20;
@@ -176,6 +181,55 @@ struct Large {
     row: i64,
     key: String,
     put: Box<dyn Put>,
+    sealing: Option<Sealing>,
+}
+
+impl Large {
+    async fn begin(session: &Arc<SessionInner>) -> Result<Self> {
+        let store = &session.store.inner;
+        let id = store.options.world.uuid();
+        let sealing = Sealing::new(&session.store, id)?;
+        let row = intent(session, object_kind::BLOB, id, 0, 1).await?;
+        let key = key_of(object_kind::BLOB, id);
+        let put = store.backend.put_begin(&key).await?;
+        Ok(Self {
+            row,
+            key,
+            put,
+            sealing,
+        })
+    }
+}
+
+/// Seals an object of an encrypted store while it is written.
+struct Sealing {
+    key: Arc<ObjectKey>,
+    segments: u64,
+}
+
+impl Sealing {
+    fn new(store: &Store, id: Uuid) -> Result<Option<Self>> {
+        let key = store.inner.keys.whole_key(id)?;
+        Ok(key.map(|key| Self {
+            key: Arc::new(key),
+            segments: 0,
+        }))
+    }
+
+    /// Takes from the buffer what can be sealed: everything at the end; before that whole segments, but never the last
+    /// byte, because the last segment is sealed as such.
+    async fn part(&mut self, world: &World, buffer: &mut BytesMut, is_last: bool) -> Result<Bytes> {
+        let ready = if is_last {
+            buffer.len()
+        } else {
+            buffer.len().saturating_sub(1) / SEGMENT_BYTES * SEGMENT_BYTES
+        };
+        let plain = buffer.split_to(ready).freeze();
+        let (key, first) = (Arc::clone(&self.key), self.segments);
+        self.segments += (ready / SEGMENT_BYTES) as u64;
+        let sealed = world.compute(move || key.part_seal(first, is_last, &plain));
+        sealed.await.map(Bytes::from)
+    }
 }
 
 impl fmt::Debug for ObjectIngest {
@@ -247,7 +301,7 @@ impl ObjectIngest {
         self.hash(&data).await?;
         self.buffer.extend_from_slice(&data);
         if self.buffer.len() >= SMALL_BYTES {
-            self.flush().await?;
+            self.flush(false).await?;
         }
         Ok(())
     }
@@ -264,16 +318,15 @@ impl ObjectIngest {
     }
 
     /// Writes what waits; the first time the object is announced and begun.
-    async fn flush(&mut self) -> Result<()> {
-        let data = self.buffer.split().freeze();
-        let large = if let Some(large) = &mut self.large {
-            large
-        } else {
-            let id = self.session.store.inner.options.world.uuid();
-            let row = intent(&self.session, object_kind::BLOB, id, 0, 1).await?;
-            let key = key_of(object_kind::BLOB, id);
-            let put = self.session.store.inner.backend.put_begin(&key).await?;
-            self.large.insert(Large { row, key, put })
+    async fn flush(&mut self, is_last: bool) -> Result<()> {
+        let large = match &mut self.large {
+            Some(large) => large,
+            empty => empty.insert(Large::begin(&self.session).await?),
+        };
+        let world = &self.session.store.inner.options.world;
+        let data = match &mut large.sealing {
+            Some(sealing) => sealing.part(world, &mut self.buffer, is_last).await?,
+            None => self.buffer.split().freeze(),
         };
         large.put.write(data).await
     }
@@ -293,7 +346,8 @@ impl ObjectIngest {
         }
         let (row, key) = self.put().await?;
         let store = &self.session.store;
-        if store.inner.backend.stat(&key).await? != Some(self.bytes) {
+        let stored_bytes = store.stored_bytes(self.bytes);
+        if store.inner.backend.stat(&key).await? != Some(stored_bytes) {
             let text = format!(
                 "`{}` stored `{key}` with another size than was written",
                 store.describe()
@@ -301,7 +355,8 @@ impl ObjectIngest {
             return Err(Error::new(Kind::Io, text));
         }
         let digest = store.name_digest(expected);
-        publish(&self.session, row, self.bytes, &[whole_entry(digest, self.bytes)]).await?;
+        let entry = whole_entry(digest, stored_bytes);
+        publish(&self.session, row, stored_bytes, &[entry]).await?;
         self.session.object_keep(digest);
         Ok(ObjectRef {
             digest,
@@ -323,20 +378,23 @@ impl ObjectIngest {
     /// Writes the rest; gives the row and the key.
     async fn put(&mut self) -> Result<(i64, String)> {
         if self.large.is_none() {
-            let id: Uuid = self.session.store.inner.options.world.uuid();
-            let row = intent(&self.session, object_kind::BLOB, id, self.bytes, 1).await?;
+            let store = &self.session.store;
+            let world = &store.inner.options.world;
+            let id: Uuid = world.uuid();
+            let data = match Sealing::new(store, id)? {
+                Some(mut sealing) => sealing.part(world, &mut self.buffer, true).await?,
+                None => self.buffer.split().freeze(),
+            };
+            let row = intent(&self.session, object_kind::BLOB, id, data.len() as u64, 1).await?;
             let key = key_of(object_kind::BLOB, id);
-            let data = self.buffer.split().freeze();
-            self.session
-                .put(self.session.store.inner.backend.put_new(&key, data))
-                .await?;
+            self.session.put(store.inner.backend.put_new(&key, data)).await?;
             return Ok((row, key));
         }
         if !self.buffer.is_empty() {
-            self.flush().await?;
+            self.flush(true).await?;
         }
         match self.large.take() {
-            Some(Large { row, key, put }) => {
+            Some(Large { row, key, put, .. }) => {
                 self.session.put(put.finish()).await?;
                 Ok((row, key))
             }
@@ -361,7 +419,50 @@ impl Store {
             let text = format!("object number {object} is not in the database any more");
             Error::new(Kind::NotFound, text)
         })?;
-        Ok(row.bytes.cast_unsigned())
+        self.plain_bytes(row.bytes.cast_unsigned())
+    }
+
+    /// Bytes that a whole object takes in the backend.
+    fn stored_bytes(&self, bytes: u64) -> u64 {
+        if self.is_encrypted() {
+            return seal::segments_sealed_bytes(bytes);
+        }
+        bytes
+    }
+
+    /// The size of a whole object that takes so many bytes in the backend.
+    pub(crate) fn plain_bytes(&self, stored_bytes: u64) -> Result<u64> {
+        if !self.is_encrypted() {
+            return Ok(stored_bytes);
+        }
+        seal::segments_plain_bytes(stored_bytes).ok_or_else(|| {
+            let text = format!("no encrypted object has {stored_bytes} bytes");
+            Error::new(Kind::Damaged, text)
+        })
+    }
+
+    /// A range of the whole object `id`, whose size is `bytes`, all of it in memory; opened where the store is encrypted.
+    pub(crate) async fn whole_range(&self, id: Uuid, bytes: u64, range: Range<u64>) -> Result<Bytes> {
+        let name = key_of(object_kind::BLOB, id);
+        let backend = &self.inner.backend;
+        let Some(key) = self.inner.keys.whole_key(id)? else {
+            return backend.get_range(&name, range).await;
+        };
+        let (segment, sealed_segment) = (SEGMENT_BYTES as u64, SEALED_SEGMENT_BYTES as u64);
+        let count = seal::segments_count(bytes);
+        let first = (range.start / segment).min(count - 1);
+        let end = range.end.div_ceil(segment).clamp(first + 1, count);
+        let stored = first * sealed_segment..(end * sealed_segment).min(seal::segments_sealed_bytes(bytes));
+        let sealed = backend.get_range(&name, stored).await?;
+        let world = &self.inner.options.world;
+        let plain = world.compute(move || key.part_open(first, count, &sealed)).await;
+        let plain = Bytes::from(plain.map_err(|error| error.context(name))?);
+        let within = |at: u64| usize::try_from(at - first * segment).unwrap_or(usize::MAX);
+        let (from, to) = (within(range.start), within(range.end));
+        if from > to || to > plain.len() {
+            return Err(Error::new(Kind::Damaged, "the object is too short"));
+        }
+        Ok(plain.slice(from..to))
     }
 
     pub(crate) fn name_digest(&self, name: &ObjectName) -> Digest {
@@ -370,8 +471,8 @@ impl Store {
             .digest(FrameKind::Whole, name.to_string().as_bytes())
     }
 
-    /// Bytes of a whole object, in order. What damaged them on the backend is not noticed here (a verification hashes the
-    /// whole, and so do those who know the digest); that some are missing is.
+    /// Bytes of a whole object, in order. What damaged them on the backend is not noticed here unless the store is encrypted
+    /// (a verification hashes the whole, and so do those who know the digest); that some are missing is.
     pub fn object_stream(&self, of: ObjectRef, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
         if range.start > range.end || range.end > of.bytes {
             let text = format!(
@@ -407,8 +508,8 @@ impl Store {
                 return Err(gone.unwrap_or_else(|| Error::new(Kind::Damaged, "the object is in no index")));
             };
             let read = async {
-                let key = self.object_key(at.object).await?;
-                self.inner.backend.get_range(&key, range.clone()).await
+                let id = self.object_id(at.object).await?;
+                self.whole_range(id, of.bytes, range.clone()).await
             };
             match read.await {
                 Err(error) if error.kind() == Kind::NotFound => {

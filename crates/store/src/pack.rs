@@ -11,6 +11,7 @@ use zstd::bulk::{Compressor, Decompressor};
 use crate::digest::{Digest, FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
 use crate::memory::PackBytes;
+use crate::seal::{ObjectKey, TAG_BYTES};
 use crate::{CHUNK_BYTES, FORMAT};
 
 /// Bytes before the first frame.
@@ -35,6 +36,7 @@ const TRAILER_MAGIC: &[u8; 8] = b"CISTPEND";
 const CODEC_RAW: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
 const CIPHER_NONE: u8 = 0;
+const CIPHER_AES: u8 = 1;
 const ZSTD_LEVEL: i32 = 1;
 
 /// One frame of a pack, as its footer has it.
@@ -69,6 +71,7 @@ thread_local! {
     static COMPRESSOR: RefCell<Option<(Compressor<'static>, Vec<u8>)>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
     static DECODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static OPENED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Compresses in place; gives the length, or nothing (and changes nothing) where that does not shrink it.
@@ -128,15 +131,17 @@ pub(crate) fn frame_encode(digest: Digest, kind: FrameKind, level: u8, bytes: &m
     })
 }
 
-/// Decodes one frame. Checks its structure; the caller compares the digest.
-pub fn frame_decode(frame: &[u8]) -> Result<Vec<u8>> {
+/// Decodes one frame of the pack that `key` is of; `None` where the store is not encrypted. Checks the frame's
+/// structure and, in an encrypted store, that it is what was written in this pack at the place that it names; the
+/// caller compares the digest.
+pub fn frame_decode(key: Option<&ObjectKey>, frame: &[u8]) -> Result<Vec<u8>> {
     let mut plain = Vec::new();
-    frame_decode_to(frame, &mut plain)?;
+    frame_decode_to(key, frame, &mut plain)?;
     Ok(plain)
 }
 
 /// Decodes one frame into an empty vector.
-fn frame_decode_to(frame: &[u8], plain: &mut Vec<u8>) -> Result<()> {
+fn frame_decode_to(key: Option<&ObjectKey>, frame: &[u8], plain: &mut Vec<u8>) -> Result<()> {
     let damaged = |what: &str| Error::new(Kind::Damaged, format!("frame {what}"));
     if frame.len() < FRAME_HEADER_BYTES {
         return Err(damaged("is shorter than its header"));
@@ -146,48 +151,91 @@ fn frame_decode_to(frame: &[u8], plain: &mut Vec<u8>) -> Result<()> {
     if u32_at(header, 8) as usize != payload.len() || plain_bytes > PLAIN_LIMIT {
         return Err(damaged("has lengths that cannot be"));
     }
-    if header[1] != CIPHER_NONE {
-        return Err(Error::new(
-            Kind::Incompatible,
-            format!("frame has unknown cipher {}", header[1]),
-        ));
-    }
-    plain.reserve_exact(plain_bytes as usize);
-    match header[0] {
-        CODEC_RAW => plain.extend_from_slice(payload),
-        CODEC_ZSTD => decompress(payload, plain)?,
-        codec => {
-            return Err(Error::new(
-                Kind::Incompatible,
-                format!("frame has unknown codec {codec}"),
-            ));
-        }
-    }
+    OPENED.with_borrow_mut(|opened| {
+        let payload = payload_open(key, frame, opened)?;
+        payload_decode(header[0], payload, plain_bytes, plain)
+    })?;
     if plain.len() != plain_bytes as usize {
         return Err(damaged("has the wrong length when decoded"));
     }
     Ok(())
 }
 
+/// The payload of a frame that is longer than its header, as it was before it was encrypted; `opened` is room for it.
+fn payload_open<'a>(key: Option<&ObjectKey>, frame: &'a [u8], opened: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+    let (header, payload) = frame.split_at(FRAME_HEADER_BYTES);
+    match (header[1], key) {
+        (CIPHER_NONE, None) => Ok(payload),
+        (CIPHER_AES, Some(key)) => {
+            let opening = key.frame_open(header, u32_at(header, 4), payload, opened);
+            opening.map_err(|error| error.context("frame"))?;
+            Ok(opened)
+        }
+        // Also what should be encrypted and is not: somebody put it there.
+        (CIPHER_NONE, Some(_)) => Err(Error::new(
+            Kind::Damaged,
+            "frame is not encrypted as it should be",
+        )),
+        (CIPHER_AES, None) => Err(Error::new(
+            Kind::Incompatible,
+            "frame is encrypted, the store is not",
+        )),
+        (cipher, _) => {
+            let text = format!("frame has unknown cipher {cipher}");
+            Err(Error::new(Kind::Incompatible, text))
+        }
+    }
+}
+
+fn payload_decode(codec: u8, payload: &[u8], plain_bytes: u32, plain: &mut Vec<u8>) -> Result<()> {
+    plain.reserve_exact(plain_bytes as usize);
+    match codec {
+        CODEC_RAW => plain.extend_from_slice(payload),
+        CODEC_ZSTD => decompress(payload, plain)?,
+        codec => {
+            let text = format!("frame has unknown codec {codec}");
+            return Err(Error::new(Kind::Incompatible, text));
+        }
+    }
+    Ok(())
+}
+
 /// Decodes a frame and compares the digest: wrong bytes never leave here.
-pub(crate) fn frame_open(keys: &Keys, kind: FrameKind, digest: Digest, frame: &[u8]) -> Result<Vec<u8>> {
-    let plain = frame_decode(frame)?;
+pub(crate) fn frame_open(
+    keys: &Keys,
+    pack: Uuid,
+    kind: FrameKind,
+    digest: Digest,
+    frame: &[u8],
+) -> Result<Vec<u8>> {
+    frame_open_with(keys, keys.pack_key(pack)?.as_ref(), kind, digest, frame)
+}
+
+/// The same for who has the pack's key already.
+pub(crate) fn frame_open_with(
+    keys: &Keys,
+    key: Option<&ObjectKey>,
+    kind: FrameKind,
+    digest: Digest,
+    frame: &[u8],
+) -> Result<Vec<u8>> {
+    let plain = frame_decode(key, frame)?;
     digest_check(keys, kind, digest, &plain)?;
     Ok(plain)
 }
 
-/// The same into a place, which it has to fill.
-pub(crate) fn frame_open_to(
+/// The same of a chunk into a place, which it has to fill; `key` is the pack's.
+pub(crate) fn chunk_open_to(
     keys: &Keys,
-    kind: FrameKind,
+    key: Option<&ObjectKey>,
     digest: Digest,
     frame: &[u8],
     to: &mut [u8],
 ) -> Result<()> {
     DECODED.with_borrow_mut(|plain| {
         plain.clear();
-        frame_decode_to(frame, plain)?;
-        digest_check(keys, kind, digest, plain)?;
+        frame_decode_to(key, frame, plain)?;
+        digest_check(keys, FrameKind::Data, digest, plain)?;
         if plain.len() != to.len() {
             return Err(Error::new(Kind::Damaged, "a chunk has the wrong size"));
         }
@@ -197,11 +245,11 @@ pub(crate) fn frame_open_to(
 }
 
 /// Decodes a frame and compares the digest, and keeps nothing.
-fn frame_check(keys: &Keys, kind: FrameKind, digest: Digest, frame: &[u8]) -> Result<()> {
+fn frame_check(keys: &Keys, key: Option<&ObjectKey>, entry: &Entry, frame: &[u8]) -> Result<()> {
     DECODED.with_borrow_mut(|plain| {
         plain.clear();
-        frame_decode_to(frame, plain)?;
-        digest_check(keys, kind, digest, plain)
+        frame_decode_to(key, frame, plain)?;
+        digest_check(keys, entry.kind, entry.digest, plain)
     })
 }
 
@@ -213,16 +261,31 @@ fn digest_check(keys: &Keys, kind: FrameKind, digest: Digest, plain: &[u8]) -> R
     Err(Error::new(Kind::Damaged, text))
 }
 
-/// A pack being filled.
+/// The bytes of a frame in its pack: its header at least.
+fn frame_of<'a>(entry: &Entry, pack: &'a [u8]) -> Result<&'a [u8]> {
+    let from = entry.offset as usize;
+    pack.get(from..from + entry.length as usize)
+        .filter(|frame| frame.len() >= FRAME_HEADER_BYTES)
+        .ok_or_else(|| Error::new(Kind::Damaged, "a pack is shorter than its frames"))
+}
+
+/// A pack being filled. In an encrypted store its frames are in clear until it is sealed, each with room for its tag.
 pub(crate) struct Builder {
     pub(crate) id: Uuid,
+    tag_bytes: usize,
     bytes: PackBytes,
     entries: Vec<Entry>,
 }
 
 impl Builder {
     /// Begins a pack of a dedup domain in `bytes`, which are empty.
-    pub(crate) fn new(id: Uuid, store_id: Uuid, domain: i64, mut bytes: PackBytes) -> Result<Self> {
+    pub(crate) fn new(
+        keys: &Keys,
+        id: Uuid,
+        store_id: Uuid,
+        domain: i64,
+        mut bytes: PackBytes,
+    ) -> Result<Self> {
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(HEADER_MAGIC);
         header.extend_from_slice(&FORMAT.to_le_bytes());
@@ -234,6 +297,7 @@ impl Builder {
         bytes.append(&header)?;
         Ok(Self {
             id,
+            tag_bytes: keys.store_key().map_or(0, |_| TAG_BYTES),
             bytes,
             entries: Vec::new(),
         })
@@ -259,37 +323,37 @@ impl Builder {
 
     /// Adds all frames of another pack that is being filled.
     pub(crate) fn append(&mut self, other: &Self) -> Result<()> {
-        other
-            .entries
-            .iter()
-            .try_for_each(|entry| self.copy(*entry, &other.bytes))
+        let tag_bytes = other.tag_bytes;
+        other.entries.iter().try_for_each(|entry| {
+            let frame = frame_of(entry, &other.bytes)?;
+            let payload = &frame[FRAME_HEADER_BYTES..frame.len() - tag_bytes];
+            self.place(*entry, frame[0], payload)
+        })
     }
 
-    /// Adds a frame of another pack.
-    pub(crate) fn copy(&mut self, entry: Entry, pack: &[u8]) -> Result<()> {
-        let (from, to) = (
-            entry.offset as usize,
-            entry.offset as usize + entry.length as usize,
-        );
-        let frame = pack
-            .get(from..to)
-            .filter(|frame| frame.len() >= FRAME_HEADER_BYTES);
-        let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "a pack is shorter than its frames"))?;
-        self.place(entry, frame[0], &frame[FRAME_HEADER_BYTES..])
+    /// Adds a frame of a sealed pack, whose key `key` is where the store is encrypted: it is opened with it, and sealed
+    /// with this pack's.
+    pub(crate) fn copy(&mut self, key: Option<&ObjectKey>, entry: Entry, pack: &[u8]) -> Result<()> {
+        let frame = frame_of(&entry, pack)?;
+        OPENED.with_borrow_mut(|opened| {
+            let payload = payload_open(key, frame, opened)?;
+            self.place(entry, frame[0], payload)
+        })
     }
 
     fn place(&mut self, entry: Entry, codec: u8, payload: &[u8]) -> Result<()> {
         let too_long = |_| Error::new(Kind::Invalid, "the pack is full");
         let offset = u32::try_from(self.bytes.len()).map_err(too_long)?;
-        let length = u32::try_from(payload.len()).map_err(too_long)?;
+        let length = u32::try_from(payload.len() + self.tag_bytes).map_err(too_long)?;
         let index = u32::try_from(self.entries.len()).map_err(too_long)?;
         let mut header = [0; FRAME_HEADER_BYTES];
-        header[..4].copy_from_slice(&[codec, CIPHER_NONE, entry.kind as u8, entry.level]);
+        header[..4].copy_from_slice(&[codec, self.cipher(), entry.kind as u8, entry.level]);
         header[4..8].copy_from_slice(&index.to_le_bytes());
         header[8..12].copy_from_slice(&length.to_le_bytes());
         header[12..].copy_from_slice(&entry.plain_bytes.to_le_bytes());
         self.bytes.append(&header)?;
         self.bytes.append(payload)?;
+        self.bytes.append(&[0; TAG_BYTES][..self.tag_bytes])?;
         self.entries.push(Entry {
             offset,
             length: length + 16,
@@ -298,8 +362,37 @@ impl Builder {
         Ok(())
     }
 
-    /// Writes footer and trailer.
+    fn cipher(&self) -> u8 {
+        if self.tag_bytes == 0 {
+            CIPHER_NONE
+        } else {
+            CIPHER_AES
+        }
+    }
+
+    /// Encrypts every frame where it is, on all cores.
+    fn frames_seal(&mut self, key: &ObjectKey) -> Result<()> {
+        use rayon::prelude::*;
+
+        let (mut rest, mut frames) = (&mut self.bytes.bytes_mut()[HEADER_BYTES..], Vec::new());
+        for entry in &self.entries {
+            let (frame, after) = rest.split_at_mut(entry.length as usize);
+            frames.push(frame);
+            rest = after;
+        }
+        frames.into_par_iter().try_for_each(|frame| {
+            let (header, payload) = frame.split_at_mut(FRAME_HEADER_BYTES);
+            let (payload, tag) = payload.split_at_mut(payload.len() - TAG_BYTES);
+            tag.copy_from_slice(&key.frame_seal(header, u32_at(header, 4), payload)?);
+            Ok(())
+        })
+    }
+
+    /// Encrypts the frames where the store is encrypted, and writes footer and trailer.
     pub(crate) fn seal(mut self, keys: &Keys) -> Result<Sealed> {
+        if let Some(key) = keys.pack_key(self.id)? {
+            self.frames_seal(&key)?;
+        }
         let start = self.bytes.len();
         let mut footer = Vec::with_capacity(self.entries.len() * ENTRY_BYTES + TRAILER_BYTES);
         for entry in &self.entries {
@@ -308,7 +401,7 @@ impl Builder {
             footer.extend_from_slice(&entry.offset.to_le_bytes());
             footer.extend_from_slice(&entry.length.to_le_bytes());
             footer.extend_from_slice(&entry.plain_bytes.to_le_bytes());
-            footer.extend_from_slice(&[entry.kind as u8, entry.level, codec, CIPHER_NONE]);
+            footer.extend_from_slice(&[entry.kind as u8, entry.level, codec, self.cipher()]);
         }
         let too_long = |_| Error::new(Kind::Invalid, "the pack is full");
         let footer_offset = u32::try_from(start).map_err(too_long)?;
@@ -399,24 +492,25 @@ pub(crate) fn index_open(keys: &Keys, id: Uuid, header: &[u8], footer: &[u8]) ->
 
 /// Finds the frames of a pack whose footer is lost, from the front, by what they say of themselves. Only whole ones; the
 /// search ends where a length cannot be right.
-pub(crate) fn salvage(keys: &Keys, pack: &[u8]) -> Vec<Entry> {
+pub(crate) fn salvage(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
+    let key = keys.pack_key(id)?;
     let (mut entries, mut at, mut index) = (Vec::new(), HEADER_BYTES, 0_u32);
     while let Some(header) = pack.get(at..at + FRAME_HEADER_BYTES) {
         let length = FRAME_HEADER_BYTES + u32_at(header, 8) as usize;
         let Some(frame) = pack.get(at..at + length).filter(|_| u32_at(header, 4) == index) else {
             break;
         };
-        entries.extend(frame_describe(keys, at, frame));
+        entries.extend(frame_describe(keys, key.as_ref(), at, frame));
         at += length;
         index += 1;
     }
-    entries
+    Ok(entries)
 }
 
 /// The entry that a whole frame would have in the footer.
-fn frame_describe(keys: &Keys, at: usize, frame: &[u8]) -> Option<Entry> {
+fn frame_describe(keys: &Keys, key: Option<&ObjectKey>, at: usize, frame: &[u8]) -> Option<Entry> {
     let kind = FrameKind::from_code(frame[2])?;
-    let plain = frame_decode(frame).ok()?;
+    let plain = frame_decode(key, frame).ok()?;
     Some(Entry {
         digest: keys.digest(kind, &plain),
         offset: u32::try_from(at).ok()?,
@@ -445,6 +539,7 @@ pub(crate) fn verify(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
 
     let damaged = || Error::new(Kind::Damaged, format!("pack {id} is shorter than its frames"));
     let entries = index(keys, id, pack)?;
+    let key = keys.pack_key(id)?;
     entries.par_iter().enumerate().try_for_each(|(index, entry)| {
         let from = entry.offset as usize;
         let frame = pack.get(from..from + entry.length as usize).ok_or_else(damaged)?;
@@ -455,7 +550,7 @@ pub(crate) fn verify(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
                 format!("pack {id}: frame {index} contradicts the index"),
             ));
         }
-        frame_check(keys, entry.kind, entry.digest, frame)
+        frame_check(keys, key.as_ref(), entry, frame)
     })?;
     Ok(entries)
 }
@@ -470,11 +565,19 @@ mod tests {
 
     use super::*;
     use crate::memory::Memory;
+    use crate::seal::StoreKey;
 
     fn sample() -> (Keys, Sealed) {
-        let keys = Keys::new(&[3; 32]);
+        sample_of(Keys::new(&[3; 32]))
+    }
+
+    fn encrypted(key: u8) -> Keys {
+        Keys::new(&[3; 32]).sealing(StoreKey::new([key; 32]))
+    }
+
+    fn sample_of(keys: Keys) -> (Keys, Sealed) {
         let bytes = Arc::new(Memory::default()).pack().unwrap();
-        let mut builder = Builder::new(Uuid::from_u128(9), Uuid::from_u128(1), 0, bytes).unwrap();
+        let mut builder = Builder::new(&keys, Uuid::from_u128(9), Uuid::from_u128(1), 0, bytes).unwrap();
         for seed in 0..5_u8 {
             let mut plain: Vec<u8> = (0..CHUNK_BYTES)
                 .map(|i| if seed < 3 { seed } else { hash(i, seed) })
@@ -483,7 +586,8 @@ mod tests {
             let frame = frame_encode(digest, FrameKind::Data, 0, &mut plain).unwrap();
             builder.push(&frame, &plain).unwrap();
         }
-        (keys.clone(), builder.seal(&keys).unwrap())
+        let sealed = builder.seal(&keys).unwrap();
+        (keys, sealed)
     }
 
     fn hash(i: u32, seed: u8) -> u8 {
@@ -500,22 +604,54 @@ mod tests {
 
     #[test]
     fn frames_are_found_without_a_footer() {
-        let (keys, sealed) = sample();
-        let footer = sealed.bytes.len() - TRAILER_BYTES - sealed.entries.len() * ENTRY_BYTES;
-        assert_eq!(salvage(&keys, &sealed.bytes[..footer]), sealed.entries);
-        let last = sealed.entries[4];
-        let cut = &sealed.bytes[..last.offset as usize + 100];
-        assert_eq!(salvage(&keys, cut), sealed.entries[..4]);
-        // A damaged raw frame has another digest; a damaged compressed one none.
-        let mut bad = sealed.bytes.to_vec();
-        bad[sealed.entries[1].offset as usize + 20] ^= 1;
-        let found = salvage(&keys, &bad);
-        assert!(!found.contains(&sealed.entries[1]) && found.contains(&sealed.entries[2]));
+        for keys in [Keys::new(&[3; 32]), encrypted(5)] {
+            let (keys, sealed) = sample_of(keys);
+            let found = |pack: &[u8]| salvage(&keys, sealed.id, pack).unwrap();
+            let footer = sealed.bytes.len() - TRAILER_BYTES - sealed.entries.len() * ENTRY_BYTES;
+            assert_eq!(found(&sealed.bytes[..footer]), sealed.entries);
+            let last = sealed.entries[4];
+            let cut = &sealed.bytes[..last.offset as usize + 100];
+            assert_eq!(found(cut), sealed.entries[..4]);
+            // A damaged raw frame has another digest; a damaged compressed or encrypted one none.
+            let mut bad = sealed.bytes.to_vec();
+            bad[sealed.entries[1].offset as usize + 20] ^= 1;
+            let found = found(&bad);
+            assert!(!found.contains(&sealed.entries[1]) && found.contains(&sealed.entries[2]));
+        }
+    }
+
+    #[test]
+    fn copied_frames_are_sealed_for_their_new_pack() {
+        let (keys, from) = sample_of(encrypted(5));
+        let bytes = Arc::new(Memory::default()).pack().unwrap();
+        let id = Uuid::from_u128(11);
+        let mut builder = Builder::new(&keys, id, Uuid::from_u128(1), 0, bytes).unwrap();
+        let key = keys.pack_key(from.id).unwrap();
+        for entry in &from.entries[2..] {
+            builder.copy(key.as_ref(), *entry, &from.bytes).unwrap();
+        }
+        let other = keys.pack_key(id).unwrap();
+        let refused = builder.copy(other.as_ref(), from.entries[0], &from.bytes);
+        assert_eq!(refused.unwrap_err().kind(), Kind::Damaged);
+        let sealed = builder.seal(&keys).unwrap();
+        let found = verify(&keys, id, &sealed.bytes).unwrap();
+        let digests = |entries: &[Entry]| entries.iter().map(|entry| entry.digest).collect::<Vec<_>>();
+        assert_eq!(digests(&found), digests(&from.entries[2..]));
+        let payload = |sealed: &Sealed, n: usize| {
+            let entry = sealed.entries[n];
+            sealed.bytes[entry.offset as usize + FRAME_HEADER_BYTES..][..64].to_vec()
+        };
+        assert_ne!(payload(&sealed, 2), payload(&from, 4), "another key, other bytes");
     }
 
     #[test]
     fn any_flipped_bit_and_any_cut_is_noticed() {
-        let (keys, sealed) = sample();
+        for keys in [Keys::new(&[3; 32]), encrypted(5)] {
+            damage_is_noticed(&sample_of(keys));
+        }
+    }
+
+    fn damage_is_noticed((keys, sealed): &(Keys, Sealed)) {
         for at in (0..sealed.bytes.len())
             .step_by(131)
             .chain(0..64)
@@ -523,15 +659,74 @@ mod tests {
         {
             let mut bad = sealed.bytes.to_vec();
             bad[at] ^= 4;
-            assert!(verify(&keys, sealed.id, &bad).is_err(), "byte {at}");
+            assert!(verify(keys, sealed.id, &bad).is_err(), "byte {at}");
         }
         for cut in [0, 1, 63, 64, 128, 1000, sealed.bytes.len() - 1] {
             assert!(
-                verify(&keys, sealed.id, &sealed.bytes[..cut]).is_err(),
+                verify(keys, sealed.id, &sealed.bytes[..cut]).is_err(),
                 "cut at {cut}"
             );
         }
         assert!(verify(&Keys::new(&[4; 32]), sealed.id, &sealed.bytes).is_err());
-        assert!(verify(&keys, Uuid::from_u128(10), &sealed.bytes).is_err());
+        assert!(verify(keys, Uuid::from_u128(10), &sealed.bytes).is_err());
+    }
+
+    /// The frames of a pack.
+    fn frames(sealed: &Sealed) -> impl Iterator<Item = &[u8]> {
+        let bytes = &sealed.bytes;
+        sealed
+            .entries
+            .iter()
+            .map(|entry| &bytes[entry.offset as usize..(entry.offset + entry.length) as usize])
+    }
+
+    #[test]
+    fn encrypted_frames_show_nothing_and_open_with_their_key_in_their_place_only() {
+        let (keys, sealed) = sample_of(encrypted(5));
+        assert_eq!(verify(&keys, sealed.id, &sealed.bytes).unwrap(), sealed.entries);
+        let (_, clear) = sample();
+        for (frame, clear) in frames(&sealed).zip(frames(&clear)) {
+            assert_eq!(frame.len(), clear.len() + TAG_BYTES);
+            let payload = &clear[FRAME_HEADER_BYTES..];
+            assert!(!sealed.bytes.windows(payload.len()).any(|bytes| bytes == payload));
+        }
+        let key = keys.pack_key(sealed.id).unwrap();
+        let fails = |key: Option<&ObjectKey>, frame: &[u8]| frame_decode(key, frame).unwrap_err().kind();
+        for frame in frames(&sealed) {
+            assert_eq!(
+                frame_decode(key.as_ref(), frame).unwrap().len(),
+                CHUNK_BYTES as usize
+            );
+            // Another pack, another store, no key, another place.
+            let other = keys.pack_key(Uuid::from_u128(10)).unwrap();
+            assert_eq!(fails(other.as_ref(), frame), Kind::Damaged);
+            let other = encrypted(6).pack_key(sealed.id).unwrap();
+            assert_eq!(fails(other.as_ref(), frame), Kind::Damaged);
+            assert_eq!(fails(None, frame), Kind::Incompatible);
+            let mut moved = frame.to_vec();
+            moved[4] ^= 1;
+            assert_eq!(fails(key.as_ref(), &moved), Kind::Damaged);
+        }
+        let clear = frames(&clear).next().unwrap();
+        assert_eq!(
+            fails(key.as_ref(), clear),
+            Kind::Damaged,
+            "what is in clear was put there"
+        );
+    }
+
+    #[test]
+    fn frames_that_changed_places_are_noticed_though_the_index_knows() {
+        let (keys, sealed) = sample_of(encrypted(5));
+        let (from, length) = (
+            sealed.entries[0].offset as usize,
+            sealed.entries[0].length as usize,
+        );
+        assert_eq!(sealed.entries[1].length as usize, length);
+        let mut bad = sealed.bytes.to_vec();
+        let (one, two) = bad[from..from + 2 * length].split_at_mut(length);
+        // The headers stay, so that both say what the index says.
+        one[FRAME_HEADER_BYTES..].swap_with_slice(&mut two[FRAME_HEADER_BYTES..]);
+        assert!(verify(&keys, sealed.id, &bad).is_err());
     }
 }

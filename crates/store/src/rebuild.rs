@@ -203,7 +203,7 @@ impl Store {
         };
         let keys = self.inner.keys.clone();
         let world = &self.inner.options.world;
-        let entries = world.compute(move || Ok(pack::salvage(&keys, &data))).await?;
+        let entries = world.compute(move || pack::salvage(&keys, id, &data)).await?;
         Ok(found(id, item, domain, entries))
     }
 }
@@ -218,7 +218,7 @@ impl Store {
             bytes: item.bytes,
             entries: Vec::new(),
         };
-        let names = match self.whole_names(&item).await {
+        let names = match self.whole_names(id, &item).await {
             Ok(names) => names,
             Err(error) if is_of_the_pack(&error) => {
                 return Ok(Found::Unreadable(format!("{}: {error}", item.key)));
@@ -237,12 +237,13 @@ impl Store {
     }
 
     /// The names that an object can be known by.
-    async fn whole_names(&self, item: &Listed) -> Result<[ObjectName; 2]> {
+    async fn whole_names(&self, id: Uuid, item: &Listed) -> Result<[ObjectName; 2]> {
         let mut hashers = [Algorithm::Sha256, Algorithm::Sha512].map(Hasher::new);
+        let bytes = self.plain_bytes(item.bytes)?;
         let mut at = 0;
-        while at < item.bytes {
-            let end = item.bytes.min(at + PIECE_BYTES);
-            let piece = self.inner.backend.get_range(&item.key, at..end).await?;
+        while at < bytes {
+            let end = bytes.min(at + PIECE_BYTES);
+            let piece = self.whole_range(id, bytes, at..end).await?;
             let hashed = self.inner.options.world.compute(move || {
                 for hasher in &mut hashers {
                     hasher.update(&piece);

@@ -5,19 +5,21 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::TryStreamExt as _;
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 use uuid::Uuid;
 
 use crate::backend::{self, Backend, Probe};
 use crate::digest::{Digest, FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
-use crate::header::{DedupDomain, FEATURES_READ, FEATURES_WRITE, Header};
+use crate::header::{DedupDomain, FEATURE_ENCRYPTED, FEATURES_WRITE, Found, Header, header_load};
+use crate::keyring;
+use crate::keys::{WrappedKey, WrappingKey};
 use crate::memory::Memory;
 use crate::pack;
 use crate::reader::ahead::Budget;
 use crate::rebuild::{is_being_rebuilt, unfinished};
 use crate::rows::{self, Hit, Location, WHOLE_LEVEL, object_kind};
+use crate::seal::StoreKey;
 use crate::tree::TreeRoot;
 use crate::world::World;
 use crate::{CHUNK_BYTES, FORMAT};
@@ -31,6 +33,11 @@ pub struct Options {
     pub dedup_domain: DedupDomain,
     /// The installation's digest key. Only read when a store is made; a fresh one where absent.
     pub digest_key: Option<[u8; 32]>,
+    /// Whether the store is to be encrypted. Only read when a store is made; then `key` is its first wrapping key.
+    pub encrypt: bool,
+    /// What opens an encrypted store: one of its wrapping keys. A store in clear is refused with it, as whoever gives
+    /// a key relies on encryption.
+    pub key: Option<WrappingKey>,
     /// How long a session lives after its last heartbeat.
     pub lease: Duration,
     /// How long the objects of an expired session are left alone, in case its writer still writes.
@@ -43,6 +50,8 @@ impl Default for Options {
             world: World::system(),
             dedup_domain: DedupDomain::default(),
             digest_key: None,
+            encrypt: false,
+            key: None,
             lease: Duration::from_mins(2),
             expired_grace: Duration::from_mins(30),
         }
@@ -77,8 +86,8 @@ pub(crate) struct Inner {
     pub(crate) read_ahead: Budget,
     /// Sessions of this process that are open.
     pub(crate) writers: AtomicUsize,
-    /// Keys of objects by number: they never change.
-    object_keys: Mutex<HashMap<i64, (i16, Uuid)>>,
+    /// Ids of objects by number: they never change.
+    object_ids: Mutex<HashMap<i64, Uuid>>,
 }
 
 /// Figures of a store. Bytes are what they take in the backend unless the name says otherwise.
@@ -139,8 +148,8 @@ impl Store {
         }
         let found = header_load(&*backend).await?;
         let store_id = match (&begun, &found) {
-            (Some(row), Some(header)) if header.store_id == row.store_id => row.store_id,
-            (_, Some(header)) => {
+            (Some(row), Some(Found { header, .. })) if header.store_id == row.store_id => row.store_id,
+            (_, Some(Found { header, .. })) => {
                 let text = format!(
                     "`{}` already holds the store {}",
                     backend.describe(),
@@ -155,7 +164,7 @@ impl Store {
             meta_create(db, store_id, &options).await?;
         }
         let header = match found {
-            Some(header) => header,
+            Some(found) => found.header,
             None => header_create(&*backend, store_id, &options).await?,
         };
         rows::meta_ready(db, 1, &header.digest_key_id)
@@ -175,14 +184,15 @@ impl Store {
         options: Options,
         opening: Opening,
     ) -> Result<Self> {
-        let Some(header) = header_load(&*backend).await? else {
+        let Some(found) = header_load(&*backend).await? else {
             let text = format!(
                 "`{}` holds no store: make one with `cistern init`",
                 backend.describe()
             );
             return Err(Error::new(Kind::NotFound, text));
         };
-        let keys = Keys::new(&header.digest_key()?);
+        let keys = found.unlock(options.key.as_ref())?;
+        let header = found.header;
         let row = meta_find(db, &*backend, &header, &options, opening).await?;
         if keys.id() != row.digest_key_id || header.digest_key_id != row.digest_key_id {
             let text = format!(
@@ -192,7 +202,7 @@ impl Store {
             return Err(Error::new(Kind::Incompatible, text));
         }
         let number = row.id;
-        let object_keys = Mutex::default();
+        let object_ids = Mutex::default();
         let inner = Inner {
             backend,
             db: rows::Database::new(db.clone(), options.world.clone()),
@@ -203,7 +213,7 @@ impl Store {
             memory: Arc::default(),
             read_ahead: Budget::default(),
             writers: AtomicUsize::new(0),
-            object_keys,
+            object_ids,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -247,7 +257,7 @@ impl Store {
     /// Answers when the backend does and still holds this store's header. One small read, for health checks.
     pub async fn header_check(&self) -> Result<()> {
         match header_load(&*self.inner.backend).await? {
-            Some(header) if header.store_id == self.id() => Ok(()),
+            Some(found) if found.header.store_id == self.id() => Ok(()),
             _ => {
                 let text = format!("`{}` no longer holds the store {}", self.describe(), self.id());
                 Err(Error::new(Kind::NotFound, text))
@@ -341,11 +351,11 @@ impl Store {
             .collect())
     }
 
-    /// The backend key of an object, from memory or the database.
-    pub(crate) async fn object_key(&self, object: i64) -> Result<String> {
-        let known = self.object_keys().get(&object).copied();
-        if let Some((kind, id)) = known {
-            return Ok(key_of(kind, id));
+    /// The id of an object, from memory or the database.
+    pub(crate) async fn object_id(&self, object: i64) -> Result<Uuid> {
+        let known = self.object_ids().get(&object).copied();
+        if let Some(id) = known {
+            return Ok(id);
         }
         let found = rows::objects_get(&self.inner.db, &[object])
             .await
@@ -356,18 +366,18 @@ impl Store {
                 format!("object number {object} is not in the database any more"),
             ));
         };
-        self.object_keys().insert(object, (row.kind, row.key));
-        Ok(row.object_key())
+        self.object_ids().insert(object, row.key);
+        Ok(row.key)
     }
 
-    /// An object was deleted: its key need not be remembered.
+    /// An object was deleted: its id need not be remembered.
     pub(crate) fn object_forget(&self, object: i64) {
-        self.object_keys().remove(&object);
+        self.object_ids().remove(&object);
     }
 
-    fn object_keys(&self) -> std::sync::MutexGuard<'_, HashMap<i64, (i16, Uuid)>> {
+    fn object_ids(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Uuid>> {
         self.inner
-            .object_keys
+            .object_ids
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -391,10 +401,11 @@ impl Store {
 
     /// Reads one frame and gives its plain bytes, checked.
     pub(crate) async fn frame_load(&self, kind: FrameKind, digest: Digest, at: Location) -> Result<Vec<u8>> {
-        let key = self.object_key(at.object).await?;
+        let pack = self.object_id(at.object).await?;
+        let key = pack_key(pack);
         let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.length);
         let frame = self.inner.backend.get_range(&key, range).await?;
-        pack::frame_open(&self.inner.keys, kind, digest, &frame).map_err(|error| error.context(key))
+        pack::frame_open(&self.inner.keys, pack, kind, digest, &frame).map_err(|error| error.context(key))
     }
 }
 
@@ -492,35 +503,40 @@ fn meta_new(store_id: Uuid, options: &Options) -> rows::meta::Model {
         epoch: 1,
         gc_fence: None,
         created_us: options.world.now_us(),
+        header_number: 0,
     }
 }
 
+/// Writes the first header; that of an encrypted store with a new key, wrapped.
 async fn header_create(backend: &dyn Backend, store_id: Uuid, options: &Options) -> Result<Header> {
-    let digest_key = options.digest_key.unwrap_or_else(|| options.world.secret());
-    let header = Header {
+    let world = &options.world;
+    let digest_key = options.digest_key.unwrap_or_else(|| world.secret());
+    let key = options.encrypt.then(|| StoreKey::new(world.secret()));
+    let wrapped_keys = match (&key, &options.key) {
+        (None, None) => Vec::new(),
+        (Some(key), Some(wrapping)) => vec![WrappedKey::new(world, store_id, wrapping, key)?],
+        (Some(_), None) => return Err(Error::new(Kind::Invalid, "an encrypted store needs a key")),
+        (None, Some(_)) => {
+            let text = "a key is given, but there is no store yet: make an encrypted one with `cistern init --encrypt`";
+            return Err(Error::new(Kind::Incompatible, text));
+        }
+    };
+    let mut header = Header {
+        number: 0,
         store_id,
         format: FORMAT,
         chunk_bytes: CHUNK_BYTES,
         digest: "blake3-keyed".into(),
         digest_key_id: Keys::new(&digest_key).id(),
-        digest_key: Some(hex::encode(digest_key)),
-        features_read: FEATURES_READ,
+        digest_key: None,
+        sealed_digest_key: None,
+        wrapped_keys,
+        features_read: key.as_ref().map_or(0, |_| FEATURE_ENCRYPTED),
         features_write: FEATURES_WRITE,
         dedup_domain: options.dedup_domain,
-        created_us: options.world.now_us(),
+        created_us: world.now_us(),
     };
-    backend.put_new(&Header::key(0), header.encode()?).await?;
+    header.digest_key_set(&digest_key, key.as_ref(), world.salt())?;
+    keyring::headers_put(backend, &mut header, key.as_ref()).await?;
     Ok(header)
-}
-
-/// The header in force: the highest-numbered one.
-pub(crate) async fn header_load(backend: &dyn Backend) -> Result<Option<Header>> {
-    let listed: Vec<_> = backend.list("h/").try_collect().await?;
-    let Some(newest) = listed.into_iter().map(|item| item.key).max() else {
-        return Ok(None);
-    };
-    let bytes = backend.get(&newest).await?;
-    Header::decode(&bytes)
-        .map(Some)
-        .map_err(|error| error.context(format!("`{}`", backend.describe())))
 }

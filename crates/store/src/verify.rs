@@ -190,10 +190,14 @@ impl Store {
             Some(_) if !read_data => return Ok(None),
             Some(_) => {}
         }
+        let bytes = match self.plain_bytes(expected) {
+            Err(error) if damaging(&error) => return Ok(fault(error.to_string())),
+            bytes => bytes?,
+        };
         let mut hashers = [Algorithm::Sha256, Algorithm::Sha512].map(Hasher::new);
-        for start in (0..expected).step_by(PIECE_BYTES) {
-            let piece = start..expected.min(start + PIECE_BYTES as u64);
-            let data = match self.inner.backend.get_range(&key, piece).await {
+        for start in (0..bytes).step_by(PIECE_BYTES) {
+            let piece = start..bytes.min(start + PIECE_BYTES as u64);
+            let data = match self.whole_range(object.key, bytes, piece).await {
                 Err(error) if damaging(&error) => {
                     return Ok(fault(format!("object `{key}` cannot be read ({error})")));
                 }

@@ -85,6 +85,11 @@ impl World {
         uuid::Builder::from_random_bytes((self.random)()).into_uuid()
     }
 
+    /// Sixteen random bytes that need not be secret.
+    pub(crate) fn salt(&self) -> [u8; 16] {
+        (self.random)()
+    }
+
     pub(crate) fn secret(&self) -> [u8; 32] {
         let mut secret = [0; 32];
         secret[..16].copy_from_slice(&(self.random)());

@@ -21,6 +21,7 @@ use crate::config::{Config, Database, Objects};
 use crate::platform::clock::Clock;
 use crate::platform::db::{Db, Place, migrate};
 use crate::platform::error::{Error, Result};
+use crate::platform::keys::service::key_load;
 use crate::platform::random;
 
 /// Below this much free space it is a warning.
@@ -94,6 +95,7 @@ async fn all(config: &Config) -> Vec<Check> {
         database(config).await,
         objects(config).await,
     ];
+    checks.extend(key(config).await);
     let is_running = is_running(&config.data);
     checks.push(port("port api", "listen-api", config.listen_api, is_running));
     if !config.one_port() {
@@ -262,6 +264,16 @@ async fn objects(config: &Config) -> Check {
 }
 
 /// Writes, reads and removes one small object; returns the place's name.
+/// The key of an encrypted store, where the settings name one; whether it opens the store, the start says.
+async fn key(config: &Config) -> Option<Check> {
+    const NAME: &str = "store key";
+    match key_load(config).await {
+        Ok(None) => None,
+        Ok(Some(key)) => Some(ok(NAME, format!("can be read ({})", key.kind().name()))),
+        Err(error) => Some(failed(NAME, error.chain())),
+    }
+}
+
 async fn objects_probe(config: &Config) -> Result<String> {
     let backend = app::backend_open(config)?;
     let key = format!("probe/doctor-{}", random::uuid().simple());

@@ -13,9 +13,14 @@ use crate::config::{self, Config, Loaded};
 #[derive(Clone, Debug, Default)]
 pub struct ServerFlags(Given);
 
-/// `--data`, `--config`, `--database`, `--objects`: where an installation is. For commands that work on it directly.
+/// `--data`, `--config`, `--database`, `--objects`, and the keys to them: where an installation is. For commands that
+/// work on it directly.
 #[derive(Clone, Debug, Default)]
 pub struct LocalFlags(Given);
+
+/// The same without the flags that name a key, for commands whose own flags do.
+#[derive(Clone, Debug, Default)]
+pub struct PlaceFlags(Given);
 
 #[derive(Clone, Debug, Default)]
 struct Given {
@@ -39,6 +44,13 @@ impl LocalFlags {
     /// Whether `--data` was given: where a command can be local or remote, that makes it local.
     pub fn has_data(&self) -> bool {
         self.0.values.contains_key("data")
+    }
+}
+
+impl PlaceFlags {
+    /// The settings with these flags on top.
+    pub fn config(&self, context: &Context) -> Outcome<Config> {
+        self.0.load(context).map(|loaded| loaded.config)
     }
 }
 
@@ -68,9 +80,13 @@ fn all() -> impl Iterator<Item = &'static Setting> {
 }
 
 fn local() -> impl Iterator<Item = &'static Setting> {
-    SETTINGS
-        .iter()
-        .filter(|s| matches!(s.key, "data" | "database" | "objects"))
+    let keys = |s: &&Setting| matches!(s.key, "key_file" | "key_command");
+    place().chain(SETTINGS.iter().filter(keys))
+}
+
+fn place() -> impl Iterator<Item = &'static Setting> {
+    let places = |s: &&Setting| matches!(s.key, "data" | "database" | "objects" | "secrets_key_file");
+    SETTINGS.iter().filter(places)
 }
 
 fn augment(command: Command, settings: impl Iterator<Item = &'static Setting>) -> Command {
@@ -103,7 +119,8 @@ fn value_name(key: &str) -> &'static str {
         "data" => "DIR",
         key if key.starts_with("listen") => "ADDR",
         key if key.starts_with("host") => "NAME",
-        key if key.starts_with("tls") => "FILE",
+        key if key.starts_with("tls") || key.ends_with("_file") => "FILE",
+        key if key.ends_with("_command") => "COMMAND",
         "database" | "objects" => "URL",
         key if key.starts_with("external") => "URL",
         _ => "VALUE",
@@ -119,48 +136,34 @@ fn help(setting: &Setting) -> String {
     }
 }
 
-impl FromArgMatches for ServerFlags {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut flags = Self::default();
-        flags.update_from_arg_matches(matches)?;
-        Ok(flags)
-    }
+/// The flags that `$settings` gives are `$name`'s.
+macro_rules! flags_of {
+    ($name:ident, $settings:ident) => {
+        impl FromArgMatches for $name {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                let mut flags = Self::default();
+                flags.update_from_arg_matches(matches)?;
+                Ok(flags)
+            }
 
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.0.update(all(), matches);
-        Ok(())
-    }
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                self.0.update($settings(), matches);
+                Ok(())
+            }
+        }
+
+        impl clap::Args for $name {
+            fn augment_args(command: Command) -> Command {
+                augment(command, $settings())
+            }
+
+            fn augment_args_for_update(command: Command) -> Command {
+                Self::augment_args(command)
+            }
+        }
+    };
 }
 
-impl clap::Args for ServerFlags {
-    fn augment_args(command: Command) -> Command {
-        augment(command, all())
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
-}
-
-impl FromArgMatches for LocalFlags {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut flags = Self::default();
-        flags.update_from_arg_matches(matches)?;
-        Ok(flags)
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.0.update(local(), matches);
-        Ok(())
-    }
-}
-
-impl clap::Args for LocalFlags {
-    fn augment_args(command: Command) -> Command {
-        augment(command, local())
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
-}
+flags_of!(ServerFlags, all);
+flags_of!(LocalFlags, local);
+flags_of!(PlaceFlags, place);

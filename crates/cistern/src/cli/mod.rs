@@ -23,7 +23,7 @@ use crate::images::sandbox;
 use crate::platform::accounts::cli as accounts;
 use crate::platform::error::Error;
 use crate::platform::{events, jobs};
-pub use flags::LocalFlags;
+pub use flags::{LocalFlags, PlaceFlags};
 pub use output::Output;
 
 const EXAMPLES: &str = "Examples:
@@ -65,6 +65,12 @@ enum Command {
         after_help = "Examples:\n  cistern store stats\n  cistern store verify --read-data"
     )]
     Store(crate::platform::storage::cli::Command),
+    /// The keys that open an encrypted store
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  cistern key list --data /var/lib/cistern\n  cistern key add --key-file new.key"
+    )]
+    Key(crate::platform::keys::cli::Command),
     /// Free what nothing needs
     Gc(crate::platform::storage::gc::cli::Args),
     /// Look at the settings
@@ -167,6 +173,7 @@ fn run(command: Command, context: &Context) -> Outcome {
         Command::Recover(args) => recover::run(&args, context),
         Command::Image(command) => crate::images::cli::run(command, context),
         Command::Store(command) => crate::platform::storage::cli::run(command, context),
+        Command::Key(command) => crate::platform::keys::cli::run(command, context),
         Command::Gc(args) => crate::platform::storage::gc::cli::run(args, context),
         Command::Config(command) => config::run(command, context),
         Command::Token(command) => accounts::token_run(command, context),

@@ -7,11 +7,14 @@ use super::output::counted as count;
 use super::progress::Progress;
 use super::{Context, Outcome, block_on};
 use crate::platform::journal::{self, Recovered, shown};
+use crate::platform::keys::cli::recovery_ask;
 use crate::serve;
 
 const EXAMPLES: &str = "Examples:
   cistern recover --data /var/lib/cistern
   cistern recover --data /var/lib/cistern --objects 's3://images?endpoint=https://s3.example.com'
+  cistern recover --data /var/lib/cistern --key-file /etc/cistern/store.key     an encrypted store
+  cistern recover --data /var/lib/cistern --recovery-key                        with nothing but the printed key
   cistern recover --data DIR --database postgres://cistern@db/empty --objects /mnt/images
 
 Stop every server of the installation first. A database that is there is moved aside, not deleted.
@@ -27,6 +30,9 @@ pub struct Args {
     /// Take the database that is there as it is, although it is older than the store, and forget what is newer
     #[arg(long, conflicts_with = "replace_database")]
     keep_database: bool,
+    /// Open an encrypted store with the recovery key, which is asked for, or read from standard input
+    #[arg(long)]
+    recovery_key: bool,
     #[command(flatten)]
     flags: LocalFlags,
 }
@@ -34,7 +40,10 @@ pub struct Args {
 /// Recovers, and says what came back and what did not.
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let config = args.flags.config(context)?;
+    let key = args.recovery_key.then(recovery_ask).transpose()?;
+    let kept = args.keep_database;
     let options = journal::Options {
+        key,
         replace_database: args.replace_database,
         keep_database: args.keep_database,
     };
@@ -45,7 +54,6 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         progress.clear();
         let recovered = recovered?;
         let data = config.data.display().to_string();
-        let kept = options.keep_database;
         context.output.document(&json!({ "recovered": recovered }), || {
             if kept {
                 return kept_text(&recovered, &data);

@@ -3,9 +3,12 @@
 use serde_json::json;
 
 use super::flags::{LocalFlags, ServerFlags};
-use super::{Context, Outcome, block_on};
+use super::{Context, Failure, Outcome, block_on};
 use crate::app::App;
+use crate::config::Config;
 use crate::platform::journal;
+use crate::platform::keys::cli::{recovery_make, recovery_text};
+use crate::platform::keys::service::key_from_or_into_file;
 use crate::{serve, telemetry};
 
 const EXAMPLES: &str = "Examples:
@@ -27,8 +30,14 @@ pub struct Args {
 
 /// Flags of `init`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  cistern init --data /var/lib/cistern")]
+#[command(
+    after_help = "Examples:\n  cistern init --data /var/lib/cistern\n  cistern init --encrypt --key-file \
+                  /etc/cistern/store.key   makes the key where there is none"
+)]
 pub struct InitArgs {
+    /// Encrypt what is stored, with a key that --key-file or --key-command gives, and print a recovery key
+    #[arg(long)]
+    encrypt: bool,
     #[command(flatten)]
     flags: LocalFlags,
 }
@@ -43,24 +52,54 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
 /// Makes what `serve` would make on an empty folder. On one that has been made it says so and changes nothing.
 pub fn init(args: &InitArgs, context: &Context) -> Outcome {
     let config = args.flags.config(context)?;
+    let encrypt = args.encrypt;
+    if encrypt && config.key_file.is_none() && config.key_command.is_none() {
+        let text =
+            "--encrypt needs a key: give --key-file FILE (made where there is none) or --key-command COMMAND";
+        return Err(Failure::Usage(text.into()));
+    }
     block_on(async move {
         let _lock = serve::data_take(&config)?;
-        let app = App::open(config).await?;
+        let (app, recovery) = if encrypt {
+            open_encrypted(config).await?
+        } else {
+            (App::open(config).await?, None)
+        };
         let data = app.data.display().to_string();
         let first = app.first_start().await?;
         journal::flush(&app).await?;
         let token = first.as_ref().map(|f| f.token.as_str());
         // Where the console will be, only the server knows.
         let sign_in = first.as_ref().map(|f| format!("/sign-in/{}", f.sign_in));
-        let document =
-            json!({ "data": data, "created": first.is_some(), "token": token, "sign_in_path": sign_in });
-        context.output.document(&document, || match (token, &sign_in) {
-            (Some(token), Some(sign_in)) => format!(
-                "Made {data}. What follows is shown once.\n\n  API token      {token}\n  Sign-in link   {sign_in}  (below \
-                 the server's address, once, within 24 hours)\n\nNext: cistern serve --data {data}"
-            ),
-            _ => format!("{data} is there already and was not changed. Next: cistern serve --data {data}"),
+        let document = json!({ "data": data, "created": first.is_some(), "token": token, "sign_in_path": sign_in,
+                "recovery_key": recovery });
+        let next = match (&app.config.key_file, encrypt) {
+            (Some(file), true) => format!("cistern serve --data {data} --key-file {}", file.display()),
+            _ => format!("cistern serve --data {data}"),
+        };
+        context.output.document(&document, || {
+            let made = match (token, &sign_in) {
+                (Some(token), Some(sign_in)) => format!(
+                    "Made {data}. What follows is shown once.\n\n  API token      {token}\n  Sign-in link   {sign_in}  \
+                     (below the server's address, once, within 24 hours)"
+                ),
+                _ => format!("{data} is there already and was not changed."),
+            };
+            let recovery = recovery.as_deref().map(recovery_text);
+            let parts = [Some(made), recovery, Some(format!("Next: {next}"))];
+            parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
         });
         Ok(())
     })
+}
+
+/// Makes or opens an encrypted installation, and its recovery key where it has none.
+async fn open_encrypted(config: Config) -> Outcome<(App, Option<String>)> {
+    if let Some(path) = &config.key_file {
+        key_from_or_into_file(path)?;
+    }
+    let app = App::open_encrypted(config).await?;
+    let _alone = app.keys_alone().await?;
+    let recovery = recovery_make(&app).await?;
+    Ok((app, recovery))
 }

@@ -18,6 +18,10 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
         "`data` is empty; give a folder".into(),
     );
     refuse(
+        config.key_file.is_some() && config.key_command.is_some(),
+        "`key_file` and `key_command` exclude each other; leave one out".into(),
+    );
+    refuse(
         config.tls.cert.is_some() != config.tls.key.is_some(),
         "`tls.cert` and `tls.key` belong together; give both".into(),
     );

@@ -46,6 +46,12 @@ pub struct Config {
     pub objects_access_key: Option<Secret>,
     /// The S3 access key's secret.
     pub objects_secret_key: Option<Secret>,
+    /// A file with a key of the store, where the store is encrypted.
+    pub key_file: Option<PathBuf>,
+    /// A command that prints one.
+    pub key_command: Option<String>,
+    /// The file with the key that secrets in the database are sealed with; see [`Config::secrets_key_file`].
+    pub secrets_key_file: Option<PathBuf>,
     /// The addresses that users see, where they are not the listeners'.
     pub external_url: ExternalUrl,
     /// The host names that share one port.
@@ -280,6 +286,9 @@ impl Default for Config {
             dedup_domain: store::DedupDomain::default(),
             objects_access_key: None,
             objects_secret_key: None,
+            key_file: None,
+            key_command: None,
+            secrets_key_file: None,
             external_url: ExternalUrl::default(),
             host: Hosts::default(),
             trusted_proxies: Vec::new(),
@@ -384,6 +393,12 @@ impl Config {
         } else {
             Objects::Folder(PathBuf::from(text))
         }
+    }
+
+    /// The key that secrets in the database are sealed with; `DIR/secrets.key` unless set.
+    pub fn secrets_key_file(&self) -> PathBuf {
+        let usual = || self.data.join("secrets.key");
+        self.secrets_key_file.clone().unwrap_or_else(usual)
     }
 
     /// The console's address, where `api` is the API's: the same, unless it has a host name of its own.

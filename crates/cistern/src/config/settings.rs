@@ -146,6 +146,23 @@ pub const SETTINGS: &[Setting] = &[
         "The S3 access key's secret. `AWS_SECRET_ACCESS_KEY` is read where this is unset.",
     ),
     row(
+        "key_file",
+        Kind::Text,
+        "A file with one of the keys that open an encrypted store; nobody but its owner may be able to read it.",
+    ),
+    row(
+        "key_command",
+        Kind::Text,
+        "A command, run by `sh` at each start, that prints such a key; in place of `key_file`.",
+    ),
+    row_unset(
+        "secrets_key_file",
+        Kind::Text,
+        "DATA/secrets.key",
+        "The file with the key that secrets in the database are sealed with; made at the first start. The same on all \
+         servers of an installation.",
+    ),
+    row(
         "external_url.api",
         Kind::Text,
         "The address under which users reach the API, for links in answers. Unset: taken from each request.",

@@ -1,13 +1,12 @@
 //! From pieces of a disk to a stored disk.
 
-use std::fs::File;
-use std::sync::Arc;
-
+use bytes::{Bytes, BytesMut};
 use disk::{Format, Info};
 use store::{Disk, Session};
 use tokio::sync::mpsc;
 
 use super::sandbox::{Piece, Sandbox, SandboxError};
+use super::workfile::WorkFile;
 use crate::platform::error::Error;
 use crate::platform::jobs::JobError;
 
@@ -53,19 +52,13 @@ impl From<SandboxError> for JobError {
 pub(super) async fn ingest(
     sandbox: &Sandbox<'_>,
     session: &Session,
-    file: File,
+    file: WorkFile,
     format: Format,
     progress: impl Fn(u64, u64),
 ) -> Result<(Info, Disk), IngestError> {
     let (sender, receiver) = mpsc::channel(PIECES);
-    let for_child = file.try_clone().map_err(|error| {
-        tracing::error!(%error, "could not open an image a second time");
-        IngestError::Sandbox(SandboxError::Local(
-            "The server has too many files open; try again later.".into(),
-        ))
-    })?;
-    let read = sandbox.read(format, for_child, sender);
-    let stored = store_pieces(session, Arc::new(file), receiver, progress);
+    let read = sandbox.read(format, file.clone(), sender);
+    let stored = store_pieces(session, file, receiver, progress);
     let (read, stored) = tokio::join!(read, stored);
     // A store that failed stops the reading too, so its reason comes first.
     let stored = stored?;
@@ -80,10 +73,10 @@ pub(super) async fn ingest(
 /// Stores pieces until the last one; `None` where they end before it.
 async fn store_pieces(
     session: &Session,
-    file: Arc<File>,
+    file: WorkFile,
     mut pieces: mpsc::Receiver<Piece>,
     progress: impl Fn(u64, u64),
-) -> Result<Option<(Info, Disk)>, store::Error> {
+) -> Result<Option<(Info, Disk)>, IngestError> {
     let Some(Piece::Info(info)) = pieces.recv().await else {
         return Ok(None);
     };
@@ -110,17 +103,48 @@ async fn store_pieces(
 /// Takes bytes of the file in steps, so that progress is seen in an image that is one piece.
 async fn source(
     ingest: &mut store::Ingest,
-    file: &Arc<File>,
+    file: &WorkFile,
     (at, length): (u64, u64),
     progress: &impl Fn(u64),
-) -> Result<(), store::Error> {
+) -> Result<(), IngestError> {
     const STEP: u64 = 64 << 20;
+    /// What is decrypted at once.
+    const OPENED: u64 = 1 << 20;
     let mut done = 0;
     while done < length {
-        let step = STEP.min(length - done);
-        ingest.extent_file(file, at + done, step).await?;
+        let step = if let Some(clear) = file.as_clear() {
+            let step = STEP.min(length - done);
+            ingest.extent_file(clear, at + done, step).await?;
+            step
+        } else {
+            let step = OPENED.min(length - done);
+            ingest.extent_data(opened(file, at + done, step).await?).await?;
+            step
+        };
         done += step;
         progress(ingest.position());
     }
     Ok(())
+}
+
+/// Bytes of an encrypted working file.
+async fn opened(file: &WorkFile, at: u64, length: u64) -> Result<Bytes, IngestError> {
+    let file = file.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = BytesMut::zeroed(usize::try_from(length).unwrap_or_default());
+        let got = file.read_at(&mut bytes, at)?;
+        if got < bytes.len() {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(bytes.freeze())
+    });
+    read.await
+        .map_err(std::io::Error::other)
+        .flatten()
+        .map_err(|error| {
+            tracing::error!(%error, "could not read a working file");
+            IngestError::Sandbox(SandboxError::Local(
+                "The server could not read the image's file; its log has the details.".into(),
+            ))
+        })
 }

@@ -26,6 +26,7 @@ use super::model;
 use super::rows::{Model, Published};
 use super::sandbox::{Opened, Patience, Sandbox};
 use super::spool::{Spool, file_remove};
+use super::workfile::WorkFile;
 use super::{local, service, uploads};
 use crate::app::App;
 use crate::platform::db::Tx;
@@ -199,12 +200,12 @@ impl Import<'_> {
     }
 
     /// The file with the image, as it was served or uploaded.
-    async fn input(&self, row: &Model) -> std::result::Result<File, JobError> {
+    async fn input(&self, row: &Model) -> std::result::Result<WorkFile, JobError> {
         match &self.payload.input {
             Input::Url => self.fetch(row).await,
-            Input::Upload { id } => file_open(&uploads::service::upload_path(&self.context.app, id)),
+            Input::Upload { id } => self.file_open(&uploads::service::upload_path(&self.context.app, id)),
             Input::Local { id } => match self.context.app.handed.get(*id) {
-                Ok(Some(file)) => Ok(file),
+                Ok(Some(file)) => Ok(WorkFile::clear(file)),
                 Ok(None) => Err(JobError::Fail(
                     "The server stopped before it had read the file. Import it again.".into(),
                 )),
@@ -214,16 +215,20 @@ impl Import<'_> {
     }
 
     /// A file that was handed over is still its owner's: what it was like before the first byte is read.
-    fn handed(&self, file: &File) -> std::result::Result<Option<(local::Stamp, File)>, JobError> {
-        if !matches!(self.payload.input, Input::Local { .. }) {
+    fn handed(&self, file: &WorkFile) -> std::result::Result<Option<(local::Stamp, File)>, JobError> {
+        let (Input::Local { .. }, Some(file)) = (&self.payload.input, file.as_clear()) else {
             return Ok(None);
-        }
+        };
         let both = || Ok((local::Stamp::of(file)?, file.try_clone()?));
         both().map(Some).map_err(|e| file_failed(&e))
     }
 
-    async fn fetch(&self, row: &Model) -> std::result::Result<File, JobError> {
-        let url: Option<Url> = row.source_url.as_deref().and_then(|url| url.parse().ok());
+    async fn fetch(&self, row: &Model) -> std::result::Result<WorkFile, JobError> {
+        let kept = service::source_url(&self.context.app, row).unwrap_or_else(|error| {
+            tracing::error!(error = error.chain(), "an import's address cannot be read");
+            None
+        });
+        let url: Option<Url> = kept.and_then(|url| url.parse().ok());
         let url =
             url.ok_or_else(|| JobError::Fail("The image's address is gone. Import it again.".into()))?;
         let config = &self.context.app.config.fetch;
@@ -232,6 +237,7 @@ impl Import<'_> {
             guard: &Guard::new(&self.context.app.config),
             url: &url,
             path: &path,
+            key: self.context.app.spool_key.as_ref(),
             limits: fetch::Limits::new(config.max_bytes, Duration::from_secs(config.timeout_seconds)),
             stop: &self.context.stop,
             progress: &|at: fetch::Progress| self.progress("fetch", at.done, at.total),
@@ -242,18 +248,29 @@ impl Import<'_> {
             FetchError::Local(reason) => JobError::Retry(reason),
             FetchError::Stopped => JobError::Stopped,
         })?;
-        file_open(&path)
+        self.file_open(&path)
+    }
+
+    fn file_open(&self, path: &Path) -> std::result::Result<WorkFile, JobError> {
+        let opened =
+            File::open(path).and_then(|file| WorkFile::open(file, self.context.app.spool_key.as_ref()));
+        opened.map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                JobError::Fail("The image's file is gone from the server. Import it again.".into())
+            }
+            _ => file_failed(&error),
+        })
     }
 
     /// Compares the digest that the user gave, if they gave one.
-    async fn sha256_check(&self, row: &Model, file: &File) -> std::result::Result<bool, JobError> {
+    async fn sha256_check(&self, row: &Model, file: &WorkFile) -> std::result::Result<bool, JobError> {
         let Some(expected) = row.expected_sha256.clone() else {
             return Ok(false);
         };
-        let file = file.try_clone().map_err(|e| file_failed(&e))?;
+        let file = file.clone();
         let (done, stop) = (Arc::new(AtomicU64::new(0)), self.context.stop.clone());
         let counter = Arc::clone(&done);
-        let total = file.metadata().map_err(|e| file_failed(&e))?.len();
+        let total = file.length().map_err(|e| file_failed(&e))?;
         let hash = tokio::task::spawn_blocking(move || {
             sha256(&file, &|bytes| {
                 counter.store(bytes, Ordering::Relaxed);
@@ -275,11 +292,11 @@ impl Import<'_> {
     }
 
     /// Finds the disk: the file itself, or what comes out of it. Says whether it was compressed.
-    async fn open(&self, file: File) -> std::result::Result<(File, Format, bool), JobError> {
+    async fn open(&self, file: WorkFile) -> std::result::Result<(WorkFile, Format, bool), JobError> {
         let sandbox = self.sandbox();
-        let length = file.metadata().map_err(|e| file_failed(&e))?.len();
+        let length = file.length().map_err(|e| file_failed(&e))?;
         let (path, done) = (self.spool.disk(), Arc::new(AtomicU64::new(0)));
-        let input = file.try_clone().map_err(|e| file_failed(&e))?;
+        let input = file.clone();
         let opened = self
             .shown(
                 "unwrap",
@@ -298,8 +315,8 @@ impl Import<'_> {
             Opened::Unwrapped(bytes) => bytes,
         };
         tracing::info!(compressed = length, bytes, "an image was decompressed");
-        let file = file_open(&path)?;
-        let input = file.try_clone().map_err(|e| file_failed(&e))?;
+        let file = self.file_open(&path)?;
+        let input = file.clone();
         match sandbox
             .open(input, &path.with_extension("new"), Arc::default())
             .await?
@@ -314,7 +331,7 @@ impl Import<'_> {
     async fn read(
         &self,
         session: &Session,
-        file: File,
+        file: WorkFile,
         format: Format,
     ) -> std::result::Result<(Info, Disk), JobError> {
         let progress = |done, total| self.progress("read", done, Some(total));
@@ -359,6 +376,7 @@ impl Import<'_> {
     fn sandbox(&self) -> Sandbox<'_> {
         Sandbox {
             stop: &self.context.stop,
+            key: self.context.app.spool_key.as_ref(),
             max_virtual_bytes: self.context.app.config.image.max_virtual_bytes,
             patience: Patience::default(),
         }
@@ -437,23 +455,13 @@ async fn give_up(session: Session) {
     }
 }
 
-fn file_open(path: &Path) -> std::result::Result<File, JobError> {
-    File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            JobError::Fail("The image's file is gone from the server. Import it again.".into())
-        }
-        _ => file_failed(&error),
-    })
-}
-
 fn file_failed(error: &std::io::Error) -> JobError {
     tracing::error!(%error, "could not read an image's file");
     JobError::Retry("The server could not read the image's file; its log has the details.".into())
 }
 
 /// The digest of a file in hex; `go_on` is told how many bytes are done and may end it early.
-fn sha256(file: &File, go_on: &dyn Fn(u64) -> bool) -> std::io::Result<String> {
-    use std::os::unix::fs::FileExt;
+fn sha256(file: &WorkFile, go_on: &dyn Fn(u64) -> bool) -> std::io::Result<String> {
     let (mut hasher, mut at, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 20]);
     while go_on(at) {
         let got = file.read_at(&mut buffer, at)?;

@@ -20,7 +20,8 @@ pub mod model;
 pub mod rows;
 pub mod sandbox;
 pub mod service;
-mod spool;
+pub mod spool;
 #[cfg(test)]
 mod tests;
 pub mod uploads;
+pub mod workfile;

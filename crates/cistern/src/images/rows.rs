@@ -80,7 +80,6 @@ pub struct NewRow<'a> {
     pub description: &'a str,
     pub region: &'a str,
     pub source: Option<&'a str>,
-    pub source_url: Option<&'a str>,
     pub expected_sha256: Option<&'a str>,
 }
 
@@ -115,7 +114,6 @@ pub async fn image_insert(conn: &impl ConnectionTrait, now: Time, new: &NewRow<'
         region_wanted: Set(Some(new.region.to_owned())),
         warnings: Set(serde_json::json!([])),
         source: Set(new.source.map(str::to_owned)),
-        source_url: Set(new.source_url.map(str::to_owned)),
         expected_sha256: Set(new.expected_sha256.map(str::to_owned)),
         protected: Set(false),
         created_at: Set(now),
@@ -124,6 +122,29 @@ pub async fn image_insert(conn: &impl ConnectionTrait, now: Time, new: &NewRow<'
     let row = row.insert(conn).await?;
     COUNTS.add(conn, new.team_id, row.id, 1).await?;
     Ok(row)
+}
+
+/// Keeps the sealed address that an image's import fetches from; `None` forgets it.
+pub async fn image_set_source_url(
+    conn: &impl ConnectionTrait,
+    id: i64,
+    sealed: Option<&str>,
+) -> Result<(), DbErr> {
+    Entity::update_many()
+        .col_expr(Column::SourceUrl, Expr::value(sealed.map(str::to_owned)))
+        .filter(Column::Id.eq(id))
+        .exec(conn)
+        .await?;
+    Ok(())
+}
+
+/// Every image with an address to fetch from: those whose import has not ended.
+pub async fn image_list_fetched(conn: &impl ConnectionTrait) -> Result<Vec<(i64, String)>, DbErr> {
+    let rows = Entity::find()
+        .select_only()
+        .columns([Column::Id, Column::SourceUrl])
+        .filter(Column::SourceUrl.is_not_null());
+    rows.into_tuple().all(conn).await
 }
 
 /// Names the job and the action that work on an image.
@@ -365,7 +386,6 @@ mod tests {
             description: "",
             region: "nyc3",
             source: None,
-            source_url: None,
             expected_sha256: None,
         };
         let row = image_insert(conn, now, &new).await.expect("inserts");

@@ -74,6 +74,7 @@ fn job_of(path: &Path) -> Option<i64> {
         .flatten()
 }
 
-fn folder(data: &Path) -> PathBuf {
+/// The folder of all working files.
+pub fn folder(data: &Path) -> PathBuf {
     data.join("spool")
 }

@@ -48,6 +48,21 @@ pub fn own_start(args: &[String], input: File) -> io::Result<(OwnProcess, ChildS
     Ok((OwnProcess { child }, stdout))
 }
 
+/// Runs a line of the operator's settings by `sh`, with our own environment and nothing on its standard input, and gives
+/// what it prints, or why it failed.
+pub fn shell(line: &str) -> io::Result<Vec<u8>> {
+    let mut shell = command_as_is("sh");
+    let shell = shell
+        .args(["-c", line])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    let output = shell.output()?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    Err(io::Error::other(output.status.to_string()))
+}
+
 /// Replaces this process by another program. Returns only where that failed. For tests of what forbids it.
 pub fn replace(program: &str) -> io::Error {
     command(program).exec()
@@ -58,11 +73,15 @@ pub fn run(program: &str) -> io::Result<ExitStatus> {
     command(program).status()
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the one place")]
 fn command(program: &str) -> Command {
-    let mut command = Command::new(program);
+    let mut command = command_as_is(program);
     command.env_clear();
     command
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+fn command_as_is(program: &str) -> Command {
+    Command::new(program)
 }
 
 fn own(args: &[String]) -> Command {

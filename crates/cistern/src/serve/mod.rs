@@ -78,6 +78,8 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     telemetry::metrics_init();
     files_raise();
     let _lock = data_take(&config)?;
+    images::workfile::key_renew(&images::spool::folder(&config.data))
+        .context("could not look for working files")?;
     let certificate = certificate(&config)?;
     let bound = Bound::new(&config).await?;
     let urls = bound.urls(&config)?;

@@ -9,6 +9,7 @@ mod cli;
 mod copy;
 mod domains;
 mod doors;
+mod encryption;
 mod events;
 mod faults;
 mod full;

@@ -5,10 +5,10 @@
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 
 use crate::harness::files::Files;
-use crate::harness::images::imported;
+use crate::harness::images::{downloaded, import, imported, settled};
 use crate::harness::process::{run, run_ok};
 use crate::harness::server::Setup;
-use crate::harness::{Server, disks, world};
+use crate::harness::{Server, disks, until, world};
 
 pub(crate) async fn database(server: &Server) -> DatabaseConnection {
     Database::connect(server.database_url()).await.expect("connects")
@@ -310,6 +310,41 @@ async fn deleted_images_of_a_version_that_did_not_list_them_are_listed() {
         images.iter().map(|image| image["id"].clone()).collect::<Vec<_>>()
     };
     assert_eq!((ids(&after), &after["meta"]), (ids(&before), &before["meta"]));
+}
+
+#[tokio::test]
+async fn the_address_of_an_import_that_an_older_version_began_is_sealed_and_it_goes_on() {
+    let (mut server, files) = (Server::start(), Files::start().await);
+    let disk = disks::raw(2, 71);
+    let held = files.put_held("held.img", disk.clone(), 1 << 20);
+    let url = held.url.replace("http://", "http://someone:older-secret@");
+    let id = import(&server.api(), "older", &url).await;
+    until("the download to begin", 60, || async {
+        (!held.asked().is_empty()).then_some(())
+    })
+    .await;
+    server.kill();
+    // As the older version left it.
+    let db = database(&server).await;
+    let kept = format!("SELECT source_url FROM image WHERE id = {id}");
+    assert!(texts(&db, &kept).await[0].starts_with("sealed:"));
+    execute(
+        &db,
+        &format!("UPDATE image SET source_url = '{url}' WHERE id = {id}"),
+    )
+    .await;
+    execute(&db, "DROP TABLE secrets_key").await;
+    execute(
+        &db,
+        "DELETE FROM seaql_migrations WHERE version = 'm0130_secrets_key'",
+    )
+    .await;
+    std::fs::remove_file(server.data().join("secrets.key")).expect("removes");
+    server.start_again();
+    assert!(texts(&db, &kept).await[0].starts_with("sealed:"));
+    held.release();
+    assert_eq!(settled(&server.api(), id).await["status"], "available");
+    assert!(downloaded(&server.api(), id, "raw").await == disk);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
 use crate::pack;
 use crate::rows::{self, Location, Top};
-use crate::store::Store;
+use crate::store::{Store, pack_key};
 use crate::tree::{LEVEL_LIMIT, Node};
 
 /// Roots, pins and nodes that are looked at in one go.
@@ -281,15 +281,16 @@ async fn nodes_read(store: &Store, level: u8, wanted: Vec<Wanted>) -> Result<Vec
     };
     let base = first.at.offset;
     let read = async {
-        let key = store.object_key(first.at.object).await?;
+        let pack = store.object_id(first.at.object).await?;
+        let key = pack_key(pack);
         let data = store
             .inner
             .backend
             .get_range(&key, u64::from(base)..last.end())
             .await?;
-        Ok::<_, Error>((key, data))
+        Ok::<_, Error>((pack, key, data))
     };
-    let (key, data) = match read.await {
+    let (pack, key, data) = match read.await {
         // The nodes may have moved since they were looked up.
         Err(error) if error.kind() == Kind::NotFound => return nodes_find(store, level, &wanted).await,
         read => read?,
@@ -300,11 +301,12 @@ async fn nodes_read(store: &Store, level: u8, wanted: Vec<Wanted>) -> Result<Vec
         .options
         .world
         .compute(move || {
+            let opens = keys.pack_key(pack)?;
             let node = |one: &Wanted| {
                 let from = (one.at.offset - base) as usize;
                 let frame = data.get(from..from + one.at.length as usize);
                 let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "the object is too short"))?;
-                let plain = pack::frame_open(&keys, FrameKind::Node, one.digest, frame)?;
+                let plain = pack::frame_open_with(&keys, opens.as_ref(), FrameKind::Node, one.digest, frame)?;
                 Ok((one.domain, Node::decode(&plain, level)?))
             };
             let nodes: Result<Vec<_>> = wanted.iter().map(node).collect();

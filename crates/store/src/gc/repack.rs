@@ -1,6 +1,7 @@
 //! Writes packs anew that are mostly garbage: what is needed of several goes into one, and the old ones hold nothing then.
 //!
-//! Frames are copied as they are, and decoded and hashed again before the new pack is written. One transaction moves
+//! Frames are copied as they are (in an encrypted store they are sealed anew, with the new pack's key), and decoded and
+//! hashed again before the new pack is written. One transaction moves
 //! the rows of those that still lie in the old pack. A reader that had looked up the old place asks the index again when
 //! the old pack is gone.
 
@@ -115,6 +116,7 @@ impl Repack<'_> {
         let store = Arc::clone(&self.run.store.inner);
         let data = store.backend.get(&pack_key(from.key)).await?;
         let entries = pack::index(&store.keys, from.key, &data)?;
+        let key = store.keys.pack_key(from.key)?;
         let digests: Vec<Digest> = entries.iter().map(|entry| entry.digest).collect();
         let hits = rows::chunks_get(&store.db, store.number, self.domain, &digests).await;
         let hits = hits.map_err(|error| Error::db("cannot look chunks up", error))?;
@@ -138,7 +140,7 @@ impl Repack<'_> {
                 empty => {
                     let memory = store.memory.pack()?;
                     let id = store.options.world.uuid();
-                    let builder = Builder::new(id, store.header.store_id, self.domain, memory)?;
+                    let builder = Builder::new(&store.keys, id, store.header.store_id, self.domain, memory)?;
                     empty.insert(Target {
                         builder,
                         from: Vec::new(),
@@ -146,7 +148,7 @@ impl Repack<'_> {
                     })
                 }
             };
-            target.builder.copy(*entry, &data)?;
+            target.builder.copy(key.as_ref(), *entry, &data)?;
             target.from.push((entry.digest, from.object));
             if !std::mem::replace(&mut slots[slot], true) {
                 target.packs += 1;

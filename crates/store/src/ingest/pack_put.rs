@@ -197,7 +197,7 @@ mod tests {
         let mut frames = frames(store);
         spoil(store, &mut frames);
         let memory = store.inner.memory.pack().unwrap();
-        let mut builder = Builder::new(Uuid::new_v4(), store.id(), 0, memory).unwrap();
+        let mut builder = Builder::new(&store.inner.keys, Uuid::new_v4(), store.id(), 0, memory).unwrap();
         for (frame, bytes) in &frames {
             builder.push(frame, bytes).unwrap();
         }

@@ -334,6 +334,7 @@ impl Packer {
         let builder = match slot {
             Some(builder) => builder,
             None => slot.insert(PackBuilder::new(
+                &store.keys,
                 store.options.world.uuid(),
                 store.header.store_id,
                 session.domain,

@@ -11,12 +11,12 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::digest::{Digest, FrameKind};
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::memory;
 use crate::pack;
 use crate::rows::{self, Location};
-use crate::store::Store;
+use crate::store::{Store, pack_key};
 use crate::tree::{FAN_OUT, Node, TreeRoot};
 use crate::{CHUNK_BYTES, reader::nodes::TreeReader};
 use ahead::Ahead;
@@ -284,10 +284,11 @@ impl Inner {
         let whole = self.bytes(&(first.index..last.index + 1));
         let base = first.at.offset;
         let end = u64::from(last.at.offset) + u64::from(last.at.length);
-        let key = store
-            .object_key(first.at.object)
+        let pack = store
+            .object_id(first.at.object)
             .await
             .map_err(|error| error.at(whole.clone()))?;
+        let key = pack_key(pack);
         let data = store.inner.backend.get_range(&key, u64::from(base)..end).await;
         let data = data.map_err(|error| error.at(whole))?;
         let keys = store.inner.keys.clone();
@@ -297,12 +298,13 @@ impl Inner {
             .options
             .world
             .compute(move || {
+                let opens = keys.pack_key(pack)?;
                 let decode = |(one, to): (&Wanted, &mut [u8])| {
                     let from = (one.at.offset - base) as usize;
                     let frame = data.get(from..from + one.at.length as usize);
                     let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "the object is too short"));
                     let opened = frame
-                        .and_then(|frame| pack::frame_open_to(&keys, FrameKind::Data, one.digest, frame, to));
+                        .and_then(|frame| pack::chunk_open_to(&keys, opens.as_ref(), one.digest, frame, to));
                     let bytes = one.index * CHUNK..((one.index + 1) * CHUNK).min(virtual_bytes);
                     opened.map_err(|error| error.context(&key).at(bytes))
                 };

@@ -68,6 +68,8 @@ entity!(meta, "store_meta", {
     pub epoch: i64,
     pub gc_fence: Option<Uuid>,
     pub created_us: i64,
+    /// The highest header number that was ever claimed.
+    pub header_number: i32,
 });
 
 entity!(session, "store_session", {

@@ -29,6 +29,31 @@ pub(crate) async fn meta_ready(db: &impl ConnectionTrait, store: i32, key_id: &s
         .map(drop)
 }
 
+/// Claims `count` header numbers above `above` and above all that were claimed before; gives the first.
+pub(crate) async fn header_claim(
+    db: &impl ConnectionTrait,
+    store: i32,
+    above: i32,
+    count: i32,
+) -> Result<i32, DbErr> {
+    let lifted = meta::Entity::update_many()
+        .col_expr(meta::Column::HeaderNumber, Expr::value(above))
+        .filter(meta::Column::Id.eq(store))
+        .filter(meta::Column::HeaderNumber.lt(above));
+    lifted.exec(db).await?;
+    meta::Entity::update_many()
+        .col_expr(
+            meta::Column::HeaderNumber,
+            Expr::col(meta::Column::HeaderNumber).add(count),
+        )
+        .filter(meta::Column::Id.eq(store))
+        .exec(db)
+        .await?;
+    let row = meta::Entity::find_by_id(store).one(db).await?;
+    row.map(|row| row.header_number - count + 1)
+        .ok_or_else(|| DbErr::RecordNotFound("store_meta".into()))
+}
+
 /// Takes the gate shared: no gc transaction that condemns can run until ours ends.
 pub(crate) async fn gate_shared(db: &impl ConnectionTrait, store: i32) -> Result<Option<meta::Model>, DbErr> {
     meta::Entity::find_by_id(store).lock_shared().one(db).await

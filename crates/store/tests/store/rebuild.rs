@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sea_orm::ConnectionTrait as _;
 use store::{Algorithm, ObjectName, RebuildProgress, Store, VerifyProgress};
 
-use crate::support::{Place, import, local, noise, places};
+use crate::support::{Place, encrypted, import, local, noise, places};
 
 async fn rebuild(place: &Place) -> store::Rebuilt {
     let store = Store::open_to_rebuild(Arc::clone(&place.backend), &place.db, place.options())
@@ -114,42 +114,43 @@ async fn nobody_may_be_writing() {
 
 #[tokio::test]
 async fn a_pack_without_its_footer_gives_its_whole_frames_and_one_of_rubbish_is_named() {
-    let place = local().await;
-    let store = place.store().await;
-    let data = noise(4, 5 << 20);
-    import(&store, &place.db, "one", &data).await;
-    drop(store);
-    let folder = std::fs::read_dir(place.dir.path().join("objects/p")).unwrap();
-    let packs: Vec<_> = folder
-        .flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap())
-        .map(|file| file.unwrap().path())
-        .collect();
-    assert_eq!(packs.len(), 1);
-    let mut bytes = std::fs::read(&packs[0]).unwrap();
-    let last = bytes.len() - 100;
-    bytes[last] ^= 1;
-    std::fs::write(&packs[0], bytes).unwrap();
-    let rubbish = packs[0].with_file_name(format!(
-        "{}0000000-0000-4000-8000-000000000000",
-        &packs[0].file_name().unwrap().to_str().unwrap()[..1]
-    ));
-    let rubbish = place
-        .dir
-        .path()
-        .join("objects/p")
-        .join(&rubbish.file_name().unwrap().to_str().unwrap()[..2])
-        .join(rubbish.file_name().unwrap());
-    std::fs::create_dir_all(rubbish.parent().unwrap()).unwrap();
-    std::fs::write(&rubbish, vec![1; 500]).unwrap();
+    for place in [local().await, encrypted().await] {
+        let store = place.store().await;
+        let data = noise(4, 5 << 20);
+        import(&store, &place.db, "one", &data).await;
+        drop(store);
+        let folder = std::fs::read_dir(place.dir.path().join("objects/p")).unwrap();
+        let packs: Vec<_> = folder
+            .flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap())
+            .map(|file| file.unwrap().path())
+            .collect();
+        assert_eq!(packs.len(), 1);
+        let mut bytes = std::fs::read(&packs[0]).unwrap();
+        let last = bytes.len() - 100;
+        bytes[last] ^= 1;
+        std::fs::write(&packs[0], bytes).unwrap();
+        let rubbish = packs[0].with_file_name(format!(
+            "{}0000000-0000-4000-8000-000000000000",
+            &packs[0].file_name().unwrap().to_str().unwrap()[..1]
+        ));
+        let rubbish = place
+            .dir
+            .path()
+            .join("objects/p")
+            .join(&rubbish.file_name().unwrap().to_str().unwrap()[..2])
+            .join(rubbish.file_name().unwrap());
+        std::fs::create_dir_all(rubbish.parent().unwrap()).unwrap();
+        std::fs::write(&rubbish, vec![1; 500]).unwrap();
 
-    let rebuilt = rebuild(&place).await;
-    assert_eq!(
-        (rebuilt.salvaged.len(), rebuilt.unreadable.len()),
-        (1, 1),
-        "{rebuilt:?}"
-    );
-    assert_eq!(rebuilt.packs, 1);
-    assert_reads(&place.store().await, "one", &data).await;
+        let rebuilt = rebuild(&place).await;
+        assert_eq!(
+            (rebuilt.salvaged.len(), rebuilt.unreadable.len()),
+            (1, 1),
+            "{rebuilt:?}"
+        );
+        assert_eq!(rebuilt.packs, 1);
+        assert_reads(&place.store().await, "one", &data).await;
+    }
 }
 
 /// Takes a whole object in and publishes it.
@@ -171,24 +172,25 @@ async fn whole(store: &Store, place: &Place, owner: &str, name: &str, algorithm:
 async fn whole_objects_come_back_by_the_digest_of_their_bytes() {
     use sha2::Digest as _;
 
-    let place = local().await;
-    let store = place.store().await;
-    let (one, two) = (noise(5, 3 << 20), noise(6, 100));
-    let of_one = format!("sha256:{}", hex::encode(sha2::Sha256::digest(&one)));
-    let of_two = format!("sha512:{}", hex::encode(sha2::Sha512::digest(&two)));
-    whole(&store, &place, "one", &of_one, Algorithm::Sha256, &one).await;
-    whole(&store, &place, "two", &of_two, Algorithm::Sha512, &two).await;
-    whole(&store, &place, "gone", &of_two, Algorithm::Sha512, &two).await;
-    let tx = place.begin().await;
-    store.root_delete_in_tx(&tx, "blob", "gone").await.unwrap();
-    tx.commit().await.unwrap();
-    drop(store);
-    let rebuilt = rebuild(&place).await;
-    assert_eq!((rebuilt.whole, rebuilt.packs), (2, 0), "{rebuilt:?}");
-    let store = place.store().await;
-    for (owner, data) in [("one", &one), ("two", &two)] {
-        let object = store.object_get("blob", owner).await.unwrap().unwrap();
-        let back = store.object_read(object, 0..data.len() as u64).await.unwrap();
-        assert!(back == data[..], "{owner}");
+    for place in [local().await, encrypted().await] {
+        let store = place.store().await;
+        let (one, two) = (noise(5, 3 << 20), noise(6, 100));
+        let of_one = format!("sha256:{}", hex::encode(sha2::Sha256::digest(&one)));
+        let of_two = format!("sha512:{}", hex::encode(sha2::Sha512::digest(&two)));
+        whole(&store, &place, "one", &of_one, Algorithm::Sha256, &one).await;
+        whole(&store, &place, "two", &of_two, Algorithm::Sha512, &two).await;
+        whole(&store, &place, "gone", &of_two, Algorithm::Sha512, &two).await;
+        let tx = place.begin().await;
+        store.root_delete_in_tx(&tx, "blob", "gone").await.unwrap();
+        tx.commit().await.unwrap();
+        drop(store);
+        let rebuilt = rebuild(&place).await;
+        assert_eq!((rebuilt.whole, rebuilt.packs), (2, 0), "{rebuilt:?}");
+        let store = place.store().await;
+        for (owner, data) in [("one", &one), ("two", &two)] {
+            let object = store.object_get("blob", owner).await.unwrap().unwrap();
+            let back = store.object_read(object, 0..data.len() as u64).await.unwrap();
+            assert!(back == data[..], "{owner}");
+        }
     }
 }

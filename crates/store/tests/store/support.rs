@@ -14,7 +14,7 @@ use sea_orm::{
     SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
 };
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
-use store::{Backend, Options, Settings, Store, TreeRoot, World, backend_open};
+use store::{Backend, KeyKind, Options, Settings, Store, TreeRoot, World, WrappingKey, backend_open};
 use tempfile::TempDir;
 
 pub(crate) const CHUNK: u64 = 64 * 1024;
@@ -46,6 +46,8 @@ pub(crate) struct Place {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) clock: Clock,
     pub(crate) dir: TempDir,
+    /// What its store is encrypted with, if it is.
+    key: Option<WrappingKey>,
 }
 
 impl Place {
@@ -58,6 +60,8 @@ impl Place {
         Options {
             world,
             digest_key: Some([7; 32]),
+            encrypt: self.key.is_some(),
+            key: self.key.clone(),
             ..Options::default()
         }
     }
@@ -107,6 +111,16 @@ pub(crate) async fn local() -> Place {
         backend,
         clock: clock(),
         dir,
+        key: None,
+    }
+}
+
+/// SQLite and a folder, whose store is encrypted.
+pub(crate) async fn encrypted() -> Place {
+    Place {
+        name: "SQLite + encrypted folder",
+        key: Some(WrappingKey::new(KeyKind::KeyFile, &[44; 44]).unwrap()),
+        ..local().await
     }
 }
 
@@ -116,7 +130,7 @@ fn clock() -> Clock {
 
 /// Every place that this run has.
 pub(crate) async fn places() -> Vec<Place> {
-    let mut places = vec![local().await];
+    let mut places = vec![local().await, encrypted().await];
     match server() {
         Ok((postgres, s3, settings)) => places.push(remote(&postgres, &s3, &settings).await),
         // One of them without the other is a mistake of whoever set them, and would skip all of it unseen.
@@ -174,6 +188,7 @@ async fn remote(postgres: &str, s3: &str, settings: &Settings) -> Place {
         backend,
         clock: clock(),
         dir,
+        key: None,
     }
 }
 

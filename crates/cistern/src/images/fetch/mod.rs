@@ -9,18 +9,17 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::io::SeekFrom;
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
 use reqwest::Response;
 use store::room::Room;
-use tokio::fs::{File, OpenOptions};
-use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::workfile::{SpoolKey, WorkFile};
 use crate::platform::net::{Guard, NetError};
 use response::{Answer, Body};
 use state::State;
@@ -84,6 +83,8 @@ pub struct Fetch<'a> {
     pub url: &'a Url,
     /// The working file.
     pub path: &'a Path,
+    /// Encrypts it, where the store is encrypted.
+    pub key: Option<&'a SpoolKey>,
     /// Bounds.
     pub limits: Limits,
     /// Ends the download early.
@@ -94,7 +95,7 @@ pub struct Fetch<'a> {
 
 /// The working file while it is written.
 struct Output {
-    file: File,
+    file: WorkFile,
     room: Room,
 }
 
@@ -138,7 +139,7 @@ pub async fn fetch(fetch: &Fetch<'_>) -> Result<u64, FetchError> {
 
 impl Fetch<'_> {
     async fn run(&self) -> Result<u64, FetchError> {
-        let mut state = State::load(self.path).await;
+        let mut state = State::load(self.path, self.key).await;
         let (mut failures, mut changes) = (0, 0);
         loop {
             if let Some(length) = state.complete {
@@ -244,9 +245,10 @@ impl Fetch<'_> {
         total: Option<u64>,
     ) -> Result<(), FetchError> {
         room.take(buffer.len() as u64).map_err(|e| local(&e))?;
-        file.write_all(buffer).await.map_err(|e| local(&e))?;
+        let (file, bytes, at) = (file.clone(), std::mem::take(buffer), state.length);
+        let written = blocking(move || file.write_all_at(&bytes, at).map(|()| bytes)).await;
+        *buffer = written.map_err(|e| local(&e))?;
         // The length in `state` counts what the file has, for the next attempt of this process.
-        file.flush().await.map_err(|e| local(&e))?;
         state.length += buffer.len() as u64;
         buffer.clear();
         (self.progress)(Progress {
@@ -257,22 +259,28 @@ impl Fetch<'_> {
     }
 
     /// The working file, cut to `length` and ready to write there.
-    async fn file_open(&self, length: u64) -> Result<File, FetchError> {
-        let open = async {
-            let mut file = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .mode(0o600)
-                .open(self.path)
-                .await?;
-            file.set_len(length).await?;
-            file.seek(SeekFrom::Start(length)).await?;
-            file.set_max_buf_size(WRITE_BYTES * 2);
+    async fn file_open(&self, length: u64) -> Result<WorkFile, FetchError> {
+        let (path, key) = (self.path.to_owned(), self.key.cloned());
+        let open = blocking(move || {
+            if length == 0 {
+                return WorkFile::create(&path, key.as_ref());
+            }
+            let file = File::options().read(true).write(true).open(&path)?;
+            let mut file = WorkFile::open(file, key.as_ref())?;
+            file.go_on_at(length)?;
             Ok(file)
-        };
+        });
         open.await.map_err(|e| local(&e))
     }
+}
+
+/// Runs blocking file work off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(std::io::Error::other)?
 }
 
 /// A failure to write.

@@ -1,12 +1,19 @@
 //! What is known of a half-finished download.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use serde::{Deserialize, Serialize};
 
-use super::FetchError;
 use super::response::Body;
+use super::{FetchError, blocking};
+use crate::images::workfile::{SpoolKey, WorkFile};
+
+async fn length_of(path: &Path, key: Option<&SpoolKey>) -> std::io::Result<u64> {
+    let (path, key) = (path.to_owned(), key.cloned());
+    blocking(move || WorkFile::open(File::open(path)?, key.as_ref())?.length()).await
+}
 
 /// What stands beside the working file, and how much of the file there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,26 +33,23 @@ pub(super) struct State {
 
 impl State {
     /// What an earlier download left, where it can be used.
-    pub(super) async fn load(path: &Path) -> Self {
+    pub(super) async fn load(path: &Path, key: Option<&SpoolKey>) -> Self {
         let fresh = Self {
             boot: boot().await,
             ..Self::default()
         };
-        let (Ok(text), Ok(file)) = (
-            tokio::fs::read(beside(path)).await,
-            tokio::fs::metadata(path).await,
-        ) else {
+        let (Ok(text), Ok(file)) = (tokio::fs::read(beside(path)).await, length_of(path, key).await) else {
             return fresh;
         };
         let Ok(state) = serde_json::from_slice::<Self>(&text) else {
             return fresh;
         };
-        let is_whole = state.complete.is_none_or(|length| length == file.len());
+        let is_whole = state.complete.is_none_or(|length| length == file);
         if state.boot != fresh.boot || fresh.boot.is_empty() || !is_whole {
             return fresh;
         }
         Self {
-            length: file.len(),
+            length: file,
             ..state
         }
     }

@@ -132,6 +132,7 @@ async fn download_to(dir: &Path, url: &Url) -> Download {
         wait: Duration::from_millis(1),
     };
     let result = fetch(&Fetch {
+        key: None,
         guard: &guard("127.0.0.1/32"),
         url,
         path: &path,
@@ -455,6 +456,7 @@ async fn a_download_has_a_time_limit_and_can_be_stopped() {
             ..Limits::new(4_000_000, total)
         };
         let work = Fetch {
+            key: None,
             guard: &guard("127.0.0.1/32"),
             url: &server.url,
             path: &dir.path().join("1.in"),

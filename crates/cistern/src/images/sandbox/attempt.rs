@@ -134,7 +134,7 @@ pub fn one(name: &str) -> ExitCode {
         return code(TOLD_NO);
     };
     let parent = getppid();
-    if lockdown::all(CPU_SECONDS, output.as_raw_fd()).is_err() {
+    if lockdown::all(CPU_SECONDS, output.as_raw_fd(), None).is_err() {
         return child::CODE_NOT_LOCKED.into();
     }
     let (mut input, mut output) = (File::from(input), File::from(output));

@@ -1,15 +1,15 @@
 //! The child's side: gives everything up, then parses its standard input and writes records to its standard output.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 
 use disk::record::{Failure, Record, Writer};
 use disk::unwrap::{UnwrapLimits, unwrap};
 use disk::{Error, Format, Limits, Probe};
 
+use super::served::Positioned;
 use super::{attempt, lockdown};
 
 /// Processor time of a child, in seconds: what 100 GB of bzip2 take, and some.
@@ -51,16 +51,26 @@ impl Task {
         }
     }
 
-    fn parse(args: &[String]) -> Option<Self> {
+    /// The task, and the file's length where the standard input is a socket to ask on.
+    fn parse(args: &[String]) -> Option<(Self, Option<u64>)> {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        match args.as_slice() {
-            ["open", max] => Some(Self::Open {
-                max_bytes: max.parse().ok()?,
-            }),
-            ["read", format, max] => Some(Self::Read {
-                format: format.parse().ok()?,
-                max_virtual_bytes: max.parse().ok()?,
-            }),
+        let (task, asked) = match args.as_slice() {
+            ["open", max, asked @ ..] => {
+                let max_bytes = max.parse().ok()?;
+                (Self::Open { max_bytes }, asked)
+            }
+            ["read", format, max, asked @ ..] => {
+                let task = Self::Read {
+                    format: format.parse().ok()?,
+                    max_virtual_bytes: max.parse().ok()?,
+                };
+                (task, asked)
+            }
+            _ => return None,
+        };
+        match asked {
+            [] => Some((task, None)),
+            [length] => Some((task, Some(length.parse().ok()?))),
             _ => None,
         }
     }
@@ -73,7 +83,7 @@ pub fn main(args: &[String]) -> ExitCode {
         [word, name] if word == "attempt" => return attempt::one(name),
         _ => {}
     }
-    let Some(task) = Task::parse(args) else {
+    let Some((task, asked)) = Task::parse(args) else {
         return CODE_USAGE.into();
     };
     let (Ok(input), Ok(output)) = (
@@ -82,10 +92,11 @@ pub fn main(args: &[String]) -> ExitCode {
     ) else {
         return CODE_NOT_LOCKED.into();
     };
-    let Ok(input) = Positioned::new(File::from(input)) else {
+    let question = asked.map(|_| input.as_raw_fd());
+    let Ok(input) = Positioned::new(File::from(input), asked) else {
         return CODE_NOT_LOCKED.into();
     };
-    if lockdown::all(CPU_SECONDS, output.as_raw_fd()).is_err() {
+    if lockdown::all(CPU_SECONDS, output.as_raw_fd(), question).is_err() {
         return CODE_NOT_LOCKED.into();
     }
     match serve_positioned(task, input, File::from(output)) {
@@ -96,8 +107,8 @@ pub fn main(args: &[String]) -> ExitCode {
 
 /// Does the task without giving anything up, as unit tests need it.
 #[cfg(test)]
-pub fn serve(task: Task, input: File, output: impl Write) -> io::Result<()> {
-    serve_positioned(task, Positioned::new(input)?, output)
+pub fn serve(task: Task, asked: Option<u64>, input: File, output: impl Write) -> io::Result<()> {
+    serve_positioned(task, Positioned::new(input, asked)?, output)
 }
 
 /// Does the task. An error means that nobody reads the output any more.
@@ -151,38 +162,4 @@ fn read<W: Write>(
 
 fn pipe(_: io::Error) -> Error {
     Error::new(disk::ErrorKind::Io, "The parser lost its pipe.")
-}
-
-/// A file with a position of its own: the server reads the same open file meanwhile, and they share the kernel's.
-struct Positioned {
-    file: File,
-    at: u64,
-    length: u64,
-}
-
-impl Positioned {
-    fn new(file: File) -> io::Result<Self> {
-        let length = file.metadata()?.len();
-        Ok(Self { file, at: 0, length })
-    }
-}
-
-impl Read for Positioned {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let got = self.file.read_at(buffer, self.at)?;
-        self.at += got as u64;
-        Ok(got)
-    }
-}
-
-impl Seek for Positioned {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.length.checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.at)
-    }
 }

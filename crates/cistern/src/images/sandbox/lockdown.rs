@@ -24,12 +24,13 @@ const CPU_GRACE_SECONDS: u64 = 5;
 /// Standard error, which is `/dev/null`: a panic or an allocator that gives up writes there before it aborts.
 const STDERR: RawFd = 2;
 
-/// Gives everything up, but for writing to `output`. The error is for the log.
-pub fn all(cpu_seconds: u64, output: RawFd) -> Result<(), String> {
+/// Gives everything up, but for writing to `output`, and to the socket `question` where the input has to be asked for. The
+/// error is for the log.
+pub fn all(cpu_seconds: u64, output: RawFd, question: Option<RawFd>) -> Result<(), String> {
     // Landlock opens a descriptor for a moment, which the limits forbid.
     landlock()?;
     limits(cpu_seconds).map_err(|e| format!("could not set resource limits: {e}"))?;
-    seccomp(output)
+    seccomp(output, question)
 }
 
 /// Resource limits alone.
@@ -63,8 +64,12 @@ pub fn landlock() -> Result<bool, String> {
 }
 
 /// The list of system calls.
-fn seccomp(output: RawFd) -> Result<(), String> {
-    apply(calls(output), SeccompAction::KillProcess, SeccompAction::Allow)
+fn seccomp(output: RawFd, question: Option<RawFd>) -> Result<(), String> {
+    apply(
+        calls(output, question),
+        SeccompAction::KillProcess,
+        SeccompAction::Allow,
+    )
 }
 
 /// Makes this process see a kernel that lacks these system calls, to try what becomes of the sandbox there.
@@ -89,9 +94,9 @@ fn apply(
 
 type Calls = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Reading and seeking in what is open; writing to the one pipe; memory that is not executable; locks within the
+/// Reading and seeking in what is open; writing to the one pipe, and asking where there is somebody to ask; memory that is not executable; locks within the
 /// process; the end.
-fn calls(output: RawFd) -> Result<Calls, seccompiler::BackendError> {
+fn calls(output: RawFd, question: Option<RawFd>) -> Result<Calls, seccompiler::BackendError> {
     let plain = [
         libc::SYS_read,
         libc::SYS_pread64,
@@ -118,7 +123,9 @@ fn calls(output: RawFd) -> Result<Calls, seccompiler::BackendError> {
     let mut calls: Calls = plain.into_iter().map(|call| (call, Vec::new())).collect();
     for call in [libc::SYS_write, libc::SYS_writev] {
         let to = |descriptor: RawFd| rule(0, SeccompCmpOp::Eq, u64::from(descriptor.cast_unsigned()));
-        calls.insert(call, vec![to(output)?, to(STDERR)?]);
+        let mut places = vec![to(output)?, to(STDERR)?];
+        places.extend(question.map(to).transpose()?);
+        calls.insert(call, places);
     }
     // Memory that is executable could hold code that an input brought.
     let no_exec = || rule(2, SeccompCmpOp::MaskedEq(4), 0);
@@ -149,7 +156,7 @@ mod tests {
     /// What cannot be tried from safe code is at least not on the list; that what is not on it kills, `tests/it` tries.
     #[test]
     fn nothing_on_the_list_reaches_out_of_the_process() {
-        let listed = calls(4).expect("makes");
+        let listed = calls(4, Some(3)).expect("makes");
         for call in [
             libc::SYS_openat,
             libc::SYS_openat2,

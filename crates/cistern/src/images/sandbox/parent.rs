@@ -1,8 +1,6 @@
 //! The server's side: starts a child, reads what it says, watches that it moves, and names its death.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::child::Task;
 use super::start::{self, Running};
+use crate::images::workfile::{SpoolKey, WorkFile};
 
 /// How long a child is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +83,8 @@ pub enum Piece {
 pub struct Sandbox<'a> {
     /// Ends what runs.
     pub stop: &'a CancellationToken,
+    /// Encrypts what is unwrapped, where the store is encrypted.
+    pub key: Option<&'a SpoolKey>,
     /// The largest disk, in bytes.
     pub max_virtual_bytes: u64,
     /// How long each child is waited for.
@@ -114,25 +115,25 @@ impl Sandbox<'_> {
     /// for zeros; `done` counts its bytes.
     pub async fn open(
         &self,
-        input: File,
+        input: WorkFile,
         output: &Path,
         done: Arc<AtomicU64>,
     ) -> Result<Opened, SandboxError> {
         // Formats add a little around the disk: headers and tables.
         let max_bytes = self.max_virtual_bytes.saturating_add(1 << 30);
-        let output = output.to_owned();
+        let (output, key) = (output.to_owned(), self.key.cloned());
         self.run(Task::Open { max_bytes }, input, move |conversation| {
             match conversation.next()? {
                 Some(Record::Probe(Probe::Disk(format))) => return Ok(Opened::Disk(format)),
                 Some(Record::Probe(Probe::Wrapped(_))) => {}
                 other => return Err(unexpected(other.as_ref())),
             }
-            let mut file = SparseFile::create(&output).map_err(Broken::Local)?;
+            let mut file = SparseFile::create(&output, key.as_ref()).map_err(Broken::Local)?;
             loop {
                 match conversation.next()? {
                     Some(Record::Bytes(bytes)) => {
                         file.write(bytes).map_err(Broken::Local)?;
-                        done.store(file.length, Ordering::Relaxed);
+                        done.store(file.length(), Ordering::Relaxed);
                     }
                     Some(Record::Unwrapped(bytes)) => {
                         file.finish().map_err(Broken::Local)?;
@@ -149,7 +150,7 @@ impl Sandbox<'_> {
     pub async fn read(
         &self,
         format: Format,
-        input: File,
+        input: WorkFile,
         sender: mpsc::Sender<Piece>,
     ) -> Result<(), SandboxError> {
         let task = Task::Read {
@@ -183,15 +184,16 @@ impl Sandbox<'_> {
     async fn run<T: Send + 'static>(
         &self,
         task: Task,
-        input: File,
+        input: WorkFile,
         work: impl FnOnce(&mut Conversation) -> Result<T, Broken> + Send + 'static,
     ) -> Result<T, SandboxError> {
         let limits = ReadLimits {
             max_virtual_bytes: self.max_virtual_bytes,
-            source_bytes: input.metadata().map_err(|e| not_started(&e))?.len(),
+            source_bytes: input.length().map_err(|e| not_started(&e))?,
             max_unwrapped_bytes: self.max_virtual_bytes.saturating_add(1 << 30),
         };
-        let (running, output) = start::start(task, input).map_err(|e| not_started(&e))?;
+        let (asked, input) = super::served::input_of(&input).map_err(|e| not_started(&e))?;
+        let (running, output) = start::start(task, asked, input).map_err(|e| not_started(&e))?;
         let moves = Moves::default();
         let mut conversation = Conversation {
             reader: Reader::new(output, limits),
@@ -312,43 +314,58 @@ fn local(error: &io::Error) -> String {
     }
 }
 
-/// A file in which zeros are holes.
+/// A file in which blocks of zeros are holes.
 struct SparseFile {
-    file: File,
-    length: u64,
+    file: WorkFile,
+    /// Bytes before the block that is being filled.
+    written: u64,
+    block: Vec<u8>,
     room: Room,
 }
 
 impl SparseFile {
-    fn create(path: &Path) -> io::Result<Self> {
-        let file = File::options()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .open(path)?;
+    fn create(path: &Path, key: Option<&SpoolKey>) -> io::Result<Self> {
         let folder = path.parent().unwrap_or(path);
         Ok(Self {
-            file,
-            length: 0,
+            file: WorkFile::create(path, key)?,
+            written: 0,
+            block: Vec::with_capacity(HOLE_BYTES),
             room: Room::new(folder),
         })
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
-        for block in bytes.chunks(HOLE_BYTES) {
-            if *block != ZEROS[..block.len()] {
-                self.room.take(block.len() as u64)?;
-                self.file.write_all_at(block, self.length)?;
+    fn length(&self) -> u64 {
+        self.written + self.block.len() as u64
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(HOLE_BYTES - self.block.len()));
+            self.block.extend_from_slice(now);
+            bytes = later;
+            if self.block.len() == HOLE_BYTES {
+                self.block_end()?;
             }
-            self.length += block.len() as u64;
         }
         Ok(())
     }
 
+    /// Writes the block, but a whole one of zeros, which becomes a hole.
+    fn block_end(&mut self) -> io::Result<()> {
+        static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
+        if *self.block != ZEROS {
+            self.room.take(self.block.len() as u64)?;
+            self.file.write_all_at(&self.block, self.written)?;
+        }
+        self.written += self.block.len() as u64;
+        self.block.clear();
+        Ok(())
+    }
+
     /// Zeros at the end count too.
-    fn finish(self) -> io::Result<()> {
-        self.file.set_len(self.length)
+    fn finish(&mut self) -> io::Result<()> {
+        self.block_end()?;
+        self.file.length_set(self.written)
     }
 }
 
@@ -361,6 +378,7 @@ mod tests {
         let stop = CancellationToken::new();
         let sandbox = Sandbox {
             stop: &stop,
+            key: None,
             max_virtual_bytes: 0,
             patience,
         };
@@ -426,6 +444,7 @@ mod tests {
         let stop = CancellationToken::new();
         let sandbox = Sandbox {
             stop: &stop,
+            key: None,
             max_virtual_bytes: 0,
             patience: patience(20, 20),
         };

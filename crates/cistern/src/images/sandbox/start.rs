@@ -21,10 +21,11 @@ mod process {
     /// A running child; ends when this is dropped.
     pub struct Running(OwnProcess);
 
-    /// Starts a child on `input`.
-    pub fn start(task: Task, input: File) -> io::Result<(Running, Pipe)> {
+    /// Starts a child on `input`, which is a socket to ask on where `asked` says how long the file is.
+    pub fn start(task: Task, asked: Option<u64>, input: File) -> io::Result<(Running, Pipe)> {
         let mut args = vec![SUBCOMMAND.to_owned()];
         args.extend(task.args());
+        args.extend(asked.map(|length| length.to_string()));
         let (process, output) = command::own_start(&args, input)?;
         Ok((Running(process), output))
     }
@@ -96,9 +97,9 @@ mod in_thread {
 
     pub struct Running;
 
-    pub fn start(task: Task, input: File) -> io::Result<(Running, Pipe)> {
+    pub fn start(task: Task, asked: Option<u64>, input: File) -> io::Result<(Running, Pipe)> {
         let (reader, writer) = io::pipe()?;
-        std::thread::spawn(move || child::serve(task, input, writer));
+        std::thread::spawn(move || child::serve(task, asked, input, writer));
         Ok((Running, reader))
     }
 

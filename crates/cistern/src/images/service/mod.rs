@@ -26,6 +26,7 @@ use crate::platform::paging::{Listed, Page};
 use crate::platform::projects;
 use crate::platform::regions::region_find;
 use crate::platform::resources::Owner;
+use crate::platform::secrets::{self, Secrets};
 use crate::platform::storage::space;
 use crate::platform::tags::service as tags;
 
@@ -125,12 +126,43 @@ async fn image_insert(app: &App, tx: &Tx, caller: &Caller, new: &NewImport) -> R
         description,
         region: &new.region,
         source: Some(&source),
-        source_url: url,
         expected_sha256: expected.as_deref(),
     };
     let row = rows::image_insert(&**tx, app.clock.now(), &row).await?;
+    if let Some(url) = url {
+        let sealed = app.secrets.seal(source_url_place(row.id), url)?;
+        rows::image_set_source_url(&**tx, row.id, Some(&sealed)).await?;
+    }
     tags_set_in_tx(app, tx, &row, &new.tags).await?;
     Ok(row)
+}
+
+/// Where the address of an import stands, sealed: it may hold credentials.
+fn source_url_place(id: i64) -> secrets::Place {
+    secrets::Place {
+        table: "image",
+        column: "source_url",
+        id,
+    }
+}
+
+/// The address that an image's import fetches from, while it has not ended.
+pub fn source_url(app: &App, row: &Model) -> Result<Option<String>> {
+    let sealed = row.source_url.as_deref();
+    sealed
+        .map(|sealed| app.secrets.open(source_url_place(row.id), sealed))
+        .transpose()
+}
+
+/// Seals the addresses that an older version kept in clear.
+pub async fn source_urls_seal(secrets: &Secrets, tx: &Tx) -> Result<()> {
+    for (id, url) in rows::image_list_fetched(&**tx).await? {
+        if !secrets::is_sealed(&url) {
+            let text = secrets.seal(source_url_place(id), &url)?;
+            rows::image_set_source_url(&**tx, id, Some(&text)).await?;
+        }
+    }
+    Ok(())
 }
 
 fn region_check(slug: &str) -> Result<()> {

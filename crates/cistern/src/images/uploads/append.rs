@@ -96,7 +96,7 @@ async fn append_begin<'a>(
         return Err(Refusal::Offset);
     }
     let turn = app.turns.take(id).await?;
-    let file = Locked::open(spool::path(&app.data, id)).await?;
+    let mut file = Locked::open(spool::path(&app.data, id), app.spool_key.as_ref()).await?;
     // Again, now that nobody else changes it.
     let mut row = upload_load(app, caller, id).await?;
     let offset = true_offset(unsigned(row.offset_bytes), file.length()?);
@@ -111,6 +111,7 @@ async fn append_begin<'a>(
     if append.content_length.is_some_and(|n| n > left) {
         return Err(too_long(limit).into());
     }
+    file.go_on_at(offset).await?;
     let writer = Writer {
         app,
         caller,

@@ -77,7 +77,7 @@ pub async fn upload_create(app: &App, caller: &Caller, new: NewUpload) -> Result
     };
     // The file first: a row without one would be an upload that cannot go on.
     let path = spool::path(&app.data, &row.id);
-    spool::create(path.clone()).await?;
+    spool::create(path.clone(), app.spool_key.clone()).await?;
     let inserted = upload_insert(app, caller, &row).await;
     if inserted.is_err() {
         spool::remove(path).await?;
@@ -104,7 +104,7 @@ pub async fn upload_get(app: &App, caller: &Caller, id: &str) -> Result<Model> {
     caller.require(SCOPE)?;
     let mut row = upload_load(app, caller, id).await?;
     if row.completed_at.is_none() {
-        let file = spool::length(spool::path(&app.data, &row.id)).await?;
+        let file = spool::length(spool::path(&app.data, &row.id), app.spool_key.clone()).await?;
         row.offset_bytes = signed(true_offset(unsigned(row.offset_bytes), file))?;
     }
     Ok(row)
@@ -130,7 +130,7 @@ pub async fn upload_delete(app: &App, caller: &Caller, id: &str) -> Result<(), R
     // Whoever deletes it does not want the rest of it.
     let _turn = app.turns.take(id).await?;
     let path = spool::path(&app.data, id);
-    let _lock = Locked::open(path.clone()).await?;
+    let _lock = Locked::open(path.clone(), None).await?;
     let now = app.clock.now();
     let tx = app.db.write().await?;
     let row = rows::upload_get(&*tx, now, caller.team_id, id)
@@ -209,7 +209,7 @@ pub async fn upload_sweep(app: &App) -> Result<usize> {
     for name in old.into_iter().filter(|name| !known.contains(name)) {
         let path = spool::path(&app.data, &name);
         // Locked means that a request is still writing; the next sweep finds it.
-        let Ok(_lock) = Locked::try_open(path.clone()).await else {
+        let Ok(_lock) = Locked::try_open(path.clone(), None).await else {
             continue;
         };
         spool::remove(path).await?;

@@ -2,9 +2,8 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +13,7 @@ use store::room::Space;
 use tokio::time::{Instant, sleep};
 
 use super::model::{Hasher, Refusal};
+use crate::images::workfile::{SpoolKey, WorkFile};
 use crate::platform::error::{Context, Error, Result};
 
 /// How long a lock that another process has is waited for, and how often it is looked at.
@@ -33,19 +33,21 @@ pub fn path(data: &Path, id: &str) -> PathBuf {
 /// An upload's file, locked until it is dropped.
 #[derive(Clone, Debug)]
 pub struct Locked {
-    file: Arc<File>,
+    file: WorkFile,
 }
 
 /// Makes an empty file whose name survives a crash.
-pub async fn create(path: PathBuf) -> Result<()> {
+pub async fn create(path: PathBuf, key: Option<SpoolKey>) -> Result<()> {
     blocking(move || {
         let folder = path.parent().expect("a file in the spool has a folder");
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        OpenOptions::new()
+        let file = OpenOptions::new()
+            .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&path)?;
+        WorkFile::begin(file, key.as_ref())?;
         File::open(folder)?.sync_all()
     })
     .await
@@ -63,10 +65,11 @@ pub async fn remove(path: PathBuf) -> Result<()> {
 }
 
 /// How many bytes the file has; [`Error::NotFound`] where there is none.
-pub async fn length(path: PathBuf) -> Result<u64> {
-    match blocking(move || fs::metadata(path)).await {
-        Ok(meta) => Ok(meta.len()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Error::NotFound),
+pub async fn length(path: PathBuf, key: Option<SpoolKey>) -> Result<u64> {
+    let length = move || WorkFile::open(File::open(path)?, key.as_ref())?.length();
+    match blocking(length).await {
+        Ok(length) => Ok(length),
+        Err(e) if is_gone(&e) => Err(Error::NotFound),
         Err(e) => Err(Error::internal("could not look at an upload's file", e)),
     }
 }
@@ -103,10 +106,10 @@ pub async fn old_names(data: &Path, age: Duration) -> Result<Vec<String>> {
 impl Locked {
     /// Opens and locks a file. Waits a little where another process has it: also one that is about to become a parser
     /// shares the lock, until it has let go of all that is not its own.
-    pub async fn open(path: PathBuf) -> Result<Self, Refusal> {
+    pub async fn open(path: PathBuf, key: Option<&SpoolKey>) -> Result<Self, Refusal> {
         let deadline = Instant::now() + LOCK_WAIT;
         loop {
-            match Self::try_open(path.clone()).await {
+            match Self::try_open(path.clone(), key).await {
                 Err(Refusal::Locked) if Instant::now() < deadline => sleep(LOCK_EVERY).await,
                 other => return other,
             }
@@ -114,30 +117,35 @@ impl Locked {
     }
 
     /// The same without waiting.
-    pub async fn try_open(path: PathBuf) -> Result<Self, Refusal> {
+    pub async fn try_open(path: PathBuf, key: Option<&SpoolKey>) -> Result<Self, Refusal> {
+        let key = key.cloned();
         let opened = blocking(move || {
             let file = OpenOptions::new().read(true).write(true).open(path)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => Ok(None),
                 Err(e) => Err(e.into()),
-                Ok(()) => Ok(Some(file)),
+                Ok(()) => WorkFile::open(file, key.as_ref()).map(Some),
             }
         });
         match opened.await {
-            Ok(Some(file)) => Ok(Self { file: Arc::new(file) }),
+            Ok(Some(file)) => Ok(Self { file }),
             Ok(None) => Err(Refusal::Locked),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Error::NotFound.into()),
+            Err(e) if is_gone(&e) => Err(Error::NotFound.into()),
             Err(e) => Err(Error::internal("could not open an upload's file", e).into()),
         }
     }
 
     /// How many bytes it has.
     pub fn length(&self) -> Result<u64> {
-        let meta = self
-            .file
-            .metadata()
-            .context("could not look at an upload's file")?;
-        Ok(meta.len())
+        self.file.length().context("could not look at an upload's file")
+    }
+
+    /// Makes `offset` its end, where it goes on: what is beyond was promised to nobody.
+    pub async fn go_on_at(&mut self, offset: u64) -> Result<()> {
+        let mut file = self.file.clone();
+        let cut = blocking(move || file.go_on_at(offset).map(|()| file)).await;
+        self.file = cut.map_err(|e| storage(e, "could not go on with an upload"))?;
+        Ok(())
     }
 
     /// Writes `parts` one after the other from `offset` on, and hashes them. Not durable yet.
@@ -147,7 +155,7 @@ impl Locked {
         offset: u64,
         hasher: Option<Hasher>,
     ) -> Result<Option<Hasher>> {
-        let file = Arc::clone(&self.file);
+        let file = self.file.clone();
         blocking(move || {
             let mut hasher = hasher;
             let mut at = offset;
@@ -166,17 +174,22 @@ impl Locked {
 
     /// Makes what was written durable; with `length`, cuts off what lies beyond it first.
     pub async fn sync(&self, length: Option<u64>) -> Result<()> {
-        let file = Arc::clone(&self.file);
+        let file = self.file.clone();
         blocking(move || match length {
-            None => file.sync_data(),
+            None => file.sync(false),
             Some(length) => {
-                file.set_len(length)?;
-                file.sync_all()
+                file.length_set(length)?;
+                file.sync(true)
             }
         })
         .await
         .map_err(|e| storage(e, "could not make an upload durable"))
     }
+}
+
+/// Also one whose key is gone, or whose first page a crash tore, cannot go on.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData)
 }
 
 /// Runs blocking file work off the async threads.

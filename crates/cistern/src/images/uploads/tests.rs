@@ -498,7 +498,7 @@ async fn ending_an_upload_ends_the_request_that_writes_it() {
 async fn a_lock_that_another_process_holds_is_said() {
     let w = world().await;
     let path = w.begin(10).await;
-    let lock = spool::Locked::try_open(spool::path(&w.app.data, id(&path)))
+    let lock = spool::Locked::try_open(spool::path(&w.app.data, id(&path)), None)
         .await
         .expect("nobody has it");
     let response = w.patch(&path, 0, &[], b"abc").await;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use serde_json::json;
-use store::{Journal, JournalListed, JournalObject, JournalPart, Kind, RebuildProgress, Store};
+use store::{Journal, JournalListed, JournalObject, JournalPart, Kind, RebuildProgress, Store, WrappingKey};
 
 use super::model::{Chain, Document, Entry, Gap, Overlay, Recovered};
 use super::rows::{self, TableColumns};
@@ -27,6 +27,7 @@ use crate::platform::clock::Clock;
 use crate::platform::db::{Db, Place, Tx, migrate};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::{self, Event, Who};
+use crate::platform::keys::service::key_load;
 
 /// Objects of the journal that are read at once.
 const AT_ONCE: usize = 8;
@@ -35,8 +36,10 @@ const AT_ONCE: usize = 8;
 const NUMBERS_LEFT_OUT: i64 = 1_000;
 
 /// How a recovery is to be.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// What opens an encrypted store, where not the key that the settings name.
+    pub key: Option<WrappingKey>,
     /// A PostgreSQL database that holds something already: its tables are moved into a schema of their own.
     pub replace_database: bool,
     /// The database that is there is taken as it is, however old, and what the store knows beyond it is forgotten.
@@ -73,22 +76,30 @@ struct Plan {
 pub async fn recover(config: &Config, options: Options, tell: &(dyn Fn(&str) + Sync)) -> Result<Recovered> {
     tell("reading the journal");
     let backend = app::backend_open(config)?;
-    let opened = Journal::open(Arc::clone(&backend)).await;
+    let key = match &options.key {
+        Some(key) => Some(key.clone()),
+        None => key_load(config).await?,
+    };
+    let with_key = store::Options {
+        key,
+        ..store::Options::default()
+    };
+    let opened = Journal::open(Arc::clone(&backend), &with_key).await;
     let journal = opened.map_err(|error| no_store(config, error))?;
     if options.keep_database {
-        return keep(config, &journal, backend, tell).await;
+        return keep(config, &journal, backend, with_key, tell).await;
     }
     let plan = plan_make(&journal).await?;
     let (last_generation, mut report) = (plan.last_generation, report_new(&plan));
 
-    let target = Target::open(config, options).await?;
+    let target = Target::open(config, &options).await?;
     tell("bringing the catalogue back");
     let counters = replay(&journal, &target.db, plan, &mut report).await?;
     tell("reading the index of every pack");
-    index_make(&target.db, backend, &mut report).await?;
+    index_make(&target.db, backend, with_key.clone(), &mut report).await?;
 
     tell("putting things in order");
-    settle(&target, &counters, last_generation, &mut report).await?;
+    settle(&target, with_key.key, (&counters, last_generation), &mut report).await?;
     report.aside = target.take_place().await?;
     Ok(report)
 }
@@ -98,6 +109,7 @@ async fn keep(
     config: &Config,
     journal: &Journal,
     backend: Arc<dyn store::Backend>,
+    with_key: store::Options,
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<Recovered> {
     let db = app::existing_open(config).await?;
@@ -111,18 +123,23 @@ async fn keep(
         ..Recovered::default()
     };
     tell("reading the index of every pack");
-    index_make(&db, backend, &mut report).await?;
+    index_make(&db, backend, with_key.clone(), &mut report).await?;
     let tx = db.write().await?;
     begin_anew_in_tx(&tx, &BTreeMap::new(), newest).await?;
     tx.commit().await?;
     db.close().await?;
-    let app = App::open(config.clone()).await?;
+    let app = App::open_existing_with(config.clone(), with_key.key).await?;
     dump(&app).await?;
     Ok(report)
 }
 
-async fn index_make(db: &Db, backend: Arc<dyn store::Backend>, report: &mut Recovered) -> Result<()> {
-    let store = Store::open_to_rebuild(backend, db.conn(), store::Options::default()).await?;
+async fn index_make(
+    db: &Db,
+    backend: Arc<dyn store::Backend>,
+    with_key: store::Options,
+    report: &mut Recovered,
+) -> Result<()> {
+    let store = Store::open_to_rebuild(backend, db.conn(), with_key).await?;
     let found = store.rebuild_index(&RebuildProgress::default()).await?;
     (report.packs, report.chunks) = (found.packs, found.chunks);
     (report.salvaged, report.unreadable) = (found.salvaged, found.unreadable);
@@ -270,7 +287,7 @@ struct Target {
 }
 
 impl Target {
-    async fn open(config: &Config, options: Options) -> Result<Self> {
+    async fn open(config: &Config, options: &Options) -> Result<Self> {
         match app::place(config) {
             Place::Sqlite(path) => Self::beside(config, &path).await,
             place @ Place::Postgres(_) => Self::empty(config, &place, options).await,
@@ -303,7 +320,7 @@ impl Target {
     }
 
     /// A PostgreSQL database that holds nothing.
-    async fn empty(config: &Config, place: &Place, options: Options) -> Result<Self> {
+    async fn empty(config: &Config, place: &Place, options: &Options) -> Result<Self> {
         let db = Db::open(place, config.database_max_connections).await?;
         if !rows::tables_of(db.conn()).await?.is_empty() {
             if !options.replace_database {
@@ -482,11 +499,11 @@ impl Loader<'_> {
 /// transaction, before which the database is not the store's, so that a recovery that was cut off serves nobody.
 async fn settle(
     target: &Target,
-    counters: &BTreeMap<String, i64>,
-    last_generation: u32,
+    key: Option<WrappingKey>,
+    (counters, last_generation): (&BTreeMap<String, i64>, u32),
     report: &mut Recovered,
 ) -> Result<()> {
-    let app = App::open_unguarded(target.config.clone()).await?;
+    let app = App::open_unguarded(target.config.clone(), key).await?;
     let tx = app.db.write().await?;
     for settle in app::settles() {
         report.imports_ended += settle(&app, &tx).await?;

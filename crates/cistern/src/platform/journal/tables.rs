@@ -60,6 +60,10 @@ pub const DERIVABLE: &[(&str, &str)] = &[
         "job",
         "what ran has lost its working files; the images that imports were to make say so",
     ),
+    (
+        "secrets_key",
+        "which key outside the database its secrets are sealed with: the new one takes the key that it finds, or makes one",
+    ),
     ("sign_in", "people sign in again"),
     ("upload", "its file was on the machine that is lost"),
     (

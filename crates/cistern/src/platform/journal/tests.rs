@@ -400,6 +400,7 @@ async fn a_writer_that_was_paused_changes_nothing_and_its_late_object_does_no_ha
     let other = Config {
         data: case.dir.path().join("other"),
         database: Some(Secret::new(format!("sqlite://{}", file.display()))),
+        secrets_key_file: Some(case.config.secrets_key_file()),
         ..case.config.clone()
     };
     let other = open(&other, &case.backend).await;

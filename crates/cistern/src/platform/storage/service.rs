@@ -11,6 +11,7 @@ use crate::platform::accounts::Caller;
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::{self, Event};
 use crate::platform::jobs::{JobRow, NewJob, job_enqueue_in_tx, job_find};
+use crate::platform::keys::service::key_load;
 
 /// A verification, running or over.
 pub struct Verification {
@@ -70,7 +71,11 @@ async fn verify_load(app: &App, id: i64) -> Result<Verification> {
 pub async fn index_rebuild(config: &Config) -> Result<Rebuilt> {
     let db = app::existing_open(config).await?;
     let backend = app::backend_open(config)?;
-    let store = Store::open_to_rebuild(backend, db.conn(), store::Options::default()).await;
+    let options = store::Options {
+        key: key_load(config).await?,
+        ..store::Options::default()
+    };
+    let store = Store::open_to_rebuild(backend, db.conn(), options).await;
     let store = store.map_err(|error| match error.kind() {
         store::Kind::Invalid | store::Kind::Incompatible => Error::Precondition(error.to_string()),
         _ => error.into(),

@@ -105,7 +105,9 @@ impl Setup {
 
     /// A server with a data folder of its own that works on the rows and objects of another.
     pub(crate) fn start_beside(self, first: &Server) -> Server {
-        let mut server = self.at(first.setup.place.clone()).stopped();
+        let secrets = first.data().join("secrets.key").display().to_string();
+        let setup = self.env("CISTERN_SECRETS_KEY_FILE", &secrets);
+        let mut server = setup.at(first.setup.place.clone()).stopped();
         server.start_again();
         server.token.clone_from(&first.token);
         server
@@ -144,8 +146,12 @@ impl Setup {
 
     /// So many servers, started at the same moment on one new installation.
     pub(crate) fn start_at_once(&self, count: usize) -> Vec<Server> {
+        // One file for all of them, made by the first.
+        let folder = tempfile::tempdir().expect("a temporary folder").keep();
+        let secrets = folder.join("secrets.key").display().to_string();
+        let setup = self.clone().env("CISTERN_SECRETS_KEY_FILE", &secrets);
         let start = || {
-            let mut server = self.clone().stopped();
+            let mut server = setup.clone().stopped();
             server.start_again();
             server
         };

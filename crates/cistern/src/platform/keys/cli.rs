@@ -1,0 +1,232 @@
+//! `cistern key`: on a data folder, beside a running server or without one. A running server needs no key any more.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::json;
+use store::{KeyKind, RecoveryKey, World, WrappedKey, WrappingKey};
+
+use super::service;
+use crate::app::App;
+use crate::cli::table::table;
+use crate::cli::{Context, Failure, Outcome, PlaceFlags, block_on};
+use crate::platform::clock::{Time, wire};
+use crate::platform::error::Error;
+
+/// `cistern key …`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the keys that open the store
+    List(ListArgs),
+    /// Add a key: from then on it opens the store as well
+    Add(AddArgs),
+    /// Remove a key: it opens the store no more
+    Remove(RemoveArgs),
+    /// Go on without the lost key to the secrets in the database
+    ResetSecrets(ResetArgs),
+}
+
+/// How the store is opened, where not with the settings' key.
+#[derive(Debug, clap::Args)]
+struct Unlock {
+    /// Open the store with the key in this file [default: the settings' key]
+    #[arg(long, value_name = "FILE")]
+    unlock_key_file: Option<PathBuf>,
+    /// Open the store with the recovery key, which is asked for, or read from standard input
+    #[arg(long, conflicts_with = "unlock_key_file")]
+    recovery_key: bool,
+}
+
+/// Flags of `list`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  cistern key list --data /var/lib/cistern\n  cistern key list --recovery-key        with \
+                  nothing but the printed key"
+)]
+pub struct ListArgs {
+    #[command(flatten)]
+    place: PlaceFlags,
+    #[command(flatten)]
+    unlock: Unlock,
+}
+
+/// Flags of `add`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  cistern key add --key-file /etc/cistern/new.key     makes the file where there is none\n  \
+                  cistern key add --recovery                          prints a new recovery key\n  cistern key add \
+                  --key-file new.key --recovery-key   when the old key is lost"
+)]
+pub struct AddArgs {
+    /// The new key is in this file; where there is none, it is made
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// The new key is what this command prints
+    #[arg(long, value_name = "COMMAND", conflicts_with = "key_file")]
+    key_command: Option<String>,
+    /// The new key is a recovery key, printed once
+    #[arg(long, conflicts_with_all = ["key_file", "key_command"])]
+    recovery: bool,
+    #[command(flatten)]
+    place: PlaceFlags,
+    #[command(flatten)]
+    unlock: Unlock,
+}
+
+/// Flags of `remove`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  cistern key remove 5f0c2d11")]
+pub struct RemoveArgs {
+    /// The key, as `cistern key list` names it
+    id: String,
+    #[command(flatten)]
+    place: PlaceFlags,
+    #[command(flatten)]
+    unlock: Unlock,
+}
+
+/// Flags of `reset-secrets`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  cistern key reset-secrets --data /var/lib/cistern")]
+pub struct ResetArgs {
+    #[command(flatten)]
+    place: PlaceFlags,
+}
+
+/// Runs a command.
+pub fn run(command: Command, context: &Context) -> Outcome {
+    block_on(async {
+        match command {
+            Command::List(args) => list(args, context).await,
+            Command::Add(args) => add(args, context).await,
+            Command::Remove(args) => remove(args, context).await,
+            Command::ResetSecrets(args) => reset_secrets(args, context).await,
+        }
+    })
+}
+
+async fn open(place: &PlaceFlags, unlock: &Unlock, context: &Context) -> Outcome<App> {
+    let config = place.config(context)?;
+    let key = match &unlock.unlock_key_file {
+        Some(path) => Some(service::key_from_file(path)?),
+        None if unlock.recovery_key => Some(recovery_ask()?),
+        None => service::key_load(&config).await?,
+    };
+    Ok(App::open_existing_with(config, key).await?)
+}
+
+async fn list(args: ListArgs, context: &Context) -> Outcome {
+    let app = open(&args.place, &args.unlock, context).await?;
+    let keys = app.store.key_list().await.map_err(told)?;
+    let views: Vec<_> = keys.iter().map(view).collect();
+    context.output.document(&json!({ "keys": views }), || {
+        let rows = keys
+            .iter()
+            .map(|key| [key.id.clone(), key.kind.name().to_owned(), added_at(key)]);
+        table(["ID", "KIND", "ADDED"], rows)
+    });
+    Ok(())
+}
+
+async fn add(args: AddArgs, context: &Context) -> Outcome {
+    let recovery = args.recovery.then(|| RecoveryKey::draw(&World::system()));
+    let wrapping = match (&args.key_file, &args.key_command, &recovery) {
+        (Some(path), ..) => service::key_from_or_into_file(path)?,
+        (_, Some(line), _) => service::key_from_command(line).await?,
+        (_, _, Some(recovery)) => recovery.wrapping(),
+        _ => {
+            let text = "say which key to add: --key-file FILE, --key-command COMMAND or --recovery";
+            return Err(Failure::Usage(text.into()));
+        }
+    };
+    let app = open(&args.place, &args.unlock, context).await?;
+    let _alone = app.keys_alone().await?;
+    let added = app.store.key_add(&wrapping).await.map_err(told)?;
+    let text = recovery.as_ref().map(RecoveryKey::text);
+    context.output.document(&json!({ "key": view(&added), "recovery_key": text }), || match &text {
+        Some(text) => format!("{}\n\nIt is the key {}.", recovery_text(text), added.id),
+        None => format!(
+            "Added the key {}. The settings name it from the next start on, if you put it there; `cistern key remove` then \
+             takes the old one away.",
+            added.id
+        ),
+    });
+    Ok(())
+}
+
+async fn remove(args: RemoveArgs, context: &Context) -> Outcome {
+    let app = open(&args.place, &args.unlock, context).await?;
+    let _alone = app.keys_alone().await?;
+    app.store.key_remove(&args.id).await.map_err(told)?;
+    context.output.document(&json!({ "removed": args.id }), || {
+        format!(
+            "Removed the key {}. Old copies of the store's folder or bucket may still have it: keep the key itself secret.",
+            args.id
+        )
+    });
+    Ok(())
+}
+
+async fn reset_secrets(args: ResetArgs, context: &Context) -> Outcome {
+    let was_there = App::secrets_reset(args.place.config(context)?).await?;
+    context.output.document(&json!({ "reset": was_there }), || {
+        "The next start takes the key to secrets that it finds, or makes one. Imports by URL that were under way have to \
+         be started again."
+            .to_owned()
+    });
+    Ok(())
+}
+
+/// What is printed of a new recovery key.
+pub fn recovery_text(key: &str) -> String {
+    format!(
+        "The recovery key, which is shown this once. It opens the store when every other key is lost: write it down, and \
+         keep it away from this machine.\n\n  {key}"
+    )
+}
+
+/// Gives a store that has no recovery key one, and returns it as it is to be printed.
+pub async fn recovery_make(app: &App) -> Outcome<Option<String>> {
+    let keys = app.store.key_list().await.map_err(told)?;
+    if keys.iter().any(|key| key.kind == KeyKind::Recovery) {
+        return Ok(None);
+    }
+    let key = RecoveryKey::draw(&World::system());
+    app.store.key_add(&key.wrapping()).await.map_err(told)?;
+    Ok(Some(key.text()))
+}
+
+/// The recovery key, as somebody types it or a script gives it.
+pub fn recovery_ask() -> Outcome<WrappingKey> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        let _ = write!(std::io::stderr(), "Recovery key: ");
+    }
+    let mut line = String::new();
+    stdin.lock().read_line(&mut line).map_err(|e| {
+        Failure::Failed(format!(
+            "could not read the recovery key from standard input: {e}"
+        ))
+    })?;
+    let key = RecoveryKey::parse(&line).map_err(told)?;
+    Ok(key.wrapping())
+}
+
+fn view(key: &WrappedKey) -> serde_json::Value {
+    json!({ "id": key.id, "kind": key.kind, "created_at": added_at(key) })
+}
+
+fn added_at(key: &WrappedKey) -> String {
+    wire(Time::from_timestamp_micros(key.created_us).unwrap_or_default())
+}
+
+/// What the store says of keys is for whoever gave the command.
+fn told(error: store::Error) -> Failure {
+    match error.kind() {
+        store::Kind::Invalid | store::Kind::Exists | store::Kind::NotFound => {
+            Failure::Failed(error.to_string())
+        }
+        _ => Error::from(error).into(),
+    }
+}

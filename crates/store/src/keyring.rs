@@ -1,0 +1,153 @@
+//! Changing the wrapping keys of an encrypted store: new headers, which the old ones give way to.
+//!
+//! The store's own key stays: what a removed wrapping key opened was read by whoever had it, and could have been
+//! copied. What removing it ensures is that no object of the store holds the store's key sealed with it any more.
+
+use uuid::Uuid;
+
+use crate::backend::Backend;
+use crate::error::{Error, Kind, Result};
+use crate::header::{Header, header_load, header_numbers};
+use crate::keys::{WrappedKey, WrappingKey};
+use crate::rows;
+use crate::seal::StoreKey;
+use crate::store::Store;
+
+/// An encrypted store is lost without its header: each is written so many times.
+const COPIES: u32 = 2;
+
+/// Writes a header from `header.number` on: once, or for an encrypted store, whose key is `key`, twice.
+pub(crate) async fn headers_put(
+    backend: &dyn Backend,
+    header: &mut Header,
+    key: Option<&StoreKey>,
+) -> Result<()> {
+    let first = header.number;
+    let copies = if key.is_some() { COPIES } else { 1 };
+    for number in (first..first + copies).rev() {
+        header.number = number;
+        let (name, bytes) = (Header::key(number), header.encode(key)?);
+        backend.put_new(&name, bytes.clone()).await?;
+        // The older ones are deleted when these are there: read back what everything depends on.
+        if backend.get(&name).await? != bytes {
+            let text = format!(
+                "`{}` did not store `{name}` as it was written",
+                backend.describe()
+            );
+            return Err(Error::new(Kind::Io, text));
+        }
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Whether the store is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.inner.header.is_encrypted()
+    }
+
+    /// The store's key, for what is kept beside the store and must not be readable without it either; `None` where
+    /// the store is not encrypted.
+    pub fn key(&self) -> Option<&StoreKey> {
+        self.inner.keys.store_key()
+    }
+
+    /// The wrapping keys as they are now, oldest first.
+    pub async fn key_list(&self) -> Result<Vec<WrappedKey>> {
+        Ok(self.header_now().await?.wrapped_keys)
+    }
+
+    /// Adds a wrapping key. Fails with [`Kind::Exists`] where it is one already.
+    pub async fn key_add(&self, wrapping: &WrappingKey) -> Result<WrappedKey> {
+        let mut header = self.header_now().await?;
+        let same = header
+            .wrapped_keys
+            .iter()
+            .find(|wrapped| wrapped.open(self.id(), wrapping).is_some());
+        if let Some(same) = same {
+            let text = format!("this key opens the store already: it is the key {}", same.id);
+            return Err(Error::new(Kind::Exists, text));
+        }
+        let added = WrappedKey::new(
+            &self.inner.options.world,
+            self.id(),
+            wrapping,
+            self.key_or_refuse()?,
+        )?;
+        header.wrapped_keys.push(added.clone());
+        self.header_replace(header).await?;
+        Ok(added)
+    }
+
+    /// Removes the wrapping key `id`: no object of the store holds it afterwards. Not the one that this store was
+    /// opened with, whose holder would be locked out.
+    pub async fn key_remove(&self, id: &str) -> Result<()> {
+        let mut header = self.header_now().await?;
+        let Some(at) = header.wrapped_keys.iter().position(|wrapped| wrapped.id == id) else {
+            let text = format!("the store has no key `{id}`: `cistern key list` shows those it has");
+            return Err(Error::new(Kind::NotFound, text));
+        };
+        let own = self.inner.options.key.as_ref();
+        let is_own = own.is_some_and(|own| header.wrapped_keys[at].open(self.id(), own).is_some());
+        if is_own {
+            let text = format!(
+                "the key {id} is the one that the store was opened with, which would not open any more: add the new key \
+                 with `cistern key add`, put it into the settings, and remove this one then"
+            );
+            return Err(Error::new(Kind::Invalid, text));
+        }
+        header.wrapped_keys.remove(at);
+        self.header_replace(header).await
+    }
+
+    /// The header in force, which may be newer than that of our opening.
+    async fn header_now(&self) -> Result<Header> {
+        let key = self.key_or_refuse()?;
+        let found = header_load(&*self.inner.backend).await?;
+        let Some(found) = found.filter(|found| found.header.store_id == self.id()) else {
+            let text = format!("`{}` no longer holds the store {}", self.describe(), self.id());
+            return Err(Error::new(Kind::NotFound, text));
+        };
+        found.check_code(key)?;
+        Ok(found.header)
+    }
+
+    fn key_or_refuse(&self) -> Result<&StoreKey> {
+        self.key().ok_or_else(|| not_encrypted(self.id()))
+    }
+
+    /// Writes `header` under the next numbers, which it claims first so that no number is ever used twice, then
+    /// deletes every older header. Of two changes at once the later wins: callers keep them apart.
+    async fn header_replace(&self, mut header: Header) -> Result<()> {
+        let context = |error| Error::db("cannot claim a header's number", error);
+        let backend = &*self.inner.backend;
+        let above = header_numbers(backend)
+            .await?
+            .first()
+            .copied()
+            .unwrap_or_default();
+        let tx = rows::begin(&self.inner.db).await.map_err(context)?;
+        let (above, copies) = (above.cast_signed(), COPIES.cast_signed());
+        let first = rows::header_claim(&tx, self.inner.number, above, copies).await;
+        header.number = first.map_err(context)?.cast_unsigned();
+        tx.commit().await.map_err(context)?;
+        let first = header.number;
+        headers_put(backend, &mut header, Some(self.key_or_refuse()?)).await?;
+        for number in header_numbers(backend).await? {
+            if number < first {
+                backend.delete(&Header::key(number)).await.map_err(|error| {
+                    error.context("the change is made, but an older header could not be deleted, do it again")
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_encrypted(store: Uuid) -> Error {
+    let text = format!(
+        "the store {store} is not encrypted and has no keys: encryption is chosen when a store is made, with `cistern \
+         init --encrypt`"
+    );
+    Error::new(Kind::Invalid, text)
+}

@@ -16,8 +16,9 @@ use crate::backend::{Backend, Listed};
 use crate::digest::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::gc::id_of;
+use crate::header::header_load;
+use crate::keys::WrappingKey;
 use crate::pack;
-use crate::store::header_load;
 use crate::world::World;
 
 /// What lies where, in the order in which it is copied.
@@ -57,32 +58,41 @@ enum Done {
     Written(u64, Option<String>),
 }
 
-/// Copies what `to` lacks of the store in `from`. With `read_back` everything that was written is read again and compared.
+/// How a copy is to be.
+#[derive(Debug, Default)]
+pub struct CopyOptions {
+    /// Everything that was written is read again and compared.
+    pub read_back: bool,
+    /// A key of the store, where that is encrypted: its packs could not be checked otherwise.
+    pub key: Option<WrappingKey>,
+}
+
+/// Copies what `to` lacks of the store in `from`.
 pub async fn copy(
     from: &dyn Backend,
     to: &dyn Backend,
-    read_back: bool,
+    options: &CopyOptions,
     progress: &CopyProgress,
 ) -> Result<Copied> {
-    let Some(header) = header_load(from).await? else {
+    let Some(found) = header_load(from).await? else {
         let text = format!("`{}` holds no store", from.describe());
         return Err(Error::new(Kind::NotFound, text));
     };
     if let Some(other) = header_load(to).await?
-        && other.store_id != header.store_id
+        && other.header.store_id != found.header.store_id
     {
         let text = format!(
             "`{}` already holds another store, {}",
             to.describe(),
-            other.store_id
+            other.header.store_id
         );
         return Err(Error::new(Kind::Exists, text));
     }
     let on = Copier {
         from,
         to,
-        keys: Keys::new(&header.digest_key()?),
-        read_back,
+        keys: found.unlock(options.key.as_ref())?,
+        read_back: options.read_back,
         world: World::system(),
     };
     let mut copied = Copied::default();
@@ -106,7 +116,22 @@ pub async fn copy(
             }
         }
     }
+    headers_prune(from, to).await?;
     Ok(copied)
+}
+
+/// Removes headers that an earlier copy brought and that are gone at the source since: they may be opened by a key that was
+/// taken away.
+async fn headers_prune(from: &dyn Backend, to: &dyn Backend) -> Result<()> {
+    let kept: Vec<Listed> = from.list("h/").try_collect().await?;
+    let there: Vec<Listed> = to.list("h/").try_collect().await?;
+    for old in there
+        .iter()
+        .filter(|old| kept.iter().all(|kept| kept.key != old.key))
+    {
+        to.delete(&old.key).await?;
+    }
+    Ok(())
 }
 
 struct Copier<'a> {

@@ -56,7 +56,7 @@ mod world;
 pub use backend::{
     Backend, Fault, Faulty, Folder, Listed, Probe, Put, Remote, Settings, backend_open, folder,
 };
-pub use copy::{Copied, CopyProgress, copy};
+pub use copy::{Copied, CopyOptions, CopyProgress, copy};
 pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
 pub use header::{DedupDomain, Header};

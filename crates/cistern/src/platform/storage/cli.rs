@@ -16,6 +16,7 @@ use crate::cli::progress::Progress;
 use crate::cli::{Context, Failure, LocalFlags, Outcome, block_on, output};
 use crate::platform::data_lock;
 use crate::platform::error::chain_of;
+use crate::platform::keys::service::key_load;
 
 /// How often it is looked how far a verification is.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -131,10 +132,14 @@ async fn copy(args: CopyArgs, context: &Context) -> Outcome {
         backend_open_at(&config, &args.src)?,
         backend_open_at(&config, &args.dst)?,
     );
+    let options = store::CopyOptions {
+        read_back: args.read_back,
+        key: key_load(&config).await?,
+    };
     let (progress, counters) = (Progress::new(), store::CopyProgress::default());
     progress.step("copying", None);
     let copied = {
-        let mut work = std::pin::pin!(store::copy(&*from, &*to, args.read_back, &counters));
+        let mut work = std::pin::pin!(store::copy(&*from, &*to, &options, &counters));
         loop {
             tokio::select! {
                 done = &mut work => break done,

@@ -1,9 +1,9 @@
 //! Measures an ingest: `cargo run --release -p cistern-store --example ingest -- FILE [TIMES] [FOLDER] [encrypt]`.
 //!
 //! Takes FILE into a fresh store (SQLite and a folder under FOLDER, durable as in service, encrypted where that is
-//! asked for), then again, then reads it back. Prints rates over the bytes that are not zero, CPU seconds, the peak of memory, and
-//! what AES-256-GCM takes, and the limit: BLAKE3 twice, one encode and one decode of the new data, by their one-core rates on
-//! this file, divided by the number of cores.
+//! asked for), then again, then reads it back. Prints rates over the bytes that are not zero, CPU seconds, the peak of
+//! memory, what AES-256-GCM takes, and the limit: BLAKE3 twice, one encode and one decode of the new data, by their
+//! one-core rates on this file, divided by the number of cores.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

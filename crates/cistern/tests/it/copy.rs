@@ -8,7 +8,7 @@ use crate::harness::disks;
 use crate::harness::files::Files;
 use crate::harness::files_below;
 use crate::harness::images::{downloaded, imported};
-use crate::harness::process::{command, document, reason, run};
+use crate::harness::process::{cistern, document, reason, run};
 use crate::harness::server::{Server, Setup};
 use crate::harness::world::{Place, place_if_there};
 
@@ -17,7 +17,7 @@ fn copied(server: &Server, place: &Place, from: &str, to: &str, more: &[&str]) -
     let mut words = vec!["store", "copy"];
     words.extend(more);
     words.extend([from, to]);
-    let mut copy = command(env!("CARGO_BIN_EXE_cistern"));
+    let mut copy = cistern();
     copy.args(words).arg("--data").arg(server.data());
     for (name, value) in &place.env {
         copy.env(name, value);

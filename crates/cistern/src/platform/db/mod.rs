@@ -338,8 +338,23 @@ fn options(place: &Place, max_connections: u32, patience: Duration) -> ConnectOp
                 // What was a secret once, such as a URL's password, is overwritten where its page is written anyway.
                 .pragma("secure_delete", "FAST")
                 .pragma("temp_store", "memory")
-        });
+        })
+        .map_sqlx_sqlite_pool_opts(|pool| pool.after_release(|conn, _| Box::pin(is_sound(conn))));
     options
+}
+
+/// Whether a connection can be used again. SQLite ends a transaction by itself where a disk is full or fails ("Automatic
+/// Rollback", lang_transaction.html). The driver's own end then fails, and leaves it counting: every later transaction would be
+/// a savepoint, which is not IMMEDIATE, and whose rollback leaves a transaction open in which nothing new is seen.
+async fn is_sound(conn: &mut sqlx::SqliteConnection) -> Result<bool, sqlx::Error> {
+    use sqlx::Connection as _;
+    // What is still to be rolled back is, before this answers.
+    conn.ping().await?;
+    let is_sound = !conn.is_in_transaction();
+    if !is_sound {
+        tracing::warn!("a connection to the database is given up: its transaction was ended by the database");
+    }
+    Ok(is_sound)
 }
 
 #[cfg(test)]
@@ -366,6 +381,27 @@ pub mod tests {
         };
         assert!(said.contains("postgres://127.0.0.1:1/rows"), "{said}");
         assert!(said.contains("`database`") && !said.contains("sesame"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_transaction_the_database_ended_is_given_up() {
+        let (other, dir) = fresh().await;
+        note::table_make(other.conn()).await;
+        note::set(other.conn(), "n", "old").await;
+        let place = Place::Sqlite(dir.path().join("cistern.sqlite"));
+        let db = Db::open(&place, 1).await.expect("opens");
+        let tx = db.write().await.expect("a turn comes");
+        note::transaction_end(&*tx).await;
+        drop(tx);
+        // Were it still in use, this would leave a transaction open that sees nothing new.
+        let tx = db.write().await.expect("a turn comes");
+        assert_eq!(note::get(&*tx, "n").await.as_deref(), Some("old"));
+        drop(tx);
+        note::set(other.conn(), "n", "new").await;
+        assert_eq!(note::get(db.conn(), "n").await.as_deref(), Some("new"));
+        let tx = db.write().await.expect("a turn comes");
+        note::set(&*tx, "n", "newer").await;
+        tx.commit().await.expect("commits");
     }
 
     #[tokio::test]

@@ -195,6 +195,11 @@ pub mod note {
         conn.execute(&table()).await.expect("a new table");
     }
 
+    /// Ends a transaction behind the driver's back, as the database does where a disk is full.
+    pub async fn transaction_end(conn: &impl ConnectionTrait) {
+        conn.execute_unprepared("ROLLBACK").await.expect("one is open");
+    }
+
     pub async fn get(conn: &impl ConnectionTrait, name: &str) -> Option<String> {
         let found = Entity::find_by_id(name.to_owned())
             .one(conn)

@@ -344,7 +344,7 @@ fn options(place: &Place, max_connections: u32, patience: Duration) -> ConnectOp
 }
 
 /// Whether a connection can be used again. SQLite ends a transaction by itself where a disk is full or fails ("Automatic
-/// Rollback", lang_transaction.html). The driver's own end then fails, and leaves it counting: every later transaction would be
+/// Rollback", `lang_transaction.html`). The driver's own end then fails, and leaves it counting: every later transaction would be
 /// a savepoint, which is not IMMEDIATE, and whose rollback leaves a transaction open in which nothing new is seen.
 async fn is_sound(conn: &mut sqlx::SqliteConnection) -> Result<bool, sqlx::Error> {
     use sqlx::Connection as _;

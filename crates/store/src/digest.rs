@@ -73,13 +73,13 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn new(digest_key: &[u8; 32]) -> Self {
-        let id = blake3::derive_key("cistern store 0 key id", digest_key);
+        let id = blake3::derive_key("cistern store key id", digest_key);
         Self {
-            data: blake3::derive_key("cistern store 0 data chunk", digest_key),
-            node: blake3::derive_key("cistern store 0 tree node", digest_key),
-            whole: blake3::derive_key("cistern store 0 object name", digest_key),
-            footer: blake3::derive_key("cistern store 0 pack footer", digest_key),
-            journal: blake3::derive_key("cistern store 0 journal", digest_key),
+            data: blake3::derive_key("cistern store data chunk", digest_key),
+            node: blake3::derive_key("cistern store tree node", digest_key),
+            whole: blake3::derive_key("cistern store object name", digest_key),
+            footer: blake3::derive_key("cistern store pack footer", digest_key),
+            journal: blake3::derive_key("cistern store journal", digest_key),
             id: id[..8].try_into().unwrap_or_default(),
             seal: None,
         }

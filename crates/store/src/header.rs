@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::backend::Backend;
 use crate::digest::Keys;
 use crate::error::{Error, Kind, Result};
+use crate::format::format_check;
 use crate::keys::{WrappedKey, WrappingKey};
 use crate::seal::{self, Purpose, StoreKey};
 use crate::{CHUNK_BYTES, FORMAT};
@@ -182,10 +183,7 @@ impl Header {
         if bytes.len() < PREFIX_BYTES + MAC_BYTES || &bytes[..8] != MAGIC {
             return Err(damaged("does not begin as one"));
         }
-        let format = u32_at(bytes, 8);
-        if format > FORMAT {
-            return Err(newer(format));
-        }
+        format_check("the store", u32_at(bytes, 8))?;
         let length = u32_at(bytes, 12) as usize;
         if length > JSON_LIMIT || bytes.len() < PREFIX_BYTES + length + MAC_BYTES {
             return Err(damaged("has the wrong length"));
@@ -220,9 +218,7 @@ impl Header {
 
     /// Refuses what this program would read wrongly.
     fn check(&self) -> Result<()> {
-        if self.format > FORMAT {
-            return Err(newer(self.format));
-        }
+        format_check("the store", self.format)?;
         let unknown = self.features_read & !FEATURES_READ;
         if unknown != 0 {
             let text =
@@ -314,11 +310,6 @@ fn mac(key: &StoreKey, covered: &[u8]) -> Result<blake3::Hash> {
     Ok(blake3::keyed_hash(&code, covered))
 }
 
-fn newer(format: u32) -> Error {
-    let text = format!("the store has format {format}, this version knows up to {FORMAT}: upgrade cistern");
-    Error::new(Kind::Incompatible, text)
-}
-
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default())
 }
@@ -354,23 +345,19 @@ mod tests {
     }
 
     #[test]
-    fn refuses_unknown_read_features_and_newer_formats() {
+    fn refuses_unknown_read_features_and_other_formats() {
         let unknown = Header {
             features_read: 1 << 40,
             ..header()
         };
         let error = Header::decode(0, &unknown.encode(None).unwrap()).unwrap_err();
         assert_eq!(error.kind(), Kind::Incompatible);
-        let newer = Header {
-            format: FORMAT + 1,
-            ..header()
-        };
-        assert_eq!(
-            Header::decode(0, &newer.encode(None).unwrap())
-                .unwrap_err()
-                .kind(),
-            Kind::Incompatible
-        );
+        for (format, advice) in [(0, "make a new store"), (FORMAT + 1, "upgrade cistern")] {
+            let other = Header { format, ..header() };
+            let error = Header::decode(0, &other.encode(None).unwrap()).unwrap_err();
+            assert_eq!(error.kind(), Kind::Incompatible);
+            assert!(error.to_string().contains(advice), "{error}");
+        }
         let write_only = Header {
             features_write: 2,
             ..header()

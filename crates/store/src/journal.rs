@@ -14,6 +14,7 @@ use crate::FORMAT;
 use crate::backend::Backend;
 use crate::digest::Keys;
 use crate::error::{Error, Kind, Result};
+use crate::format::format_check;
 use crate::header::header_load;
 use crate::seal::{self, Purpose};
 use crate::store::{Options, Store};
@@ -265,11 +266,7 @@ impl Journal {
         if bytes.len() < HEAD_BYTES + CODE_BYTES || &bytes[..8] != MAGIC {
             return Err(damaged("does not begin as one"));
         }
-        let format = u32::from_le_bytes(field(bytes, 8));
-        if format > FORMAT {
-            let text = format!("has format {format}, this version knows up to {FORMAT}: upgrade cistern");
-            return Err(Error::new(Kind::Incompatible, text));
-        }
+        format_check("it", u32::from_le_bytes(field(bytes, 8)))?;
         let (covered, code) = bytes.split_at(bytes.len() - CODE_BYTES);
         let code: [u8; 32] = field(code, 0);
         if self.keys.journal_mac(covered) != code {

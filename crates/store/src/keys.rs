@@ -17,7 +17,7 @@ use crate::world::World;
 pub const MATERIAL_BYTES: usize = 32;
 /// And at most so many: more is no key, but something else by mistake.
 pub const MATERIAL_LIMIT: usize = 64 << 10;
-const WRAPPING: &[u8] = b"cistern store 0 wrapping key";
+const WRAPPING: &[u8] = b"cistern store wrapping key";
 const RECOVERY_BYTES: usize = 20;
 const GROUP: usize = 4;
 /// Without letters that are read as digits or as each other: Crockford's.
@@ -212,7 +212,7 @@ fn symbols(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
 
 /// The last group: the first 20 bits of a digest.
 fn check(bytes: &[u8; RECOVERY_BYTES]) -> impl Iterator<Item = u8> {
-    let sum = blake3::derive_key("cistern store 0 recovery key check", bytes);
+    let sum = blake3::derive_key("cistern store recovery key check", bytes);
     let all: Vec<u8> = symbols(&sum[..5]).take(GROUP).collect();
     all.into_iter()
 }

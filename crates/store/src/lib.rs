@@ -31,6 +31,7 @@ pub mod backend;
 mod copy;
 mod digest;
 mod error;
+mod format;
 pub mod gc;
 mod header;
 mod ingest;
@@ -59,6 +60,7 @@ pub use backend::{
 pub use copy::{Copied, CopyOptions, CopyProgress, copy};
 pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
+pub use format::FORMAT;
 pub use header::{DedupDomain, Header};
 pub use ingest::{Disk, Ingest, IngestStats, Progress};
 pub use journal::{
@@ -79,6 +81,3 @@ pub use world::{Schedule, Turn, World};
 
 /// Bytes of a chunk of a disk. One constant a store, and today one for all.
 pub const CHUNK_BYTES: u32 = 64 * 1024;
-
-/// Format of the objects that this version writes, and the newest it reads.
-pub const FORMAT: u32 = 0;

@@ -10,6 +10,7 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use crate::digest::{Digest, FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
+use crate::format::format_check;
 use crate::memory::PackBytes;
 use crate::seal::{ObjectKey, TAG_BYTES};
 use crate::{CHUNK_BYTES, FORMAT};
@@ -436,13 +437,7 @@ pub fn footer_range(pack_bytes: u64, trailer: &[u8]) -> Result<Range<u64>> {
     if trailer.len() != TRAILER_BYTES || &trailer[56..] != TRAILER_MAGIC {
         return Err(damaged("has no trailer: it was cut or overwritten"));
     }
-    let format = u32_at(trailer, 8);
-    if format > FORMAT {
-        return Err(Error::new(
-            Kind::Incompatible,
-            format!("pack has format {format}: upgrade cistern"),
-        ));
-    }
+    format_check("pack", u32_at(trailer, 8))?;
     let footer = u64::from(u32_at(trailer, 0));
     let length = u64::from(u32_at(trailer, 4)) * ENTRY_BYTES as u64 + TRAILER_BYTES as u64;
     if footer < HEADER_BYTES as u64 || pack_bytes > LIMIT_BYTES as u64 || footer + length != pack_bytes {

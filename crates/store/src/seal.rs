@@ -43,11 +43,11 @@ pub enum Purpose {
 impl Purpose {
     fn text(self) -> &'static [u8] {
         match self {
-            Self::Pack => b"cistern store 0 seal pack",
-            Self::Object => b"cistern store 0 seal object",
-            Self::Journal => b"cistern store 0 seal journal",
-            Self::Header => b"cistern store 0 seal header",
-            Self::Spool => b"cistern store 0 seal spool",
+            Self::Pack => b"cistern store seal pack",
+            Self::Object => b"cistern store seal object",
+            Self::Journal => b"cistern store seal journal",
+            Self::Header => b"cistern store seal header",
+            Self::Spool => b"cistern store seal spool",
         }
     }
 }

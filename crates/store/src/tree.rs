@@ -13,6 +13,7 @@ const FAN_OUT_BITS: u32 = 10;
 const BITMAP_BYTES: usize = 128;
 const NODE_HEADER_BYTES: usize = 8 + BITMAP_BYTES;
 const NODE_MAGIC: &[u8; 4] = b"CTND";
+const NODE_VERSION: u8 = 1;
 /// 16 TiB needs level 2; level 5 is more than a u64 of bytes.
 pub(crate) const LEVEL_LIMIT: u8 = 4;
 
@@ -97,7 +98,7 @@ impl Node {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; NODE_HEADER_BYTES];
         out[..4].copy_from_slice(NODE_MAGIC);
-        out[4] = 0;
+        out[4] = NODE_VERSION;
         out[5] = self.level;
         let mut count = 0_u16;
         for (index, digest) in self.present() {
@@ -112,7 +113,7 @@ impl Node {
 
     pub(crate) fn decode(bytes: &[u8], level: u8) -> Result<Self> {
         let damaged = |what: &str| Error::new(Kind::Damaged, format!("tree node {what}"));
-        if bytes.len() < NODE_HEADER_BYTES || &bytes[..4] != NODE_MAGIC || bytes[4] != 0 {
+        if bytes.len() < NODE_HEADER_BYTES || &bytes[..4] != NODE_MAGIC || bytes[4] != NODE_VERSION {
             return Err(damaged("does not begin as one"));
         }
         if bytes[5] != level {

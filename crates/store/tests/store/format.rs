@@ -66,14 +66,14 @@ fn header_sealed(root: &Path, wrapping: &[u8]) -> Header {
         .as_bytes();
     let wrapped = &json["wrapped_keys"][0];
     assert_eq!(wrapped["kind"], "key-file");
-    let key = hkdf(wrapping, &store, &[b"cistern store 0 wrapping key"]);
+    let key = hkdf(wrapping, &store, &[b"cistern store wrapping key"]);
     let named = [&store[..], wrapped["id"].as_str().unwrap().as_bytes()].concat();
     let store_key = text_open(&key, &named, &wrapped["wrapped"]);
-    let derived = |id: &[u8]| hkdf(&store_key, &[], &[b"cistern store 0 seal header", id]);
+    let derived = |id: &[u8]| hkdf(&store_key, &[], &[b"cistern store seal header", id]);
     let (covered, code) = bytes.split_at(bytes.len() - 32);
     assert_eq!(blake3::keyed_hash(&derived(b"code"), covered).as_bytes(), code);
     let digest_key = text_open(&derived(b"digest key"), &store, &json["sealed_digest_key"]);
-    let name = blake3::derive_key("cistern store 0 key id", &digest_key);
+    let name = blake3::derive_key("cistern store key id", &digest_key);
     assert_eq!(json["digest_key_id"], hex::encode(&name[..8]));
     // The other copy is the same but for its number.
     let other = std::fs::read(root.join("h/00000000")).unwrap();
@@ -91,7 +91,7 @@ fn header_sealed(root: &Path, wrapping: &[u8]) -> Header {
 fn header(root: &Path) -> Header {
     let bytes = std::fs::read(root.join("h/00000000")).unwrap();
     assert_eq!(&bytes[..8], b"CISTSTOR");
-    assert_eq!(u32_at(&bytes, 8), 0);
+    assert_eq!(u32_at(&bytes, 8), 1);
     let length = u32_at(&bytes, 12);
     assert_eq!(bytes.len(), 16 + length + 32);
     assert_eq!(
@@ -101,7 +101,7 @@ fn header(root: &Path) -> Header {
     let json: serde_json::Value = serde_json::from_slice(&bytes[16..16 + length]).unwrap();
     assert_eq!(
         (json["format"].as_u64(), json["chunk_bytes"].as_u64()),
-        (Some(0), Some(65536))
+        (Some(1), Some(65536))
     );
     assert_eq!(json["digest"], "blake3-keyed");
     assert_eq!(json["dedup_domain"], "installation");
@@ -116,7 +116,7 @@ fn header(root: &Path) -> Header {
         .unwrap()
         .try_into()
         .unwrap();
-    let name = blake3::derive_key("cistern store 0 key id", &key);
+    let name = blake3::derive_key("cistern store key id", &key);
     assert_eq!(json["digest_key_id"], hex::encode(&name[..8]));
     Header {
         store: *id.as_bytes(),
@@ -132,17 +132,17 @@ fn pack(path: &Path, header: &Header, out: &mut HashMap<(u8, [u8; 32]), Vec<u8>>
     let id = uuid::Uuid::parse_str(path.file_name().unwrap().to_str().unwrap()).unwrap();
     assert!(path.parent().unwrap().ends_with(&id.to_string()[..2]));
     assert_eq!(&bytes[..8], b"CISTPACK");
-    assert_eq!((u32_at(&bytes, 8), u32_at(&bytes, 12)), (0, 64));
+    assert_eq!((u32_at(&bytes, 8), u32_at(&bytes, 12)), (1, 64));
     assert_eq!((&bytes[16..32], &bytes[32..48]), (&id.as_bytes()[..], &store[..]));
     assert_eq!(bytes[48..64], [0; 16]);
     assert!(bytes.len() <= 16 << 20);
     let trailer = &bytes[bytes.len() - 64..];
     assert_eq!(&trailer[56..], b"CISTPEND");
     let (footer, count) = (u32_at(trailer, 0), u32_at(trailer, 4));
-    assert_eq!(u32_at(trailer, 8), 0);
+    assert_eq!(u32_at(trailer, 8), 1);
     assert_eq!(trailer[12..24], [0; 12]);
     assert_eq!(footer + count * 48 + 64, bytes.len());
-    let mac_key = blake3::derive_key("cistern store 0 pack footer", key);
+    let mac_key = blake3::derive_key("cistern store pack footer", key);
     let mut mac = blake3::Hasher::new_keyed(&mac_key);
     mac.update(&bytes[..64])
         .update(&bytes[footer..footer + count * 48])
@@ -165,7 +165,7 @@ fn pack(path: &Path, header: &Header, out: &mut HashMap<(u8, [u8; 32]), Vec<u8>>
         let payload = match &header.store_key {
             None => frame[16..].to_vec(),
             Some(store_key) => {
-                let key = hkdf(store_key, &[], &[b"cistern store 0 seal pack", id.as_bytes()]);
+                let key = hkdf(store_key, &[], &[b"cistern store seal pack", id.as_bytes()]);
                 let mut nonce = [0; 12];
                 nonce[..8].copy_from_slice(&(index as u64).to_le_bytes());
                 aes_open(&key, nonce, &[id.as_bytes(), &frame[..16]].concat(), &frame[16..])
@@ -178,8 +178,8 @@ fn pack(path: &Path, header: &Header, out: &mut HashMap<(u8, [u8; 32]), Vec<u8>>
         };
         assert_eq!(plain.len(), plain_bytes);
         let context = match kind {
-            1 => "cistern store 0 data chunk",
-            2 => "cistern store 0 tree node",
+            1 => "cistern store data chunk",
+            2 => "cistern store tree node",
             other => panic!("kind {other}"),
         };
         assert!(kind == 2 || level == 0);
@@ -205,7 +205,7 @@ fn node(
 ) {
     let bytes = &frames[&(2, digest)];
     assert_eq!(&bytes[..4], b"CTND");
-    assert_eq!(bytes[4..6], [0, level]);
+    assert_eq!(bytes[4..6], [1, level]);
     let count = usize::from(u16::from_le_bytes([bytes[6], bytes[7]]));
     assert_eq!(bytes.len(), 8 + 128 + count * 32);
     let named: u32 = bytes[8..136].iter().map(|byte| byte.count_ones()).sum();
@@ -328,7 +328,7 @@ fn journal_read(root: &Path, header: &Header) -> Vec<u8> {
     let bytes = std::fs::read(root.join("j/0000001a/000000000000002b")).unwrap();
     let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
     assert_eq!(&bytes[..8], b"CISTJRNL");
-    assert_eq!((u32_at(&bytes, 8), u32_at(&bytes, 12)), (0, 128));
+    assert_eq!((u32_at(&bytes, 8), u32_at(&bytes, 12)), (1, 128));
     assert_eq!(bytes[16..32], header.store);
     assert_eq!(bytes[32..48], *uuid::Uuid::from_u128(77).as_bytes());
     assert_eq!(u32_at(&bytes, 48), 0x1a);
@@ -343,12 +343,12 @@ fn journal_read(root: &Path, header: &Header) -> Vec<u8> {
     assert_eq!(u64_at(104), 1_800_000_000_000_007);
     assert_eq!(bytes[116..128], [0; 12]);
     let end = bytes.len() - 32;
-    let key = blake3::derive_key("cistern store 0 journal", &header.digest_key);
+    let key = blake3::derive_key("cistern store journal", &header.digest_key);
     assert_eq!(blake3::keyed_hash(&key, &bytes[..end]).as_bytes(), &bytes[end..]);
     let payload = match &header.store_key {
         None => bytes[128..end].to_vec(),
         Some(store_key) => {
-            let key = hkdf(store_key, &[], &[b"cistern store 0 seal journal"]);
+            let key = hkdf(store_key, &[], &[b"cistern store seal journal"]);
             let key = hkdf(&key, &bytes[128..144], &[b"cistern sealed text"]);
             aes_open(&key, [0; 12], &bytes[..128], &bytes[144..end])
         }
@@ -373,7 +373,7 @@ async fn a_journal_object_reads_by_its_description() {
 /// §10: a whole object in segments.
 fn segments_read(path: &Path, store_key: &[u8; 32]) -> Vec<u8> {
     let id = uuid::Uuid::parse_str(path.file_name().unwrap().to_str().unwrap()).unwrap();
-    let key = hkdf(store_key, &[], &[b"cistern store 0 seal object", id.as_bytes()]);
+    let key = hkdf(store_key, &[], &[b"cistern store seal object", id.as_bytes()]);
     let bytes = std::fs::read(path).unwrap();
     let segments: Vec<_> = bytes.chunks(65536 + 16).collect();
     let open = |(number, segment): (usize, &&[u8])| {

@@ -12,6 +12,7 @@ mod doors;
 mod encryption;
 mod events;
 mod faults;
+mod fixtures;
 mod full;
 mod gc;
 mod harness;

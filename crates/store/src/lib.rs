@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+mod cache;
 mod copy;
 mod digest;
 mod error;
@@ -55,8 +56,9 @@ mod verify;
 mod world;
 
 pub use backend::{
-    Backend, Fault, Faulty, Folder, Listed, Probe, Put, Remote, Settings, backend_open, folder,
+    Backend, Fault, Faulty, Folder, Listed, Probe, Put, Remote, Requests, Settings, backend_open, folder,
 };
+pub use cache::{CacheOptions, CacheStats};
 pub use copy::{Copied, CopyOptions, CopyProgress, copy};
 pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};

@@ -508,7 +508,7 @@ impl Store {
                 return Err(gone.unwrap_or_else(|| Error::new(Kind::Damaged, "the object is in no index")));
             };
             let read = async {
-                let id = self.object_id(at.object).await?;
+                let id = self.stored(at.object).await?.id;
                 self.whole_range(id, of.bytes, range.clone()).await
             };
             match read.await {

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 use uuid::Uuid;
 
-use crate::backend::{self, Backend, Probe};
+use crate::backend::{self, Backend, Probe, Requests};
+use crate::cache::{CacheOptions, CacheStats, PackCache};
 use crate::digest::{Digest, FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
 use crate::header::{DedupDomain, FEATURE_ENCRYPTED, FEATURES_WRITE, Found, Header, header_load};
@@ -17,6 +19,7 @@ use crate::keys::{WrappedKey, WrappingKey};
 use crate::memory::Memory;
 use crate::pack;
 use crate::reader::ahead::Budget;
+use crate::reader::packs::Keep;
 use crate::rebuild::{is_being_rebuilt, unfinished};
 use crate::rows::{self, Hit, Location, WHOLE_LEVEL, object_kind};
 use crate::seal::StoreKey;
@@ -84,10 +87,18 @@ pub(crate) struct Inner {
     pub(crate) number: i32,
     pub(crate) memory: Arc<Memory>,
     pub(crate) read_ahead: Budget,
+    pub(crate) cache: OnceLock<Arc<PackCache>>,
     /// Sessions of this process that are open.
     pub(crate) writers: AtomicUsize,
-    /// Ids of objects by number: they never change.
-    object_ids: Mutex<HashMap<i64, Uuid>>,
+    /// Objects by number.
+    objects: Mutex<HashMap<i64, Stored>>,
+}
+
+/// What never changes of a published object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stored {
+    pub(crate) id: Uuid,
+    pub(crate) bytes: u64,
 }
 
 /// Figures of a store. Bytes are what they take in the backend unless the name says otherwise.
@@ -202,7 +213,6 @@ impl Store {
             return Err(Error::new(Kind::Incompatible, text));
         }
         let number = row.id;
-        let object_ids = Mutex::default();
         let inner = Inner {
             backend,
             db: rows::Database::new(db.clone(), options.world.clone()),
@@ -212,8 +222,9 @@ impl Store {
             number,
             memory: Arc::default(),
             read_ahead: Budget::default(),
+            cache: OnceLock::new(),
             writers: AtomicUsize::new(0),
-            object_ids,
+            objects: Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -351,11 +362,11 @@ impl Store {
             .collect())
     }
 
-    /// The id of an object, from memory or the database.
-    pub(crate) async fn object_id(&self, object: i64) -> Result<Uuid> {
-        let known = self.object_ids().get(&object).copied();
-        if let Some(id) = known {
-            return Ok(id);
+    /// Id and size of an object, from memory or the database.
+    pub(crate) async fn stored(&self, object: i64) -> Result<Stored> {
+        let known = self.objects().get(&object).copied();
+        if let Some(known) = known {
+            return Ok(known);
         }
         let found = rows::objects_get(&self.inner.db, &[object])
             .await
@@ -366,20 +377,50 @@ impl Store {
                 format!("object number {object} is not in the database any more"),
             ));
         };
-        self.object_ids().insert(object, row.key);
-        Ok(row.key)
+        let stored = Stored {
+            id: row.key,
+            bytes: row.bytes.cast_unsigned(),
+        };
+        self.objects().insert(object, stored);
+        Ok(stored)
     }
 
-    /// An object was deleted: its id need not be remembered.
+    /// An object was deleted: nothing of it need be remembered.
     pub(crate) fn object_forget(&self, object: i64) {
-        self.object_ids().remove(&object);
+        let known = self.objects().remove(&object);
+        if let (Some(cache), Some(known)) = (self.inner.cache.get(), known) {
+            cache.forget(known.id);
+        }
     }
 
-    fn object_ids(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Uuid>> {
+    /// Reads by way of a cache of packs from now on. No other process may use its folder.
+    pub fn cache_use(&self, options: &CacheOptions) -> Result<()> {
+        let cache = Arc::new(PackCache::open(options)?);
         self.inner
-            .object_ids
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+            .cache
+            .set(cache)
+            .map_err(|_| Error::new(Kind::Exists, "the store has a cache already"))
+    }
+
+    /// What the cache of packs did, where there is one.
+    pub fn cache_stats(&self) -> Option<CacheStats> {
+        self.inner.cache.get().map(|cache| cache.stats())
+    }
+
+    /// What the bucket was asked since this process opened it; `None` where the backend has no requests.
+    pub fn requests(&self) -> Option<Requests> {
+        self.inner.backend.requests()
+    }
+
+    /// Empties the cache of packs, where there is one: its disk is full.
+    pub fn cache_clear(&self) {
+        if let Some(cache) = self.inner.cache.get() {
+            cache.clear();
+        }
+    }
+
+    fn objects(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Stored>> {
+        self.inner.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the frame of a digest, wherever it lies: gc may move it between the look into the index and the read.
@@ -401,11 +442,13 @@ impl Store {
 
     /// Reads one frame and gives its plain bytes, checked.
     pub(crate) async fn frame_load(&self, kind: FrameKind, digest: Digest, at: Location) -> Result<Vec<u8>> {
-        let pack = self.object_id(at.object).await?;
-        let key = pack_key(pack);
+        let pack = self.stored(at.object).await?;
         let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.length);
-        let frame = self.inner.backend.get_range(&key, range).await?;
-        pack::frame_open(&self.inner.keys, pack, kind, digest, &frame).map_err(|error| error.context(key))
+        let keys = self.inner.keys.clone();
+        let open = move |frame: &Bytes| pack::frame_open(&keys, pack.id, kind, digest, frame);
+        self.pack_read(pack, range, Keep::Yes, open)
+            .await
+            .map_err(|error| error.context(pack_key(pack.id)))
     }
 }
 

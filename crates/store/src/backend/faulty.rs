@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 
-use super::{Backend, Listed, Put};
+use super::{Backend, Listed, Put, Requests};
 use crate::error::{Error, Kind, Result};
 
 /// How a call fails.
@@ -188,5 +188,9 @@ impl Backend for Faulty {
 
     fn describe(&self) -> String {
         self.inner.describe()
+    }
+
+    fn requests(&self) -> Option<Requests> {
+        self.inner.requests()
     }
 }

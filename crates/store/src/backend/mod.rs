@@ -8,6 +8,7 @@ pub(crate) mod faulty;
 pub mod folder;
 pub(crate) mod probe;
 mod remote;
+mod requests;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +27,7 @@ pub use folder::Folder;
 pub use probe::Probe;
 pub(crate) use probe::probe;
 pub use remote::Remote;
+pub use requests::Requests;
 
 /// One object in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +80,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// Names the place for people. Never holds a credential.
     fn describe(&self) -> String;
+
+    /// What was asked of a service since it was opened; `None` where there is none that counts, or bills.
+    fn requests(&self) -> Option<Requests> {
+        None
+    }
 }
 
 /// Credentials and details that do not belong into a URL: `access_key_id`, `secret_access_key`,

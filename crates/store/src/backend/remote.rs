@@ -15,6 +15,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use opendal::{ErrorKind, Operator, services};
 
+use super::requests::{Counters, Operation, Requests};
 use super::{Backend, Listed, Put, Settings, key_check};
 use crate::error::{Error, Kind, Result};
 
@@ -28,6 +29,9 @@ const LONG_LIMIT: Duration = Duration::from_mins(2);
 /// Bytes of a part of a large object: 10,000 of them, which is all that S3 takes, are more than the largest object.
 const PART_BYTES: usize = 16 << 20;
 
+/// Keys that a service lists at once.
+const LIST_PAGE: u32 = 1000;
+
 /// Objects in a bucket.
 #[derive(Debug, Clone)]
 pub struct Remote {
@@ -39,6 +43,7 @@ pub struct Remote {
     secrets: Vec<String>,
     /// How long to wait before the second try; doubled before each later one.
     pause: Duration,
+    counters: Arc<Counters>,
 }
 
 impl Remote {
@@ -67,17 +72,25 @@ impl Remote {
             conditional: Arc::new(AtomicBool::new(true)),
             secrets,
             pause: FIRST_PAUSE,
+            counters: Arc::default(),
         })
     }
 
     /// Calls until it succeeds, fails for good, or has been tried often enough. `call` learns whether it is a
     /// repetition.
-    async fn retry<T, F>(&self, what: &str, limit: Duration, mut call: impl FnMut(bool) -> F) -> Result<T>
+    async fn retry<T, F>(
+        &self,
+        operation: Operation,
+        what: &str,
+        limit: Duration,
+        mut call: impl FnMut(bool) -> F,
+    ) -> Result<T>
     where
         F: Future<Output = opendal::Result<T>>,
     {
         let mut pause = self.pause;
         for attempt in 1..=TRIES {
+            self.counters.sent(operation);
             let error = match tokio::time::timeout(limit, call(attempt > 1)).await {
                 Ok(Ok(value)) => return Ok(value),
                 Ok(Err(error)) => self.error(what, &error),
@@ -130,7 +143,8 @@ impl Remote {
     async fn write(&self, key: &str, data: &Bytes, conditional: bool) -> Result<()> {
         let length = data.len() as u64;
         let what = format!("write object `{key}`");
-        self.retry(&what, LONG_LIMIT, |again| {
+        self.counters.written(data.len());
+        self.retry(Operation::Put, &what, LONG_LIMIT, |again| {
             let data = data.clone();
             async move {
                 let result = if conditional {
@@ -158,6 +172,8 @@ struct RemotePut {
     remote: Remote,
     what: String,
     writer: opendal::Writer,
+    /// Bytes that were handed over, for the requests that it takes to send them.
+    bytes: usize,
 }
 
 impl RemotePut {
@@ -177,10 +193,17 @@ impl RemotePut {
 #[async_trait]
 impl Put for RemotePut {
     async fn write(&mut self, data: Bytes) -> Result<()> {
+        let parts = (self.bytes + data.len()) / PART_BYTES - self.bytes / PART_BYTES;
+        self.bytes += data.len();
+        self.remote.counters.written(data.len());
+        (0..parts).for_each(|_| self.remote.counters.sent(Operation::Put));
         Self::limited(&self.remote, &self.what, self.writer.write(data)).await
     }
 
     async fn finish(mut self: Box<Self>) -> Result<()> {
+        // The last part, and, where it is not the only one, the end.
+        let requests = if self.bytes > PART_BYTES { 2 } else { 1 };
+        (0..requests).for_each(|_| self.remote.counters.sent(Operation::Put));
         Self::limited(&self.remote, &self.what, self.writer.close())
             .await
             .map(drop)
@@ -221,26 +244,32 @@ impl Backend for Remote {
         key_check(key)?;
         let what = format!("write object `{key}`");
         let open = |_| async { self.operator.writer_with(key).chunk(PART_BYTES).await };
-        let writer = self.retry(&what, SHORT_LIMIT, open).await?;
+        let writer = self.retry(Operation::Put, &what, SHORT_LIMIT, open).await?;
         Ok(Box::new(RemotePut {
             remote: self.clone(),
             what,
             writer,
+            bytes: 0,
         }))
     }
 
     async fn get(&self, key: &str) -> Result<Bytes> {
         let read = |_| self.operator.read(key);
         let data = self
-            .retry(&format!("read object `{key}`"), LONG_LIMIT, read)
+            .retry(Operation::Get, &format!("read object `{key}`"), LONG_LIMIT, read)
             .await?;
+        self.counters.read(data.len());
         Ok(data.to_bytes())
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let what = format!("read object `{key}`");
         let read = |_| async { self.operator.read_with(key).range(range.clone()).await };
-        let data = self.retry(&what, LONG_LIMIT, read).await?.to_bytes();
+        let data = self
+            .retry(Operation::Get, &what, LONG_LIMIT, read)
+            .await?
+            .to_bytes();
+        self.counters.read(data.len());
         if data.len() as u64 == range.end - range.start {
             return Ok(data);
         }
@@ -253,7 +282,12 @@ impl Backend for Remote {
     async fn stat(&self, key: &str) -> Result<Option<u64>> {
         let stat = |_| self.operator.stat(key);
         match self
-            .retry(&format!("look at object `{key}`"), SHORT_LIMIT, stat)
+            .retry(
+                Operation::Head,
+                &format!("look at object `{key}`"),
+                SHORT_LIMIT,
+                stat,
+            )
             .await
         {
             Ok(data) => Ok(Some(data.content_length())),
@@ -267,8 +301,17 @@ impl Backend for Remote {
         let opened = async move {
             let path = if prefix.is_empty() { "/" } else { prefix.as_str() };
             let open = |_| async { self.operator.lister_with(path).recursive(true).await };
-            let lister = self.retry(&format!("list `{prefix}`"), SHORT_LIMIT, open).await?;
+            let lister = self
+                .retry(Operation::List, &format!("list `{prefix}`"), SHORT_LIMIT, open)
+                .await?;
             let entries = lister.map_err(move |error| self.error("list objects", &error));
+            let mut seen = 0_u32;
+            let entries = entries.inspect_ok(move |_| {
+                seen += 1;
+                if seen % LIST_PAGE == 0 {
+                    self.counters.sent(Operation::List);
+                }
+            });
             Ok::<_, Error>(entries.try_filter_map(|entry| async move {
                 let data = entry.metadata();
                 let item = Listed {
@@ -283,14 +326,21 @@ impl Backend for Remote {
 
     async fn delete(&self, key: &str) -> Result<()> {
         key_check(key)?;
-        self.retry(&format!("delete object `{key}`"), SHORT_LIMIT, |_| {
-            self.operator.delete(key)
-        })
+        self.retry(
+            Operation::Delete,
+            &format!("delete object `{key}`"),
+            SHORT_LIMIT,
+            |_| self.operator.delete(key),
+        )
         .await
     }
 
     fn describe(&self) -> String {
         self.describe.clone()
+    }
+
+    fn requests(&self) -> Option<Requests> {
+        Some(self.counters.get())
     }
 }
 

@@ -281,7 +281,7 @@ async fn nodes_read(store: &Store, level: u8, wanted: Vec<Wanted>) -> Result<Vec
     };
     let base = first.at.offset;
     let read = async {
-        let pack = store.object_id(first.at.object).await?;
+        let pack = store.stored(first.at.object).await?.id;
         let key = pack_key(pack);
         let data = store
             .inner

@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::packs::Keep;
 use super::{CHUNK, Inner, Piece, pieces};
 use crate::error::{Error, Kind, Result};
 use crate::world::World;
@@ -35,6 +36,8 @@ const WINDOWS: usize = 4;
 const BUDGET: usize = 1024;
 /// Leaves of trees that are looked up in the database at once, for all streams: far fewer than it has connections.
 const LOOKUPS: usize = 6;
+/// A longer read goes by the cache of packs without filling it: 64 MiB.
+const KEPT_LIMIT: u64 = 64 << 20;
 /// What was not asked for this long, up to twice, is given back.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -89,6 +92,8 @@ struct Queue {
     begun: u64,
     /// Chunks of that window.
     pace: u64,
+    /// Whether what is read is kept in the cache of packs.
+    keep: Keep,
     /// Whether somebody asked since this was last looked at.
     is_wanted: bool,
 }
@@ -156,6 +161,11 @@ impl Queue {
         Self {
             windows: VecDeque::new(),
             begun: range.start,
+            keep: if range.end - range.start > KEPT_LIMIT {
+                Keep::No
+            } else {
+                Keep::Yes
+            },
             rest: range,
             pace: PACE_MIN,
             is_wanted: true,
@@ -171,9 +181,9 @@ impl Queue {
             let window = self.begun / CHUNK..chunks;
             let bytes = self.begun..(chunks * CHUNK).min(self.rest.end);
             self.begun = bytes.end;
-            let disk = Arc::clone(disk);
+            let (disk, keep) = (Arc::clone(disk), self.keep);
             let load = tokio::spawn(async move {
-                let chunks = disk.chunks_load(window.clone()).await?;
+                let chunks = disk.chunks_load(window.clone(), keep).await?;
                 Ok(pieces(window, chunks, &bytes))
             });
             self.windows.push_back(Window {

@@ -2,6 +2,7 @@
 
 pub(crate) mod ahead;
 pub(crate) mod nodes;
+pub(crate) mod packs;
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -11,16 +12,17 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Keys};
 use crate::error::{Error, Kind, Result};
 use crate::memory;
 use crate::pack;
 use crate::rows::{self, Location};
-use crate::store::{Store, pack_key};
+use crate::store::{Store, Stored, pack_key};
 use crate::tree::{FAN_OUT, Node, TreeRoot};
 use crate::{CHUNK_BYTES, reader::nodes::TreeReader};
 use ahead::Ahead;
 use nodes::damaged_at;
+use packs::Keep;
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 /// Chunks that `read_at` reads at once.
@@ -177,7 +179,7 @@ impl Inner {
     /// Like `chunks_load`, for callers that come back to the same chunks with small requests.
     async fn chunks_get(&self, range: Range<u64>) -> Result<Vec<Option<Bytes>>> {
         if range.end - range.start > 4 {
-            return self.chunks_load(range).await;
+            return self.chunks_load(range, Keep::Yes).await;
         }
         let mut out = Vec::new();
         for index in range {
@@ -190,7 +192,11 @@ impl Inner {
                 out.push(kept);
                 continue;
             }
-            let chunk = self.chunks_load(index..index + 1).await?.pop().flatten();
+            let chunk = self
+                .chunks_load(index..index + 1, Keep::Yes)
+                .await?
+                .pop()
+                .flatten();
             if let Some(data) = &chunk {
                 let mut kept = self.kept();
                 kept.push_back((index, data.clone()));
@@ -204,20 +210,20 @@ impl Inner {
     }
 
     /// Loads chunks; `None` stands for zeros. What is damaged is remembered.
-    async fn chunks_load(&self, range: Range<u64>) -> Result<Vec<Option<Bytes>>> {
-        let loaded = self.chunks_load_again(range).await;
+    async fn chunks_load(&self, range: Range<u64>, keep: Keep) -> Result<Vec<Option<Bytes>>> {
+        let loaded = self.chunks_load_again(range, keep).await;
         if let Err(error) = &loaded {
             self.damage_mark(error).await;
         }
         loaded
     }
 
-    async fn chunks_load_again(&self, range: Range<u64>) -> Result<Vec<Option<Bytes>>> {
-        match self.chunks_try(range.clone()).await {
+    async fn chunks_load_again(&self, range: Range<u64>, keep: Keep) -> Result<Vec<Option<Bytes>>> {
+        match self.chunks_try(range.clone(), keep).await {
             // The object may just have been rewritten elsewhere: the index is asked once more.
             Err(error) if error.kind() == Kind::NotFound => {
                 self.leaves().clear();
-                self.chunks_try(range.clone())
+                self.chunks_try(range.clone(), keep)
                     .await
                     .map_err(|error| damaged_at(error, self.bytes(&range)))
             }
@@ -249,7 +255,7 @@ impl Inner {
         }
     }
 
-    async fn chunks_try(&self, range: Range<u64>) -> Result<Vec<Option<Bytes>>> {
+    async fn chunks_try(&self, range: Range<u64>, keep: Keep) -> Result<Vec<Option<Bytes>>> {
         let mut wanted = Vec::new();
         for index in range.clone() {
             let leaf = self.leaf(index / FAN_OUT).await?;
@@ -265,7 +271,7 @@ impl Inner {
         let mut out = vec![None; usize::try_from(range.end - range.start).unwrap_or_default()];
         let requests = requests(&wanted);
         let mut loaded = stream::iter(requests)
-            .map(|request| self.request(request))
+            .map(|request| self.request(request, keep))
             .buffered(4);
         while let Some(chunks) = loaded.try_next().await? {
             for (index, data) in chunks {
@@ -276,50 +282,34 @@ impl Inner {
     }
 
     /// Reads neighbours in one pack with one request, and decodes and checks them.
-    async fn request(&self, wanted: Vec<Wanted>) -> Result<Vec<(u64, Bytes)>> {
+    async fn request(&self, wanted: Vec<Wanted>, keep: Keep) -> Result<Vec<(u64, Bytes)>> {
         let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
             return Ok(Vec::new());
         };
         let store = &self.tree.store;
         let whole = self.bytes(&(first.index..last.index + 1));
         let base = first.at.offset;
-        let end = u64::from(last.at.offset) + u64::from(last.at.length);
+        let range = u64::from(base)..u64::from(last.at.offset) + u64::from(last.at.length);
         let pack = store
-            .object_id(first.at.object)
+            .stored(first.at.object)
             .await
             .map_err(|error| error.at(whole.clone()))?;
-        let key = pack_key(pack);
-        let data = store.inner.backend.get_range(&key, u64::from(base)..end).await;
-        let data = data.map_err(|error| error.at(whole))?;
-        let keys = store.inner.keys.clone();
-        let virtual_bytes = self.tree.root.virtual_bytes;
-        store
-            .inner
-            .options
-            .world
-            .compute(move || {
-                let opens = keys.pack_key(pack)?;
-                let decode = |(one, to): (&Wanted, &mut [u8])| {
-                    let from = (one.at.offset - base) as usize;
-                    let frame = data.get(from..from + one.at.length as usize);
-                    let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "the object is too short"));
-                    let opened = frame
-                        .and_then(|frame| pack::chunk_open_to(&keys, opens.as_ref(), one.digest, frame, to));
-                    let bytes = one.index * CHUNK..((one.index + 1) * CHUNK).min(virtual_bytes);
-                    opened.map_err(|error| error.context(&key).at(bytes))
-                };
-                let size = CHUNK_BYTES as usize;
-                let mut out = Vec::with_capacity(wanted.len());
-                for some in wanted.chunks(TOGETHER) {
-                    let plain = memory::filled(some.len() * size, |plain| {
-                        some.iter().zip(plain.chunks_exact_mut(size)).try_for_each(decode)
-                    })?;
-                    let places = some.iter().enumerate();
-                    out.extend(places.map(|(n, one)| (one.index, plain.slice(n * size..(n + 1) * size))));
-                }
-                Ok(out)
-            })
-            .await
+        let frames = Frames {
+            keys: store.inner.keys.clone(),
+            pack,
+            base,
+            wanted,
+            virtual_bytes: self.tree.root.virtual_bytes,
+        };
+        let read = store.pack_read(pack, range, keep, move |data| frames.decode(data));
+        // What is wrong with a single chunk says so itself.
+        read.await.map_err(|error| {
+            if error.range().is_some() {
+                error
+            } else {
+                error.at(whole)
+            }
+        })
     }
 
     async fn leaf(&self, number: u64) -> Result<Arc<Leaf>> {
@@ -365,6 +355,42 @@ impl Inner {
 
     fn kept(&self) -> std::sync::MutexGuard<'_, VecDeque<(u64, Bytes)>> {
         self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Neighbours in one pack that are read together.
+struct Frames {
+    keys: Keys,
+    pack: Stored,
+    /// Where in the pack the bytes begin.
+    base: u32,
+    wanted: Vec<Wanted>,
+    virtual_bytes: u64,
+}
+
+impl Frames {
+    /// The chunks with their numbers.
+    fn decode(&self, data: &Bytes) -> Result<Vec<(u64, Bytes)>> {
+        let opens = self.keys.pack_key(self.pack.id)?;
+        let decode = |(one, to): (&Wanted, &mut [u8])| {
+            let from = (one.at.offset - self.base) as usize;
+            let frame = data.get(from..from + one.at.length as usize);
+            let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "the object is too short"));
+            let opened = frame
+                .and_then(|frame| pack::chunk_open_to(&self.keys, opens.as_ref(), one.digest, frame, to));
+            let bytes = one.index * CHUNK..((one.index + 1) * CHUNK).min(self.virtual_bytes);
+            opened.map_err(|error| error.context(pack_key(self.pack.id)).at(bytes))
+        };
+        let size = CHUNK_BYTES as usize;
+        let mut out = Vec::with_capacity(self.wanted.len());
+        for some in self.wanted.chunks(TOGETHER) {
+            let plain = memory::filled(some.len() * size, |plain| {
+                some.iter().zip(plain.chunks_exact_mut(size)).try_for_each(decode)
+            })?;
+            let places = some.iter().enumerate();
+            out.extend(places.map(|(n, one)| (one.index, plain.slice(n * size..(n + 1) * size))));
+        }
+        Ok(out)
     }
 }
 

@@ -216,3 +216,16 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
         .fill(&mut out);
     out
 }
+
+/// Every file below a folder.
+pub(crate) fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let below = |path: std::path::PathBuf| {
+        if path.is_dir() {
+            files_below(&path)
+        } else {
+            vec![path]
+        }
+    };
+    entries.flat_map(|entry| below(entry.unwrap().path())).collect()
+}

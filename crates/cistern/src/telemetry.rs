@@ -103,6 +103,24 @@ fn describe() {
         "1 while a disk has too little left for anything new."
     );
     metrics::describe_gauge!(
+        "cistern_cache_bytes",
+        metrics::Unit::Bytes,
+        "What the cache of packs takes."
+    );
+    metrics::describe_counter!(
+        "cistern_cache_reads_total",
+        "Reads by way of the cache of packs, by whether it had what was wanted."
+    );
+    metrics::describe_counter!(
+        "cistern_objects_requests_total",
+        "Requests to the bucket, by operation, with those that were sent again."
+    );
+    metrics::describe_counter!(
+        "cistern_objects_bytes_total",
+        metrics::Unit::Bytes,
+        "Bytes that went from the bucket and to it."
+    );
+    metrics::describe_gauge!(
         "cistern_store_damaged",
         "Disks and other things that are known to be damaged: alert where it is not 0."
     );

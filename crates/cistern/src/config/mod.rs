@@ -80,6 +80,8 @@ pub struct Config {
     pub gc: Gc,
     /// Reading what is stored again.
     pub scrub: Scrub,
+    /// Packs of a bucket that are kept at hand.
+    pub cache: Cache,
     /// Disks that fill.
     pub disk: Disk,
     /// What is logged.
@@ -228,6 +230,13 @@ impl Scrub {
     }
 }
 
+/// Packs of a bucket that are kept at hand.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Cache {
+    /// MiB that they take on the disk of the data folder at most; 0 for none.
+    pub mib: u64,
+}
+
 /// Disks that fill.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Disk {
@@ -325,6 +334,7 @@ impl Default for Config {
                 every_days: 30,
                 mib_per_second: 16,
             },
+            cache: Cache { mib: 4096 },
             disk: Disk {
                 refuse_below_percent: 5,
                 purge_below_percent: 8,

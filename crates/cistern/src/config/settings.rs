@@ -329,6 +329,12 @@ pub const SETTINGS: &[Setting] = &[
         "MiB that the scrub reads a second at most.",
     ),
     row(
+        "cache.mib",
+        Kind::Number,
+        "MiB that parts of packs take at most in DATA/cache, so that a bucket is not asked for them again. 0: none. A folder of \
+         objects needs none.",
+    ),
+    row(
         "disk.refuse_below_percent",
         Kind::Number,
         "While less than so many percent of a disk are free, no image is taken in; of a disk above 200 GiB, percent of 200 \

@@ -43,6 +43,7 @@ use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::refusals_flush;
 use crate::platform::jobs::Engine;
 use crate::platform::journal;
+use crate::platform::storage::cache::cache_open;
 use crate::telemetry;
 use accept::{Gate, Listener, Running};
 use health::{Phase, Step};
@@ -202,6 +203,7 @@ async fn open(config: Config, phase: &Phase) -> Result<App> {
     .await?;
     phase.start(Step::ObjectsTest);
     app.objects_test().await?;
+    cache_open(&app);
     Ok(app)
 }
 

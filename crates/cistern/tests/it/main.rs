@@ -5,6 +5,7 @@
 //! started by the harness.
 
 mod auth;
+mod cache;
 mod cli;
 mod copy;
 mod domains;

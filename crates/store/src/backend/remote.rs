@@ -308,7 +308,7 @@ impl Backend for Remote {
             let mut seen = 0_u32;
             let entries = entries.inspect_ok(move |_| {
                 seen += 1;
-                if seen % LIST_PAGE == 0 {
+                if seen.is_multiple_of(LIST_PAGE) {
                     self.counters.sent(Operation::List);
                 }
             });

@@ -28,7 +28,8 @@ use crate::store::pack_key;
 use index::{Block, Index};
 
 /// Bytes of a block; the last one of a pack is shorter.
-pub(crate) const BLOCK_BYTES: u64 = 1 << 20;
+pub(crate) const BLOCK_BYTES: u64 = BLOCK as u64;
+const BLOCK: usize = 1 << 20;
 /// Blocks of one request, where not more were asked for.
 const REQUEST_BLOCKS: u64 = 4;
 /// Requests under way, which bounds the memory that they take: 6 MiB each, at most.
@@ -212,8 +213,8 @@ impl PackCache {
         let before = (0..first)
             .rev()
             .take_while(|number| !is_missing(number))
-            .take(REQUEST_BLOCKS as usize);
-        let wanted = (before.count() as u64).min((REQUEST_BLOCKS).saturating_sub(last + 1 - first));
+            .zip(0..REQUEST_BLOCKS);
+        let wanted = (before.count() as u64).min(REQUEST_BLOCKS.saturating_sub(last + 1 - first));
         let ahead = (last + 1..part.pack_bytes.div_ceil(BLOCK_BYTES))
             .take(usize::try_from(wanted).unwrap_or_default())
             .take_while(is_missing);
@@ -272,7 +273,7 @@ impl PackCache {
 
     /// Keeps what was fetched of a pack, from block number `first` on, where there is room for it.
     fn keep_all(&self, pack: Uuid, first: u64, fetched: &[u8]) {
-        for (number, data) in (first..).zip(fetched.chunks(BLOCK_BYTES as usize)) {
+        for (number, data) in (first..).zip(fetched.chunks(BLOCK)) {
             let bytes = data.len() as u64;
             let Some(evicted) = self.index().room(bytes) else {
                 return;

@@ -24,7 +24,7 @@ fn bytes_on_disk(folder: &Path) -> u64 {
 
 /// A pack's bytes from a block on, each block filled with its number.
 fn blocks(first: u64, count: u64) -> Vec<u8> {
-    let fill = |number| vec![u8::try_from(number).unwrap(); BLOCK_BYTES as usize];
+    let fill = |number| vec![u8::try_from(number).unwrap(); BLOCK];
     (first..first + count).flat_map(fill).collect()
 }
 

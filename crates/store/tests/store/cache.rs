@@ -94,7 +94,7 @@ async fn what_was_read_once_is_not_asked_for_again() {
         // From end to end in small reads: each request brings up to 4 MiB.
         let before = cached.backend.calls();
         for n in 0..DISK / CHUNK {
-            cached.read(n * CHUNK, CHUNK as usize).await;
+            cached.read(n * CHUNK, 64 << 10).await;
         }
         let asked = cached.backend.calls() - before;
         assert!(asked <= 15, "{}: {asked} requests for 26 MiB", place.name);
@@ -213,7 +213,7 @@ async fn damage_in_the_backend_is_found_where_it_is_and_only_there() {
     let reader = cached.store.disk_open(cached.root);
     let mut wrong = 0;
     for n in 0..DISK / CHUNK {
-        let mut buffer = vec![0; CHUNK as usize];
+        let mut buffer = vec![0; 64 << 10];
         match reader.read_at(n * CHUNK, &mut buffer).await {
             Ok(()) => assert!(buffer == cached.disk[usize::try_from(n * CHUNK).unwrap()..][..buffer.len()]),
             Err(error) => {

@@ -1,5 +1,6 @@
 //! `cistern store`: on a data folder with `--data`, otherwise through a server.
 
+use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -299,7 +300,34 @@ fn stats_text(stats: &StoreStats) -> String {
         bytes(stats.restorable_bytes),
         count(stats.restorable, "deleted image"),
         count(stats.open_sessions, "import"),
-    )
+    ) + &bucket_text(stats)
+}
+
+/// What the bucket was asked since the server started, and what it need not be asked.
+fn bucket_text(stats: &StoreStats) -> String {
+    let mut text = String::new();
+    if let Some(cache) = &stats.cache {
+        let reads = (cache.hits + cache.misses).max(1);
+        let _ = write!(
+            text,
+            "\nCache      {:>12}  had {} % of what was read",
+            output::bytes(cache.bytes),
+            cache.hits * 100 / reads
+        );
+    }
+    if let Some(requests) = &stats.requests {
+        let all = requests.get + requests.put + requests.head + requests.list + requests.delete;
+        let _ = write!(
+            text,
+            "\nRequests   {all:>12}  to the bucket since the server started"
+        );
+        for (count, what) in [(requests.get_per_gib, "read"), (requests.put_per_gib, "written")] {
+            if let Some(count) = count {
+                let _ = write!(text, "; {count} a GiB {what}");
+            }
+        }
+    }
+    text
 }
 
 fn report_text(report: &Report) -> String {
@@ -385,6 +413,8 @@ mod tests {
             restorable: 1,
             restorable_bytes: 1,
             open_sessions: 0,
+            cache: None,
+            requests: None,
         };
         let text = stats_text(&stats);
         assert!(

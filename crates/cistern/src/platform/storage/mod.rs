@@ -1,6 +1,7 @@
 //! The installation's store, for its operators: figures, and the search for damage.
 
 pub mod api;
+pub mod cache;
 pub mod cli;
 pub mod gc;
 pub mod jobs;

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::cache::{CacheFigures, RequestFigures};
+
 /// Most damaged ranges that one run tells; a broken disk array has no end of them.
 pub const MAX_TOLD: usize = 10_000;
 
@@ -31,6 +33,12 @@ pub struct StoreStats {
     pub restorable_bytes: u64,
     /// Who is writing now.
     pub open_sessions: u64,
+    /// The cache of packs of a bucket, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheFigures>,
+    /// What the bucket was asked, where the objects are in one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<RequestFigures>,
 }
 
 impl From<store::Stats> for StoreStats {
@@ -47,6 +55,8 @@ impl From<store::Stats> for StoreStats {
             restorable: stats.restorable_roots,
             restorable_bytes: stats.restorable_bytes,
             open_sessions: stats.open_sessions,
+            cache: None,
+            requests: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::json;
 use store::{RebuildProgress, Rebuilt, Store};
 
+use super::cache;
 use super::jobs::{ATTEMPTS, VERIFY};
 use super::model::{Report, StoreStats};
 use crate::app::{self, App};
@@ -24,7 +25,11 @@ pub struct Verification {
 /// The store's figures.
 pub async fn store_stats(app: &App, caller: &Caller) -> Result<StoreStats> {
     caller.require("store:read")?;
-    Ok(app.store.stats().await?.into())
+    Ok(StoreStats {
+        cache: cache::cache_figures(app),
+        requests: app.store.requests().map(Into::into),
+        ..app.store.stats().await?.into()
+    })
 }
 
 /// Starts the search for damage; with `read_data` every stored byte is read.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use store::room::Space;
 
+use super::cache;
 use super::gc::service::gc_urgent;
 use crate::app::App;
 use crate::config::Objects;
@@ -74,6 +75,8 @@ pub async fn watch(app: App) {
     loop {
         ticks.tick().await;
         tell(&app);
+        cache::tell(&app);
+        cache_yield(&app);
         let percent = app.config.disk.purge_below_percent;
         let is_urgent = disks(&app)
             .iter()
@@ -89,6 +92,16 @@ pub async fn watch(app: App) {
             }
         }
         was_urgent = is_urgent;
+    }
+}
+
+/// The cache of packs gives way before anything is refused for want of room.
+fn cache_yield(app: &App) {
+    let percent = app.config.disk.purge_below_percent;
+    let is_low = |disk: &Disk| disk.name == "data" && disk.is_below(percent);
+    if app.store.cache_stats().is_some_and(|cache| cache.bytes > 0) && disks(app).iter().any(is_low) {
+        tracing::warn!("the disk of the data folder is nearly full: the cache of packs is emptied");
+        app.store.cache_clear();
     }
 }
 

@@ -306,7 +306,49 @@ def disk_rounds(args, disk, changed):
             warm(disk), warm(changed)
             rounds[tool].append(one(work, disk, changed))
             shutil.rmtree(work)
-    return {tool: median_of(list_) for tool, list_ in rounds.items()}, median_of([{"rates": r} for r in rates])["rates"]
+    figures = {tool: median_of(list_) for tool, list_ in rounds.items()}
+    rates = median_of([{"rates": r} for r in rates])["rates"]
+    rates["durable"] = statistics.median(durable_seconds(args.work, int(figures["cistern"]["new"]["stored"])) for _ in range(3))
+    return figures, rates
+
+
+def durable_seconds(work, total):
+    """What the disk alone takes for so many bytes in files of 12 MiB, each with its folder fsynced, three at a time as the store
+    writes them."""
+    folder = work / "durable"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    settle()
+    pack, numbers, lock = os.urandom(12 << 20), iter(range(max(1, total // (12 << 20)))), threading.Lock()
+    handle = os.open(folder, os.O_RDONLY)
+
+    def write():
+        for name in taken():
+            file = os.open(folder / str(name), os.O_WRONLY | os.O_CREAT, 0o600)
+            for at in range(0, len(pack), 1 << 20):
+                os.write(file, pack[at : at + (1 << 20)])
+            os.fsync(file)
+            os.close(file)
+            os.fsync(handle)
+
+    def taken():
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            yield number
+
+    start = time.monotonic()
+    writers = [threading.Thread(target=write) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    seconds = time.monotonic() - start
+    os.close(handle)
+    shutil.rmtree(folder)
+    return seconds
 
 
 def median_of(rounds):
@@ -540,6 +582,195 @@ def lists(args):
     return "\n".join(lines)
 
 
+# --- reading, gc, sizes: the store alone -----------------------------------------------------------------------------
+
+
+EXAMPLES = ROOT / "target/release/examples"
+SERVERS = ROOT / "tests/clients/with-postgres-and-s3.sh"
+
+
+def lines_of(words):
+    """What a measuring program of the store prints: pairs of what and figures."""
+    return [line.split(": ", 1) for line in output(words).splitlines() if ": " in line]
+
+
+def in_servers(name, words, url):
+    """A measuring program beside a PostgreSQL and an S3 of its own; `url` is the variable that its last word is from."""
+    script = f'exec "$0" "$@" "${url}"'
+    return [SERVERS, "bash", "-c", script, EXAMPLES / name, *words]
+
+
+def figures_table(columns):
+    """Columns by name; each a list of pairs."""
+    names = [what for what, _ in max(columns.values(), key=len)]
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    for name in names:
+        lines.append(f"| {name} | " + " | ".join(dict(pairs).get(name, "–") for pairs in columns.values()) + " |")
+    return "\n".join(lines)
+
+
+def verdict(name, value, bar, is_met):
+    return f"| {name} | {value} | {bar} | {'met' if is_met else 'not met'} |"
+
+
+def number(pairs, what, pattern):
+    return float(re.search(pattern, dict(pairs)[what])[1])
+
+
+def reads(args, disk):
+    say("reading")
+    warm(disk)
+    columns = {
+        "folder": lines_of([EXAMPLES / "read", disk, args.work]),
+        "S3 on loopback, with the cache": lines_of(in_servers("read", [disk, args.work], "CISTERN_TEST_S3")),
+    }
+    text = [f"`{disk.name}`, one reader. `again`: another reader on what is at hand then, packs in the page cache.", "", figures_table(columns), ""]
+    text += ["| bar | measured | wanted | |", "|---|---|---|---|"]
+    for name, pairs in columns.items():
+        p50 = number(pairs, "4 KiB at random, again", r"p50 (\d+)")
+        text.append(verdict(f"4 KiB at random, again, {name}", f"{p50:.0f} µs", "≤ 100 µs", p50 <= 100))
+        rate = max(number(pairs, what, r"([\d.]+) GB/s") for what in ("a download", "1 MiB reads in order, again"))
+        text.append(verdict(f"in order, {name}", f"{rate:.2f} GB/s", "≥ 1 GB/s", rate >= 1))
+    return "\n".join(text)
+
+
+def collection(args, disk):
+    say("gc")
+    warm(disk)
+    columns = {}
+    for disks, gib in ((2, 4), (8, 8)):
+        words = [disks, gib, args.work, disk]
+        columns[f"SQLite, {disks} disks of {gib} GiB"] = lines_of([EXAMPLES / "gc", *words])
+        columns[f"PostgreSQL, {disks} disks of {gib} GiB"] = lines_of(in_servers("gc", words, "CISTERN_TEST_POSTGRES"))
+    named = {name: [(what.replace(":", ""), figures) for what, figures in pairs] for name, pairs in columns.items()}
+    text = [f"Disks whose chunks are all different; the import beside it is of `{disk.name}`.", "", figures_table(named), ""]
+    text += ["| bar | measured | wanted | |", "|---|---|---|---|"]
+    for name, pairs in named.items():
+        marked = number(pairs, "gc, nothing to free", r"\(([\d.]+) M/s")
+        text.append(verdict(f"marked, {name}", f"{marked:.2f} M entries/s", "≥ 1 M/s", marked >= 1))
+        share = number(pairs, "an import beside gc", r"([\d.]+) of the rate")
+        text.append(verdict(f"an import beside gc, {name}", f"{share:.2f} of its rate", "≥ 0.9", share >= 0.9))
+    return "\n".join(text)
+
+
+def dedup(args, release):
+    """facts of chunk sizes: one disk, its upgrade, some random writes, and the same files on another disk."""
+    say("chunk sizes")
+    work = args.work / "dedup"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    written, again = work / "written.raw", work / "again.raw"
+    subprocess.run(["cp", "--sparse=always", release[1], written], check=True)
+    scatter(written)
+    files_again(release[0], work, again)
+    disks = [release[0], release[1], written, again]
+    rows = [json.loads(line) for line in output([RATES, "dedup", *disks]).splitlines()]
+    shutil.rmtree(work)
+    lines = [
+        "New MiB after zstd-1 of: A, an OS disk (`release-1.raw`); B, A after an upgrade; C, B after 1000 writes of 8 KiB at random within"
+        " 64 MiB; D, the files of A on another, larger file system.", "",
+        "| chunk | A | +B | +C | +D | all | entries |", "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        new = [f"{bytes / (1 << 20):.1f}" for bytes in row["new_bytes"]]
+        size = row["chunk_bytes"] >> 10
+        name = f"{size} KiB" if size < 1024 else f"{size >> 10} MiB"
+        name = f"**{name}**" if size == 64 else name
+        lines.append(f"| {name} | {' | '.join(new)} | {sum(row['new_bytes']) / (1 << 20):.1f} | {row['entries']} |")
+    return "\n".join(lines)
+
+
+def scatter(path):
+    """1000 writes of 8 KiB of noise, within the 64 MiB that hold most data."""
+    window = 64 << 20
+    with open(path, "r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+
+        def held(start):
+            at, total = start, 0
+            while at < start + window:
+                try:
+                    at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+                    end = os.lseek(file.fileno(), at, os.SEEK_HOLE)
+                except OSError:
+                    break
+                total += max(0, min(end, start + window) - at)
+                at = end
+            return total
+
+        start = max(range(0, size - window + 1, window), key=held)
+        source = random.Random(9)
+        for _ in range(1000):
+            file.seek(start + source.randrange(window // 8192) * 8192)
+            file.write(source.randbytes(8192))
+
+
+def files_again(disk, work, target):
+    """The files of a disk's root on a file system that is made anew, 3 GiB large."""
+    part, tree = work / "root.ext4", work / "tree"
+    tree.mkdir()
+    table = json.loads(output(["sfdisk", "--json", disk]))["partitiontable"]["partitions"][-1]
+    subprocess.run(
+        ["dd", f"if={disk}", f"of={part}", "bs=1M", "iflag=skip_bytes,count_bytes", "conv=sparse", "status=none",
+         f"skip={table['start'] * 512}", f"count={table['size'] * 512}"], check=True)
+    subprocess.run(["debugfs", "-R", f"rdump / {tree}", part], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", tree, target, "3G"], check=True)
+    part.unlink()
+    shutil.rmtree(tree)
+
+
+SIZES = (1, 4, 16, 64, 100)
+
+
+def sizes(args):
+    rows = []
+    for gib in SIZES:
+        say(f"a disk of {gib} GiB")
+        rows.append(json.loads(output([EXAMPLES / "size", gib, args.work])))
+    steps = {"new": "taken in", "same": "the same again", "read": "read"}
+    lines = [
+        "Disks without a zero chunk, each chunk another, made in memory; they compress to next to nothing, so the rates are those of hashing,"
+        " rows and trees.", "",
+        "| GiB | " + " | ".join(steps.values()) + " | peak of memory | database |", "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [f"{row[step]['gb_per_second']:.2f} GB/s, {row[step]['cpu_seconds_per_gb']:.2f} CPU s a GB" for step in steps]
+        lines.append(f"| {row['gib']} | " + " | ".join(cells) + f" | {row['memory_mib']} MiB | {row['database_mib']} MiB |")
+    chart(ROOT / "docs/images/benchmarks-sizes.svg", rows)
+    lines += ["", "![The same as curves: neither time a GB nor memory grows with the disk](images/benchmarks-sizes.svg)"]
+    least, most = (pick(row["memory_mib"] for row in rows) for pick in (min, max))
+    lines += ["", "| bar | measured | wanted | |", "|---|---|---|---|"]
+    lines.append(verdict(f"memory from {SIZES[0]} to {SIZES[-1]} GiB", f"{least} to {most} MiB", "flat, ≤ 256 MiB", most <= 256 and most <= 1.5 * least))
+    return "\n".join(lines)
+
+
+def chart(path, rows):
+    """CPU seconds a GB, and MiB of memory, by size of the disk (logarithmic)."""
+    curves = {
+        "taken in, CPU s a GB": [row["new"]["cpu_seconds_per_gb"] for row in rows],
+        "the same again, CPU s a GB": [row["same"]["cpu_seconds_per_gb"] for row in rows],
+        "read, CPU s a GB": [row["read"]["cpu_seconds_per_gb"] for row in rows],
+        "peak of memory, GiB": [row["memory_mib"] / 1024 for row in rows],
+    }
+    top = max(max(values) for values in curves.values()) * 1.15
+    width, height, left, bottom = 640, 300, 50, 260
+    at = lambda n, value: (left + 560 * n / (len(rows) - 1), bottom - 230 * value / top)
+    colours = ["#1f6feb", "#2da44e", "#bf8700", "#cf222e"]
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11" fill="#57606a">']
+    for n in range(5):
+        x, y = at(0, top * n / 4)
+        parts.append(f'<path d="M{x} {y:.0f}H610" stroke="#d0d7de" fill="none"/><text x="8" y="{y + 4:.0f}">{top * n / 4:.2f}</text>')
+    for n, row in enumerate(rows):
+        x, _ = at(n, 0)
+        parts.append(f'<text x="{x:.0f}" y="{bottom + 16}" text-anchor="middle">{row["gib"]} GiB</text>')
+    for n, (name, values) in enumerate(curves.items()):
+        points = " ".join("{:.1f},{:.1f}".format(*at(i, value)) for i, value in enumerate(values))
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colours[n]}" stroke-width="2"/>')
+        parts.append(f'<text x="{left + 150 * n}" y="292" fill="{colours[n]}">{name}</text>')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(parts) + "\n</svg>\n")
+
+
 # --- profile ------------------------------------------------------------------------------------------------------
 
 
@@ -610,7 +841,8 @@ def disk_table(disk, figures, rates):
     lines = [
         f"`{disk.name}`: {disk.stat().st_size / (1 << 20):.0f} MiB, of which {rates['data_bytes'] / (1 << 20):.0f} MiB are not"
         f" zero. One core, CPU s a GB: BLAKE3 {rates['blake3']:.2f}, zstd-1 encode {rates['encode']:.2f}, decode"
-        f" {rates['decode']:.2f}. So the limit of an import is {work * gb:.2f} CPU s, {limit:.2f} s on {os.cpu_count()} cores.",
+        f" {rates['decode']:.2f}. So the limit of an import is {work * gb:.2f} CPU s, {limit:.2f} s on {os.cpu_count()} cores. Writing as"
+        f" many bytes durably takes this disk {rates['durable']:.2f} s, with nothing else to do.",
         "",
         "| work | " + " | ".join(TOOLS) + " |",
         "|---|" + "---|" * len(TOOLS),
@@ -634,9 +866,6 @@ def disk_table(disk, figures, rates):
     thrifty = min(others.values(), key=lambda o: o["cpu"])
     smallest = min(others.values(), key=lambda o: o["stored"])
     qemu, idle = new["qemu-img"], figures["cistern"]
-
-    def verdict(name, value, bar, is_met):
-        return f"| {name} | {value} | {bar} | {'met' if is_met else 'not met'} |"
 
     same = figures["cistern"]["same"]
     rate = gb / same["wall"]
@@ -663,7 +892,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=MILLION)
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--only", choices=["disks", "fsyncs", "lists", "profile"])
+    parser.add_argument("--only", choices=["disks", "fsyncs", "reads", "gc", "sizes", "chunks", "lists", "profile"])
     parser.add_argument("--work", type=Path, default=ROOT / "target/bench")
     args = parser.parse_args()
     parts = [
@@ -679,6 +908,15 @@ def main():
             parts += [f"### {title}", disk_table(pair[0], figures, rates)]
     if args.only in (None, "fsyncs"):
         parts += ["### Durability", fsyncs(args, release[0])]
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.only in (None, "reads"):
+        parts += ["### Reading", reads(args, release[0])]
+    if args.only in (None, "gc"):
+        parts += ["### Garbage collection", collection(args, release[0])]
+    if args.only in (None, "sizes"):
+        parts += ["### Growing with the disk", sizes(args)]
+    if args.only in (None, "chunks"):
+        parts += ["### Chunk sizes", dedup(args, release)]
     if args.only in (None, "lists"):
         parts += ["### Lists", lists(args)]
     if args.only in (None, "profile"):

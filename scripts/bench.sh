@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Cistern beside restic, borg and qemu-img in one run, into docs/benchmarks.md: import, the same again, a changed
-# version, export, memory, and lists at a million images. Takes about a quarter of an hour; nothing else should run.
+# version, export, memory; reading, gc, growth and sizes of chunks; lists at a million images. Takes about half an hour; nothing else
+# should run.
 #
 #   scripts/bench.sh                    everything
 #   scripts/bench.sh --rounds 1         quicker, and no median
-#   scripts/bench.sh --only disks|fsyncs|lists|profile     one part; what is written is then that part alone, to standard output
+#   scripts/bench.sh --only PART    one of disks, fsyncs, reads, gc, sizes, chunks, lists, profile, to standard output alone
 #
 # The disks (two releases of a Debian server, and a half-random one) are kept in the cache of tests/clients/install.sh.
 set -euo pipefail
@@ -13,10 +14,11 @@ source scripts/lib.sh
 
 need_rust
 have python3 || die "python3 is missing: apt-get install -y --no-install-recommends python3"
-tests/clients/install.sh apt restic
+tests/clients/install.sh apt restic versitygw
 say "Building (the first time takes some minutes) …"
 # With symbols, for the profile; they take no time.
 cargo rustc --release --locked --quiet -p cistern --bin cistern -- -C strip=none
+cargo build --release --locked --quiet -p cistern-store --example read --example gc --example size
 (cd crates/bench && cargo build --release --locked --quiet)
 mkdir -p "$CACHE/bench-disks"
 scripts/demo-disk.sh "$CACHE/bench-disks"

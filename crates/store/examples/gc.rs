@@ -1,70 +1,123 @@
 //! Measures garbage collection:
-//! `cargo run --release -p cistern-store --example gc -- DISKS GIB [FOLDER] [POSTGRES-URL]`.
+//! `cargo run --release -p cistern-store --example gc -- DISKS GIB FOLDER FILE [POSTGRES-URL]`.
 //!
 //! Takes DISKS disks of GIB GiB in, of which each chunk is another (and compresses to next to nothing), into a fresh store
-//! on SQLite and a folder under FOLDER, or on an empty PostgreSQL database. Then it collects with nothing to free,
-//! deletes every second disk, and collects again; prints rates and the peak of memory.
+//! on SQLite and a folder under FOLDER, or on an empty PostgreSQL database. Then it collects with nothing to free, imports
+//! FILE three times alone and three times while gc runs without a pause, each time with its data freed before,
+//! deletes every second disk, and collects again. Prints `WHAT: FIGURES`.
 
-use std::path::PathBuf;
+mod common;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait as _,
-};
-use sea_orm_migration::{MigrationTrait, MigratorTrait};
+use common::{Failure, begin, database, peak_kib};
+use sea_orm::DatabaseConnection;
 use store::gc::{Options, Progress};
 use store::{Settings, Store, backend_open};
 
-type Failure = Box<dyn std::error::Error>;
-
 const CHUNK: usize = 65536;
-
-struct Migrator;
-
-#[async_trait::async_trait]
-impl MigratorTrait for Migrator {
-    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        store::migrations()
-    }
-}
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let mut args = std::env::args().skip(1);
-    let usage = "usage: gc DISKS GIB [FOLDER] [POSTGRES-URL]";
-    let disks: u32 = args.next().ok_or(usage)?.parse()?;
-    let gib: u64 = args.next().ok_or(usage)?.parse()?;
-    let folder = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
-    let dir = tempfile::tempdir_in(folder)?;
-    let url = match args.next() {
-        Some(url) => url,
-        None => format!("sqlite://{}?mode=rwc", dir.path().join("db.sqlite").display()),
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [disks, gib, folder, file, ..] = args.as_slice() else {
+        return Err("usage: gc DISKS GIB FOLDER FILE [POSTGRES-URL]".into());
     };
-    let db = database(&url).await?;
+    let (disks, gib): (u32, u64) = (disks.parse()?, gib.parse()?);
+    let file = Arc::new(File::open(file)?);
+    let dir = tempfile::tempdir_in(PathBuf::from(folder))?;
+    let sqlite = format!("sqlite://{}?mode=rwc", dir.path().join("db.sqlite").display());
+    let db = database(args.get(4).unwrap_or(&sqlite)).await?;
     let objects = dir.path().join("objects");
     let backend = backend_open(&objects.to_string_lossy(), &Settings::new())?;
     let store = Store::open_or_init(backend, &db, store::Options::default()).await?;
-    let start = Instant::now();
     for number in 0..disks {
-        import(&store, &db, number, gib << 30).await?;
+        fill(&store, &db, number, gib << 30).await?;
     }
     println!(
-        "taken in: {:.1} s, peak {} MiB",
-        start.elapsed().as_secs_f64(),
+        "taken in: {disks} disks of {gib} GiB, peak {} MiB",
         peak_kib() / 1024
     );
     collect("nothing to free", &store, dir.path()).await?;
+    beside(&store, &db, &file, dir.path()).await?;
     let tx = begin(&db).await?;
     for number in (0..disks).step_by(2) {
         store.root_delete_in_tx(&tx, "image", &number.to_string()).await?;
     }
     tx.commit().await?;
     collect("half to free", &store, dir.path()).await?;
-    println!("peak memory: {} MiB", peak_kib() / 1024);
+    println!("peak of memory: {} MiB", peak_kib() / 1024);
     Ok(())
+}
+
+/// What an import takes alone, and while gc runs again and again.
+async fn beside(
+    store: &Store,
+    db: &DatabaseConnection,
+    file: &Arc<File>,
+    folder: &Path,
+) -> Result<(), Failure> {
+    let (mut alone, mut with_gc, mut runs) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..3 {
+        alone.push(timed(store, db, file, folder).await?);
+        let running = tokio::spawn(collect_on_and_on(store.clone(), folder.to_owned()));
+        with_gc.push(timed_import(store, db, file).await?);
+        running.abort();
+        runs += usize::from(running.await.is_err());
+        forget(store, db, folder).await?;
+    }
+    let (alone, with_gc) = (median(alone), median(with_gc));
+    println!(
+        "an import beside gc: {alone:.2} s alone, {with_gc:.2} s beside it, {:.2} of the rate, {runs} times",
+        alone / with_gc
+    );
+    Ok(())
+}
+
+async fn timed(
+    store: &Store,
+    db: &DatabaseConnection,
+    file: &Arc<File>,
+    folder: &Path,
+) -> Result<f64, Failure> {
+    let seconds = timed_import(store, db, file).await?;
+    forget(store, db, folder).await?;
+    Ok(seconds)
+}
+
+async fn timed_import(store: &Store, db: &DatabaseConnection, file: &Arc<File>) -> Result<f64, Failure> {
+    let start = Instant::now();
+    common::import(store, db, file, "beside").await?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Frees what was taken in, so that it is new again.
+async fn forget(store: &Store, db: &DatabaseConnection, folder: &Path) -> Result<(), Failure> {
+    let tx = begin(db).await?;
+    store.root_delete_in_tx(&tx, "image", "beside").await?;
+    tx.commit().await?;
+    let options = Options {
+        now: true,
+        ..Options::new(folder)
+    };
+    store.gc(&options, &Progress::default()).await?;
+    Ok(())
+}
+
+async fn collect_on_and_on(store: Store, folder: PathBuf) -> store::Result<()> {
+    loop {
+        store.gc(&Options::new(&folder), &Progress::default()).await?;
+    }
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }
 
 async fn collect(what: &str, store: &Store, folder: &std::path::Path) -> Result<(), Failure> {
@@ -81,7 +134,7 @@ async fn collect(what: &str, store: &Store, folder: &std::path::Path) -> Result<
     let rest = start.elapsed().as_secs_f64();
     let (entries, chunks) = (progress.entries.load(Relaxed), progress.chunks.load(Relaxed));
     println!(
-        "{what}: marked {entries} entries in {mark:.2} s ({:.2} M/s); the rest, with {chunks} rows, took {rest:.2} s; \
+        "gc, {what}: marked {entries} entries in {mark:.2} s ({:.2} M/s); the rest, with {chunks} rows, took {rest:.2} s; \
          condemned {}, freed {} objects; peak {} MiB",
         rate(entries, mark),
         report.condemned,
@@ -96,7 +149,8 @@ fn rate(count: u64, seconds: f64) -> f64 {
     count as f64 / seconds / 1e6
 }
 
-async fn import(store: &Store, db: &DatabaseConnection, number: u32, bytes: u64) -> Result<(), Failure> {
+/// Takes a disk in of which each chunk is another.
+async fn fill(store: &Store, db: &DatabaseConnection, number: u32, bytes: u64) -> Result<(), Failure> {
     let session = store.session_open(&number.to_string()).await?;
     let mut ingest = session.ingest(bytes, None).await?;
     let chunks = bytes / CHUNK as u64;
@@ -115,38 +169,4 @@ async fn import(store: &Store, db: &DatabaseConnection, number: u32, bytes: u64)
         .await?;
     tx.commit().await?;
     Ok(())
-}
-
-async fn begin(db: &DatabaseConnection) -> Result<DatabaseTransaction, Failure> {
-    let options = TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..TransactionOptions::default()
-    };
-    Ok(db.begin_with_options(options).await?)
-}
-
-async fn database(url: &str) -> Result<DatabaseConnection, Failure> {
-    let mut options = ConnectOptions::new(url);
-    options.max_connections(8).sqlx_logging(false);
-    options.map_sqlx_sqlite_opts(|options| {
-        options
-            .pragma("journal_mode", "WAL")
-            .pragma("synchronous", "FULL")
-            .busy_timeout(Duration::from_secs(20))
-    });
-    let db = Database::connect(options).await?;
-    Migrator::up(&db, None).await?;
-    Ok(db)
-}
-
-fn peak_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .unwrap_or_default();
-    line.split_whitespace()
-        .next()
-        .and_then(|kib| kib.parse().ok())
-        .unwrap_or_default()
 }

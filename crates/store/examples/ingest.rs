@@ -5,31 +5,18 @@
 //! memory, what AES-256-GCM takes, and the limit: BLAKE3 twice, one encode and one decode of the new data, by their
 //! one-core rates on this file, divided by the number of cores.
 
+mod common;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::{Failure, cpu_seconds, database, gb, import, peak_kib};
 use futures::TryStreamExt as _;
-use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait as _,
-};
-use sea_orm_migration::{MigrationTrait, MigratorTrait};
 use store::seal::{Purpose, StoreKey};
 use store::{IngestStats, KeyKind, Options, Piece, Settings, Store, TreeRoot, WrappingKey, backend_open};
-
-type Failure = Box<dyn std::error::Error>;
-
-struct Migrator;
-
-#[async_trait::async_trait]
-impl MigratorTrait for Migrator {
-    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        store::migrations()
-    }
-}
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
@@ -42,7 +29,11 @@ async fn main() -> Result<(), Failure> {
     let folder = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
     let options = options(args.next().as_deref())?;
     let dir = tempfile::tempdir_in(folder)?;
-    let db = database(&dir.path().join("db.sqlite")).await?;
+    let db = database(&format!(
+        "sqlite://{}?mode=rwc",
+        dir.path().join("db.sqlite").display()
+    ))
+    .await?;
     let objects = dir.path().join("objects");
     let backend = backend_open(&objects.to_string_lossy(), &Settings::new())?;
     let store = Store::open_or_init(backend, &db, options).await?;
@@ -79,41 +70,6 @@ fn options(word: Option<&str>) -> Result<Options, Failure> {
         key: Some(WrappingKey::new(KeyKind::KeyFile, &[b'k'; 44])?),
         ..Options::default()
     })
-}
-
-async fn database(path: &std::path::Path) -> Result<DatabaseConnection, Failure> {
-    let mut options = ConnectOptions::new(format!("sqlite://{}?mode=rwc", path.display()));
-    options.max_connections(8).sqlx_logging(false);
-    options.map_sqlx_sqlite_opts(|options| {
-        let options = options
-            .pragma("journal_mode", "WAL")
-            .pragma("synchronous", "FULL");
-        options.busy_timeout(Duration::from_secs(20))
-    });
-    let db = Database::connect(options).await?;
-    Migrator::up(&db, None).await?;
-    Ok(db)
-}
-
-async fn import(
-    store: &Store,
-    db: &DatabaseConnection,
-    file: &Arc<File>,
-    owner: &str,
-) -> Result<(TreeRoot, IngestStats), Failure> {
-    let bytes = file.metadata()?.len();
-    let session = store.session_open(owner).await?;
-    let mut ingest = session.ingest(bytes, None).await?;
-    ingest.extent_file(file, 0, bytes).await?;
-    let disk = ingest.finish().await?;
-    let options = TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..TransactionOptions::default()
-    };
-    let tx = db.begin_with_options(options).await?;
-    session.commit_in_tx(&tx, "image", owner, disk.root).await?;
-    tx.commit().await?;
-    Ok((disk.root, disk.stats))
 }
 
 async fn read_back(store: &Store, root: TreeRoot, file: &Arc<File>) -> Result<u64, Failure> {
@@ -212,39 +168,10 @@ fn report(what: &str, wall: Duration, cpu: f64, stats: IngestStats) {
     );
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-fn gb(bytes: u64) -> f64 {
-    bytes as f64 / 1e9
-}
-
-/// User and system time so far, from `/proc/self/stat` (fields 14 and 15, in hundredths of a second).
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = after_name.split_whitespace().skip(11).take(2);
-    ticks
-        .filter_map(|ticks| ticks.parse::<u32>().ok())
-        .map(f64::from)
-        .sum::<f64>()
-        / 100.0
-}
-
 /// Time that this thread had a processor, from `/proc/thread-self/schedstat` (nanoseconds): what other
 /// programs do on the machine counts less than in wall time.
 fn thread_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanoseconds = stat.split_whitespace().next().and_then(|text| text.parse().ok());
     Duration::from_nanos(nanoseconds.unwrap_or_default()).as_secs_f64()
-}
-
-fn peak_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .unwrap_or_default();
-    line.split_whitespace()
-        .next()
-        .and_then(|kib| kib.parse().ok())
-        .unwrap_or_default()
 }

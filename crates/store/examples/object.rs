@@ -2,11 +2,12 @@
 //! `cargo run -p cistern-store --example object -- DATABASE-URL OBJECTS FILE OWNER [KEY-FILE]`.
 //! `scripts/fixture.sh` makes stores with both kinds of content by it.
 
-use sea_orm::{ConnectOptions, Database, SqliteTransactionMode, TransactionOptions, TransactionTrait as _};
+mod common;
+
+use common::{Failure, begin};
+use sea_orm::{ConnectOptions, Database};
 use sha2::Digest as _;
 use store::{Algorithm, KeyKind, Options, Settings, Store, WrappingKey, backend_open};
-
-type Failure = Box<dyn std::error::Error>;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
@@ -30,11 +31,7 @@ async fn main() -> Result<(), Failure> {
     let mut ingest = session.object_begin(Algorithm::Sha256);
     ingest.write(data.into()).await?;
     let object = ingest.finish(&name.parse()?).await?;
-    let immediate = TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..TransactionOptions::default()
-    };
-    let tx = db.begin_with_options(immediate).await?;
+    let tx = begin(&db).await?;
     session
         .commit_objects_in_tx(&tx, &[("blob", owner, object)])
         .await?;

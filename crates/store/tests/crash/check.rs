@@ -38,7 +38,6 @@ pub(crate) async fn check(folder: &Path, mut promises: Promises) -> Result<(), S
     promises.keep(&place).await?;
     whole(&place).await?;
     clean(&place, folder).await?;
-    promises.keep(&place).await?;
     place
         .disk_import("new", "2,4,0,101,9001,9002", None)
         .await
@@ -52,7 +51,6 @@ pub(crate) async fn check(folder: &Path, mut promises: Promises) -> Result<(), S
     promises.line("begin object new 5000:9003");
     promises.line("done object new 5000:9003");
     promises.keep(&place).await?;
-    whole(&place).await?;
     let closed = place.close().await;
     closed.map_err(|error| format!("does not close: {error:?}"))
 }

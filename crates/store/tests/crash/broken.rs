@@ -27,7 +27,12 @@ impl Forgotten {
             names_first(&mut broken);
             return broken;
         }
-        for event in &mut broken.events {
+        // From when the store is there: that it is made is not what this is about.
+        let said = broken
+            .events
+            .iter()
+            .position(|event| matches!(event.change, Change::Say(_)));
+        for event in broken.events.iter_mut().skip(said.unwrap_or(0)) {
             if let Change::Sync(node) = event.change
                 && self.forgets(of, node)
             {

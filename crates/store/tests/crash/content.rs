@@ -1,6 +1,7 @@
 //! What is written to a store: disks and objects that can be made again from a few words.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex};
 
 use bytes::Bytes;
 use store::ObjectName;
@@ -8,10 +9,14 @@ use store::ObjectName;
 pub(crate) const CHUNK: usize = 64 * 1024;
 
 /// The bytes of a disk: one number a chunk. 0 is zeros, an odd one does not compress, an even one does.
-pub(crate) fn disk(spec: &str) -> Vec<u8> {
-    spec.split(',')
-        .flat_map(|token| chunk(token.parse().expect("a number")))
-        .collect()
+pub(crate) fn disk(spec: &str) -> Bytes {
+    made(spec, || {
+        let chunks: Vec<_> = spec
+            .split(',')
+            .map(|token| chunk(token.parse().expect("a number")))
+            .collect();
+        chunks.concat()
+    })
 }
 
 fn chunk(seed: u64) -> Vec<u8> {
@@ -24,9 +29,19 @@ fn chunk(seed: u64) -> Vec<u8> {
 
 /// The bytes of an object: `LENGTH:SEED`.
 pub(crate) fn object(spec: &str) -> Bytes {
-    let (length, seed) = spec.split_once(':').expect("two numbers");
-    let length = length.parse().expect("a number");
-    Bytes::from(noise(seed.parse().expect("a number"), length))
+    made(spec, || {
+        let (length, seed) = spec.split_once(':').expect("two numbers");
+        let length = length.parse().expect("a number");
+        noise(seed.parse().expect("a number"), length)
+    })
+}
+
+/// Each is made once: every state is compared with the same few.
+fn made(spec: &str, make: impl FnOnce() -> Vec<u8>) -> Bytes {
+    static MADE: LazyLock<Mutex<HashMap<String, Bytes>>> = LazyLock::new(Mutex::default);
+    let mut made = MADE.lock().expect("nobody panics");
+    let found = made.entry(spec.to_owned()).or_insert_with(|| Bytes::from(make()));
+    found.clone()
 }
 
 /// The name of these bytes.

@@ -9,6 +9,7 @@ mod broken;
 mod check;
 mod content;
 mod events;
+mod failing;
 mod filesystem;
 mod place;
 mod promises;
@@ -40,6 +41,7 @@ fn child() {
     let voice = work::Voice::to(Path::new(voice));
     let done = match what.as_str() {
         "work" => runtime.block_on(work::work(Path::new(folder), &voice)),
+        "steps" => runtime.block_on(failing::steps(Path::new(folder), &voice)),
         _ => panic!("`{what}` is not known"),
     };
     done.expect("works");
@@ -76,7 +78,7 @@ fn plan() -> Plan {
         seed: setting("CISTERN_CRASH_SEED", 1),
         single: usize::try_from(setting("CISTERN_CRASH_SINGLE", 6)).expect("fits"),
         drawn: setting("CISTERN_CRASH_DRAWN", 2),
-        one_in: setting("CISTERN_CRASH_ONE_IN", 8),
+        one_in: setting("CISTERN_CRASH_ONE_IN", 20),
     }
 }
 

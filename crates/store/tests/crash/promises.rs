@@ -69,7 +69,7 @@ impl Promises {
         for ((kind, name), promise) in &mut self.of {
             let found = if kind == "disk" {
                 let read = place.disk_read(name).await;
-                read.map(|found| found.map(|found| found == content::disk(&promise.spec)))
+                read.map(|found| found.map(|found| found == content::disk(&promise.spec)[..]))
             } else {
                 let read = place.object_read(name).await;
                 read.map(|found| found.map(|found| found == content::object(&promise.spec)))

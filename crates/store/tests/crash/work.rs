@@ -100,7 +100,7 @@ pub(crate) async fn work(folder: &Path, voice: &Voice) -> Result<()> {
     // What it shares with `two` is all that is left of its pack.
     work.disk("rest", &chunks(30, 34), None).await?;
     work.delete("disk", "two").await?;
-    work.delete("object", "small").await?;
+    tokio::try_join!(work.delete("object", "small"), work.delete("object", "large"))?;
     work.place.gc().await?;
     work.disk("again", &two, None).await?;
     work.delete("disk", "base").await?;
@@ -110,7 +110,7 @@ pub(crate) async fn work(folder: &Path, voice: &Voice) -> Result<()> {
     let work = Work::open(folder, voice, clock).await?;
     let session = work.place.store.session_open("given up").await?;
     let mut ingest = session.ingest(1 << 20, None).await?;
-    ingest.extent_data(crate::content::disk("81,83").into()).await?;
+    ingest.extent_data(crate::content::disk("81,83")).await?;
     drop(ingest);
     session.abort().await?;
     tokio::try_join!(

@@ -39,8 +39,8 @@ pub(crate) fn object(spec: &str) -> Bytes {
 /// Each is made once: every state is compared with the same few.
 fn made(spec: &str, make: impl FnOnce() -> Vec<u8>) -> Bytes {
     static MADE: LazyLock<Mutex<HashMap<String, Bytes>>> = LazyLock::new(Mutex::default);
-    let mut made = MADE.lock().expect("nobody panics");
-    let found = made.entry(spec.to_owned()).or_insert_with(|| Bytes::from(make()));
+    let mut all = MADE.lock().expect("nobody panics");
+    let found = all.entry(spec.to_owned()).or_insert_with(|| Bytes::from(make()));
     found.clone()
 }
 

@@ -262,7 +262,7 @@ fn tear(bytes: &mut [u8], place: usize, data: &[u8], seed: u64) {
     let cut = usize::try_from(draw(&[seed]) % sectors.max(1) as u64).expect("fits");
     for (n, at) in data.iter().enumerate() {
         let sector = (place + n) / SECTOR - place / SECTOR;
-        let is_there = if seed % 2 == 0 {
+        let is_there = if seed.is_multiple_of(2) {
             sector < cut
         } else {
             (seed >> (sector % 61 + 1)) & 1 == 1

@@ -75,7 +75,7 @@ impl Place {
     pub(crate) async fn open(folder: &Path, connections: u32, clock: Clock) -> Result<Self> {
         let db = database(&folder.join(DATABASE), connections)
             .await
-            .map_err(|error| failed("cannot open the database", error))?;
+            .map_err(|error| failed("cannot open the database", &error))?;
         let objects = folder.join(OBJECTS);
         let backend = backend_open(&objects.to_string_lossy(), &Settings::new())?;
         let options = Options {
@@ -95,13 +95,13 @@ impl Place {
     pub(crate) async fn begin(&self) -> Result<DatabaseTransaction> {
         begin(&self.db)
             .await
-            .map_err(|error| failed("cannot begin a transaction", error))
+            .map_err(|error| failed("cannot begin a transaction", &error))
     }
 
     pub(crate) async fn commit(&self, tx: DatabaseTransaction) -> Result<()> {
         tx.commit()
             .await
-            .map_err(|error| failed("cannot commit a transaction", error))
+            .map_err(|error| failed("cannot commit a transaction", &error))
     }
 
     /// Takes a disk in; what is equal to the parent at its place is the parent's.
@@ -187,11 +187,11 @@ impl Place {
     pub(crate) async fn close(self) -> Result<()> {
         drop(self.store);
         let closed = self.db.close().await;
-        closed.map_err(|error| failed("cannot close the database", error))
+        closed.map_err(|error| failed("cannot close the database", &error))
     }
 }
 
-fn failed(what: &str, error: sea_orm::DbErr) -> Error {
+fn failed(what: &str, error: &sea_orm::DbErr) -> Error {
     let text = error.to_string();
     let kind = if text.contains("disk is full") {
         Kind::NoSpace

@@ -38,31 +38,21 @@ impl Lot {
         let torn = |seed| if of.tears { Fate::Torn(seed) } else { Fate::Lost };
         match self {
             Self::Nothing => Fate::Lost,
-            Self::Everything => Fate::Kept,
             Self::Without(number) if number == of.number => Fate::Lost,
             Self::Torn(number, seed) if number == of.number => torn(seed),
-            Self::Without(_) | Self::Torn(..) => Fate::Kept,
+            Self::Everything | Self::Without(_) | Self::Torn(..) => Fate::Kept,
             Self::Drawn(seed) => {
                 let lot = draw(&[seed, of.number]);
-                // What is old is mostly there, or mostly not.
-                let is_late = now - of.event < LATE || seed % 4 == 0;
-                match (lot % 16, is_late) {
-                    (0..7, true) => Fate::Lost,
-                    (7..9, true) => torn(lot >> 8),
-                    (0, false) => {
-                        if seed % 2 == 0 {
-                            Fate::Kept
-                        } else {
-                            Fate::Lost
-                        }
-                    }
-                    (_, false) => {
-                        if seed % 2 == 0 {
-                            Fate::Lost
-                        } else {
-                            Fate::Kept
-                        }
-                    }
+                let is_late = now - of.event < LATE;
+                // What is old is mostly there, or mostly not, or as the rest.
+                let share = match seed % 4 {
+                    0 if !is_late => 1,
+                    1 if !is_late => 15,
+                    _ => 7,
+                };
+                match lot % 16 {
+                    n if n < share => Fate::Lost,
+                    7 | 8 => torn(lot >> 8),
                     _ => Fate::Kept,
                 }
             }
@@ -127,7 +117,7 @@ impl<'a> States<'a> {
         let mut n = 0;
         rare.retain(|_| {
             n += 1;
-            draw(&[plan.seed, now as u64, 1 << 41, n]) % plan.one_in == 0
+            draw(&[plan.seed, now as u64, 1 << 41, n]).is_multiple_of(plan.one_in)
         });
         rare.extend([Lot::Everything, Lot::Nothing]);
         rare

@@ -7,6 +7,7 @@
 mod auth;
 mod cli;
 mod copy;
+mod device;
 mod domains;
 mod doors;
 mod encryption;

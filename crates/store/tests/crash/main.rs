@@ -152,7 +152,12 @@ fn what_forgets_to_sync_is_caught() {
     }
     for forgotten in Forgotten::ALL {
         let broken = forgotten.history(history());
-        let (failure, _, looked) = first_failure(States::new(&broken, plan()));
+        let mut plan = plan();
+        if forgotten == Forgotten::Order {
+            // Between a name and its sync there are few moments, and only the header's count: no row names it first.
+            plan.one_in = 1;
+        }
+        let (failure, _, looked) = first_failure(States::new(&broken, plan));
         let failure = failure.unwrap_or_else(|| panic!("{forgotten:?} is not caught by {looked} states"));
         eprintln!("{forgotten:?} is caught by one of {looked} states: {failure:.200}");
     }

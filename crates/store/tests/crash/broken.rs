@@ -27,12 +27,7 @@ impl Forgotten {
             names_first(&mut broken);
             return broken;
         }
-        // From when the store is there: that it is made is not what this is about.
-        let said = broken
-            .events
-            .iter()
-            .position(|event| matches!(event.change, Change::Say(_)));
-        for event in broken.events.iter_mut().skip(said.unwrap_or(0)) {
+        for event in broken.events.iter_mut().skip(begin(of)) {
             if let Change::Sync(node) = event.change
                 && self.forgets(of, node)
             {
@@ -53,6 +48,15 @@ impl Forgotten {
             Self::Order => false,
         }
     }
+}
+
+/// When the store is there: that it is made is not what is forgotten here, but for the order.
+pub(crate) fn begin(history: &History) -> usize {
+    let said = history
+        .events
+        .iter()
+        .position(|event| matches!(event.change, Change::Say(_)));
+    said.unwrap_or(0)
 }
 
 /// Swaps each sync of a file with the rename that follows it.

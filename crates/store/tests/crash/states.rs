@@ -14,6 +14,8 @@ const LATE: usize = 60;
 /// How much is looked at.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
+    /// Moments before this are not looked at.
+    pub(crate) from: usize,
     pub(crate) seed: u64,
     /// Missing single changes for each moment, the latest first.
     pub(crate) single: usize,
@@ -97,6 +99,9 @@ impl<'a> States<'a> {
     /// Lots of this moment, in reverse.
     fn lots(&mut self) -> Vec<Lot> {
         let (now, plan) = (self.system.done(), self.plan);
+        if now < plan.from {
+            return Vec::new();
+        }
         let mut doubts = Vec::new();
         self.system.state(|of| {
             doubts.push(of);

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The long rounds, run before a release: all four storage worlds, kill -9, long fuzzing. Takes two hours on two cores;
-# PARTS="worlds kills simulation fuzz" names those that are wanted.
+# PARTS="worlds kills simulation power fuzz" names those that are wanted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib.sh
 
 for part in ${PARTS:-}; do
   case $part in
-    worlds | kills | simulation | fuzz) ;;
-    *) say "there is no part \`$part\`: worlds, kills, simulation, fuzz" >&2; exit 2 ;;
+    worlds | kills | simulation | power | fuzz) ;;
+    *) say "there is no part \`$part\`: worlds, kills, simulation, power, fuzz" >&2; exit 2 ;;
   esac
 done
 need_rust
@@ -16,7 +16,7 @@ tests/clients/install.sh
 export CISTERN_REQUIRE_CLIENTS=1
 rounds="${CISTERN_ROUNDS:-1000}"
 fuzz_seconds="${CISTERN_FUZZ_SECONDS:-1800}"
-parts="${PARTS:-worlds kills simulation fuzz}"
+parts="${PARTS:-worlds kills simulation power fuzz}"
 
 worlds() {
   for world in sqlite+folder postgres+s3 postgres+folder sqlite+s3; do
@@ -35,6 +35,15 @@ kills() {
 simulation() {
   say "== 20,000 seeds of the store's simulation"
   cargo run --locked --release -p cistern-store --example simulate -- 2000..22000
+}
+
+power() {
+  local seed
+  for seed in 11 12 13 14 15; do
+    say "== states after a power loss, seed $seed, and every call to the database's file that can fail"
+    CISTERN_CRASH_SEED=$seed CISTERN_CRASH_SINGLE=24 CISTERN_CRASH_DRAWN=8 CISTERN_CRASH_ONE_IN=4 CISTERN_CRASH_STEP=0 \
+      cargo test --locked -p cistern-store --test crash -- --nocapture
+  done
 }
 
 fuzz() {

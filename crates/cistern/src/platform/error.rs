@@ -123,7 +123,8 @@ impl From<sea_orm::DbErr> for Error {
 }
 
 impl Error {
-    /// SQLite's words for a full disk (result codes 13 and 4874), and PostgreSQL's (`53100`), are the operator's to mend;
+    /// SQLite's words for a full disk (result codes 13 and 4874) and one that fails (10, 11), and PostgreSQL's for a full one
+    /// (`53100`), are the operator's to mend;
     /// a database that does not answer is [`Error::Away`]; the rest is a fault of ours.
     pub fn database(context: &str, source: sea_orm::DbErr) -> Self {
         let text = source.to_string();
@@ -134,6 +135,17 @@ impl Error {
             tracing::error!(error = text, "the database's disk is full");
             return Self::Unavailable(
                 "The database's disk is full; its operator has to free or add space.".into(),
+            );
+        }
+        // A read that fails is "malformed" (11) to SQLite, as damage is.
+        if ["disk I/O error", "disk image is malformed"]
+            .iter()
+            .any(|words| text.contains(words))
+        {
+            tracing::error!(error = text, "the database's disk fails: {context}");
+            return Self::Unavailable(
+                "The database's disk fails, or its file is damaged; its operator has to look after it."
+                    .into(),
             );
         }
         if store::database_away(&source) {

@@ -8,6 +8,7 @@ mod auth;
 mod cache;
 mod cli;
 mod copy;
+mod device;
 mod domains;
 mod doors;
 mod encryption;

@@ -6,14 +6,14 @@
 //! a folder of their own, on the same file system, so that what a crash left is found without reading
 //! every folder. An object that would take of the disk's reserve ([`crate::room`]) is not written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,6 +42,9 @@ pub struct Folder {
 struct Inner {
     root: PathBuf,
     folders: Mutex<HashMap<PathBuf, Arc<FolderSync>>>,
+    /// Folders whose names are known to be durable. One that is merely there may have been made a moment ago, or by a
+    /// server that was killed before it had synced the name.
+    durable: Mutex<HashSet<PathBuf>>,
     world: World,
 }
 
@@ -59,7 +62,8 @@ impl Folder {
             std::path::absolute(root).map_err(|error| Error::io("cannot find the store's folder", error))?;
         let inner = Inner {
             root: root.clone(),
-            folders: Mutex::new(HashMap::new()),
+            folders: Mutex::default(),
+            durable: Mutex::default(),
             world: World::system(),
         };
         inner.folder_make(&root.join(TEMPORARY))?;
@@ -281,9 +285,11 @@ impl Inner {
         })
     }
 
-    /// Makes a folder and those above it, each durable before anything is put into it.
+    /// Makes a folder and those above it, each durable before anything is put into it. What is above the root and there
+    /// already is not ours to sync.
     fn folder_make(&self, folder: &Path) -> Result<()> {
-        if folder.is_dir() {
+        let is_settled = !folder.starts_with(&self.root) || self.durable().contains(folder);
+        if is_settled && folder.is_dir() {
             return Ok(());
         }
         let Some(parent) = folder.parent() else {
@@ -291,13 +297,21 @@ impl Inner {
         };
         self.folder_make(parent)?;
         match std::fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io(
-                format!("cannot make folder `{}`", folder.display()),
-                error,
-            )),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                let text = format!("cannot make folder `{}`", folder.display());
+                return Err(Error::io(text, error));
+            }
+            // Who made the root may keep the folder above from us.
+            Err(_) if folder == self.root && File::open(parent).is_err() => {}
             // Also when another made it: its sync may not have happened yet.
-            _ => self.folder_sync(parent),
+            _ => self.folder_sync(parent)?,
         }
+        self.durable().insert(folder.to_owned());
+        Ok(())
+    }
+
+    fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn folder_sync(&self, folder: &Path) -> Result<()> {

@@ -38,4 +38,5 @@ mod takeover;
 mod tidy;
 mod tls;
 mod transfer;
+mod two;
 mod unread;

@@ -103,11 +103,22 @@ impl Setup {
         self
     }
 
+    /// The same, listening on free ports of this address.
+    #[must_use]
+    pub(crate) fn listening(mut self, host: &str) -> Self {
+        self.listen = [format!("{host}:0"), format!("{host}:0")];
+        self.arg("--insecure-http")
+    }
+
     /// A server with a data folder of its own that works on the rows and objects of another.
     pub(crate) fn start_beside(self, first: &Server) -> Server {
+        self.at(first.setup.place.clone()).start_sharing(first)
+    }
+
+    /// The same, by its own way to these rows and objects.
+    pub(crate) fn start_sharing(self, first: &Server) -> Server {
         let secrets = first.data().join("secrets.key").display().to_string();
-        let setup = self.env("CISTERN_SECRETS_KEY_FILE", &secrets);
-        let mut server = setup.at(first.setup.place.clone()).stopped();
+        let mut server = self.env("CISTERN_SECRETS_KEY_FILE", &secrets).stopped();
         server.start_again();
         server.token.clone_from(&first.token);
         server

@@ -1,0 +1,207 @@
+//! Two networks in one machine: a switch with PostgreSQL, S3 and the test itself on it, and servers at the ends of cables that
+//! can be pulled.
+//!
+//! The switch is a bridge in a network namespace of its own, which test threads move into; each server has a namespace too, and
+//! a cable is a veth pair between both. Nothing of it is seen from outside, so that several runs on one machine do not meet,
+//! and all of it goes when the test process ends, however it ends: a namespace is kept by a process that reads our pipe.
+
+use std::io::Read as _;
+use std::process::{Child, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fd::AsFd as _;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::files::Files;
+use super::process::{command, find, run, run_ok, skip};
+use super::server::Setup;
+use super::world::{self, Place, Postgres, S3};
+
+/// The test's own address.
+pub(crate) const HUB: &str = "10.77.0.1";
+const BITS: &str = "16";
+/// What is sent and not acknowledged is given up after 3 s, so that a pulled cable is noticed here soon.
+const SWITCH: &str = "ip link set lo up && ip link add hub type bridge forward_delay 0 && \
+     ip addr add 10.77.0.1/16 dev hub && ip link set hub up && echo 3 > /proc/sys/net/ipv4/tcp_retries2";
+
+/// The switch, and what is on it.
+pub(crate) struct Hub {
+    space: Space,
+    postgres: Postgres,
+    s3: S3,
+    hosts: AtomicU32,
+}
+
+/// A network namespace.
+struct Space {
+    keeper: Child,
+}
+
+/// The place of a server, at the end of a cable of its own.
+pub(crate) struct Host {
+    space: Space,
+    cable: String,
+    pub(crate) ip: String,
+}
+
+/// Runs a test in the hub's namespace, in the world postgres+s3; where this machine cannot do that, says why.
+pub(crate) fn inside<F: Future<Output = ()>>(test: impl FnOnce(&'static Hub) -> F + Send + 'static) {
+    static STARTED: OnceLock<Hub> = OnceLock::new();
+    if world::name() != "postgres+s3" {
+        eprintln!("only in the world postgres+s3");
+        return;
+    }
+    if let Some(why) = missing() {
+        return skip(&why);
+    }
+    // A thread of its own, because it stays there.
+    let thread = std::thread::spawn(move || {
+        let hub = STARTED.get_or_init(Hub::start);
+        hub.space.enter();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(test(hub));
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn missing() -> Option<String> {
+    if !rustix::process::getuid().is_root() {
+        return Some("network namespaces with cables between them need root".into());
+    }
+    let programs = ["ip", "unshare", "nsenter", "initdb", "versitygw"];
+    if let Some(program) = programs.iter().find(|program| find(program).is_none()) {
+        return Some(format!(
+            "`{program}` is not there; tests/clients/install.sh apt versitygw"
+        ));
+    }
+    let tried = run(command("unshare").args(["--net", "sh", "-c", SWITCH]));
+    let said = String::from_utf8_lossy(&tried.stderr);
+    (!tried.status.success()).then(|| format!("this machine lets nobody make network namespaces: {said}"))
+}
+
+impl Space {
+    fn new(script: &str) -> Self {
+        let script = format!("{script} && echo ready && exec cat");
+        let mut unshare = command("unshare");
+        unshare.args(["--net", "sh", "-c", &script]);
+        unshare.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut keeper = unshare.spawn().expect("unshare starts");
+        let mut said = [0; 6];
+        let stdout = keeper.stdout.as_mut().expect("is piped");
+        stdout.read_exact(&mut said).expect("the namespace is made");
+        Self { keeper }
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.keeper.id())
+    }
+
+    /// Moves the calling thread, and what it starts, there.
+    fn enter(&self) {
+        let file = std::fs::File::open(self.path()).expect("it is kept");
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may");
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+impl Hub {
+    fn start() -> Self {
+        let space = Space::new(SWITCH);
+        space.enter();
+        Self {
+            space,
+            postgres: Postgres::start(HUB),
+            s3: S3::start(HUB),
+            hosts: 2.into(),
+        }
+    }
+
+    /// A new database and a new bucket.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            database: Some(self.postgres.database()),
+            objects: Some(self.s3.bucket()),
+            env: world::s3_keys(),
+        }
+    }
+
+    /// The S3 server.
+    pub(crate) fn s3(&self) -> &S3 {
+        &self.s3
+    }
+
+    /// A web server on the switch.
+    pub(crate) async fn files(&self) -> Files {
+        Files::start_at(HUB).await
+    }
+
+    /// A place for one more server, connected.
+    pub(crate) fn host(&self) -> Host {
+        let n = self.hosts.fetch_add(1, Ordering::Relaxed);
+        let space = Space::new("ip link set lo up");
+        let (cable, ip) = (format!("cable{n}"), format!("10.77.{}.{}", n / 250, n % 250));
+        let keeper = space.keeper.id().to_string();
+        let peer = ["peer", "name", "eth0", "netns", &keeper];
+        ip_run(&[&["link", "add", &cable, "type", "veth"], &peer[..]].concat());
+        ip_run(&["link", "set", &cable, "master", "hub", "up"]);
+        let there = format!("ip addr add {ip}/{BITS} dev eth0 && ip link set eth0 up");
+        let net = format!("--net={}", space.path());
+        run_ok(command("nsenter").args([&net, "sh", "-c", &there]));
+        Host { space, cable, ip }
+    }
+}
+
+impl Host {
+    /// The same server, at this place.
+    pub(crate) fn with(&self, setup: Setup) -> Setup {
+        let net = format!("--net={}", self.space.path());
+        setup
+            .wrapped(&["nsenter", &net, "--"])
+            .listening(&self.ip)
+            .arg("--fetch-allow=10.77.0.0/16")
+    }
+
+    /// Whatever is sent is lost on the way, and nobody is told.
+    pub(crate) fn cut(&self) {
+        self.port("0");
+    }
+
+    /// The opposite.
+    pub(crate) fn mend(&self) {
+        self.port("3");
+    }
+
+    /// Sets what the bridge does with the cable: 0 drops, 3 forwards (`STATE` in bridge(8)).
+    fn port(&self, state: &str) {
+        ip_run(&["link", "set", "dev", &self.cable, "type", "bridge_slave", "state", state]);
+    }
+
+    /// Connections between it and the hub, as the hub knows them.
+    pub(crate) fn connections(&self) -> usize {
+        let octets = self.ip.split('.').rev();
+        // The kernel writes an address as it lies in memory, least byte first.
+        let address: String = octets
+            .map(|octet| format!("{:02X}", octet.parse::<u8>().expect("an octet")))
+            .collect();
+        let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("Linux tells");
+        let remote = |line: &str| line.split_whitespace().nth(2).map(str::to_owned);
+        table
+            .lines()
+            .filter_map(remote)
+            .filter(|remote| remote.starts_with(&format!("{address}:")))
+            .count()
+    }
+}
+
+fn ip_run(words: &[&str]) {
+    run_ok(command("ip").args(words));
+}

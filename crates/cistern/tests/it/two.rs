@@ -148,6 +148,13 @@ impl Two {
         held
     }
 
+    /// Nothing is held any more.
+    fn let_through(&self) {
+        self.proxy.set(Fault::None);
+        self.proxy.release(Method::Put);
+        self.proxy.release(Method::Delete);
+    }
+
     /// Everything that this second server took over has ended.
     async fn taken_over(&self, image: i64, run: i64) {
         let api = self.second().api();
@@ -172,7 +179,6 @@ impl Two {
             (lost >= 2).then_some(())
         })
         .await;
-        self.proxy.set(Fault::None);
         let api = self.first.api();
         self.import(&api, seed).await;
         let held = self.disk_held(seed + 1);
@@ -252,7 +258,7 @@ impl Two {
             let actions = api.get(&format!("/v2/images/{id}/actions")).await.expect(200);
             assert_eq!(actions["meta"]["total"], 1, "{actions:#}");
             assert_eq!(actions["actions"][0]["status"], "completed", "{actions:#}");
-            let of_it = events.iter().filter(|event| event["target_id"] == id.to_string());
+            let of_it = events.iter().filter(|event| event["resource_id"] == id.to_string());
             assert_eq!(of_it.count(), 1, "image {id}: {events:#?}");
         }
         let db = database(self.second()).await;
@@ -290,10 +296,7 @@ impl Two {
 }
 
 async fn job_by_id(api: &Api, id: i64) -> Value {
-    let jobs = api.get("/v2/jobs?all=true").await.expect(200);
-    let jobs = jobs["jobs"].as_array().expect("a list");
-    let job = jobs.iter().find(|job| job["id"] == id);
-    job.expect("it is listed").clone()
+    api.get(&format!("/v2/jobs/{id}")).await.expect(200)["job"].take()
 }
 
 /// Waits until nothing waits or runs.
@@ -421,7 +424,7 @@ fn what_a_killed_server_was_at_is_ended_by_the_other() {
         // What the dead server had sent arrives only now.
         two.lands(Method::Put).await;
         two.lands(Method::Delete).await;
-        two.proxy.set(Fault::None);
+        two.let_through();
         two.first.start_again();
         let first = two.first.api();
         let id = two.import(&first, 221).await;
@@ -448,14 +451,13 @@ fn a_server_that_was_cut_off_in_a_transaction_holds_nobody_up_and_goes_on_when_i
         two.import(&api, 321).await;
         two.taken_over(image, run).await;
         until("the switch to have forgotten all connections", 60, || async {
-            (two.hosts[0].connections() == 0).then_some(())
+            (two.hosts[0].connections(hub) == 0).then_some(())
         })
         .await;
 
         // It is told of none of that: it asks into connections that nobody knows any more.
         two.hosts[0].mend();
-        two.proxy.release(Method::Put);
-        two.proxy.release(Method::Delete);
+        two.let_through();
         two.first_goes_on(330).await;
         two.sound().await;
     });
@@ -480,8 +482,7 @@ fn a_server_that_slept_in_a_transaction_holds_nobody_up_and_changes_nothing() {
         two.taken_over(image, run).await;
 
         two.first.signal(Signal::CONT);
-        two.proxy.release(Method::Put);
-        two.proxy.release(Method::Delete);
+        two.let_through();
         two.first_goes_on(430).await;
         two.sound().await;
     });
@@ -516,12 +517,11 @@ fn a_pack_that_arrives_after_its_writer_was_cleared_away_is_an_orphan_and_goes()
         assert_eq!(two.packs().await, before);
 
         two.first.signal(Signal::CONT);
+        two.let_through();
         until("the sleeper to see that its lease is over", 60, || async {
             two.first.log_text().contains("lost the lease of a job").then_some(())
         })
         .await;
-        two.proxy.set(Fault::None);
-        two.proxy.release(Method::Put);
         let first = two.first.api();
         two.import(&first, 511).await;
         two.sound().await;
@@ -553,12 +553,11 @@ fn a_delete_that_arrives_late_hits_nothing_that_came_back() {
         assert!(downloaded(&api, id, "raw").await == disks::raw(MIB, 600));
 
         two.first.signal(Signal::CONT);
+        two.let_through();
         until("the sleeper to see that its lease is over", 60, || async {
             two.first.log_text().contains("lost the lease of a job").then_some(())
         })
         .await;
-        two.proxy.set(Fault::None);
-        two.proxy.release(Method::Delete);
         let first = two.first.api();
         two.import(&first, 611).await;
         two.sound().await;

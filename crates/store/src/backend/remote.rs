@@ -127,6 +127,17 @@ impl Remote {
         Error::new(kind, format!("cannot {what} in `{}`: {text}", self.describe))
     }
 
+    /// The next of a listing, and the listing. A page that does not come ends it: it may hold only part of what there is.
+    async fn listed(&self, mut lister: opendal::Lister) -> Result<Option<(opendal::Entry, opendal::Lister)>> {
+        let what = "list objects";
+        let Ok(next) = tokio::time::timeout(SHORT_LIMIT, lister.try_next()).await else {
+            let text = format!("cannot {what}: `{}` did not answer in time", self.describe);
+            return Err(Error::new(Kind::Unavailable, text));
+        };
+        let next = next.map_err(|error| self.error(what, &error))?;
+        Ok(next.map(|entry| (entry, lister)))
+    }
+
     async fn write(&self, key: &str, data: &Bytes, conditional: bool) -> Result<()> {
         let length = data.len() as u64;
         let what = format!("write object `{key}`");
@@ -268,7 +279,7 @@ impl Backend for Remote {
             let path = if prefix.is_empty() { "/" } else { prefix.as_str() };
             let open = |_| async { self.operator.lister_with(path).recursive(true).await };
             let lister = self.retry(&format!("list `{prefix}`"), SHORT_LIMIT, open).await?;
-            let entries = lister.map_err(move |error| self.error("list objects", &error));
+            let entries = futures::stream::try_unfold(lister, move |lister| self.listed(lister));
             Ok::<_, Error>(entries.try_filter_map(|entry| async move {
                 let data = entry.metadata();
                 let item = Listed {

@@ -21,8 +21,9 @@ use super::world::{self, Place, Postgres, S3};
 /// The test's own address.
 pub(crate) const HUB: &str = "10.77.0.1";
 const BITS: &str = "16";
-/// What is sent and not acknowledged is given up after 3 s, so that a pulled cable is noticed here soon.
-const SWITCH: &str = "ip link set lo up && ip link add hub type bridge forward_delay 0 && \
+/// The address of the bridge is fixed: it would change with its ports, or be that of a pulled cable's end. What is sent and not
+/// acknowledged is given up after 3 s, so that this end has forgotten a connection long before the other.
+const SWITCH: &str = "ip link set lo up && ip link add hub address 02:00:00:00:00:01 type bridge forward_delay 0 && \
      ip addr add 10.77.0.1/16 dev hub && ip link set hub up && echo 3 > /proc/sys/net/ipv4/tcp_retries2";
 
 /// The switch, and what is on it.
@@ -170,35 +171,32 @@ impl Host {
             .arg("--fetch-allow=10.77.0.0/16")
     }
 
-    /// Whatever is sent is lost on the way, and nobody is told.
+    /// Pulls the cable out of the switch: whatever is sent is lost on the way, and neither end is told.
     pub(crate) fn cut(&self) {
-        self.port("0");
+        ip_run(&["link", "set", &self.cable, "nomaster"]);
     }
 
-    /// The opposite.
+    /// Plugs it in again.
     pub(crate) fn mend(&self) {
-        self.port("3");
+        ip_run(&["link", "set", &self.cable, "master", "hub"]);
     }
 
-    /// Sets what the bridge does with the cable: 0 drops, 3 forwards (`STATE` in bridge(8)).
-    fn port(&self, state: &str) {
-        ip_run(&["link", "set", "dev", &self.cable, "type", "bridge_slave", "state", state]);
-    }
-
-    /// Connections between it and the hub, as the hub knows them.
-    pub(crate) fn connections(&self) -> usize {
+    /// Its connections to PostgreSQL, as the other end knows them.
+    pub(crate) fn connections(&self, hub: &Hub) -> usize {
         let octets = self.ip.split('.').rev();
         // The kernel writes an address as it lies in memory, least byte first.
         let address: String = octets
             .map(|octet| format!("{:02X}", octet.parse::<u8>().expect("an octet")))
             .collect();
         let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("Linux tells");
-        let remote = |line: &str| line.split_whitespace().nth(2).map(str::to_owned);
-        table
-            .lines()
-            .filter_map(remote)
-            .filter(|remote| remote.starts_with(&format!("{address}:")))
-            .count()
+        let port = format!(":{:04X}", hub.postgres.port());
+        let is_one = |line: &&str| {
+            let mut ends = line.split_whitespace().skip(1);
+            let (local, remote) = (ends.next(), ends.next());
+            local.is_some_and(|local| local.ends_with(&port))
+                && remote.is_some_and(|remote| remote.starts_with(&format!("{address}:")))
+        };
+        table.lines().filter(is_one).count()
     }
 }
 

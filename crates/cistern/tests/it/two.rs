@@ -1,6 +1,9 @@
 //! Two servers on PostgreSQL and S3, in networks of their own, share the work; then one of them is killed, cut off or paused
 //! in the middle of an import and of a gc, and the other goes on without it. What the first one had sent arrives later, or
 //! it comes back itself and goes on: nothing that was acknowledged is lost, nothing is done twice, nothing is left over.
+//!
+//! Leases are as short as they may be, so that seconds do for what takes minutes elsewhere; with `CISTERN_TWO_MINUTES=1`
+//! (`make soak`) they are the usual ones, and whoever is cut off or asleep stays so until its store session is taken, too.
 
 use rustix::process::Signal;
 use sea_orm::{ConnectionTrait as _, DatabaseTransaction, TransactionTrait as _};
@@ -12,7 +15,7 @@ use crate::harness::disks;
 use crate::harness::files::{Files, Held};
 use crate::harness::images::{downloaded, import, imported, settled};
 use crate::harness::netns::{HUB, Host, Hub, inside};
-use crate::harness::process::run_ok;
+use crate::harness::process::{run_ok, variable};
 use crate::harness::proxy::{Fault, Method, Proxy};
 use crate::harness::server::{Server, Setup};
 use crate::harness::world::Place;
@@ -41,9 +44,14 @@ struct Two {
     gone: Vec<i64>,
 }
 
+fn is_long() -> bool {
+    variable("CISTERN_TWO_MINUTES").is_some()
+}
+
 fn setup() -> Setup {
+    let setup = Setup::strict();
+    let setup = if is_long() { setup } else { setup.arg(LEASE) };
     // What is due by itself would meet what is done here.
-    let setup = Setup::strict().arg(LEASE);
     setup.arg("--gc-every-minutes=0").arg("--scrub-every-days=0")
 }
 
@@ -123,10 +131,36 @@ impl Two {
     /// Begins a gc there that comes to where it deletes a pack. Gives its job.
     async fn gc_held(&self) -> i64 {
         self.proxy.set(Fault::Hold);
-        let begun = self.first.api().post("/v2/store/gc", &json!({ "now": true })).await;
+        let begun = self
+            .first
+            .api()
+            .post("/v2/store/gc", &json!({ "now": true }))
+            .await;
         let id = begun.expect(202)["gc"]["id"].as_i64().expect("an id");
         self.comes_to(Method::Delete).await;
         id
+    }
+
+    /// A gc that comes to where it deletes a pack; begun at the first server, so that the proxy holds it.
+    async fn gc_held_at_first(&mut self, api: &Api) -> i64 {
+        // The other is busy for the moment, so that it is the first one's.
+        self.second().signal(Signal::STOP);
+        let run = self.gc_held().await;
+        self.second().signal(Signal::CONT);
+        idle_but(api, run).await;
+        run
+    }
+
+    /// An import settles although the packs of the first server are held: those are let through.
+    async fn lands_while_settling(&self, id: i64) {
+        let api = self.second().api();
+        let image = until("an upload to become an image", 60, || async {
+            self.proxy.release(Method::Put);
+            let image = api.get(&format!("/v2/images/{id}")).await.expect(200)["image"].take();
+            matches!(image["status"].as_str(), Some("available" | "deleted")).then_some(image)
+        })
+        .await;
+        assert_eq!(image["status"], "available", "{image:#}");
     }
 
     async fn comes_to(&self, method: Method) {
@@ -172,13 +206,35 @@ impl Two {
         }
     }
 
-    /// The first server has noticed that it lost both of its jobs, and serves as before.
-    async fn first_goes_on(&mut self, seed: u64) {
-        until("it to see that both leases are over", 60, || async {
-            let lost = self.first.log_text().matches("lost the lease of a job").count();
-            (lost >= 2).then_some(())
+    /// In the long run: waits until the first server's session is over as well, and is taken from it.
+    async fn session_taken(&self) {
+        if !is_long() {
+            return;
+        }
+        let db = database(self.second()).await;
+        let sql = "SELECT id::text FROM store_session \
+                   WHERE state = 1 AND lease_until_us > extract(epoch FROM now()) * 1000000";
+        until("the session's lease to be over", 240, || async {
+            texts(&db, sql).await.is_empty().then_some(())
         })
         .await;
+        gc(&self.second().api(), json!({ "now": true })).await;
+        let open = texts(&db, "SELECT id::text FROM store_session WHERE state = 1").await;
+        assert!(open.is_empty(), "{open:?}");
+    }
+
+    /// The first server has noticed that so many of its jobs are another's by now.
+    async fn first_has_lost(&self, jobs: usize) {
+        until("it to see that its leases are over", 60, || async {
+            let lost = self.first.log_text().matches("lost the lease of a job").count();
+            (lost >= jobs).then_some(())
+        })
+        .await;
+    }
+
+    /// The first server has noticed that it lost both of its jobs, and serves as before.
+    async fn first_goes_on(&mut self, seed: u64) {
+        self.first_has_lost(2).await;
         let api = self.first.api();
         self.import(&api, seed).await;
         let held = self.disk_held(seed + 1);
@@ -210,14 +266,18 @@ impl Two {
 
     /// The keys of the packs in the bucket, and of those that rows name.
     async fn packs(&self) -> (Vec<String>, Vec<String>) {
-        let folder = self.hub.s3().folder(self.place.objects.as_deref().expect("a bucket"));
+        let folder = self
+            .hub
+            .s3()
+            .folder(self.place.objects.as_deref().expect("a bucket"));
         let mut there: Vec<String> = files_below(&folder.join("p"))
             .iter()
             .map(|path| path.file_name().expect("a name").to_string_lossy().into_owned())
             .collect();
         let db = database(self.second()).await;
         let mut named = texts(&db, "SELECT key::text FROM store_object").await;
-        (there.sort(), named.sort());
+        there.sort();
+        named.sort();
         (there, named)
     }
 
@@ -232,7 +292,10 @@ impl Two {
         assert_eq!(there, named, "in the bucket, and in the rows");
         for api in &servers {
             for (id, disk) in &self.kept {
-                assert!(downloaded(api, *id, "raw").await == *disk, "image {id} reads back wrong");
+                assert!(
+                    downloaded(api, *id, "raw").await == *disk,
+                    "image {id} reads back wrong"
+                );
             }
             for id in &self.gone {
                 let image = api.get(&format!("/v2/images/{id}")).await.expect(200);
@@ -242,7 +305,11 @@ impl Two {
             assert_eq!(listed["meta"]["total"], self.kept.len(), "{listed:#}");
         }
         self.nothing_twice(&servers[1]).await;
-        let wished = gc(&servers[1], json!({ "now": true, "purge": true, "dry_run": true })).await;
+        let wished = gc(
+            &servers[1],
+            json!({ "now": true, "purge": true, "dry_run": true }),
+        )
+        .await;
         assert_eq!(wished["report"]["condemned"], 0, "{wished:#}");
         run_ok(&mut self.second().local(&["store", "verify", "--read-data"]));
         let text = format!("{}{}", self.first.log_text(), self.second().log_text());
@@ -251,14 +318,22 @@ impl Two {
 
     /// One import is one action, one job, one event and one tree.
     async fn nothing_twice(&self, api: &Api) {
-        let events = api.get("/v2/events?what=image.import&per_page=200").await.expect(200);
+        let events = api
+            .get("/v2/events?what=image.import&per_page=200")
+            .await
+            .expect(200);
         let events = events["events"].as_array().expect("a list").clone();
-        let all = self.kept.iter().map(|(id, _)| *id).chain(self.gone.iter().copied());
+        let all = self
+            .kept
+            .iter()
+            .map(|(id, _)| *id)
+            .chain(self.gone.iter().copied());
         for id in all {
+            let named = json!(id.to_string());
             let actions = api.get(&format!("/v2/images/{id}/actions")).await.expect(200);
             assert_eq!(actions["meta"]["total"], 1, "{actions:#}");
             assert_eq!(actions["actions"][0]["status"], "completed", "{actions:#}");
-            let of_it = events.iter().filter(|event| event["resource_id"] == id.to_string());
+            let of_it = events.iter().filter(|event| event["resource_id"] == named);
             assert_eq!(of_it.count(), 1, "image {id}: {events:#?}");
         }
         let db = database(self.second()).await;
@@ -275,7 +350,7 @@ impl Two {
     /// take alone: its session's row is locked, until what is given is dropped.
     async fn publishing(&self) -> DatabaseTransaction {
         let db = database(&self.first).await;
-        let lock = db.begin().await.expect("begins");
+        let lock = db.begin_with_config(None, None).await.expect("begins");
         let rows = lock.execute_unprepared("SELECT id FROM store_session WHERE state = 1 FOR UPDATE");
         rows.await.expect("locks");
         self.proxy.release(Method::Put);
@@ -291,7 +366,10 @@ impl Two {
             "SELECT pid::text FROM pg_stat_activity \
              WHERE datname = current_database() AND client_addr = '{ip}' AND {how}"
         );
-        until(how, 30, || async { (!texts(&db, &sql).await.is_empty()).then_some(()) }).await;
+        until(how, 30, || async {
+            (!texts(&db, &sql).await.is_empty()).then_some(())
+        })
+        .await;
     }
 }
 
@@ -354,8 +432,11 @@ fn two_servers_share_jobs_and_one_gc_runs_at_a_time() {
         idle(&api).await;
 
         // The gc of one is in the middle; that of the other waits for it, and nothing else does.
-        let run = two.gc_held_anywhere(&api).await;
-        let second = api.post("/v2/store/gc", &json!({ "now": true })).await.expect(202);
+        let run = two.gc_held_at_first(&api).await;
+        let second = api
+            .post("/v2/store/gc", &json!({ "now": true }))
+            .await
+            .expect(202);
         let second = second["gc"]["id"].as_i64().expect("an id");
         for (api, seed) in [(&first, 120), (&api, 121)] {
             let disk = disks::raw(MIB, seed);
@@ -370,34 +451,14 @@ fn two_servers_share_jobs_and_one_gc_runs_at_a_time() {
         idle(&api).await;
         for id in [run, second] {
             let job = job_by_id(&first, id).await;
-            assert_eq!((&job["status"], &job["attempts"]), (&json!("done"), &json!(1)), "{job:#}");
+            assert_eq!(
+                (&job["status"], &job["attempts"]),
+                (&json!("done"), &json!(1)),
+                "{job:#}"
+            );
         }
         two.sound().await;
     });
-}
-
-impl Two {
-    /// A gc that comes to where it deletes a pack; begun at the first server, so that the proxy holds it.
-    async fn gc_held_anywhere(&mut self, api: &Api) -> i64 {
-        // The other is busy for the moment, so that it is the first one's.
-        self.second().signal(Signal::STOP);
-        let run = self.gc_held().await;
-        self.second().signal(Signal::CONT);
-        idle_but(api, run).await;
-        run
-    }
-
-    /// An import settles although the packs of the first server are held: those are let through.
-    async fn lands_while_settling(&self, id: i64) {
-        let api = self.second().api();
-        let image = until("an upload to become an image", 60, || async {
-            self.proxy.release(Method::Put);
-            let image = api.get(&format!("/v2/images/{id}")).await.expect(200)["image"].take();
-            matches!(image["status"].as_str(), Some("available" | "deleted")).then_some(image)
-        })
-        .await;
-        assert_eq!(image["status"], "available", "{image:#}");
-    }
 }
 
 /// Waits until nothing waits or runs but this job.
@@ -450,6 +511,7 @@ fn a_server_that_was_cut_off_in_a_transaction_holds_nobody_up_and_goes_on_when_i
         two.purge(&api, id).await;
         two.import(&api, 321).await;
         two.taken_over(image, run).await;
+        two.session_taken().await;
         until("the switch to have forgotten all connections", 60, || async {
             (two.hosts[0].connections(hub) == 0).then_some(())
         })
@@ -480,6 +542,7 @@ fn a_server_that_slept_in_a_transaction_holds_nobody_up_and_changes_nothing() {
         two.purge(&api, id).await;
         two.import(&api, 421).await;
         two.taken_over(image, run).await;
+        two.session_taken().await;
 
         two.first.signal(Signal::CONT);
         two.let_through();
@@ -505,7 +568,10 @@ fn a_pack_that_arrives_after_its_writer_was_cleared_away_is_an_orphan_and_goes()
         let (there, named) = two.packs().await;
         let id = |key: &String| key.rsplit('/').next().expect("a name").to_owned();
         let late: Vec<String> = late.iter().map(id).collect();
-        assert!(!late.is_empty() && late.iter().all(|id| there.contains(id)), "{late:?}");
+        assert!(
+            !late.is_empty() && late.iter().all(|id| there.contains(id)),
+            "{late:?}"
+        );
         assert_eq!(named, before.1, "nothing refers to it");
         let seen = gc(&api, json!({ "now": true })).await;
         assert_eq!(seen["report"]["orphans"], late.len(), "{seen:#}");
@@ -518,10 +584,7 @@ fn a_pack_that_arrives_after_its_writer_was_cleared_away_is_an_orphan_and_goes()
 
         two.first.signal(Signal::CONT);
         two.let_through();
-        until("the sleeper to see that its lease is over", 60, || async {
-            two.first.log_text().contains("lost the lease of a job").then_some(())
-        })
-        .await;
+        two.first_has_lost(1).await;
         let first = two.first.api();
         two.import(&first, 511).await;
         two.sound().await;
@@ -554,10 +617,7 @@ fn a_delete_that_arrives_late_hits_nothing_that_came_back() {
 
         two.first.signal(Signal::CONT);
         two.let_through();
-        until("the sleeper to see that its lease is over", 60, || async {
-            two.first.log_text().contains("lost the lease of a job").then_some(())
-        })
-        .await;
+        two.first_has_lost(1).await;
         let first = two.first.api();
         two.import(&first, 611).await;
         two.sound().await;

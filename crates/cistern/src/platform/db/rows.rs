@@ -38,7 +38,11 @@ pub async fn postgres_set(
 ) -> Result<(), sqlx::Error> {
     let known = "SELECT set_config($1, $2, false) WHERE current_setting($1, true) IS NOT NULL";
     for (name, value) in settings {
-        sqlx::query(known).bind(name).bind(value).execute(&mut *conn).await?;
+        sqlx::query(known)
+            .bind(name)
+            .bind(value)
+            .execute(&mut *conn)
+            .await?;
     }
     Ok(())
 }

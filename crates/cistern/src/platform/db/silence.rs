@@ -87,7 +87,10 @@ fn watch(socket: &OwnedFd) -> rustix::io::Result<()> {
     sockopt::set_tcp_keepidle(socket, ASK_AFTER)?;
     sockopt::set_tcp_keepintvl(socket, ASK_EVERY)?;
     sockopt::set_tcp_keepcnt(socket, ASK_TIMES)?;
-    sockopt::set_tcp_user_timeout(socket, u32::try_from(ACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX))?;
+    sockopt::set_tcp_user_timeout(
+        socket,
+        u32::try_from(ACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX),
+    )?;
     sockopt::set_socket_keepalive(socket, true)
 }
 

@@ -183,11 +183,9 @@ impl Host {
 
     /// Its connections to PostgreSQL, as the other end knows them.
     pub(crate) fn connections(&self, hub: &Hub) -> usize {
-        let octets = self.ip.split('.').rev();
-        // The kernel writes an address as it lies in memory, least byte first.
-        let address: String = octets
-            .map(|octet| format!("{:02X}", octet.parse::<u8>().expect("an octet")))
-            .collect();
+        let ip: std::net::Ipv4Addr = self.ip.parse().expect("an address");
+        // The kernel writes it as a number that has these bytes in memory.
+        let address = format!("{:08X}", u32::from_ne_bytes(ip.octets()));
         let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("Linux tells");
         let port = format!(":{:04X}", hub.postgres.port());
         let is_one = |line: &&str| {

@@ -182,20 +182,37 @@ impl Host {
     }
 
     /// Its connections to PostgreSQL, as the other end knows them.
-    pub(crate) fn connections(&self, hub: &Hub) -> usize {
+    pub(crate) fn known(&self, hub: &Hub) -> usize {
         let ip: std::net::Ipv4Addr = self.ip.parse().expect("an address");
         // The kernel writes it as a number that has these bytes in memory.
-        let address = format!("{:08X}", u32::from_ne_bytes(ip.octets()));
+        let address = format!("{:08X}:", u32::from_ne_bytes(ip.octets()));
+        let port = port_shown(hub);
         let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("Linux tells");
-        let port = format!(":{:04X}", hub.postgres.port());
-        let is_one = |line: &&str| {
-            let mut ends = line.split_whitespace().skip(1);
-            let (local, remote) = (ends.next(), ends.next());
-            local.is_some_and(|local| local.ends_with(&port))
-                && remote.is_some_and(|remote| remote.starts_with(&format!("{address}:")))
-        };
+        let is_one = |line: &&str| column(line, 1).ends_with(&port) && column(line, 2).starts_with(&address);
         table.lines().filter(is_one).count()
     }
+
+    /// The same as it knows them itself, without those that are being made.
+    pub(crate) fn believed(&self, hub: &Hub) -> usize {
+        let net = format!("--net={}", self.space.path());
+        let table = run_ok(command("nsenter").args([&net, "cat", "/proc/self/net/tcp"]));
+        let port = port_shown(hub);
+        let is_one = |line: &&str| column(line, 2).ends_with(&port) && column(line, 3) != SYN_SENT;
+        table.lines().filter(is_one).count()
+    }
+}
+
+/// A state in the kernel's table of sockets.
+const SYN_SENT: &str = "02";
+
+/// A column of that table: 1 is the near end, 2 the far one, 3 the state.
+fn column(line: &str, n: usize) -> &str {
+    line.split_whitespace().nth(n).unwrap_or_default()
+}
+
+/// PostgreSQL's port as that table has it behind an address.
+fn port_shown(hub: &Hub) -> String {
+    format!(":{:04X}", hub.postgres.port())
 }
 
 fn ip_run(words: &[&str]) {

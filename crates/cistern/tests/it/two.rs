@@ -48,8 +48,8 @@ fn is_long() -> bool {
     variable("CISTERN_TWO_MINUTES").is_some()
 }
 
-fn setup() -> Setup {
-    let setup = Setup::strict();
+fn setup(place: Place) -> Setup {
+    let setup = Setup::strict_at(place);
     let setup = if is_long() { setup } else { setup.arg(LEASE) };
     // What is due by itself would meet what is done here.
     setup.arg("--gc-every-minutes=0").arg("--scrub-every-days=0")
@@ -61,7 +61,7 @@ impl Two {
         let (hosts, place) = ([hub.host(), hub.host()], hub.place());
         let mut behind = place.clone();
         let proxy = Proxy::before(&hub.s3().address(), HUB, &mut behind);
-        let first = hosts[0].with(setup()).at(behind).start();
+        let first = hosts[0].with(setup(behind)).start();
         Self {
             hub,
             hosts,
@@ -77,7 +77,7 @@ impl Two {
 
     /// The second comes, straight before S3.
     fn second_starts(&mut self) -> Api {
-        let setup = self.hosts[1].with(setup()).at(self.place.clone());
+        let setup = self.hosts[1].with(setup(self.place.clone()));
         let second = setup.start_sharing(&self.first);
         let api = second.api();
         self.second = Some(second);

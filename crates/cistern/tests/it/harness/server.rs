@@ -41,12 +41,8 @@ pub(crate) struct Server {
 impl Default for Setup {
     fn default() -> Self {
         Self {
-            place: world::place(),
-            listen: ["127.0.0.1:0", "127.0.0.1:0"].map(str::to_owned),
             args: vec!["--fetch-allow".into(), "127.0.0.0/8".into()],
-            env: Vec::new(),
-            wrapper: Vec::new(),
-            data: None,
+            ..Self::strict_at(world::place())
         }
     }
 }
@@ -54,9 +50,18 @@ impl Default for Setup {
 impl Setup {
     /// Without the permission to fetch from loopback that the others have.
     pub(crate) fn strict() -> Self {
+        Self::strict_at(world::place())
+    }
+
+    /// The same with these rows and objects, which need not be of this run's world.
+    pub(crate) fn strict_at(place: Place) -> Self {
         Self {
+            place,
+            listen: ["127.0.0.1:0", "127.0.0.1:0"].map(str::to_owned),
             args: Vec::new(),
-            ..Self::default()
+            env: Vec::new(),
+            wrapper: Vec::new(),
+            data: None,
         }
     }
 

@@ -522,7 +522,7 @@ fn a_server_that_was_cut_off_in_a_transaction_holds_nobody_up_and_goes_on_when_i
         two.let_through();
         two.first_goes_on(330).await;
         until("it to wait for no answer that was lost", 30, || async {
-            (two.hosts[0].believed(hub) == two.hosts[0].known(hub)).then_some(())
+            (two.hosts[0].believed(hub) <= two.hosts[0].known(hub)).then_some(())
         })
         .await;
         two.sound().await;

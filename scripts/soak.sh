@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The long rounds, run before a release: all four storage worlds, kill -9, long fuzzing. Takes two hours on two cores;
-# PARTS="worlds kills simulation power fuzz" names those that are wanted.
+# The long rounds, run before a release: all four storage worlds, kill -9, two servers with the usual leases, power loss, long
+# fuzzing. Takes two hours on two cores; PARTS="worlds kills two simulation power fuzz" names those that are wanted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/lib.sh
 
 for part in ${PARTS:-}; do
   case $part in
-    worlds | kills | simulation | power | fuzz) ;;
-    *) say "there is no part \`$part\`: worlds, kills, simulation, power, fuzz" >&2; exit 2 ;;
+    worlds | kills | two | simulation | power | fuzz) ;;
+    *) say "there is no part \`$part\`: worlds, kills, two, simulation, power, fuzz" >&2; exit 2 ;;
   esac
 done
 need_rust
@@ -16,7 +16,7 @@ tests/clients/install.sh
 export CISTERN_REQUIRE_CLIENTS=1
 rounds="${CISTERN_ROUNDS:-1000}"
 fuzz_seconds="${CISTERN_FUZZ_SECONDS:-1800}"
-parts="${PARTS:-worlds kills simulation power fuzz}"
+parts="${PARTS:-worlds kills two simulation power fuzz}"
 
 worlds() {
   for world in sqlite+folder postgres+s3 postgres+folder sqlite+s3; do
@@ -30,6 +30,11 @@ kills() {
     say "== $rounds rounds of kill -9 on $world"
     CISTERN_TEST_WORLD=$world CISTERN_ROUNDS=$rounds cargo test --locked -p cistern --test it kill:: -- --nocapture
   done
+}
+
+two() {
+  say "== two servers, one killed, cut off or asleep for minutes"
+  CISTERN_TEST_WORLD=postgres+s3 CISTERN_TWO_MINUTES=1 cargo test --locked -p cistern --test it two:: -- --nocapture
 }
 
 simulation() {

@@ -36,7 +36,7 @@ everything=(apt versitygw doctl godo pydo tus restic cargo-deny)
 packages_demo="build-essential:cc cpio:cpio curl:curl dosfstools:mkfs.fat e2fsprogs:mke2fs,debugfs fakeroot:fakeroot fdisk:sfdisk mtools:mcopy
  python3:python3 qemu-utils:qemu-img syslinux:syslinux syslinux-common:/usr/lib/syslinux/mbr/mbr.bin zstd:zstd"
 packages_test="borgbackup:borg bzip2:bzip2 gdisk:sgdisk jq:jq nginx-light:nginx
- linux-perf:perf openssh-client:ssh-keygen postgresql:/usr/lib/postgresql/*/bin/initdb python3-venv:python3 qemu-system-x86:qemu-system-x86_64 strace:strace xz-utils:xz"
+ iproute2:ip linux-perf:perf openssh-client:ssh-keygen postgresql:/usr/lib/postgresql/*/bin/initdb python3-venv:python3 qemu-system-x86:qemu-system-x86_64 strace:strace xz-utils:xz"
 
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 

@@ -13,7 +13,7 @@ use crate::harness::until;
 use crate::migrate::{database, execute};
 
 /// Starts a run and waits for its end.
-async fn gc(api: &Api, wish: Value) -> Value {
+pub(crate) async fn gc(api: &Api, wish: Value) -> Value {
     let begun = api.post("/v2/store/gc", &wish).await.expect(202);
     let path = format!("/v2/store/gc/{}", begun["gc"]["id"]);
     until("gc to end", 60, || async {

@@ -41,4 +41,5 @@ mod takeover;
 mod tidy;
 mod tls;
 mod transfer;
+mod two;
 mod unread;

@@ -44,6 +44,8 @@ pub struct Remote {
     /// How long to wait before the second try; doubled before each later one.
     pause: Duration,
     counters: Arc<Counters>,
+    /// How long to wait for the next page of a listing.
+    patience: Duration,
 }
 
 impl Remote {
@@ -73,6 +75,7 @@ impl Remote {
             secrets,
             pause: FIRST_PAUSE,
             counters: Arc::default(),
+            patience: SHORT_LIMIT,
         })
     }
 
@@ -138,6 +141,17 @@ impl Remote {
             text = text.replace(secret.as_str(), "…");
         }
         Error::new(kind, format!("cannot {what} in `{}`: {text}", self.describe))
+    }
+
+    /// The next of a listing, and the listing. A page that does not come ends it: it may hold only part of what there is.
+    async fn listed(&self, mut lister: opendal::Lister) -> Result<Option<(opendal::Entry, opendal::Lister)>> {
+        let what = "list objects";
+        let Ok(next) = tokio::time::timeout(self.patience, lister.try_next()).await else {
+            let text = format!("cannot {what}: `{}` did not answer in time", self.describe);
+            return Err(Error::new(Kind::Unavailable, text));
+        };
+        let next = next.map_err(|error| self.error(what, &error))?;
+        Ok(next.map(|entry| (entry, lister)))
     }
 
     async fn write(&self, key: &str, data: &Bytes, conditional: bool) -> Result<()> {
@@ -304,7 +318,7 @@ impl Backend for Remote {
             let lister = self
                 .retry(Operation::List, &format!("list `{prefix}`"), SHORT_LIMIT, open)
                 .await?;
-            let entries = lister.map_err(move |error| self.error("list objects", &error));
+            let entries = futures::stream::try_unfold(lister, move |lister| self.listed(lister));
             let mut seen = 0_u32;
             let entries = entries.inspect_ok(move |_| {
                 seen += 1;
@@ -485,6 +499,25 @@ mod tests {
                 .contains("not a kind of store")
         );
         assert!(Remote::open("s3://", &settings).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_listing_that_does_not_go_on_ends() {
+        let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let settings = Settings::from([
+            ("access_key_id".to_owned(), "a".to_owned()),
+            ("secret_access_key".to_owned(), "b".to_owned()),
+            (
+                "endpoint".to_owned(),
+                format!("http://{}", deaf.local_addr().unwrap()),
+            ),
+        ]);
+        let mut remote = Remote::open("s3://bucket", &settings).unwrap();
+        remote.patience = Duration::from_millis(50);
+        let listed = remote.list("p/").try_collect::<Vec<_>>();
+        let listed = tokio::time::timeout(Duration::from_secs(10), listed).await;
+        let error = listed.expect("it ends by itself").unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable, "{error}");
     }
 
     #[tokio::test]

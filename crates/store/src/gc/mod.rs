@@ -35,6 +35,9 @@ pub(crate) use orphans::id_of;
 
 /// Part of one processor, in percent for each processor of the machine, that a run takes while somebody writes.
 const POLITE_PERCENT: u32 = 8;
+/// The longest rest after a piece of work. What would need a longer one was waiting for the most part: for the backend, the
+/// database, or for a machine that slept.
+const REST_MAX: Duration = Duration::from_secs(2);
 
 /// How a run is to be.
 #[derive(Debug, Clone)]
@@ -363,8 +366,24 @@ impl Pace {
         let world = &self.store.inner.options.world;
         if self.store.inner.writers.load(Relaxed) > 0 {
             let worked = world.uptime().saturating_sub(self.since);
-            world.sleep(worked.mul_f64(self.rest_a_second)).await;
+            world.sleep(rest_after(worked, self.rest_a_second)).await;
         }
         self.since = world.uptime();
+    }
+}
+
+fn rest_after(worked: Duration, rest_a_second: f64) -> Duration {
+    worked.mul_f64(rest_a_second).min(REST_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_was_held_up_does_not_rest_for_all_that_time() {
+        let after = |ms| rest_after(Duration::from_millis(ms), 5.0);
+        assert_eq!(after(100), Duration::from_millis(500));
+        assert_eq!(after(60_000), REST_MAX);
     }
 }

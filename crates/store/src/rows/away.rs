@@ -3,8 +3,8 @@
 use sea_orm::{DbErr, RuntimeErr, SqlxError};
 
 /// Whether `error` says that the database does not answer: no connection came free in time, one broke, or its server
-/// stops or starts (SQLSTATE class 08 and 57P01 to 57P03; PostgreSQL's manual, appendix A). Nothing is known of what was
-/// asked then, and the same may succeed later.
+/// stops or starts, or had heard nothing of a transaction for too long (SQLSTATE class 08, 57P01 to 57P03, 25P03;
+/// PostgreSQL's manual, appendix A). Nothing is known of what was asked then, and the same may succeed later.
 pub fn database_away(error: &DbErr) -> bool {
     match error {
         DbErr::ConnectionAcquire(_) => true,
@@ -23,7 +23,7 @@ pub fn database_away(error: &DbErr) -> bool {
 
 /// SQLite's codes are shorter numbers.
 fn is_away(code: &str) -> bool {
-    (code.len() == 5 && code.starts_with("08")) || ["57P01", "57P02", "57P03"].contains(&code)
+    (code.len() == 5 && code.starts_with("08")) || ["57P01", "57P02", "57P03", "25P03"].contains(&code)
 }
 
 #[cfg(test)]
@@ -49,7 +49,7 @@ mod tests {
         }
         assert!(!database_away(&query(SqlxError::RowNotFound)));
         assert!(!database_away(&DbErr::Custom("planted".into())));
-        let away = ["08006", "57P01", "57P03"];
+        let away = ["08006", "57P01", "57P03", "25P03"];
         assert!(away.into_iter().all(is_away));
         let there = ["23505", "57014", "08", "0800", "14", "53100"];
         assert!(!there.into_iter().any(is_away));

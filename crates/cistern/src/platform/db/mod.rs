@@ -9,6 +9,7 @@ pub mod migrate;
 pub mod migration;
 pub mod reserve;
 pub mod rows;
+mod silence;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -128,7 +129,7 @@ impl Db {
         }
         // On a connection of its own: the pool may have but one.
         let db = Self::open_within(place, 1, START_TIMEOUT).await?;
-        let tx = db.write().await?;
+        let tx = db.write_slowly().await?;
         rows::postgres_start_lock(&*tx)
             .await
             .context("could not wait for other servers to start")?;
@@ -221,6 +222,17 @@ impl Db {
             .await
             .map_err(|e| Error::database("could not open a writing transaction", e))?;
         Ok(Tx { inner, _turn: turn })
+    }
+
+    /// Opens a writing transaction in which something else than the database may be waited for: when nobody else works on
+    /// it, as in a start.
+    pub async fn write_slowly(&self) -> Result<Tx> {
+        let tx = self.write().await?;
+        if !self.is_sqlite() {
+            let allowed = rows::postgres_silence_allow(&*tx).await;
+            allowed.context("could not prepare a transaction")?;
+        }
+        Ok(tx)
     }
 
     /// The room on SQLite's disk.
@@ -340,6 +352,12 @@ fn options(place: &Place, max_connections: u32, patience: Duration) -> ConnectOp
                 .pragma("temp_store", "memory")
         })
         .map_sqlx_sqlite_pool_opts(|pool| pool.after_release(|conn, _| Box::pin(is_sound(conn))));
+    if let Place::Postgres(url) = place {
+        let port = silence::port_of(url);
+        options.map_sqlx_postgres_pool_opts(move |pool| {
+            pool.after_connect(move |conn, _| Box::pin(silence::bound(conn, port)))
+        });
+    }
     options
 }
 

@@ -31,6 +31,28 @@ pub async fn sqlite_fold(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
     conn.query_one_raw(fold).await.map(drop)
 }
 
+/// Has the server of a new PostgreSQL connection set these, apart from those that it does not know.
+pub async fn postgres_set(
+    conn: &mut sqlx::PgConnection,
+    settings: &[(&str, &str)],
+) -> Result<(), sqlx::Error> {
+    let known = "SELECT set_config($1, $2, false) WHERE current_setting($1, true) IS NOT NULL";
+    for (name, value) in settings {
+        sqlx::query(known)
+            .bind(name)
+            .bind(value)
+            .execute(&mut *conn)
+            .await?;
+    }
+    Ok(())
+}
+
+/// This transaction may be silent for as long as it likes.
+pub async fn postgres_silence_allow(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
+    let sql = "SET LOCAL idle_in_transaction_session_timeout = 0";
+    conn.execute_unprepared(sql).await.map(drop)
+}
+
 /// Copies every table of the current PostgreSQL schema into a new schema, as one that a server can run on when it takes
 /// the other's name: with keys, indexes and references between the copies, all under the names that later migrations know,
 /// and with counters of its own.

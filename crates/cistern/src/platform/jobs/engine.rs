@@ -232,7 +232,7 @@ impl Worker {
                 tx.commit().await
             }
             Err(JobError::LeaseLost) => {
-                tracing::warn!(job_id = job.id, "lost the lease of a job; another worker has it");
+                lease_lost(job);
                 Ok(())
             }
             Err(JobError::Retry(reason)) if job.attempt < job.max_attempts => {
@@ -254,7 +254,11 @@ impl Worker {
     async fn retry(&self, job: &Job, reason: &str, wait: TimeDelta, uncount: bool) -> Result<()> {
         let run_at = self.app.clock.now() + wait;
         let tx = self.app.db.write().await?;
-        rows::job_hand_back(&*tx, job.id, job.fence, run_at, Some(reason), uncount).await?;
+        if !rows::job_hand_back(&*tx, job.id, job.fence, run_at, Some(reason), uncount).await? {
+            // What failed may have failed for just that.
+            lease_lost(job);
+            return Ok(());
+        }
         tx.commit().await?;
         let wait_s = wait.num_seconds();
         tracing::warn!(job_id = job.id, reason, wait_s, "job will be tried again");
@@ -265,6 +269,7 @@ impl Worker {
         let now = self.app.clock.now();
         let tx = self.app.db.write().await?;
         if !rows::job_end(&*tx, now, job.id, job.fence, status, Some(reason)).await? {
+            lease_lost(job);
             return Ok(());
         }
         if let Some(action) = job.action_id {
@@ -277,6 +282,10 @@ impl Worker {
         tracing::warn!(job_id = job.id, kind = job.kind, status, reason, "job ended");
         Ok(())
     }
+}
+
+fn lease_lost(job: &Job) {
+    tracing::warn!(job_id = job.id, "lost the lease of a job; another worker has it");
 }
 
 /// Keeps the lease, writes progress, and tells the job when it has to stop.

@@ -327,7 +327,7 @@ pub async fn job_end(
     Ok(done.rows_affected == 1)
 }
 
-/// Puts a held job back; with `uncount` the attempt does not count.
+/// Puts a held job back; with `uncount` the attempt does not count. Returns false where it is not held any more.
 pub async fn job_hand_back(
     conn: &impl ConnectionTrait,
     id: i64,
@@ -335,7 +335,7 @@ pub async fn job_hand_back(
     run_at: Time,
     error: Option<&str>,
     uncount: bool,
-) -> Result<(), DbErr> {
+) -> Result<bool, DbErr> {
     let mut update = Entity::update_many()
         .col_expr(Column::Status, Expr::value(QUEUED))
         .col_expr(Column::RunAt, Expr::value(run_at))
@@ -345,8 +345,8 @@ pub async fn job_hand_back(
     if uncount {
         update = update.col_expr(Column::Attempts, Expr::col(Column::Attempts).sub(1));
     }
-    update.exec(conn).await?;
-    Ok(())
+    let done = update.exec(conn).await?;
+    Ok(done.rows_affected == 1)
 }
 
 /// Puts back everything that `node` held before it was started anew. Only for a node that is known to be this one.

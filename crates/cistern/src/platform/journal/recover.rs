@@ -404,7 +404,8 @@ async fn replay(
     for last in counters.values_mut() {
         *last += NUMBERS_LEFT_OUT;
     }
-    let tx = db.write().await?;
+    // Objects of the store are read meanwhile.
+    let tx = db.write_slowly().await?;
     let mut loader = Loader {
         tx: &tx,
         overlay,

@@ -54,13 +54,18 @@ pub(crate) struct Files {
 impl Files {
     /// Starts it empty.
     pub(crate) async fn start() -> Self {
+        Self::start_at("127.0.0.1").await
+    }
+
+    /// The same at another address of this machine.
+    pub(crate) async fn start_at(host: &str) -> Self {
         let shelf = Shelf::default();
         let router = axum::Router::new()
             .route("/{name}", axum::routing::any(serve))
             .with_state(Arc::clone(&shelf));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        let listener = tokio::net::TcpListener::bind((host, 0))
             .await
-            .expect("loopback has a free port");
+            .expect("there is a free port");
         let address = listener.local_addr().expect("it is bound");
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { address, shelf }

@@ -5,6 +5,7 @@ pub(crate) mod disks;
 pub(crate) mod files;
 pub(crate) mod gate;
 pub(crate) mod images;
+pub(crate) mod netns;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod server;

@@ -41,12 +41,8 @@ pub(crate) struct Server {
 impl Default for Setup {
     fn default() -> Self {
         Self {
-            place: world::place(),
-            listen: ["127.0.0.1:0", "127.0.0.1:0"].map(str::to_owned),
             args: vec!["--fetch-allow".into(), "127.0.0.0/8".into()],
-            env: Vec::new(),
-            wrapper: Vec::new(),
-            data: None,
+            ..Self::strict_at(world::place())
         }
     }
 }
@@ -54,9 +50,18 @@ impl Default for Setup {
 impl Setup {
     /// Without the permission to fetch from loopback that the others have.
     pub(crate) fn strict() -> Self {
+        Self::strict_at(world::place())
+    }
+
+    /// The same with these rows and objects, which need not be of this run's world.
+    pub(crate) fn strict_at(place: Place) -> Self {
         Self {
+            place,
+            listen: ["127.0.0.1:0", "127.0.0.1:0"].map(str::to_owned),
             args: Vec::new(),
-            ..Self::default()
+            env: Vec::new(),
+            wrapper: Vec::new(),
+            data: None,
         }
     }
 
@@ -103,11 +108,22 @@ impl Setup {
         self
     }
 
+    /// The same, listening on free ports of this address.
+    #[must_use]
+    pub(crate) fn listening(mut self, host: &str) -> Self {
+        self.listen = [format!("{host}:0"), format!("{host}:0")];
+        self.arg("--insecure-http")
+    }
+
     /// A server with a data folder of its own that works on the rows and objects of another.
     pub(crate) fn start_beside(self, first: &Server) -> Server {
+        self.at(first.setup.place.clone()).start_sharing(first)
+    }
+
+    /// The same, by its own way to these rows and objects.
+    pub(crate) fn start_sharing(self, first: &Server) -> Server {
         let secrets = first.data().join("secrets.key").display().to_string();
-        let setup = self.env("CISTERN_SECRETS_KEY_FILE", &secrets);
-        let mut server = setup.at(first.setup.place.clone()).stopped();
+        let mut server = self.env("CISTERN_SECRETS_KEY_FILE", &secrets).stopped();
         server.start_again();
         server.token.clone_from(&first.token);
         server

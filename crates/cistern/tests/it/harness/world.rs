@@ -1,5 +1,6 @@
 //! The database and the objects that the servers of this run use.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -62,19 +63,21 @@ fn place_in(name: &str) -> Place {
     place
 }
 
-/// The key to the S3 server, as settings.
-fn s3_keys() -> Vec<(String, String)> {
+/// The key to the S3 servers, as settings.
+pub(crate) fn s3_keys() -> Vec<(String, String)> {
     vec![
         ("CISTERN_OBJECTS_ACCESS_KEY".into(), S3_KEY.into()),
         ("CISTERN_OBJECTS_SECRET_KEY".into(), S3_SECRET.into()),
     ]
 }
 
+const LOOPBACK: &str = "127.0.0.1";
 const S3_KEY: &str = "cistern-tests";
 const S3_SECRET: &str = "cistern-tests-secret";
 
 /// A PostgreSQL cluster for the whole run.
 pub(crate) struct Postgres {
+    host: String,
     port: u16,
     next: std::sync::atomic::AtomicU32,
     _server: Guarded,
@@ -83,11 +86,12 @@ pub(crate) struct Postgres {
 /// Starts the cluster at its first use.
 pub(crate) fn postgres() -> &'static Postgres {
     static CLUSTER: OnceLock<Postgres> = OnceLock::new();
-    CLUSTER.get_or_init(Postgres::start)
+    CLUSTER.get_or_init(|| Postgres::start(LOOPBACK))
 }
 
 impl Postgres {
-    fn start() -> Self {
+    /// Starts one that listens on loopback and on this address, and takes whoever comes.
+    pub(crate) fn start(host: &str) -> Self {
         let initdb = find("initdb").expect("PostgreSQL is installed (tests/clients/install.sh apt)");
         // The link in /usr/local/bin that some machines have leads to where all of PostgreSQL's programs are.
         let initdb = initdb.canonicalize().expect("it is there");
@@ -115,6 +119,7 @@ impl Postgres {
             "UTF8",
             "--locale=C",
         ]));
+        admit_all(&dir.join("pg/pg_hba.conf"), host);
         let mut words: Vec<String> = Vec::new();
         let unprivileged = as_postgres();
         words.push(unprivileged.get_program().to_string_lossy().into_owned());
@@ -127,7 +132,7 @@ impl Postgres {
             port.to_string(),
         ]);
         for setting in [
-            "listen_addresses=127.0.0.1",
+            &format!("listen_addresses={}", listened(host)),
             &format!("unix_socket_directories={data}"),
             "max_connections=300",
         ] {
@@ -142,6 +147,7 @@ impl Postgres {
         };
         wait("PostgreSQL", || ready().success());
         Self {
+            host: host.to_owned(),
             port,
             next: 0.into(),
             _server: server,
@@ -166,7 +172,7 @@ impl Postgres {
         let create = format!("CREATE DATABASE {name} {words}");
         run_ok(command(&psql.display().to_string()).args([
             "-h",
-            "127.0.0.1",
+            &self.host,
             "-p",
             &self.port.to_string(),
             "-U",
@@ -176,8 +182,26 @@ impl Postgres {
             &create,
             "postgres",
         ]));
-        format!("postgres://postgres@127.0.0.1:{}/{name}", self.port)
+        format!("postgres://postgres@{}:{}/{name}", self.host, self.port)
     }
+}
+
+/// Where a cluster listens.
+fn listened(host: &str) -> String {
+    if host == LOOPBACK {
+        return host.to_owned();
+    }
+    format!("{LOOPBACK},{host}")
+}
+
+/// What is on loopback alone admits only that by itself.
+fn admit_all(rules: &Path, host: &str) {
+    if host == LOOPBACK {
+        return;
+    }
+    let file = std::fs::File::options().append(true).open(rules);
+    let mut file = file.expect("a cluster has rules");
+    writeln!(file, "host all all samenet trust").expect("writes");
 }
 
 /// The words before a command that make it run as an unprivileged user where this is root.
@@ -193,6 +217,7 @@ fn as_postgres() -> std::process::Command {
 
 /// An S3 server for the whole run.
 pub(crate) struct S3 {
+    host: String,
     port: u16,
     next: std::sync::atomic::AtomicU32,
     data: std::path::PathBuf,
@@ -202,11 +227,12 @@ pub(crate) struct S3 {
 /// Starts the S3 server at its first use.
 pub(crate) fn s3() -> &'static S3 {
     static SERVER: OnceLock<S3> = OnceLock::new();
-    SERVER.get_or_init(S3::start)
+    SERVER.get_or_init(|| S3::start(LOOPBACK))
 }
 
 impl S3 {
-    fn start() -> Self {
+    /// Starts one that listens on this address.
+    pub(crate) fn start(host: &str) -> Self {
         let program = find("versitygw").expect("versitygw is installed (tests/clients/install.sh versitygw)");
         let dir = tempfile::tempdir().expect("a temporary folder").keep();
         let (data, side) = (dir.join("data"), dir.join("side"));
@@ -221,7 +247,7 @@ impl S3 {
             format!("ROOT_SECRET_KEY={S3_SECRET}"),
             text(&program),
             "--port".into(),
-            format!("127.0.0.1:{port}"),
+            format!("{host}:{port}"),
             "posix".into(),
             "--sidecar".into(),
             text(&side),
@@ -229,9 +255,10 @@ impl S3 {
         ];
         let server = spawn_guarded(&words, &dir);
         wait("the S3 server", || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+            std::net::TcpStream::connect((host, port)).is_ok()
         });
         Self {
+            host: host.to_owned(),
             port,
             next: 0.into(),
             data,
@@ -239,9 +266,9 @@ impl S3 {
         }
     }
 
-    /// Where it listens on loopback.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
+    /// Where it listens.
+    pub(crate) fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
     }
 
     /// Where it keeps what is under this URL: to this server a folder is a bucket.
@@ -254,8 +281,8 @@ impl S3 {
     pub(crate) fn bucket(&self) -> String {
         let n = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let url = format!(
-            "s3://bucket-{n}?endpoint=http://127.0.0.1:{}&region=us-east-1",
-            self.port
+            "s3://bucket-{n}?endpoint=http://{}&region=us-east-1",
+            self.address()
         );
         std::fs::create_dir(self.folder(&url)).expect("a bucket can be made");
         url

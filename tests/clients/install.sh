@@ -26,6 +26,7 @@ tools=(
   "pydo|pip|pydo|DigitalOcean's Python library 0.44.0, acceptance over TLS"
   "tus|pip|tuspy|the tus project's Python client 1.1.0, acceptance of uploads"
   "restic|go|github.com/restic/restic/cmd/restic|backup program 0.18.0, peer of make bench"
+  "kopia|go|github.com/kopia/kopia|backup program 0.21.1, peer of make bench"
   "cargo-deny|cargo|0.20.2|licences, bans and sources of the Rust dependencies, make lint"
 )
 # What "everything" is: apt holds apt-demo.

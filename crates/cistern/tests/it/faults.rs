@@ -47,7 +47,9 @@ async fn a_bucket_with(fault: Fault) {
     let Some((proxy, place)) = Proxy::start() else {
         return;
     };
-    let server = Setup::default().at(place).start();
+    // What a cache has needs no bucket.
+    let setup = Setup::default().at(place).env("CISTERN_CACHE__MIB", "0");
+    let server = setup.start();
     let (api, files) = (server.api(), Files::start().await);
     let (old, new) = (disks::raw(8, 21), disks::raw(8, 22));
     let old_id = imported(&api, "old", &files.put("old.img", old.clone())).await["id"]

@@ -22,7 +22,7 @@ test-all: ## every test, nothing skipped: installs the real clients, databases a
 soak: ## long rounds: 1,000 kills, all four worlds, the simulation, 30 minutes of fuzzing a parser
 	@scripts/soak.sh
 
-bench: ## Cistern beside restic, borg and qemu-img in one run; writes docs/benchmarks.md
+bench: ## Cistern beside restic, borg, kopia and qemu-img in one run; writes docs/benchmarks.md
 	@scripts/bench.sh
 
 lint: ## format, clippy, licences

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures Cistern beside restic, borg and qemu-img, and writes the generated part of docs/benchmarks.md.
+"""Measures Cistern beside restic, borg, kopia and qemu-img, and writes the generated part of docs/benchmarks.md.
 
 Called by bench.sh, which builds and installs what is needed. Every figure is the median of the rounds. A round does all
 tools one after the other on one disk, each from an empty repository, with the source in the page cache. CPU seconds are
@@ -273,6 +273,41 @@ def round_borg(work, disk, changed):
     return out
 
 
+def round_kopia(work, disk, changed):
+    repo = work / "kopia"
+    env = dict(
+        os.environ, KOPIA_PASSWORD="x", KOPIA_CONFIG_PATH=str(work / "kopia.config"), KOPIA_CACHE_DIRECTORY=str(work / "kopia-cache"),
+        KOPIA_LOG_DIR=str(work / "kopia-log"), KOPIA_CHECK_FOR_UPDATES="false",
+    )
+    run(["kopia", "repository", "create", "filesystem", "--path", repo], env=env)
+    run(["kopia", "policy", "set", "--global", "--compression=zstd-fastest"], env=env)
+    last = {}
+
+    def backup(path):
+        # It takes folders: one that holds the disk alone, under one name, so that what changed is seen as that.
+        folder = work / "kopia-source"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        os.link(path, folder / "disk.raw")
+        settle()
+        with open(work / "kopia.json", "wb") as said:
+            words = ["kopia", "snapshot", "create", "--force-hash=100", "--json", "--no-progress", folder]
+            figures = run(words, stdout=said, env=env)
+        last["root"] = json.loads((work / "kopia.json").read_text())["rootEntry"]["obj"]
+        return {**figures, "stored": folder_bytes(repo)}
+
+    out = {"new": backup(disk)}
+    first = last["root"]
+    out |= {"same": backup(disk), "changed": backup(changed)}
+    target = work / "out.raw"
+    settle()
+    with open(target, "wb") as file:
+        out["export"] = run(["kopia", "show", f"{first}/disk.raw"], stdout=file, env=env)
+    same_or_die("kopia", disk, target)
+    target.unlink()
+    return out
+
+
 def round_qemu(work, disk, _changed):
     packed, target = work / "out.qcow2", work / "out.raw"
     settle()
@@ -291,7 +326,7 @@ def same_or_die(tool, one, two):
         raise SystemExit(f"what {tool} gave back is not {one}")
 
 
-TOOLS = {"cistern": round_cistern, "restic": round_restic, "borg": round_borg, "qemu-img": round_qemu}
+TOOLS = {"cistern": round_cistern, "restic": round_restic, "borg": round_borg, "kopia": round_kopia, "qemu-img": round_qemu}
 
 
 def disk_rounds(args, disk, changed):
@@ -826,6 +861,7 @@ def versions():
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     return "; ".join([
         f"{first([CISTERN, '--version'])} ({commit})", first(["restic", "version"]), first(["borg", "--version"]),
+        "kopia " + first(["kopia", "--version"]),
         first(["qemu-img", "--version"]),
     ])
 
@@ -861,7 +897,7 @@ def disk_table(disk, figures, rates):
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     peaks = {tool: max(f[s]["memory"] for s in STEPS if s in f) for tool, f in figures.items()}
     lines.append("| peak of memory | " + " | ".join(f"{peaks[t]:.0f} MiB" for t in TOOLS) + " |")
-    own, others = new["cistern"], {t: new[t] for t in ("restic", "borg")}
+    own, others = new["cistern"], {t: new[t] for t in ("restic", "borg", "kopia")}
     fastest = min(others, key=lambda t: others[t]["wall"])
     thrifty = min(others.values(), key=lambda o: o["cpu"])
     smallest = min(others.values(), key=lambda o: o["stored"])

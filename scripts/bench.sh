@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Cistern beside restic, borg and qemu-img in one run, into docs/benchmarks.md: import, the same again, a changed
+# Cistern beside restic, borg, kopia and qemu-img in one run, into docs/benchmarks.md: import, the same again, a changed
 # version, export, memory; reading, gc, growth and sizes of chunks; lists at a million images. Takes about half an hour; nothing else
 # should run.
 #
@@ -14,7 +14,7 @@ source scripts/lib.sh
 
 need_rust
 have python3 || die "python3 is missing: apt-get install -y --no-install-recommends python3"
-tests/clients/install.sh apt restic versitygw
+tests/clients/install.sh apt restic kopia versitygw
 say "Building (the first time takes some minutes) …"
 # With symbols, for the profile; they take no time.
 cargo rustc --release --locked --quiet -p cistern --bin cistern -- -C strip=none

@@ -19,7 +19,7 @@ use crate::keys::{WrappedKey, WrappingKey};
 use crate::memory::Memory;
 use crate::pack;
 use crate::reader::ahead::Budget;
-use crate::reader::packs::Keep;
+use crate::reader::packs::Caching;
 use crate::rebuild::{is_being_rebuilt, unfinished};
 use crate::rows::{self, Hit, Location, WHOLE_LEVEL, object_kind};
 use crate::seal::StoreKey;
@@ -424,7 +424,13 @@ impl Store {
     }
 
     /// Reads the frame of a digest, wherever it lies: gc may move it between the look into the index and the read.
-    pub(crate) async fn frame_find(&self, kind: FrameKind, domain: i64, digest: Digest) -> Result<Vec<u8>> {
+    pub(crate) async fn frame_find(
+        &self,
+        kind: FrameKind,
+        domain: i64,
+        digest: Digest,
+        caching: Caching,
+    ) -> Result<Vec<u8>> {
         let mut gone = None;
         for _ in 0..2 {
             let found = self.locate(domain, &[digest]).await?;
@@ -432,7 +438,7 @@ impl Store {
                 let text = format!("what has the digest {digest} is in no index");
                 return Err(gone.unwrap_or_else(|| Error::new(Kind::Damaged, text)));
             };
-            match self.frame_load(kind, digest, *at).await {
+            match self.frame_load(kind, digest, *at, caching).await {
                 Err(error) if error.kind() == Kind::NotFound => gone = Some(error),
                 loaded => return loaded,
             }
@@ -441,12 +447,18 @@ impl Store {
     }
 
     /// Reads one frame and gives its plain bytes, checked.
-    pub(crate) async fn frame_load(&self, kind: FrameKind, digest: Digest, at: Location) -> Result<Vec<u8>> {
+    pub(crate) async fn frame_load(
+        &self,
+        kind: FrameKind,
+        digest: Digest,
+        at: Location,
+        caching: Caching,
+    ) -> Result<Vec<u8>> {
         let pack = self.stored(at.object).await?;
         let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.length);
         let keys = self.inner.keys.clone();
         let open = move |frame: &Bytes| pack::frame_open(&keys, pack.id, kind, digest, frame);
-        self.pack_read(pack, range, Keep::Yes, open)
+        self.pack_read(pack, range, caching, open)
             .await
             .map_err(|error| error.context(pack_key(pack.id)))
     }

@@ -21,6 +21,7 @@ use crate::error::{Error, Kind, Result};
 use crate::object::{Algorithm, Hasher};
 use crate::pack;
 use crate::reader::nodes::TreeReader;
+use crate::reader::packs::Caching;
 use crate::rows::{self, Location, object_kind, object_state};
 use crate::store::{Root, Store, pack_key};
 use crate::tree::{FAN_OUT, child_span};
@@ -291,7 +292,10 @@ impl Store {
             for chunk in rows::chunks_of(db, number, *object).await.map_err(context)? {
                 let code = u8::try_from(chunk.kind).ok();
                 let kind = code.and_then(FrameKind::from_code).unwrap_or(FrameKind::Data);
-                match self.frame_load(kind, chunk.digest, chunk.location).await {
+                match self
+                    .frame_load(kind, chunk.digest, chunk.location, Caching::Pass)
+                    .await
+                {
                     Ok(_) => {}
                     Err(error) if damaging(&error) => {
                         rows::chunk_damage(db, number, chunk.domain, chunk.digest, chunk.location)
@@ -450,7 +454,11 @@ impl Walk<'_> {
         if let Some(known) = self.tried.get(&(at.object, digest)) {
             return Ok(known.clone());
         }
-        let reason = match self.store.frame_load(FrameKind::Data, digest, at).await {
+        let reason = match self
+            .store
+            .frame_load(FrameKind::Data, digest, at, Caching::Pass)
+            .await
+        {
             Ok(_) => None,
             Err(error) if damaging(&error) => {
                 self.named.insert(at.object);

@@ -14,6 +14,7 @@ use super::{Options, Pace, Progress};
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
 use crate::pack;
+use crate::reader::packs::Caching;
 use crate::rows::{self, Location, Top};
 use crate::store::{Store, pack_key};
 use crate::tree::{LEVEL_LIMIT, Node};
@@ -319,7 +320,9 @@ async fn nodes_read(store: &Store, level: u8, wanted: Vec<Wanted>) -> Result<Vec
 async fn nodes_find(store: &Store, level: u8, wanted: &[Wanted]) -> Result<Vec<(i64, Node)>> {
     let mut nodes = Vec::with_capacity(wanted.len());
     for one in wanted {
-        let plain = store.frame_find(FrameKind::Node, one.domain, one.digest).await?;
+        let plain = store
+            .frame_find(FrameKind::Node, one.domain, one.digest, Caching::Pass)
+            .await?;
         nodes.push((one.domain, Node::decode(&plain, level)?));
     }
     Ok(nodes)

@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::packs::Keep;
+use super::packs::Caching;
 use super::{CHUNK, Inner, Piece, pieces};
 use crate::error::{Error, Kind, Result};
 use crate::world::World;
@@ -92,8 +92,7 @@ struct Queue {
     begun: u64,
     /// Chunks of that window.
     pace: u64,
-    /// Whether what is read is kept in the cache of packs.
-    keep: Keep,
+    caching: Caching,
     /// Whether somebody asked since this was last looked at.
     is_wanted: bool,
 }
@@ -161,10 +160,10 @@ impl Queue {
         Self {
             windows: VecDeque::new(),
             begun: range.start,
-            keep: if range.end - range.start > KEPT_LIMIT {
-                Keep::No
+            caching: if range.end - range.start > KEPT_LIMIT {
+                Caching::Look
             } else {
-                Keep::Yes
+                Caching::Fill
             },
             rest: range,
             pace: PACE_MIN,
@@ -181,9 +180,9 @@ impl Queue {
             let window = self.begun / CHUNK..chunks;
             let bytes = self.begun..(chunks * CHUNK).min(self.rest.end);
             self.begun = bytes.end;
-            let (disk, keep) = (Arc::clone(disk), self.keep);
+            let (disk, caching) = (Arc::clone(disk), self.caching);
             let load = tokio::spawn(async move {
-                let chunks = disk.chunks_load(window.clone(), keep).await?;
+                let chunks = disk.chunks_load(window.clone(), caching).await?;
                 Ok(pieces(window, chunks, &bytes))
             });
             self.windows.push_back(Window {

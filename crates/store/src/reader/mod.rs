@@ -22,7 +22,7 @@ use crate::tree::{FAN_OUT, Node, TreeRoot};
 use crate::{CHUNK_BYTES, reader::nodes::TreeReader};
 use ahead::Ahead;
 use nodes::damaged_at;
-use packs::Keep;
+use packs::Caching;
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 /// Chunks that `read_at` reads at once.
@@ -87,7 +87,7 @@ impl Piece {
 impl Store {
     /// Opens a disk for reading. Nothing is read until asked for.
     pub fn disk_open(&self, root: TreeRoot) -> DiskReader {
-        let tree = TreeReader::new(self.clone(), root);
+        let tree = TreeReader::cached(self.clone(), root);
         DiskReader {
             inner: Arc::new(Inner {
                 tree,
@@ -132,7 +132,7 @@ impl DiskReader {
     /// reads as zeros. Reads tree nodes only, and keeps none of them: a reader may be open for long after it.
     pub async fn allocated(&self, range: Range<u64>) -> Result<Vec<Range<u64>>> {
         self.check(&range)?;
-        let tree = TreeReader::new(self.inner.tree.store.clone(), self.inner.tree.root);
+        let tree = TreeReader::cached(self.inner.tree.store.clone(), self.inner.tree.root);
         let mut runs: Vec<Range<u64>> = Vec::new();
         let mut at = range.start / CHUNK;
         let end = range.end.div_ceil(CHUNK);
@@ -179,7 +179,7 @@ impl Inner {
     /// Like `chunks_load`, for callers that come back to the same chunks with small requests.
     async fn chunks_get(&self, range: Range<u64>) -> Result<Vec<Option<Bytes>>> {
         if range.end - range.start > 4 {
-            return self.chunks_load(range, Keep::Yes).await;
+            return self.chunks_load(range, Caching::Fill).await;
         }
         let mut out = Vec::new();
         for index in range {
@@ -193,7 +193,7 @@ impl Inner {
                 continue;
             }
             let chunk = self
-                .chunks_load(index..index + 1, Keep::Yes)
+                .chunks_load(index..index + 1, Caching::Fill)
                 .await?
                 .pop()
                 .flatten();
@@ -210,20 +210,20 @@ impl Inner {
     }
 
     /// Loads chunks; `None` stands for zeros. What is damaged is remembered.
-    async fn chunks_load(&self, range: Range<u64>, keep: Keep) -> Result<Vec<Option<Bytes>>> {
-        let loaded = self.chunks_load_again(range, keep).await;
+    async fn chunks_load(&self, range: Range<u64>, caching: Caching) -> Result<Vec<Option<Bytes>>> {
+        let loaded = self.chunks_load_again(range, caching).await;
         if let Err(error) = &loaded {
             self.damage_mark(error).await;
         }
         loaded
     }
 
-    async fn chunks_load_again(&self, range: Range<u64>, keep: Keep) -> Result<Vec<Option<Bytes>>> {
-        match self.chunks_try(range.clone(), keep).await {
+    async fn chunks_load_again(&self, range: Range<u64>, caching: Caching) -> Result<Vec<Option<Bytes>>> {
+        match self.chunks_try(range.clone(), caching).await {
             // The object may just have been rewritten elsewhere: the index is asked once more.
             Err(error) if error.kind() == Kind::NotFound => {
                 self.leaves().clear();
-                self.chunks_try(range.clone(), keep)
+                self.chunks_try(range.clone(), caching)
                     .await
                     .map_err(|error| damaged_at(error, self.bytes(&range)))
             }
@@ -255,7 +255,7 @@ impl Inner {
         }
     }
 
-    async fn chunks_try(&self, range: Range<u64>, keep: Keep) -> Result<Vec<Option<Bytes>>> {
+    async fn chunks_try(&self, range: Range<u64>, caching: Caching) -> Result<Vec<Option<Bytes>>> {
         let mut wanted = Vec::new();
         for index in range.clone() {
             let leaf = self.leaf(index / FAN_OUT).await?;
@@ -271,7 +271,7 @@ impl Inner {
         let mut out = vec![None; usize::try_from(range.end - range.start).unwrap_or_default()];
         let requests = requests(&wanted);
         let mut loaded = stream::iter(requests)
-            .map(|request| self.request(request, keep))
+            .map(|request| self.request(request, caching))
             .buffered(4);
         while let Some(chunks) = loaded.try_next().await? {
             for (index, data) in chunks {
@@ -282,7 +282,7 @@ impl Inner {
     }
 
     /// Reads neighbours in one pack with one request, and decodes and checks them.
-    async fn request(&self, wanted: Vec<Wanted>, keep: Keep) -> Result<Vec<(u64, Bytes)>> {
+    async fn request(&self, wanted: Vec<Wanted>, caching: Caching) -> Result<Vec<(u64, Bytes)>> {
         let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
             return Ok(Vec::new());
         };
@@ -301,7 +301,7 @@ impl Inner {
             wanted,
             virtual_bytes: self.tree.root.virtual_bytes,
         };
-        let read = store.pack_read(pack, range, keep, move |data| frames.decode(data));
+        let read = store.pack_read(pack, range, caching, move |data| frames.decode(data));
         // What is wrong with a single chunk says so itself.
         read.await.map_err(|error| {
             if error.range().is_some() {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::CHUNK_BYTES;
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
+use crate::reader::packs::Caching;
 use crate::store::Store;
 use crate::tree::{FAN_OUT, Node, TreeRoot, child_span};
 
@@ -17,6 +18,7 @@ const NODES_KEPT: usize = 16;
 pub(crate) struct TreeReader {
     pub(crate) store: Store,
     pub(crate) root: TreeRoot,
+    caching: Caching,
     kept: Mutex<Kept>,
 }
 
@@ -27,10 +29,21 @@ struct Kept {
 }
 
 impl TreeReader {
+    /// Reads what is stored, whatever the cache of packs has.
     pub(crate) fn new(store: Store, root: TreeRoot) -> Self {
+        Self::with(store, root, Caching::Pass)
+    }
+
+    /// Reads by way of the cache of packs.
+    pub(crate) fn cached(store: Store, root: TreeRoot) -> Self {
+        Self::with(store, root, Caching::Fill)
+    }
+
+    fn with(store: Store, root: TreeRoot, caching: Caching) -> Self {
         Self {
             store,
             root,
+            caching,
             kept: Mutex::default(),
         }
     }
@@ -104,7 +117,7 @@ impl TreeReader {
         }
         let loaded = self
             .store
-            .frame_find(FrameKind::Node, self.root.domain, digest)
+            .frame_find(FrameKind::Node, self.root.domain, digest, self.caching)
             .await;
         let node = loaded.and_then(|plain| Node::decode(&plain, level));
         let node = Arc::new(node.map_err(|error| damaged_at(error, self.span(level, index)))?);

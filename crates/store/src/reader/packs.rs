@@ -9,13 +9,15 @@ use crate::cache::{PackCache, Part};
 use crate::error::{Kind, Result};
 use crate::store::{Store, Stored, pack_key};
 
-/// Whether what is read is to be kept in the cache.
+/// What a read has to do with the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keep {
-    /// It may be wanted again.
-    Yes,
-    /// A whole large disk is read: keeping it would throw out everything else.
-    No,
+pub(crate) enum Caching {
+    /// Takes what it has, and keeps what was fetched: it may be wanted again.
+    Fill,
+    /// Takes what it has, and keeps nothing: of a whole large disk, as that would throw out everything else.
+    Look,
+    /// Goes by it: who judges what is stored has to see what is stored.
+    Pass,
 }
 
 /// Makes something of the bytes that were read; notices whatever is wrong with them.
@@ -28,11 +30,12 @@ impl Store {
         &self,
         pack: Stored,
         range: Range<u64>,
-        keep: Keep,
+        caching: Caching,
         decode: impl Fn(&Bytes) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
         let decode: Decode<T> = Arc::new(decode);
-        if let Some(cache) = self.inner.cache.get()
+        if caching != Caching::Pass
+            && let Some(cache) = self.inner.cache.get()
             && range.end <= pack.bytes
         {
             let part = Part {
@@ -41,7 +44,7 @@ impl Store {
                 start: range.start,
                 end: range.end,
             };
-            if let Some(done) = self.cache_read(cache, part, keep, &decode).await? {
+            if let Some(done) = self.cache_read(cache, part, caching, &decode).await? {
                 return Ok(done);
             }
         }
@@ -54,7 +57,7 @@ impl Store {
         &self,
         cache: &Arc<PackCache>,
         part: Part,
-        keep: Keep,
+        caching: Caching,
         decode: &Decode<T>,
     ) -> Result<Option<T>> {
         if cache.has(part) {
@@ -67,7 +70,7 @@ impl Store {
                 None => {}
             }
         }
-        if keep == Keep::No {
+        if caching == Caching::Look {
             return Ok(None);
         }
         let fetched = match cache.fetch(&*self.inner.backend, part).await {

@@ -285,3 +285,33 @@ async fn what_gc_deleted_goes_and_nothing_is_in_clear() {
         .unwrap();
     assert_eq!(cached.bytes(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_sees_what_is_stored_whatever_the_cache_has() {
+    let place = local().await;
+    let cached = cached(&place, 64 * MIB).await;
+    cached.read(0, usize::try_from(DISK).unwrap()).await;
+    let packs = crate::support::files_below(&place.dir.path().join("objects/p"));
+    for pack in &packs {
+        let mut bytes = std::fs::read(pack).unwrap();
+        bytes[100 << 10] ^= 1;
+        std::fs::write(pack, bytes).unwrap();
+    }
+    let damage = cached
+        .store
+        .verify(true, &store::VerifyProgress::default())
+        .await
+        .unwrap();
+    let of_the_disk = damage
+        .iter()
+        .filter(|one| one.kind == "image" && one.owner == "1")
+        .count();
+    assert_eq!(of_the_disk, packs.len(), "{damage:?}");
+    let before = cached.backend.calls();
+    cached.read(0, usize::try_from(DISK).unwrap()).await;
+    assert_eq!(
+        cached.backend.calls(),
+        before,
+        "what the cache has can still be read"
+    );
+}

@@ -188,7 +188,7 @@ impl Db {
 
     /// Moves every table of this PostgreSQL database into a schema of their own, whose name it gives.
     pub async fn move_aside(&self, now: Time) -> Result<String> {
-        let schema = format!("cistern_before_recovery_{}", now.format("%Y%m%dt%H%M%S"));
+        let schema = format!("cistern_before_recovery_{}", now.format("%Y%m%dt%H%M%S_%6f"));
         let tx = self.write().await?;
         rows::postgres_move_aside(&*tx, &schema)
             .await

@@ -350,9 +350,10 @@ impl Target {
         let what = "could not put the new database into its place";
         let mut aside = None;
         if path.try_exists().context(what)? {
+            // No two in one second share a name: the second would replace the first.
             let name = format!(
                 ".before_recovery_{}",
-                Clock::default().now().format("%Y%m%dT%H%M%S")
+                Clock::default().now().format("%Y%m%dT%H%M%S_%6f")
             );
             let to = suffixed(&path, &name);
             for suffix in SUFFIXES {

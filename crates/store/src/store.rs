@@ -386,10 +386,10 @@ impl Store {
     }
 
     /// An object was deleted: nothing of it need be remembered.
-    pub(crate) fn object_forget(&self, object: i64) {
-        let known = self.objects().remove(&object);
-        if let (Some(cache), Some(known)) = (self.inner.cache.get(), known) {
-            cache.forget(known.id);
+    pub(crate) fn object_forget(&self, object: i64, id: Uuid) {
+        self.objects().remove(&object);
+        if let Some(cache) = self.inner.cache.get() {
+            cache.forget(id);
         }
     }
 

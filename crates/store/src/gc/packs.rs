@@ -56,7 +56,7 @@ impl Run {
             .map(|object| async move {
                 self.store.inner.backend.delete(&object.object_key()).await?;
                 rows::object_delete(db, object.id).await.map_err(context)?;
-                self.store.object_forget(object.id);
+                self.store.object_forget(object.id, object.key);
                 Ok::<_, Error>(object.bytes.cast_unsigned())
             })
             .buffer_unordered(DELETES_AT_ONCE);

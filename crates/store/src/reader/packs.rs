@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::cache::{PackCache, Part};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::store::{Store, Stored, pack_key};
 
 /// What a read has to do with the cache.
@@ -61,12 +61,12 @@ impl Store {
         decode: &Decode<T>,
     ) -> Result<Option<T>> {
         if cache.has(part) {
-            let (cache, decode) = (Arc::clone(cache), Arc::clone(decode));
+            let (kept, decode) = (Arc::clone(cache), Arc::clone(decode));
             // One hand-over to another thread for file and frames together.
-            let done = self.compute(move || Ok(cache.read(part).map(|data| decode(&data))));
+            let done = self.compute(move || Ok(kept.read(part).map(|data| decode(&data))));
             match done.await? {
                 Some(Ok(done)) => return Ok(Some(done)),
-                Some(Err(error)) => self.cache_distrust(part, &error),
+                Some(Err(error)) => distrust(cache, part, &error),
                 None => {}
             }
         }
@@ -82,16 +82,9 @@ impl Store {
         match self.compute(move || Ok(decode(&fetched))).await? {
             Ok(done) => Ok(Some(done)),
             Err(error) => {
-                self.cache_distrust(part, &error);
+                distrust(cache, part, &error);
                 Ok(None)
             }
-        }
-    }
-
-    fn cache_distrust(&self, part: Part, error: &crate::Error) {
-        tracing::warn!(%error, pack = %part.pack, "what the cache has of a pack does not decode: it is read again");
-        if let Some(cache) = self.inner.cache.get() {
-            cache.forget(part.pack);
         }
     }
 
@@ -101,4 +94,9 @@ impl Store {
     ) -> Result<T> {
         self.inner.options.world.compute(work).await
     }
+}
+
+fn distrust(cache: &PackCache, part: Part, error: &Error) {
+    tracing::warn!(%error, pack = %part.pack, "what the cache has of a pack does not decode: it is read again");
+    cache.forget(part.pack);
 }

@@ -59,7 +59,7 @@ impl From<Requests> for RequestFigures {
 
 fn per_gib(requests: u64, bytes: u64) -> Option<u64> {
     (bytes >= 1 << 20)
-        .then(|| u64::try_from(u128::from(requests << 30) / u128::from(bytes)).unwrap_or(u64::MAX))
+        .then(|| u64::try_from((u128::from(requests) << 30) / u128::from(bytes)).unwrap_or(u64::MAX))
 }
 
 /// Reads a bucket by way of the cache from now on. One that cannot be opened is done without. Only for the server: the
@@ -70,7 +70,7 @@ pub fn cache_open(app: &App) {
     };
     let options = CacheOptions {
         folder: app.data.join("cache"),
-        limit_bytes: app.config.cache.mib << 20,
+        limit_bytes: app.config.cache.mib.saturating_mul(1 << 20),
     };
     if options.limit_bytes == 0 {
         return;

@@ -620,7 +620,7 @@ def lists(args):
 # --- reading, gc, sizes: the store alone -----------------------------------------------------------------------------
 
 
-EXAMPLES = ROOT / "target/release/examples"
+MEASURE = ROOT / "target/release/examples/measure"
 SERVERS = ROOT / "tests/clients/with-postgres-and-s3.sh"
 
 
@@ -632,7 +632,7 @@ def lines_of(words):
 def in_servers(name, words, url):
     """A measuring program beside a PostgreSQL and an S3 of its own; `url` is the variable that its last word is from."""
     script = f'exec "$0" "$@" "${url}"'
-    return [SERVERS, "bash", "-c", script, EXAMPLES / name, *words]
+    return [SERVERS, "bash", "-c", script, MEASURE, name, *words]
 
 
 def figures_table(columns):
@@ -656,7 +656,7 @@ def reads(args, disk):
     say("reading")
     warm(disk)
     columns = {
-        "folder": lines_of([EXAMPLES / "read", disk, args.work]),
+        "folder": lines_of([MEASURE, "read", disk, args.work]),
         "S3 on loopback, with the cache": lines_of(in_servers("read", [disk, args.work], "CISTERN_TEST_S3")),
     }
     text = [f"`{disk.name}`, one reader. `again`: another reader on what is at hand then, packs in the page cache.", "", figures_table(columns), ""]
@@ -675,7 +675,7 @@ def collection(args, disk):
     columns = {}
     for disks, gib in ((2, 4), (8, 8)):
         words = [disks, gib, args.work, disk]
-        columns[f"SQLite, {disks} disks of {gib} GiB"] = lines_of([EXAMPLES / "gc", *words])
+        columns[f"SQLite, {disks} disks of {gib} GiB"] = lines_of([MEASURE, "gc", *words])
         columns[f"PostgreSQL, {disks} disks of {gib} GiB"] = lines_of(in_servers("gc", words, "CISTERN_TEST_POSTGRES"))
     named = {name: [(what.replace(":", ""), figures) for what, figures in pairs] for name, pairs in columns.items()}
     text = [f"Disks whose chunks are all different; the import beside it is of `{disk.name}`.", "", figures_table(named), ""]
@@ -761,7 +761,7 @@ def sizes(args):
     rows = []
     for gib in SIZES:
         say(f"a disk of {gib} GiB")
-        rows.append(json.loads(output([EXAMPLES / "size", gib, args.work])))
+        rows.append(json.loads(output([MEASURE, "size", gib, args.work])))
     steps = {"new": "taken in", "same": "the same again", "read": "read"}
     lines = [
         "Disks without a zero chunk, each chunk another, made in memory; they compress to next to nothing, so the rates are those of hashing,"

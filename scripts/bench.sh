@@ -18,7 +18,7 @@ tests/clients/install.sh apt restic kopia versitygw
 say "Building (the first time takes some minutes) …"
 # With symbols, for the profile; they take no time.
 cargo rustc --release --locked --quiet -p cistern --bin cistern -- -C strip=none
-cargo build --release --locked --quiet -p cistern-store --example read --example gc --example size
+cargo build --release --locked --quiet -p cistern-store --example measure
 (cd crates/bench && cargo build --release --locked --quiet)
 mkdir -p "$CACHE/bench-disks"
 scripts/demo-disk.sh "$CACHE/bench-disks"

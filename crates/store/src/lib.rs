@@ -74,7 +74,7 @@ pub use migration::migrations;
 pub use object::{Algorithm, ObjectIngest, ObjectName, ObjectRef};
 pub use reader::{DiskReader, Piece};
 pub use rebuild::{RebuildProgress, Rebuilt};
-pub use rows::database_away;
+pub use rows::{POSTGRES_SETTINGS, database_away};
 pub use session::{Expired, Session};
 pub use store::{Options, Root, Stats, Store};
 pub use tree::TreeRoot;

@@ -515,8 +515,7 @@ async fn a_file_is_uploaded_where_that_is_asked_for() {
 
 #[tokio::test]
 async fn verify_names_each_damaged_image_and_range() {
-    // What a cache has of a bucket can still be read.
-    let server = Setup::default().env("CISTERN_CACHE__MIB", "0").start();
+    let server = Setup::default().uncached().start();
     let files = Files::start().await;
     let api = server.api();
     let (disk, url) = (disks::raw(4, 8), files.put("a.img", disks::raw(4, 8)));

@@ -47,9 +47,7 @@ async fn a_bucket_with(fault: Fault) {
     let Some((proxy, place)) = Proxy::start() else {
         return;
     };
-    // What a cache has needs no bucket.
-    let setup = Setup::default().at(place).env("CISTERN_CACHE__MIB", "0");
-    let server = setup.start();
+    let server = Setup::default().at(place).uncached().start();
     let (api, files) = (server.api(), Files::start().await);
     let (old, new) = (disks::raw(8, 21), disks::raw(8, 22));
     let old_id = imported(&api, "old", &files.put("old.img", old.clone())).await["id"]
@@ -99,7 +97,7 @@ async fn a_bucket_whose_answers_are_cut_off() {
     let Some((proxy, place)) = Proxy::start() else {
         return;
     };
-    let server = Setup::default().at(place).start();
+    let server = Setup::default().at(place).uncached().start();
     let (api, files) = (server.api(), Files::start().await);
     let disk = disks::raw(8, 23);
     let url = files.put("disk.img", disk.clone());

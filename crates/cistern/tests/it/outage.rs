@@ -171,9 +171,7 @@ async fn an_export_says_that_the_store_is_away_and_goes_on_when_it_is_back() {
     let Some((proxy, place)) = Proxy::start() else {
         return;
     };
-    // What a cache has needs no bucket.
-    let setup = Setup::default().at(place).env("CISTERN_CACHE__MIB", "0");
-    let server = setup.start();
+    let server = Setup::default().at(place).uncached().start();
     let (api, files) = (server.api(), Files::start().await);
     let disk = disks::raw(8, 84);
     let image = imported(&api, "web", &files.put("web.img", disk.clone())).await;

@@ -33,6 +33,7 @@ pub(crate) async fn database(url: &str) -> Result<DatabaseConnection, Failure> {
             .pragma("synchronous", "FULL")
             .busy_timeout(Duration::from_secs(20))
     });
+    options.map_sqlx_postgres_opts(|options| options.options(store::POSTGRES_SETTINGS));
     let db = Database::connect(options).await?;
     Migrator::up(&db, None).await?;
     Ok(db)

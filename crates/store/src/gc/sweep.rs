@@ -8,7 +8,7 @@ use super::sorter::Sorted;
 use super::{Options, Pace, Progress, Report, Run};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::rows::{self, Of, Scanned, chunk_state};
+use crate::rows::{self, Digests, Scanned, chunk_state};
 
 /// Rows that are compared at once.
 const PAGE: u32 = 4096;
@@ -108,7 +108,7 @@ impl Run {
         let mut free = batch.to_vec();
         free.retain(|one| !pins.marks.contains(&mark_of(domain, &one.digest)));
         let digests: Vec<Digest> = free.iter().map(|one| one.digest).collect();
-        let of = Of {
+        let of = Digests {
             store: self.store.inner.number,
             domain,
             digests: &digests,
@@ -169,7 +169,7 @@ impl Run {
                     .iter()
                     .filter_map(|(_, digest)| Digest::from_slice(digest))
                     .collect();
-                let of = Of {
+                let of = Digests {
                     store: number,
                     domain: of_domain[0].0,
                     digests: &digests,

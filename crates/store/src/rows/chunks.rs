@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use sea_orm::sea_query::{Expr, ExprTrait as _, OnConflict, Query};
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QuerySelect as _,
+    ColumnTrait as _, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
+    QuerySelect as _,
 };
 
 use super::entities::{chunk, chunk_state};
@@ -32,6 +33,41 @@ pub(crate) struct Hit {
     pub(crate) epoch: i64,
 }
 
+/// Chunks of one domain, named by their digests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Digests<'a> {
+    pub(crate) store: i32,
+    pub(crate) domain: i64,
+    pub(crate) digests: &'a [Digest],
+}
+
+impl Digests<'_> {
+    /// Finds each by its digest, whatever the database knows of the table.
+    ///
+    /// To PostgreSQL without statistics (it gathers the first a minute after the rows came) every condition on the
+    /// domain promises a row or two: given a list of digests it reads the whole domain and compares them. So it gets
+    /// them as a table to join with: the series in what is selected keeps it from being taken apart, so that nothing is known
+    /// but that all three columns are equal. SQLite takes the list, and would read everything for a join.
+    pub(crate) fn filter(&self, backend: DbBackend) -> Condition {
+        let digests = self.digests.iter().map(|digest| digest.0.to_vec());
+        match backend {
+            DbBackend::Sqlite => Condition::all()
+                .add(chunk::Column::Store.eq(self.store))
+                .add(chunk::Column::Domain.eq(self.domain))
+                .add(chunk::Column::Digest.is_in(digests)),
+            _ => Condition::all().add(Expr::cust_with_values(
+                "(store, domain, digest) IN (SELECT $1, $2, \
+                 substring($3 FROM 32 * generate_series(0, octet_length($3) / 32 - 1) + 1 FOR 32))",
+                [
+                    sea_orm::Value::from(self.store),
+                    self.domain.into(),
+                    digests.flatten().collect::<Vec<u8>>().into(),
+                ],
+            )),
+        }
+    }
+}
+
 /// Looks digests up.
 pub(crate) async fn chunks_get(
     db: &impl ConnectionTrait,
@@ -43,7 +79,16 @@ pub(crate) async fn chunks_get(
     let mut found = HashMap::with_capacity(digests.len());
     for batch in digests.chunks(LOOKUP) {
         let padding = LOOKUP - batch.len();
-        let padded = batch.iter().chain(std::iter::repeat_n(&batch[0], padding));
+        let padded: Vec<Digest> = batch
+            .iter()
+            .chain(std::iter::repeat_n(&batch[0], padding))
+            .copied()
+            .collect();
+        let some = Digests {
+            store,
+            domain,
+            digests: &padded,
+        };
         let rows: Vec<Row> = chunk::Entity::find()
             .select_only()
             .columns([
@@ -52,9 +97,7 @@ pub(crate) async fn chunks_get(
                 chunk::Column::Offset,
             ])
             .columns([chunk::Column::Length, chunk::Column::State, chunk::Column::Epoch])
-            .filter(chunk::Column::Store.eq(store))
-            .filter(chunk::Column::Domain.eq(domain))
-            .filter(chunk::Column::Digest.is_in(padded.map(|digest| digest.0.to_vec())))
+            .filter(some.filter(db.get_database_backend()))
             .into_tuple()
             .all(db)
             .await?;
@@ -93,12 +136,15 @@ pub(crate) async fn chunks_resurrect(
     domain: i64,
     digests: &[Digest],
 ) -> Result<(), DbErr> {
-    for batch in digests.chunks(ROWS_A_STATEMENT) {
+    for digests in digests.chunks(ROWS_A_STATEMENT) {
+        let some = Digests {
+            store,
+            domain,
+            digests,
+        };
         chunk::Entity::update_many()
             .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
-            .filter(chunk::Column::Store.eq(store))
-            .filter(chunk::Column::Domain.eq(domain))
-            .filter(chunk::Column::Digest.is_in(batch.iter().map(|digest| digest.0.to_vec())))
+            .filter(some.filter(db.get_database_backend()))
             .filter(is_condemned())
             .exec(db)
             .await?;

@@ -11,7 +11,7 @@ use super::entities::{
     chunk, chunk_state, gc, meta, object_kind, object_state, orphan, root, session, session_pin,
     session_root, session_state,
 };
-use super::{epoch_raise, is_condemned};
+use super::{Digests, epoch_raise, is_condemned};
 use crate::digest::Digest;
 use crate::pack::{ENTRY_BYTES, HEADER_BYTES, TRAILER_BYTES};
 
@@ -334,41 +334,24 @@ fn from_bytes(bytes: &[u8]) -> Option<Scanned> {
     })
 }
 
-/// Chunks of one domain, for the statements below.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Of<'a> {
-    pub(crate) store: i32,
-    pub(crate) domain: i64,
-    pub(crate) digests: &'a [Digest],
-}
-
-impl Of<'_> {
-    fn filter(&self) -> sea_orm::Condition {
-        sea_orm::Condition::all()
-            .add(chunk::Column::Store.eq(self.store))
-            .add(chunk::Column::Domain.eq(self.domain))
-            .add(chunk::Column::Digest.is_in(self.digests.iter().map(|digest| digest.0.to_vec())))
-    }
-}
-
 /// Condemns those that are live and older than `before`; a damaged one that old goes at once. The row's epoch becomes
 /// that of the run, which tells when it was condemned. Gives how many were condemned and how many went.
 pub(crate) async fn chunks_condemn(
     tx: &impl ConnectionTrait,
-    some: Of<'_>,
+    some: Digests<'_>,
     before: i64,
     epoch: i64,
 ) -> Result<(u64, u64), DbErr> {
     let condemned = chunk::Entity::update_many()
         .col_expr(chunk::Column::State, Expr::value(chunk_state::CONDEMNED))
         .col_expr(chunk::Column::Epoch, Expr::value(epoch))
-        .filter(some.filter())
+        .filter(some.filter(tx.get_database_backend()))
         .filter(chunk::Column::State.eq(chunk_state::LIVE))
         .filter(chunk::Column::Epoch.lt(before))
         .exec(tx)
         .await?;
     let gone = chunk::Entity::delete_many()
-        .filter(some.filter())
+        .filter(some.filter(tx.get_database_backend()))
         .filter(chunk::Column::State.eq(chunk_state::DAMAGED))
         .filter(chunk::Column::Epoch.lt(before))
         .exec(tx)
@@ -397,9 +380,13 @@ pub(crate) async fn condemned_some(
 }
 
 /// Removes the rows of those that are condemned, by the run of `epoch` or one before it.
-pub(crate) async fn chunks_bury(tx: &impl ConnectionTrait, some: Of<'_>, epoch: i64) -> Result<u64, DbErr> {
+pub(crate) async fn chunks_bury(
+    tx: &impl ConnectionTrait,
+    some: Digests<'_>,
+    epoch: i64,
+) -> Result<u64, DbErr> {
     let done = chunk::Entity::delete_many()
-        .filter(some.filter())
+        .filter(some.filter(tx.get_database_backend()))
         .filter(is_condemned())
         .filter(chunk::Column::Epoch.lte(epoch))
         .exec(tx)
@@ -471,13 +458,15 @@ pub(crate) async fn chunks_move(
     for batch in moved.chunks(256) {
         let mut values: Vec<Value> = vec![store.into(), domain.into(), to.into()];
         let mut rows = Vec::with_capacity(batch.len());
+        let casts = match backend {
+            DbBackend::Sqlite => ["", "", "", "", "", ""],
+            _ => ["::int", "::bigint", "::bytea", "::bigint", "::int", "::int"],
+        };
         for (digest, from, offset, length) in batch {
             let first = values.len() + 1;
-            let casts = match backend {
-                DbBackend::Sqlite => ["", "", "", ""],
-                _ => ["::bytea", "::bigint", "::int", "::int"],
-            };
-            let row: Vec<String> = (first..)
+            let row: Vec<String> = [1, 2]
+                .into_iter()
+                .chain(first..)
                 .zip(casts)
                 .map(|(number, cast)| format!("${number}{cast}"))
                 .collect();
@@ -489,10 +478,11 @@ pub(crate) async fn chunks_move(
                 length.cast_signed().into(),
             ]);
         }
-        // Both databases call the columns of VALUES so.
+        // Both databases call the columns of VALUES so. Store and domain are in each row for the reason that
+        // `Digests::filter` gives.
         let sql = format!(
-            "UPDATE store_chunk SET object = $3, \"offset\" = v.column3, length = v.column4 \
-             FROM (VALUES {}) AS v WHERE store = $1 AND domain = $2 AND digest = v.column1 AND object = v.column2",
+            "UPDATE store_chunk SET object = $3, \"offset\" = v.column5, length = v.column6 FROM (VALUES {}) AS v \
+             WHERE store = v.column1 AND domain = v.column2 AND digest = v.column3 AND object = v.column4",
             rows.join(", ")
         );
         let statement = Statement::from_sql_and_values(backend, sql, values);

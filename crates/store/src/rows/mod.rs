@@ -14,9 +14,12 @@ mod objects;
 mod rebuild;
 mod roots;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 pub use away::database_away;
 pub(crate) use chunks::*;
+pub use database::POSTGRES_SETTINGS;
 pub(crate) use database::*;
 pub(crate) use entities::*;
 pub(crate) use gate::*;

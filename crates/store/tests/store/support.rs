@@ -175,7 +175,8 @@ async fn remote(postgres: &str, s3: &str, settings: &Settings) -> Place {
     options
         .max_connections(8)
         .sqlx_logging(false)
-        .set_schema_search_path(&name);
+        .set_schema_search_path(&name)
+        .map_sqlx_postgres_opts(|options| options.options(store::POSTGRES_SETTINGS));
     let db = Database::connect(options).await.unwrap();
     Migrator::up(&db, None).await.unwrap();
     let (path, query) = s3.split_once('?').unwrap_or((s3, ""));

@@ -355,7 +355,12 @@ fn options(place: &Place, max_connections: u32, patience: Duration) -> ConnectOp
     if let Place::Postgres(url) = place {
         let port = silence::port_of(url);
         options.map_sqlx_postgres_pool_opts(move |pool| {
-            pool.after_connect(move |conn, _| Box::pin(silence::bound(conn, port)))
+            pool.after_connect(move |conn, _| {
+                Box::pin(async move {
+                    rows::postgres_set(conn, &store::POSTGRES_SETTINGS).await?;
+                    silence::bound(conn, port).await
+                })
+            })
         });
     }
     options

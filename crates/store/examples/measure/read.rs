@@ -1,17 +1,15 @@
-//! Measures reading: `cargo run --release -p cistern-store --example read -- FILE FOLDER [BUCKET-URL]`.
+//! Measures reading: `cargo run --release -p cistern-store --example measure -- read FILE FOLDER [BUCKET-URL]`.
 //!
 //! Takes FILE into a fresh store (SQLite, and a folder under FOLDER or the bucket, whose key is in `CISTERN_OBJECTS_ACCESS_KEY` and
 //! `CISTERN_OBJECTS_SECRET_KEY`), opens it again, and reads it: in order as a download does, in order by reads of 1 MiB, and 4 KiB at a time at random
 //! places that are not zero, each the first time and once more. Prints `WHAT: FIGURES`.
-
-mod common;
 
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use common::{Failure, cpu_seconds, database, gb, import, peak_kib};
+use crate::common::{Failure, cpu_seconds, database, gb, import, peak_kib};
 use futures::TryStreamExt as _;
 use rand::RngExt as _;
 use rand::SeedableRng as _;
@@ -21,10 +19,8 @@ use store::{Backend, CacheOptions, DiskReader, Options, Piece, Settings, Store, 
 const READS: usize = 5000;
 const READ_BYTES: usize = 4096;
 
-#[tokio::main]
-async fn main() -> Result<(), Failure> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let [file, folder, ..] = args.as_slice() else {
+pub(crate) async fn run(args: &[String]) -> Result<(), Failure> {
+    let [file, folder, ..] = args else {
         return Err("usage: read FILE FOLDER [BUCKET-URL]".into());
     };
     let dir = tempfile::tempdir_in(PathBuf::from(folder))?;

@@ -1,26 +1,22 @@
-//! Measures how cost grows with size: `cargo run --release -p cistern-store --example size -- GIB FOLDER`.
+//! Measures how cost grows with size: `cargo run --release -p cistern-store --example measure -- size GIB FOLDER`.
 //!
 //! Takes a disk of GIB GiB in, of which each chunk is another and none is zero, into a fresh store on SQLite and a folder under
 //! FOLDER; then the same again, and reads it. What it holds is made in memory and compresses to next to nothing, so that 100 GiB
 //! need no room: rates are those of hashing, rows and trees, and are to be compared with each other alone. Prints one JSON object.
 
-mod common;
-
 use std::path::PathBuf;
 use std::time::Instant;
 
+use crate::common::{Failure, begin, cpu_seconds, database, gb, peak_kib};
 use bytes::Bytes;
-use common::{Failure, begin, cpu_seconds, database, gb, peak_kib};
 use futures::TryStreamExt as _;
 use sea_orm::DatabaseConnection;
 use store::{Options, Settings, Store, TreeRoot, backend_open};
 
 const CHUNK: usize = 65536;
 
-#[tokio::main]
-async fn main() -> Result<(), Failure> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let [gib, folder] = args.as_slice() else {
+pub(crate) async fn run(args: &[String]) -> Result<(), Failure> {
+    let [gib, folder] = args else {
         return Err("usage: size GIB FOLDER".into());
     };
     let bytes = gib.parse::<u64>()? << 30;

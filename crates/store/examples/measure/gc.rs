@@ -1,12 +1,10 @@
 //! Measures garbage collection:
-//! `cargo run --release -p cistern-store --example gc -- DISKS GIB FOLDER FILE [POSTGRES-URL]`.
+//! `cargo run --release -p cistern-store --example measure -- gc DISKS GIB FOLDER FILE [POSTGRES-URL]`.
 //!
 //! Takes DISKS disks of GIB GiB in, of which each chunk is another (and compresses to next to nothing), into a fresh store
 //! on SQLite and a folder under FOLDER, or on an empty PostgreSQL database. Then it collects with nothing to free, imports
 //! FILE three times alone and three times while gc runs without a pause, each time with its data freed before,
 //! deletes every second disk, and collects again. Prints `WHAT: FIGURES`.
-
-mod common;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -14,18 +12,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use crate::common::{Failure, begin, database, peak_kib};
 use bytes::Bytes;
-use common::{Failure, begin, database, peak_kib};
 use sea_orm::DatabaseConnection;
 use store::gc::{Options, Progress};
 use store::{Settings, Store, backend_open};
 
 const CHUNK: usize = 65536;
 
-#[tokio::main]
-async fn main() -> Result<(), Failure> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let [disks, gib, folder, file, ..] = args.as_slice() else {
+pub(crate) async fn run(args: &[String]) -> Result<(), Failure> {
+    let [disks, gib, folder, file, ..] = args else {
         return Err("usage: gc DISKS GIB FOLDER FILE [POSTGRES-URL]".into());
     };
     let (disks, gib): (u32, u64) = (disks.parse()?, gib.parse()?);
@@ -92,7 +88,7 @@ async fn timed(
 
 async fn timed_import(store: &Store, db: &DatabaseConnection, file: &Arc<File>) -> Result<f64, Failure> {
     let start = Instant::now();
-    common::import(store, db, file, "beside").await?;
+    crate::common::import(store, db, file, "beside").await?;
     Ok(start.elapsed().as_secs_f64())
 }
 

@@ -1,11 +1,9 @@
-//! Measures an ingest: `cargo run --release -p cistern-store --example ingest -- FILE [TIMES] [FOLDER] [encrypt]`.
+//! Measures an ingest: `cargo run --release -p cistern-store --example measure -- ingest FILE [TIMES] [FOLDER] [encrypt]`.
 //!
 //! Takes FILE into a fresh store (SQLite and a folder under FOLDER, durable as in service, encrypted where that is
 //! asked for), then again, then reads it back. Prints rates over the bytes that are not zero, CPU seconds, the peak of
 //! memory, what AES-256-GCM takes, and the limit: BLAKE3 twice, one encode and one decode of the new data, by their
 //! one-core rates on this file, divided by the number of cores.
-
-mod common;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -13,21 +11,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Failure, cpu_seconds, database, gb, import, peak_kib};
+use crate::common::{Failure, cpu_seconds, database, gb, import, peak_kib};
 use futures::TryStreamExt as _;
 use store::seal::{Purpose, StoreKey};
 use store::{IngestStats, KeyKind, Options, Piece, Settings, Store, TreeRoot, WrappingKey, backend_open};
 
-#[tokio::main]
-async fn main() -> Result<(), Failure> {
-    let mut args = std::env::args().skip(1);
+pub(crate) async fn run(args: &[String]) -> Result<(), Failure> {
+    let mut args = args.iter();
     let file: PathBuf = args
         .next()
         .ok_or("usage: ingest FILE [TIMES] [FOLDER] [encrypt]")?
         .into();
     let times: usize = args.next().map_or(Ok(2), |times| times.parse())?;
     let folder = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
-    let options = options(args.next().as_deref())?;
+    let options = options(args.next().map(String::as_str))?;
     let dir = tempfile::tempdir_in(folder)?;
     let db = database(&format!(
         "sqlite://{}?mode=rwc",

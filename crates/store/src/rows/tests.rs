@@ -1,0 +1,204 @@
+//! What the statements that name chunks by their digests do, and what they read, in a database that knows nothing of the
+//! table: SQLite, and PostgreSQL where `CISTERN_TEST_POSTGRES` is set.
+
+use sea_orm::{
+    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
+    DbErr, Statement, TransactionTrait as _,
+};
+use sea_orm_migration::{MigrationTrait, MigratorTrait};
+
+use super::{
+    Digests, Hit, POSTGRES_SETTINGS, chunk_state, chunks_bury, chunks_condemn, chunks_get, chunks_insert,
+    chunks_move, chunks_resurrect,
+};
+use crate::digest::{Digest, FrameKind};
+use crate::pack::Entry;
+
+const STORE: i32 = 1;
+const DOMAIN: i64 = 1;
+/// Rows that are planted.
+const ROWS: u32 = 20_000;
+/// Digests that a statement names.
+const FEW: u32 = 300;
+/// What a statement may read on PostgreSQL: each row that it names, and its older versions.
+const READ: i64 = 8 * FEW as i64;
+
+struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        crate::migrations()
+    }
+}
+
+fn digest(number: u32) -> Digest {
+    Digest(*blake3::hash(&number.to_le_bytes()).as_bytes())
+}
+
+/// Digests from number `first`.
+fn digests(first: u32) -> Vec<Digest> {
+    (first..first + FEW).map(digest).collect()
+}
+
+fn entry(number: u32) -> Entry {
+    Entry {
+        digest: digest(number),
+        offset: number * 10,
+        length: 10,
+        plain_bytes: 10,
+        kind: FrameKind::Data,
+        level: 0,
+    }
+}
+
+async fn planted(db: &DatabaseConnection) {
+    Migrator::up(db, None).await.unwrap();
+    if db.get_database_backend() != DbBackend::Sqlite {
+        let sql = "ALTER TABLE store_chunk SET (autovacuum_enabled = off)";
+        db.execute_unprepared(sql).await.unwrap();
+    }
+    let entries: Vec<Entry> = (0..ROWS).map(entry).collect();
+    let written = chunks_insert(db, STORE, DOMAIN, 7, 3, &entries).await.unwrap();
+    assert_eq!(written, u64::from(ROWS));
+}
+
+/// Rows of the table that the transaction has read so far; nothing where the database does not tell.
+async fn read(tx: &DatabaseTransaction) -> i64 {
+    if tx.get_database_backend() == DbBackend::Sqlite {
+        return 0;
+    }
+    let sql =
+        "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'store_chunk'";
+    let statement = Statement::from_string(DbBackend::Postgres, sql);
+    let row = tx.query_one_raw(statement).await.unwrap().unwrap();
+    row.try_get_by_index(0).unwrap()
+}
+
+/// Does something in a transaction, and fails when it read more than what it names.
+async fn within<T>(
+    db: &DatabaseConnection,
+    what: &str,
+    work: impl AsyncFn(&DatabaseTransaction) -> Result<T, DbErr>,
+) -> T {
+    let tx = db.begin().await.unwrap();
+    let done = work(&tx).await.unwrap();
+    let rows = read(&tx).await;
+    tx.commit().await.unwrap();
+    assert!(rows <= READ, "{what}: {rows} rows were read of {ROWS}");
+    done
+}
+
+async fn hits(db: &DatabaseConnection, some: &[Digest]) -> Vec<Hit> {
+    let found = within(db, "a look-up", async |tx| {
+        chunks_get(tx, STORE, DOMAIN, some).await
+    })
+    .await;
+    some.iter().filter_map(|one| found.get(one)).copied().collect()
+}
+
+async fn each_statement_reads_what_it_names(db: &DatabaseConnection) {
+    planted(db).await;
+    let (first, second) = (digests(0), digests(10_000));
+    let of = |digests| Digests {
+        store: STORE,
+        domain: DOMAIN,
+        digests,
+    };
+
+    let found = hits(db, &first).await;
+    assert_eq!(found.len(), first.len());
+    assert!(
+        found
+            .iter()
+            .zip(0..)
+            .all(|(hit, number)| hit.location.offset == number * 10)
+    );
+    assert!(hits(db, &digests(ROWS)).await.is_empty());
+
+    for some in [&first, &second] {
+        let done = within(db, "condemning", async |tx| {
+            chunks_condemn(tx, of(some), 4, 9).await
+        })
+        .await;
+        assert_eq!(done, (u64::from(FEW), 0));
+    }
+    within(db, "resurrecting", async |tx| {
+        chunks_resurrect(tx, STORE, DOMAIN, &first).await
+    })
+    .await;
+    assert!(
+        hits(db, &first)
+            .await
+            .iter()
+            .all(|hit| hit.state == chunk_state::LIVE && hit.epoch == 9)
+    );
+    assert!(
+        hits(db, &second)
+            .await
+            .iter()
+            .all(|hit| hit.state == chunk_state::CONDEMNED)
+    );
+
+    let both = [first.clone(), second.clone()].concat();
+    let gone = within(db, "burying", async |tx| chunks_bury(tx, of(&both[..]), 9).await).await;
+    assert_eq!(gone, u64::from(FEW));
+    assert!(hits(db, &second).await.is_empty());
+
+    let moved: Vec<_> = first
+        .iter()
+        .zip(0..)
+        .map(|(one, number)| (*one, 7, number, 5))
+        .collect();
+    let done = within(db, "moving", async |tx| {
+        chunks_move(tx, (STORE, DOMAIN), 8, &moved).await
+    })
+    .await;
+    assert_eq!(done, u64::from(FEW));
+    let found = hits(db, &first).await;
+    assert!(
+        found
+            .iter()
+            .zip(0..)
+            .all(|(hit, number)| (hit.location.object, hit.location.offset) == (8, number))
+    );
+    let one = within(db, "moving one", async |tx| {
+        chunks_move(tx, (STORE, DOMAIN), 9, &[(first[0], 8, 1, 5)]).await
+    })
+    .await;
+    assert_eq!(one, 1);
+}
+
+#[tokio::test]
+async fn each_statement_reads_what_it_names_on_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}?mode=rwc", dir.path().join("db.sqlite").display());
+    each_statement_reads_what_it_names(&Database::connect(url).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn each_statement_reads_what_it_names_on_postgresql() {
+    let Some((_, url)) = std::env::vars().find(|(name, _)| name == "CISTERN_TEST_POSTGRES") else {
+        eprintln!("skipped on PostgreSQL: CISTERN_TEST_POSTGRES is not set");
+        return;
+    };
+    let name = format!("rows_{}", uuid::Uuid::new_v4().simple());
+    let cluster = Database::connect(&url).await.unwrap();
+    cluster
+        .execute_unprepared(&format!("CREATE DATABASE {name}"))
+        .await
+        .unwrap();
+    let (server, _) = url.rsplit_once('/').expect("a URL with a database");
+    let mut options = ConnectOptions::new(format!("{server}/{name}"));
+    options
+        .max_connections(2)
+        .sqlx_logging(false)
+        .map_sqlx_postgres_opts(|options| options.options(POSTGRES_SETTINGS));
+    let db = Database::connect(options).await.unwrap();
+    each_statement_reads_what_it_names(&db).await;
+    db.close().await.unwrap();
+    cluster
+        .execute_unprepared(&format!("DROP DATABASE {name}"))
+        .await
+        .unwrap();
+}

@@ -111,7 +111,7 @@ impl Run {
         let of = Digests {
             store: self.store.inner.number,
             domain,
-            digests: &digests,
+            names: &digests,
         };
         let (condemned, gone) = rows::chunks_condemn(&tx, of, before, self.epoch)
             .await
@@ -172,7 +172,7 @@ impl Run {
                 let of = Digests {
                     store: number,
                     domain: of_domain[0].0,
-                    digests: &digests,
+                    names: &digests,
                 };
                 let tx = self.alone().await?;
                 report.buried += rows::chunks_bury(&tx, of, limit).await.map_err(context)?;

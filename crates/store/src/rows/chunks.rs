@@ -38,7 +38,7 @@ pub(crate) struct Hit {
 pub(crate) struct Digests<'a> {
     pub(crate) store: i32,
     pub(crate) domain: i64,
-    pub(crate) digests: &'a [Digest],
+    pub(crate) names: &'a [Digest],
 }
 
 impl Digests<'_> {
@@ -49,7 +49,7 @@ impl Digests<'_> {
     /// them as a table to join with: the series in what is selected keeps it from being taken apart, so that nothing is known
     /// but that all three columns are equal. SQLite takes the list, and would read everything for a join.
     pub(crate) fn filter(&self, backend: DbBackend) -> Condition {
-        let digests = self.digests.iter().map(|digest| digest.0.to_vec());
+        let digests = self.names.iter().map(|digest| digest.0.to_vec());
         match backend {
             DbBackend::Sqlite => Condition::all()
                 .add(chunk::Column::Store.eq(self.store))
@@ -87,7 +87,7 @@ pub(crate) async fn chunks_get(
         let some = Digests {
             store,
             domain,
-            digests: &padded,
+            names: &padded,
         };
         let rows: Vec<Row> = chunk::Entity::find()
             .select_only()
@@ -140,7 +140,7 @@ pub(crate) async fn chunks_resurrect(
         let some = Digests {
             store,
             domain,
-            digests,
+            names: digests,
         };
         chunk::Entity::update_many()
             .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))

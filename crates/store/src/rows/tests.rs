@@ -3,7 +3,7 @@
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
-    DbErr, Statement, TransactionTrait as _,
+    DbErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
 };
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
@@ -81,7 +81,11 @@ async fn within<T>(
     what: &str,
     work: impl AsyncFn(&DatabaseTransaction) -> Result<T, DbErr>,
 ) -> T {
-    let tx = db.begin().await.unwrap();
+    let options = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    };
+    let tx = db.begin_with_options(options).await.unwrap();
     let done = work(&tx).await.unwrap();
     let rows = read(&tx).await;
     tx.commit().await.unwrap();
@@ -103,7 +107,7 @@ async fn each_statement_reads_what_it_names(db: &DatabaseConnection) {
     let of = |digests| Digests {
         store: STORE,
         domain: DOMAIN,
-        digests,
+        names: digests,
     };
 
     let found = hits(db, &first).await;

@@ -12,13 +12,18 @@ use memmap2::MmapMut;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Kind, Result};
-use crate::{ingest, pack};
+use crate::reader::TOGETHER;
+use crate::{CHUNK_BYTES, ingest, pack};
 
 /// Batches between being read and being packed: one is hashed, one looked up, one compressed, and one waits
 /// before each of the last two; one more keeps the processors busy where two ingests meet.
 const BATCHES: usize = 6;
 /// Packs being checked, written and published.
 const PUTS: usize = 3;
+/// Chunks that are read together.
+const PIECE_BYTES: usize = TOGETHER * CHUNK_BYTES as usize;
+/// Pieces kept for the next chunks: 8 MiB, twice what a download has under way.
+const PIECES_SPARE: usize = 32;
 /// Smaller ones the allocator serves well.
 const SYSTEM_BYTES: usize = 256 << 10;
 
@@ -34,7 +39,7 @@ pub(crate) fn filled(length: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) 
     Ok(Bytes::from_owner(map))
 }
 
-/// Shared by all ingests of a store.
+/// Shared by all ingests, and all open disks, of a store.
 #[derive(Debug)]
 pub(crate) struct Memory {
     batches: Arc<Semaphore>,
@@ -45,6 +50,8 @@ pub(crate) struct Memory {
 #[derive(Debug, Default)]
 struct Spare {
     users: usize,
+    readers: usize,
+    pieces: Vec<MmapMut>,
     batches: Vec<MmapMut>,
     packs: Vec<MmapMut>,
 }
@@ -79,6 +86,12 @@ impl Memory {
             length: 0,
             memory: Arc::clone(self),
         })
+    }
+
+    /// Counts an open disk. What its pieces took is used again until the last one is closed.
+    pub(crate) fn reader(self: &Arc<Self>) -> Reader {
+        self.spare().readers += 1;
+        Reader(Arc::clone(self))
     }
 
     fn spare(&self) -> MutexGuard<'_, Spare> {
@@ -206,6 +219,57 @@ impl Drop for PackBytes {
         let mut spare = self.memory.spare();
         if spare.users > 0 && spare.packs.len() < PUTS {
             spare.packs.extend(self.map.take());
+        }
+    }
+}
+
+/// An open disk, whose chunks are decoded into pieces of the memory.
+#[derive(Debug)]
+pub(crate) struct Reader(Arc<Memory>);
+
+impl Reader {
+    /// Bytes that `fill` makes out of anything that was there.
+    pub(crate) fn piece(&self, length: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Bytes> {
+        if length != PIECE_BYTES {
+            return filled(length, fill);
+        }
+        let spare = self.0.spare().pieces.pop();
+        let mut piece = Piece {
+            map: Some(map_of(spare, PIECE_BYTES)?),
+            memory: Arc::clone(&self.0),
+        };
+        fill(piece.map.as_deref_mut().unwrap_or_default())?;
+        Ok(Bytes::from_owner(piece))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut spare = self.0.spare();
+        spare.readers -= 1;
+        if spare.readers == 0 {
+            spare.pieces.clear();
+        }
+    }
+}
+
+/// Some chunks' bytes; their memory goes back when nobody has them any more.
+struct Piece {
+    map: Option<MmapMut>,
+    memory: Arc<Memory>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let mut spare = self.memory.spare();
+        if spare.readers > 0 && spare.pieces.len() < PIECES_SPARE {
+            spare.pieces.extend(self.map.take());
         }
     }
 }

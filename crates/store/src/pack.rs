@@ -95,8 +95,8 @@ fn compress(bytes: &mut [u8]) -> Result<Option<usize>> {
     })
 }
 
-/// Decompresses into an empty vector, at most as much as it has room for.
-fn decompress(payload: &[u8], to: &mut Vec<u8>) -> Result<()> {
+/// Decompresses into a slice, or an empty vector, at most as much as there is room for; gives how much that was.
+fn decompress<T: zstd::zstd_safe::WriteBuf + ?Sized>(payload: &[u8], to: &mut T) -> Result<usize> {
     DECOMPRESSOR.with_borrow_mut(|slot| {
         let decompressor = match slot {
             Some(decompressor) => decompressor,
@@ -106,7 +106,6 @@ fn decompress(payload: &[u8], to: &mut Vec<u8>) -> Result<()> {
         };
         decompressor
             .decompress_to_buffer(payload, to)
-            .map(drop)
             .map_err(|error| Error::new(Kind::Damaged, "frame does not decompress").with_source(error))
     })
 }
@@ -141,23 +140,45 @@ pub fn frame_decode(key: Option<&ObjectKey>, frame: &[u8]) -> Result<Vec<u8>> {
     Ok(plain)
 }
 
-/// Decodes one frame into an empty vector.
-fn frame_decode_to(key: Option<&ObjectKey>, frame: &[u8], plain: &mut Vec<u8>) -> Result<()> {
-    let damaged = |what: &str| Error::new(Kind::Damaged, format!("frame {what}"));
+/// What a frame says of itself.
+struct FrameHeader {
+    codec: u8,
+    plain_bytes: u32,
+}
+
+/// Checks that the parts of a frame can belong together.
+fn header_of(frame: &[u8]) -> Result<FrameHeader> {
     if frame.len() < FRAME_HEADER_BYTES {
-        return Err(damaged("is shorter than its header"));
+        return Err(header_damaged("is shorter than its header"));
     }
     let (header, payload) = frame.split_at(FRAME_HEADER_BYTES);
     let plain_bytes = u32_at(header, 12);
     if u32_at(header, 8) as usize != payload.len() || plain_bytes > PLAIN_LIMIT {
-        return Err(damaged("has lengths that cannot be"));
+        return Err(header_damaged("has lengths that cannot be"));
     }
+    Ok(FrameHeader {
+        codec: header[0],
+        plain_bytes,
+    })
+}
+
+fn header_damaged(what: &str) -> Error {
+    Error::new(Kind::Damaged, format!("frame {what}"))
+}
+
+fn codec_unknown(codec: u8) -> Error {
+    Error::new(Kind::Incompatible, format!("frame has unknown codec {codec}"))
+}
+
+/// Decodes one frame into an empty vector.
+fn frame_decode_to(key: Option<&ObjectKey>, frame: &[u8], plain: &mut Vec<u8>) -> Result<()> {
+    let header = header_of(frame)?;
     OPENED.with_borrow_mut(|opened| {
         let payload = payload_open(key, frame, opened)?;
-        payload_decode(header[0], payload, plain_bytes, plain)
+        payload_decode(header.codec, payload, header.plain_bytes, plain)
     })?;
-    if plain.len() != plain_bytes as usize {
-        return Err(damaged("has the wrong length when decoded"));
+    if plain.len() != header.plain_bytes as usize {
+        return Err(header_damaged("has the wrong length when decoded"));
     }
     Ok(())
 }
@@ -192,11 +213,8 @@ fn payload_decode(codec: u8, payload: &[u8], plain_bytes: u32, plain: &mut Vec<u
     plain.reserve_exact(plain_bytes as usize);
     match codec {
         CODEC_RAW => plain.extend_from_slice(payload),
-        CODEC_ZSTD => decompress(payload, plain)?,
-        codec => {
-            let text = format!("frame has unknown codec {codec}");
-            return Err(Error::new(Kind::Incompatible, text));
-        }
+        CODEC_ZSTD => drop(decompress(payload, plain)?),
+        codec => return Err(codec_unknown(codec)),
     }
     Ok(())
 }
@@ -225,7 +243,7 @@ pub(crate) fn frame_open_with(
     Ok(plain)
 }
 
-/// The same of a chunk into a place, which it has to fill; `key` is the pack's.
+/// The same of a chunk into a place, which it has to fill; `key` is the pack's. After an error anything may be there.
 pub(crate) fn chunk_open_to(
     keys: &Keys,
     key: Option<&ObjectKey>,
@@ -233,15 +251,19 @@ pub(crate) fn chunk_open_to(
     frame: &[u8],
     to: &mut [u8],
 ) -> Result<()> {
-    DECODED.with_borrow_mut(|plain| {
-        plain.clear();
-        frame_decode_to(key, frame, plain)?;
-        digest_check(keys, FrameKind::Data, digest, plain)?;
-        if plain.len() != to.len() {
-            return Err(Error::new(Kind::Damaged, "a chunk has the wrong size"));
+    let header = header_of(frame)?;
+    if header.plain_bytes as usize != to.len() {
+        return Err(Error::new(Kind::Damaged, "a chunk has the wrong size"));
+    }
+    OPENED.with_borrow_mut(|opened| {
+        let payload = payload_open(key, frame, opened)?;
+        match header.codec {
+            CODEC_RAW if payload.len() == to.len() => to.copy_from_slice(payload),
+            CODEC_ZSTD if decompress(payload, to)? == to.len() => {}
+            CODEC_RAW | CODEC_ZSTD => return Err(header_damaged("has the wrong length when decoded")),
+            codec => return Err(codec_unknown(codec)),
         }
-        to.copy_from_slice(plain);
-        Ok(())
+        digest_check(keys, FrameKind::Data, digest, to)
     })
 }
 

@@ -1,11 +1,10 @@
 //! The store's handle: making and opening it, roots, figures.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 use uuid::Uuid;
 
@@ -19,7 +18,8 @@ use crate::keys::{WrappedKey, WrappingKey};
 use crate::memory::Memory;
 use crate::pack;
 use crate::reader::ahead::Budget;
-use crate::reader::packs::Caching;
+use crate::reader::leaves::Leaves;
+use crate::reader::packs::{Caching, Source};
 use crate::rebuild::{is_being_rebuilt, unfinished};
 use crate::rows::{self, Hit, Location, WHOLE_LEVEL, object_kind};
 use crate::seal::StoreKey;
@@ -87,6 +87,9 @@ pub(crate) struct Inner {
     pub(crate) number: i32,
     pub(crate) memory: Arc<Memory>,
     pub(crate) read_ahead: Budget,
+    pub(crate) leaves: Leaves,
+    /// Whether files can be asked for what the system has of them in memory.
+    pub(crate) has_nowait: AtomicBool,
     pub(crate) cache: OnceLock<Arc<PackCache>>,
     /// Sessions of this process that are open.
     pub(crate) writers: AtomicUsize,
@@ -222,6 +225,8 @@ impl Store {
             number,
             memory: Arc::default(),
             read_ahead: Budget::default(),
+            leaves: Leaves::default(),
+            has_nowait: AtomicBool::new(true),
             cache: OnceLock::new(),
             writers: AtomicUsize::new(0),
             objects: Mutex::default(),
@@ -457,7 +462,12 @@ impl Store {
         let pack = self.stored(at.object).await?;
         let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.length);
         let keys = self.inner.keys.clone();
-        let open = move |frame: &Bytes| pack::frame_open(&keys, pack.id, kind, digest, frame);
+        let bytes = range.clone();
+        let open = move |from: &Source<'_>| {
+            from.read(bytes.clone(), |frame| {
+                pack::frame_open(&keys, pack.id, kind, digest, frame)
+            })
+        };
         self.pack_read(pack, range, caching, open)
             .await
             .map_err(|error| error.context(pack_key(pack.id)))

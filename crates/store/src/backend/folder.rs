@@ -118,6 +118,10 @@ impl Backend for Folder {
         self.run(move |inner| inner.read(&key, &range)).await
     }
 
+    fn folder(&self) -> Option<&Path> {
+        Some(&self.inner.root)
+    }
+
     async fn stat(&self, key: &str) -> Result<Option<u64>> {
         let key = key.to_owned();
         self.run(move |inner| match std::fs::metadata(inner.root.join(&key)) {
@@ -251,6 +255,24 @@ impl Put for FolderPut {
     }
 }
 
+/// Opens the file that an object is.
+pub(crate) fn open(root: &Path, key: &str) -> Result<File> {
+    let failed = |error| Error::io(format!("cannot read object `{key}`"), error);
+    File::open(root.join(key)).map_err(failed)
+}
+
+/// Fills `data` from the file of the object `key`; it is damaged where that is too short.
+pub(crate) fn read_exactly(file: &File, key: &str, from: u64, data: &mut [u8]) -> Result<()> {
+    file.read_exact_at(data, from)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                let text = format!("object `{key}` ends before byte {}", from + data.len() as u64);
+                Error::new(Kind::Damaged, text).with_source(error)
+            }
+            _ => Error::io(format!("cannot read object `{key}`"), error),
+        })
+}
+
 impl Inner {
     fn put(&self, key: &str, data: &[u8]) -> Result<()> {
         let target = self.root.join(key);
@@ -272,17 +294,9 @@ impl Inner {
     }
 
     fn read(&self, key: &str, range: &Range<u64>) -> Result<Bytes> {
-        let context = || format!("cannot read object `{key}`");
-        let file = File::open(self.root.join(key)).map_err(|error| Error::io(context(), error))?;
+        let file = open(&self.root, key)?;
         let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
-        memory::filled(length, |data| match file.read_exact_at(data, range.start) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                let text = format!("object `{key}` ends before byte {}", range.end);
-                Err(Error::new(Kind::Damaged, text).with_source(error))
-            }
-            Err(error) => Err(Error::io(context(), error)),
-        })
+        memory::filled(length, |data| read_exactly(&file, key, range.start, data))
     }
 
     /// Makes a folder and those above it, each durable before anything is put into it. What is above the root and there

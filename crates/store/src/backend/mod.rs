@@ -81,6 +81,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Names the place for people. Never holds a credential.
     fn describe(&self) -> String;
 
+    /// The folder whose files the objects are, where they are files: they may be read without asking the backend.
+    fn folder(&self) -> Option<&Path> {
+        None
+    }
+
     /// What was asked of a service since it was opened; `None` where there is none that counts, or bills.
     fn requests(&self) -> Option<Requests> {
         None

@@ -141,11 +141,41 @@ impl PackCache {
         self.index().has(part.pack, part.blocks())
     }
 
-    /// Reads a part that is here; `None` where it is not, or not any more. Blocks on files.
-    pub(crate) fn read(&self, part: Part) -> Option<Bytes> {
-        let data = self.files_read(part)?;
+    /// Fills `to` with a part that is here; `None` where it is not, or not any more. Blocks on files.
+    pub(crate) fn read(&self, part: Part, to: &mut [u8]) -> Option<()> {
+        if !self.index().touch(part.pack, part.blocks()) {
+            return None;
+        }
+        let mut rest = to;
+        for number in part.blocks() {
+            let (block, range) = block_of(part, number);
+            let length = usize::try_from(range.end - range.start).ok()?;
+            let (now, later) = rest.split_at_mut_checked(length)?;
+            if let Err(error) = self.block_read(block, range.start, now) {
+                tracing::debug!(%error, "a file of the cache cannot be read");
+                self.index().remove(block);
+                self.remove(&[block]);
+                return None;
+            }
+            rest = later;
+        }
+        Some(())
+    }
+
+    /// The file that a part is in, and where it begins there, if it is in one and here.
+    pub(crate) fn file_of(&self, part: Part) -> Option<(fs::File, u64)> {
+        let blocks = part.blocks();
+        if blocks.end - blocks.start != 1 || !self.index().touch(part.pack, blocks.clone()) {
+            return None;
+        }
+        let (block, range) = block_of(part, blocks.start);
+        let file = fs::File::open(self.folder.join(block.to_string())).ok()?;
+        Some((file, range.start))
+    }
+
+    /// Counts a read that it could serve.
+    pub(crate) fn hit(&self) {
         self.hits.fetch_add(1, Ordering::Relaxed);
-        Some(data)
     }
 
     /// Reads a part with what of it is here, and keeps what was fetched.
@@ -153,8 +183,9 @@ impl PackCache {
         let _turns = self.turns(part).await;
         // Who had the turn before may have fetched it.
         if self.has(part)
-            && let Some(data) = self.blocking(move |cache| cache.read(part)).await
+            && let Some(data) = self.blocking(move |cache| cache.bytes_read(part)).await
         {
+            self.hit();
             return Ok(data);
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
@@ -236,7 +267,7 @@ impl PackCache {
                 end: bytes.start,
                 ..part
             };
-            out.extend_from_slice(&self.files_read(before)?);
+            out.extend_from_slice(&self.bytes_read(before)?);
         }
         out.extend_from_slice(&of(bytes.start.max(part.start)..bytes.end.min(part.end)));
         if bytes.end < part.end {
@@ -244,30 +275,14 @@ impl PackCache {
                 start: bytes.end,
                 ..part
             };
-            out.extend_from_slice(&self.files_read(behind)?);
+            out.extend_from_slice(&self.bytes_read(behind)?);
         }
         Some(out.freeze())
     }
 
-    fn files_read(&self, part: Part) -> Option<Bytes> {
-        if !self.index().touch(part.pack, part.blocks()) {
-            return None;
-        }
-        let mut out = BytesMut::with_capacity(usize::try_from(part.end - part.start).ok()?);
-        for number in part.blocks() {
-            let block = Block {
-                pack: part.pack,
-                number,
-            };
-            let from = part.start.max(number * BLOCK_BYTES) - number * BLOCK_BYTES;
-            let to = part.end.min((number + 1) * BLOCK_BYTES) - number * BLOCK_BYTES;
-            if let Err(error) = self.block_read(block, from..to, &mut out) {
-                tracing::debug!(%error, "a file of the cache cannot be read");
-                self.index().remove(block);
-                self.remove(&[block]);
-                return None;
-            }
-        }
+    fn bytes_read(&self, part: Part) -> Option<Bytes> {
+        let mut out = BytesMut::zeroed(usize::try_from(part.end - part.start).ok()?);
+        self.read(part, &mut out)?;
         Some(out.freeze())
     }
 
@@ -304,14 +319,8 @@ impl PackCache {
         written
     }
 
-    fn block_read(&self, block: Block, range: Range<u64>, out: &mut BytesMut) -> io::Result<()> {
-        let file = fs::File::open(self.folder.join(block.to_string()))?;
-        let at = out.len();
-        out.resize(
-            at + usize::try_from(range.end - range.start).unwrap_or_default(),
-            0,
-        );
-        file.read_exact_at(&mut out[at..], range.start)
+    fn block_read(&self, block: Block, from: u64, to: &mut [u8]) -> io::Result<()> {
+        fs::File::open(self.folder.join(block.to_string()))?.read_exact_at(to, from)
     }
 
     /// Removes the files of blocks that are not in the index any more.
@@ -347,6 +356,19 @@ impl PackCache {
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Block number `number` of the pack, and which of its bytes belong to the part.
+fn block_of(part: Part, number: u64) -> (Block, Range<u64>) {
+    let first = number * BLOCK_BYTES;
+    let block = Block {
+        pack: part.pack,
+        number,
+    };
+    (
+        block,
+        part.start.max(first) - first..part.end.min(first + BLOCK_BYTES) - first,
+    )
 }
 
 /// Nobody but the owner reads what is cached.

@@ -44,7 +44,7 @@ fn it_never_holds_more_than_its_limit_and_drops_what_was_used_longest_ago() {
         ))
     };
     let first = part(one, 1 << 30, 10..BLOCK_BYTES + 20);
-    assert_eq!(cache.read(first).unwrap().len() as u64, BLOCK_BYTES + 10);
+    assert_eq!(cache.bytes_read(first).unwrap().len() as u64, BLOCK_BYTES + 10);
     cache.keep_all(two, 9, &blocks(9, 2));
     assert_eq!(
         (cache.stats().bytes, bytes_on_disk(dir.path())),
@@ -80,7 +80,7 @@ fn another_process_goes_on_with_what_is_there_within_its_own_limit() {
     }
     let cache = open(dir.path(), 9 * BLOCK_BYTES);
     let all = part(pack, 1 << 30, 3 * BLOCK_BYTES..7 * BLOCK_BYTES);
-    assert!(cache.read(all).unwrap()[..] == blocks(3, 4)[..]);
+    assert!(cache.bytes_read(all).unwrap()[..] == blocks(3, 4)[..]);
     assert_eq!(
         bytes_on_disk(dir.path()),
         4 * BLOCK_BYTES,

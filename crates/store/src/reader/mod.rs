@@ -1,40 +1,44 @@
 //! Reading disks back. Every frame is decoded and compared with its digest: an error, never wrong bytes.
 
 pub(crate) mod ahead;
+pub(crate) mod leaves;
 pub(crate) mod nodes;
 pub(crate) mod packs;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::digest::{Digest, Keys};
 use crate::error::{Error, Kind, Result};
-use crate::memory;
+use crate::memory::Reader;
 use crate::pack;
 use crate::rows::{self, Location};
+use crate::seal::ObjectKey;
 use crate::store::{Store, Stored, pack_key};
-use crate::tree::{FAN_OUT, Node, TreeRoot};
+use crate::tree::{FAN_OUT, TreeRoot};
 use crate::{CHUNK_BYTES, reader::nodes::TreeReader};
 use ahead::Ahead;
+use leaves::Leaf;
 use nodes::damaged_at;
-use packs::Caching;
+use packs::{Caching, Source};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 /// Chunks that `read_at` reads at once.
 const WINDOW: u64 = 64;
 /// Chunks that share a piece of memory: who holds on to one holds on to all of them.
-const TOGETHER: usize = 4;
+pub(crate) const TOGETHER: usize = 4;
+/// Chunks that one thread reads and decodes, where that takes no request to a bucket.
+const SHARE: usize = 8;
 /// One request to the backend is at most this long…
 const REQUEST_BYTES: u32 = 4 << 20;
 /// …and skips at most this much that nobody asked for.
 const REQUEST_GAP: u32 = 128 << 10;
-/// About 130 KiB each.
-const LEAVES_KEPT: usize = 4;
 const CHUNKS_KEPT: usize = 64;
 
 /// A piece of a disk, in order.
@@ -55,15 +59,8 @@ pub struct DiskReader {
 #[derive(Debug)]
 struct Inner {
     tree: TreeReader,
-    leaves: Mutex<VecDeque<(u64, Arc<Leaf>)>>,
+    memory: Arc<Reader>,
     chunks: Mutex<VecDeque<(u64, Bytes)>>,
-}
-
-/// A leaf with the places of its chunks.
-#[derive(Debug)]
-struct Leaf {
-    node: Option<Arc<Node>>,
-    places: HashMap<Digest, Location>,
 }
 
 /// A chunk that is to be read: its number, digest and place.
@@ -91,7 +88,7 @@ impl Store {
         DiskReader {
             inner: Arc::new(Inner {
                 tree,
-                leaves: Mutex::default(),
+                memory: Arc::new(self.inner.memory.reader()),
                 chunks: Mutex::default(),
             }),
         }
@@ -220,12 +217,14 @@ impl Inner {
 
     async fn chunks_load_again(&self, range: Range<u64>, caching: Caching) -> Result<Vec<Option<Bytes>>> {
         match self.chunks_try(range.clone(), caching).await {
-            // The object may just have been rewritten elsewhere: the index is asked once more.
-            Err(error) if error.kind() == Kind::NotFound => {
-                self.leaves().clear();
-                self.chunks_try(range.clone(), caching)
-                    .await
-                    .map_err(|error| damaged_at(error, self.bytes(&range)))
+            // The object may have been rewritten elsewhere, or healed: the index is asked once more.
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Damaged) => {
+                self.places_forget(&range);
+                let again = self.chunks_try(range.clone(), caching).await;
+                again.map_err(|error| match error.range() {
+                    Some(_) if error.kind() == Kind::Damaged => error,
+                    _ => damaged_at(error, self.bytes(&range)),
+                })
             }
             done => done,
         }
@@ -241,11 +240,10 @@ impl Inner {
         if self.bytes(&(index..index + 1)) != range {
             return;
         }
-        let Ok(leaf) = self.leaf(index / FAN_OUT).await else {
+        let Ok(Some(leaf)) = self.leaf(&(index..index + 1)).await else {
             return;
         };
-        let digest = leaf.node.as_ref().and_then(|node| node.child(index % FAN_OUT));
-        let Some((digest, at)) = digest.and_then(|digest| Some((digest, *leaf.places.get(&digest)?))) else {
+        let Some((digest, Some(at))) = leaf.chunk(in_leaf(index)) else {
             return;
         };
         let store = &self.tree.store.inner;
@@ -257,16 +255,24 @@ impl Inner {
 
     async fn chunks_try(&self, range: Range<u64>, caching: Caching) -> Result<Vec<Option<Bytes>>> {
         let mut wanted = Vec::new();
-        for index in range.clone() {
-            let leaf = self.leaf(index / FAN_OUT).await?;
-            let Some(digest) = leaf.node.as_ref().and_then(|node| node.child(index % FAN_OUT)) else {
+        let mut rest = range.clone();
+        while !rest.is_empty() {
+            let end = (rest.start / FAN_OUT + 1) * FAN_OUT;
+            let of_leaf = rest.start..rest.end.min(end);
+            rest.start = of_leaf.end;
+            let Some(leaf) = self.leaf(&of_leaf).await? else {
                 continue;
             };
-            let Some(at) = leaf.places.get(&digest).copied() else {
-                let error = Error::new(Kind::Damaged, format!("chunk {digest} is in no index"));
-                return Err(error.at(self.bytes(&(index..index + 1))));
-            };
-            wanted.push(Wanted { index, digest, at });
+            for index in of_leaf {
+                match leaf.chunk(in_leaf(index)) {
+                    None => {}
+                    Some((digest, Some(at))) => wanted.push(Wanted { index, digest, at }),
+                    Some((digest, None)) => {
+                        let error = Error::new(Kind::Damaged, format!("chunk {digest} is in no index"));
+                        return Err(error.at(self.bytes(&(index..index + 1))));
+                    }
+                }
+            }
         }
         let mut out = vec![None; usize::try_from(range.end - range.start).unwrap_or_default()];
         let requests = requests(&wanted);
@@ -281,27 +287,33 @@ impl Inner {
         Ok(out)
     }
 
-    /// Reads neighbours in one pack with one request, and decodes and checks them.
+    /// Reads neighbours in one pack with one request, and decodes and checks them; where that takes no request, in shares.
     async fn request(&self, wanted: Vec<Wanted>, caching: Caching) -> Result<Vec<(u64, Bytes)>> {
-        let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
+        let Some(first) = wanted.first() else {
             return Ok(Vec::new());
         };
+        let pack = self.tree.store.stored(first.at.object).await;
+        let pack = pack.map_err(|error| error.at(self.bytes_of(&wanted)))?;
+        if wanted.len() <= SHARE || !self.tree.store.is_local(pack, &range_of(&wanted)) {
+            return self.share(pack, wanted, caching).await;
+        }
+        let shares = wanted
+            .chunks(SHARE)
+            .map(|share| self.share(pack, share.to_vec(), caching));
+        Ok(try_join_all(shares).await?.into_iter().flatten().collect())
+    }
+
+    async fn share(&self, pack: Stored, wanted: Vec<Wanted>, caching: Caching) -> Result<Vec<(u64, Bytes)>> {
         let store = &self.tree.store;
-        let whole = self.bytes(&(first.index..last.index + 1));
-        let base = first.at.offset;
-        let range = u64::from(base)..u64::from(last.at.offset) + u64::from(last.at.length);
-        let pack = store
-            .stored(first.at.object)
-            .await
-            .map_err(|error| error.at(whole.clone()))?;
+        let (whole, range) = (self.bytes_of(&wanted), range_of(&wanted));
         let frames = Frames {
             keys: store.inner.keys.clone(),
             pack,
-            base,
             wanted,
             virtual_bytes: self.tree.root.virtual_bytes,
+            memory: Arc::clone(&self.memory),
         };
-        let read = store.pack_read(pack, range, caching, move |data| frames.decode(data));
+        let read = store.pack_read(pack, range, caching, move |from| frames.decode(from));
         // What is wrong with a single chunk says so itself.
         read.await.map_err(|error| {
             if error.range().is_some() {
@@ -312,45 +324,58 @@ impl Inner {
         })
     }
 
-    async fn leaf(&self, number: u64) -> Result<Arc<Leaf>> {
-        if let Some(leaf) = self.leaf_kept(number) {
-            return Ok(leaf);
+    /// The leaf that these chunks are of, with their places; `None` where all of it is zero.
+    async fn leaf(&self, chunks: &Range<u64>) -> Result<Option<Arc<Leaf>>> {
+        let (store, domain) = (&self.tree.store, self.tree.root.domain);
+        let (number, first, last) = (
+            chunks.start / FAN_OUT,
+            in_leaf(chunks.start),
+            in_leaf(chunks.end - 1),
+        );
+        let leaves = &store.inner.leaves;
+        let kept = self
+            .tree
+            .leaf_kept(number)
+            .and_then(|digest| leaves.get(&(domain, digest)));
+        if let Some(leaf) = kept.filter(|leaf| leaf.is_located(first, last)) {
+            return Ok(Some(leaf));
         }
-        let _turn = self.tree.store.inner.read_ahead.lookup().await;
+        let _turn = store.inner.read_ahead.lookup().await;
+        let Some(digest) = self.tree.child(1, number).await? else {
+            return Ok(None);
+        };
+        let leaf = if let Some(leaf) = leaves.get(&(domain, digest)) {
+            leaf
+        } else {
+            let leaf = Arc::new(Leaf::new(self.tree.leaf_read(digest, number).await?));
+            leaves.insert((domain, digest), &leaf);
+            leaf
+        };
         // The window before this one may have waited for the same.
-        if let Some(leaf) = self.leaf_kept(number) {
-            return Ok(leaf);
-        }
-        let node = self.tree.node(0, number).await?;
-        let mut digests: Vec<_> = node
-            .iter()
-            .flat_map(|node| node.present())
-            .map(|(_, digest)| digest)
-            .collect();
-        digests.sort_unstable();
-        digests.dedup();
-        let places = self.tree.store.locate(self.tree.root.domain, &digests).await?;
-        let leaf = Arc::new(Leaf { node, places });
-        let mut leaves = self.leaves();
-        leaves.push_back((number, Arc::clone(&leaf)));
-        if leaves.len() > LEAVES_KEPT {
-            leaves.pop_front();
-        }
-        Ok(leaf)
+        leaf.locate(store, domain, first, last).await?;
+        Ok(Some(leaf))
     }
 
-    fn leaf_kept(&self, number: u64) -> Option<Arc<Leaf>> {
-        let leaves = self.leaves();
-        let kept = leaves.iter().find(|(kept, _)| *kept == number);
-        kept.map(|(_, leaf)| Arc::clone(leaf))
+    fn places_forget(&self, chunks: &Range<u64>) {
+        for number in chunks.start / FAN_OUT..chunks.end.div_ceil(FAN_OUT) {
+            if let Some(digest) = self.tree.leaf_kept(number) {
+                self.tree
+                    .store
+                    .inner
+                    .leaves
+                    .forget(&(self.tree.root.domain, digest));
+            }
+        }
+    }
+
+    /// The bytes of the disk that they are of, and all between.
+    fn bytes_of(&self, wanted: &[Wanted]) -> Range<u64> {
+        let [first, last] = [wanted.first(), wanted.last()].map(|one| one.map_or(0, |one| one.index));
+        self.bytes(&(first..last + 1))
     }
 
     fn bytes(&self, chunks: &Range<u64>) -> Range<u64> {
         chunks.start * CHUNK..(chunks.end * CHUNK).min(self.tree.root.virtual_bytes)
-    }
-
-    fn leaves(&self) -> std::sync::MutexGuard<'_, VecDeque<(u64, Arc<Leaf>)>> {
-        self.leaves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, VecDeque<(u64, Bytes)>> {
@@ -362,36 +387,62 @@ impl Inner {
 struct Frames {
     keys: Keys,
     pack: Stored,
-    /// Where in the pack the bytes begin.
-    base: u32,
     wanted: Vec<Wanted>,
     virtual_bytes: u64,
+    memory: Arc<Reader>,
 }
 
 impl Frames {
     /// The chunks with their numbers.
-    fn decode(&self, data: &Bytes) -> Result<Vec<(u64, Bytes)>> {
+    fn decode(&self, from: &Source<'_>) -> Result<Vec<(u64, Bytes)>> {
         let opens = self.keys.pack_key(self.pack.id)?;
-        let decode = |(one, to): (&Wanted, &mut [u8])| {
-            let from = (one.at.offset - self.base) as usize;
-            let frame = data.get(from..from + one.at.length as usize);
-            let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "the object is too short"));
-            let opened = frame
-                .and_then(|frame| pack::chunk_open_to(&self.keys, opens.as_ref(), one.digest, frame, to));
-            let bytes = one.index * CHUNK..((one.index + 1) * CHUNK).min(self.virtual_bytes);
-            opened.map_err(|error| error.context(pack_key(self.pack.id)).at(bytes))
-        };
         let size = CHUNK_BYTES as usize;
         let mut out = Vec::with_capacity(self.wanted.len());
         for some in self.wanted.chunks(TOGETHER) {
-            let plain = memory::filled(some.len() * size, |plain| {
-                some.iter().zip(plain.chunks_exact_mut(size)).try_for_each(decode)
+            let range = range_of(some);
+            let plain = from.read(range.clone(), |data| {
+                self.memory.piece(some.len() * size, |plain| {
+                    let mut places = some.iter().zip(plain.chunks_exact_mut(size));
+                    places.try_for_each(|(one, to)| {
+                        self.chunk_decode(opens.as_ref(), one, data, range.start, to)
+                    })
+                })
             })?;
             let places = some.iter().enumerate();
             out.extend(places.map(|(n, one)| (one.index, plain.slice(n * size..(n + 1) * size))));
         }
         Ok(out)
     }
+
+    /// Decodes one chunk out of bytes of the pack, which begin at `base`.
+    fn chunk_decode(
+        &self,
+        opens: Option<&ObjectKey>,
+        one: &Wanted,
+        data: &[u8],
+        base: u64,
+        to: &mut [u8],
+    ) -> Result<()> {
+        let from = usize::try_from(u64::from(one.at.offset) - base).unwrap_or(usize::MAX);
+        let frame = data.get(from..from + one.at.length as usize);
+        let frame = frame.ok_or_else(|| Error::new(Kind::Damaged, "the object is too short"));
+        let opened = frame.and_then(|frame| pack::chunk_open_to(&self.keys, opens, one.digest, frame, to));
+        let bytes = one.index * CHUNK..((one.index + 1) * CHUNK).min(self.virtual_bytes);
+        opened.map_err(|error| error.context(pack_key(self.pack.id)).at(bytes))
+    }
+}
+
+/// The number of a chunk within its leaf.
+fn in_leaf(index: u64) -> usize {
+    usize::try_from(index % FAN_OUT).unwrap_or_default()
+}
+
+/// From the first to the last byte of frames that follow each other in one pack.
+fn range_of(wanted: &[Wanted]) -> Range<u64> {
+    let (Some(first), Some(last)) = (wanted.first(), wanted.last()) else {
+        return 0..0;
+    };
+    u64::from(first.at.offset)..u64::from(last.at.offset) + u64::from(last.at.length)
 }
 
 /// Groups chunks that follow each other in one pack.

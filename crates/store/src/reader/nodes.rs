@@ -111,16 +111,40 @@ impl TreeReader {
         Ok(present)
     }
 
-    async fn node_load(&self, digest: Digest, level: u8, index: u64) -> Result<Arc<Node>> {
-        if let Some(node) = self.kept().nodes.get(&digest) {
-            return Ok(Arc::clone(node));
+    /// The digest of a leaf, where what is in memory tells it.
+    pub(crate) fn leaf_kept(&self, number: u64) -> Option<Digest> {
+        let root = self.root;
+        if root.digest == Digest::EMPTY || number >= child_span(root.level) {
+            return None;
         }
+        let kept = self.kept();
+        let mut digest = root.digest;
+        for level in (1..=root.level).rev() {
+            let at = number / child_span(level - 1);
+            digest = kept.nodes.get(&digest)?.child(at % FAN_OUT)?;
+        }
+        Some(digest)
+    }
+
+    /// Leaf number `number`, whose digest is known, from the store.
+    pub(crate) async fn leaf_read(&self, digest: Digest, number: u64) -> Result<Node> {
+        self.node_read(digest, 0, number).await
+    }
+
+    async fn node_read(&self, digest: Digest, level: u8, index: u64) -> Result<Node> {
         let loaded = self
             .store
             .frame_find(FrameKind::Node, self.root.domain, digest, self.caching)
             .await;
         let node = loaded.and_then(|plain| Node::decode(&plain, level));
-        let node = Arc::new(node.map_err(|error| damaged_at(error, self.span(level, index)))?);
+        node.map_err(|error| damaged_at(error, self.span(level, index)))
+    }
+
+    async fn node_load(&self, digest: Digest, level: u8, index: u64) -> Result<Arc<Node>> {
+        if let Some(node) = self.kept().nodes.get(&digest) {
+            return Ok(Arc::clone(node));
+        }
+        let node = Arc::new(self.node_read(digest, level, index).await?);
         let mut kept = self.kept();
         kept.nodes.insert(digest, Arc::clone(&node));
         kept.order.push_back(digest);

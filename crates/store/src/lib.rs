@@ -34,6 +34,7 @@ mod digest;
 mod error;
 mod format;
 pub mod gc;
+mod group_commit;
 mod header;
 mod ingest;
 mod journal;

@@ -19,7 +19,7 @@ use crate::{CHUNK_BYTES, ingest, pack};
 /// before each of the last two; one more keeps the processors busy where two ingests meet.
 const BATCHES: usize = 6;
 /// Packs being checked, written and published.
-const PUTS: usize = 3;
+const PUTS: usize = 4;
 /// Chunks that are read together.
 const PIECE_BYTES: usize = TOGETHER * CHUNK_BYTES as usize;
 /// Pieces kept for the next chunks: 8 MiB, twice what a download has under way.

@@ -24,7 +24,6 @@ use uuid::Uuid;
 use crate::backend::Put;
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
-use crate::ingest::pack_put::{intent, publish};
 use crate::pack::Entry;
 use crate::rows::{self, WHOLE_LEVEL, object_kind};
 use crate::seal::{self, ObjectKey, SEALED_SEGMENT_BYTES, SEGMENT_BYTES};
@@ -189,7 +188,7 @@ impl Large {
         let store = &session.store.inner;
         let id = store.options.world.uuid();
         let sealing = Sealing::new(&session.store, id)?;
-        let row = intent(session, object_kind::BLOB, id, 0, 1).await?;
+        let row = session.announce(object_kind::BLOB, id, 0, 1).await?;
         let key = key_of(object_kind::BLOB, id);
         let put = store.backend.put_begin(&key).await?;
         Ok(Self {
@@ -356,7 +355,9 @@ impl ObjectIngest {
         }
         let digest = store.name_digest(expected);
         let entry = whole_entry(digest, stored_bytes);
-        publish(&self.session, row, stored_bytes, &[entry]).await?;
+        self.session
+            .publish(row, stored_bytes, Arc::new(vec![entry]))
+            .await?;
         self.session.object_keep(digest);
         Ok(ObjectRef {
             digest,
@@ -385,7 +386,8 @@ impl ObjectIngest {
                 Some(mut sealing) => sealing.part(world, &mut self.buffer, true).await?,
                 None => self.buffer.split().freeze(),
             };
-            let row = intent(&self.session, object_kind::BLOB, id, data.len() as u64, 1).await?;
+            let bytes = data.len() as u64;
+            let row = self.session.announce(object_kind::BLOB, id, bytes, 1).await?;
             let key = key_of(object_kind::BLOB, id);
             self.session.put(store.inner.backend.put_new(&key, data)).await?;
             return Ok((row, key));

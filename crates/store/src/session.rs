@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
+use crate::group_commit::Group;
 use crate::ingest::Ingest;
 use crate::rows::{self, chunk_state, object_state, session_state};
 use crate::store::Store;
@@ -38,6 +39,7 @@ pub(crate) struct SessionInner {
     lost: AtomicBool,
     /// Writes whose end nobody saw: while there are any, their objects may still appear.
     pub(crate) puts: AtomicUsize,
+    pub(crate) group: Group,
     /// Packs that it was seen to have hit, and whether they are there whole.
     packs: Mutex<HashMap<i64, bool>>,
     /// Trees that this session keeps alive, with their allocated bytes: only these can be committed.
@@ -103,6 +105,7 @@ impl Store {
             fence,
             lost: AtomicBool::new(false),
             puts: AtomicUsize::new(0),
+            group: Group::default(),
             packs: Mutex::default(),
             trees: Mutex::default(),
             objects: Mutex::default(),
@@ -389,9 +392,17 @@ impl SessionInner {
     pub(crate) async fn lookup_and_pin(&self, digests: &[Digest]) -> Result<Vec<Digest>> {
         let context = |error| Error::db("cannot look chunks up", error);
         let store = &self.store.inner;
+        // New data hits nothing, and need not wait for the transactions of others: what is stored twice does no harm.
+        let found = rows::chunks_get(&store.db, store.number, self.domain, digests)
+            .await
+            .map_err(context)?;
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
+        let digests: Vec<_> = found.into_keys().collect();
         let tx = rows::begin(&store.db).await.map_err(context)?;
         self.hold(&tx).await?;
-        let mut hits = rows::chunks_get(&tx, store.number, self.domain, digests)
+        let mut hits = rows::chunks_get(&tx, store.number, self.domain, &digests)
             .await
             .map_err(context)?;
         hits.retain(|_, hit| hit.state != chunk_state::DAMAGED);

@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
-use crate::pack::{self, Builder, Entry};
-use crate::rows::{self, object_kind};
-use crate::session::{SessionInner, lease_lost};
+use crate::pack::{self, Builder};
+use crate::rows::object_kind;
+use crate::session::SessionInner;
 use crate::store::pack_key;
 
 /// Digests that this ingest has sent to a pack which is not published yet.
@@ -35,10 +35,11 @@ pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pendi
         })
         .await?;
     let bytes = sealed.bytes.len() as u64;
-    let object = pack_write(&session, sealed.id, sealed.bytes, sealed.entries.len()).await?;
-    publish(&session, object, bytes, &sealed.entries).await?;
+    let entries = Arc::new(sealed.entries);
+    let object = pack_write(&session, sealed.id, sealed.bytes, entries.len()).await?;
+    session.publish(object, bytes, Arc::clone(&entries)).await?;
     let mut pending = pending.set();
-    for entry in &sealed.entries {
+    for entry in &*entries {
         pending.remove(&entry.digest);
     }
     Ok(bytes)
@@ -47,7 +48,7 @@ pub(crate) async fn pack_put(session: Arc<SessionInner>, builder: Builder, pendi
 /// Announces a pack and writes it; gives its number. It is there then, and nothing refers to it.
 pub(crate) async fn pack_write(session: &SessionInner, id: Uuid, pack: Bytes, frames: usize) -> Result<i64> {
     let bytes = pack.len() as u64;
-    let object = intent(session, object_kind::PACK, id, bytes, frames).await?;
+    let object = session.announce(object_kind::PACK, id, bytes, frames).await?;
     let key = pack_key(id);
     let backend = &session.store.inner.backend;
     session.put(backend.put_new(&key, pack)).await?;
@@ -59,79 +60,6 @@ pub(crate) async fn pack_write(session: &SessionInner, id: Uuid, pack: Bytes, fr
         return Err(Error::new(Kind::Io, text));
     }
     Ok(object)
-}
-
-/// Writes the row of an object that is about to be written; gives its number.
-pub(crate) async fn intent(
-    session: &SessionInner,
-    kind: i16,
-    id: Uuid,
-    bytes: u64,
-    frames: usize,
-) -> Result<i64> {
-    let context = |error| Error::db("cannot announce an object", error);
-    let store = &session.store.inner;
-    let intent = rows::Intent {
-        store: store.number,
-        key: id,
-        kind,
-        session: session.id,
-        bytes,
-        frames,
-        now_us: store.options.world.now_us(),
-    };
-    let tx = rows::begin(&store.db).await.map_err(context)?;
-    session.hold(&tx).await?;
-    let object = rows::object_insert(&tx, &intent).await.map_err(context)?;
-    tx.commit().await.map_err(context)?;
-    Ok(object)
-}
-
-/// One short transaction: the object goes live, with its size, and what is in it gets its rows.
-pub(crate) async fn publish(
-    session: &SessionInner,
-    object: i64,
-    bytes: u64,
-    entries: &[Entry],
-) -> Result<()> {
-    let context = |error| Error::db("cannot publish an object", error);
-    let store = &session.store.inner;
-    let (number, domain, now_us) = (store.number, session.domain, store.options.world.now_us());
-    let tx = rows::begin(&store.db).await.map_err(context)?;
-    session.hold(&tx).await?;
-    if !rows::object_publish(&tx, object, bytes, now_us)
-        .await
-        .map_err(context)?
-    {
-        return Err(lease_lost());
-    }
-    let epoch = session.start_epoch;
-    let written = rows::chunks_insert(&tx, number, domain, object, epoch, entries)
-        .await
-        .map_err(context)?;
-    if written < entries.len() as u64 {
-        // Another session published some of these first. Their rows are now counted on: pin what is older.
-        let digests: Vec<_> = entries.iter().map(|entry| entry.digest).collect();
-        let rows = rows::chunks_get(&tx, number, domain, &digests)
-            .await
-            .map_err(context)?;
-        let condemned: Vec<_> = rows
-            .iter()
-            .filter(|(_, hit)| hit.state == rows::chunk_state::CONDEMNED)
-            .map(|(digest, _)| *digest)
-            .collect();
-        rows::chunks_resurrect(&tx, number, domain, &condemned)
-            .await
-            .map_err(context)?;
-        let mut theirs: Vec<_> = rows
-            .into_iter()
-            .filter(|(_, hit)| hit.epoch < epoch)
-            .map(|(digest, _)| digest)
-            .collect();
-        theirs.sort_unstable();
-        session.pin(&tx, &theirs).await?;
-    }
-    tx.commit().await.map_err(context)
 }
 
 #[cfg(test)]

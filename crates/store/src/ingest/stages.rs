@@ -23,7 +23,7 @@ use crate::session::SessionInner;
 use crate::tree::TreeRoot;
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
-const PUTS_AT_ONCE: usize = 2;
+const PUTS_AT_ONCE: usize = 3;
 
 /// What all stages share.
 #[derive(Debug)]

@@ -4,12 +4,14 @@
 //! as a whole, is one step of a simulation. Elsewhere they hand on what they are given.
 
 use std::panic::Location;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, IsolationLevel,
     QueryResult, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
 };
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::world::{Turn, World};
 
@@ -23,6 +25,8 @@ pub const POSTGRES_SETTINGS: [(&str, &str); 1] = [("random_page_cost", "1.1")];
 pub(crate) struct Database {
     pool: DatabaseConnection,
     world: World,
+    /// SQLite has one writer at a time, and lets the others look for their turn at ever longer intervals. Here they are in line.
+    writers: Option<Arc<Mutex<()>>>,
 }
 
 /// A transaction. Dropped without [`Tx::commit`] it is rolled back.
@@ -30,12 +34,16 @@ pub(crate) struct Database {
 pub(crate) struct Tx {
     // Before the turn, which has to outlive it.
     inner: DatabaseTransaction,
+    _writer: Option<OwnedMutexGuard<()>>,
     _turn: Turn,
 }
 
 impl Database {
-    pub(crate) fn new(pool: DatabaseConnection, world: World) -> Self {
-        Self { pool, world }
+    /// `writers` is what others of this process that write to the database take before, where there are any.
+    pub(crate) fn new(pool: DatabaseConnection, world: World, writers: Option<Arc<Mutex<()>>>) -> Self {
+        let is_sqlite = pool.get_database_backend() == DbBackend::Sqlite;
+        let writers = is_sqlite.then(|| writers.unwrap_or_default());
+        Self { pool, world, writers }
     }
 }
 
@@ -57,7 +65,7 @@ pub(crate) fn begin(db: &Database) -> impl Future<Output = Result<Tx, DbErr>> + 
         access_mode: None,
         sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
     };
-    begin_with(db, options, Location::caller())
+    begin_with(db, options, db.writers.as_ref(), Location::caller())
 }
 
 /// Begins a transaction that sees the database as it is now for as long as it lasts, and changes nothing.
@@ -71,14 +79,28 @@ pub(crate) fn snapshot(db: &Database) -> impl Future<Output = Result<Tx, DbErr>>
         isolation_level,
         ..TransactionOptions::default()
     };
-    begin_with(db, options, Location::caller())
+    begin_with(db, options, None, Location::caller())
 }
 
-async fn begin_with(db: &Database, options: TransactionOptions, place: &Location<'_>) -> Result<Tx, DbErr> {
+async fn begin_with(
+    db: &Database,
+    options: TransactionOptions,
+    writers: Option<&Arc<Mutex<()>>>,
+    place: &Location<'_>,
+) -> Result<Tx, DbErr> {
     // The place tells those who read a simulation's trace which transaction it is.
     let turn = db.world.turn_at(place).await;
+    // Before a connection is taken, of which those in line would leave none.
+    let writer = match writers {
+        Some(writers) => Some(Arc::clone(writers).lock_owned().await),
+        None => None,
+    };
     let inner = db.pool.begin_with_options(options).await?;
-    Ok(Tx { inner, _turn: turn })
+    Ok(Tx {
+        inner,
+        _writer: writer,
+        _turn: turn,
+    })
 }
 
 #[async_trait]

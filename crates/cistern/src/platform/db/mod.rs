@@ -202,6 +202,11 @@ impl Db {
         self.conn.close().await.context("could not close the database")
     }
 
+    /// What is taken before each writing transaction on SQLite, for others that write to the same database.
+    pub fn writers(&self) -> Option<Arc<Mutex<()>>> {
+        self.turn.clone()
+    }
+
     /// Opens a writing transaction.
     pub async fn write(&self) -> Result<Tx> {
         if let Some(sentence) = self.refusal() {

@@ -173,6 +173,24 @@ class Server:
         self.idle()
         return {**figures, "id": row[0], "stored": self.stored()}
 
+    def import_at_once(self, paths):
+        """Wall seconds until all of them are images, and the CPU seconds of the server in that time."""
+        settle()
+        cpu = proc_cpu(self.pid)
+        before, start = self.sql("SELECT count(*) FROM image WHERE status = 'available'")[0], time.monotonic()
+        with open(os.devnull, "w") as nowhere:
+            words = [[CISTERN, "image", "import", path, "--name", path.name, "--region", "nyc3", "--data", self.data, "--json"] for path in paths]
+            clients = [subprocess.Popen([str(w) for w in each], stdout=nowhere, stderr=nowhere, env=self.env) for each in words]
+        while self.sql("SELECT count(*) FROM image WHERE status = 'available'")[0] < before + len(paths):
+            if any(client.poll() for client in clients):
+                raise SystemExit(f"an import failed; see {self.data}.log")
+            time.sleep(0.004)
+        wall, cpu = time.monotonic() - start, proc_cpu(self.pid) - cpu
+        for client in clients:
+            client.wait()
+        self.idle()
+        return wall, cpu
+
     def export(self, number, form, out):
         figures = self.measured(["image", "export", number, "--format", form, "-o", out], lambda: False)
         return {**figures, "stored": out.stat().st_size}
@@ -345,6 +363,37 @@ def disk_rounds(args, disk, changed):
     rates = median_of([{"rates": r} for r in rates])["rates"]
     rates["durable"] = statistics.median(durable_seconds(args.work, int(figures["cistern"]["new"]["stored"])) for _ in range(3))
     return figures, rates
+
+
+def at_once(args, disks):
+    """Two imports on one server at the same time, beside each of them alone."""
+    lines = ["| disks | one alone | cores it uses | the other alone | both at once | their rate | |", "|---|---|---|---|---|---|---|"]
+    for pair in disks:
+        rounds = []
+        for number in range(args.rounds):
+            say(f"two imports at once, round {number + 1}")
+            alone, both = [], None
+            for paths in ([pair[0]], [pair[1]], pair):
+                work = args.work / "at-once"
+                shutil.rmtree(work, ignore_errors=True)
+                work.mkdir(parents=True)
+                for path in paths:
+                    warm(path)
+                server = Server(work / "cistern")
+                time.sleep(2)
+                wall, cpu = server.import_at_once(paths)
+                if len(paths) == 1:
+                    alone.append((wall, cpu / wall))
+                else:
+                    both = wall
+                server.stop()
+            rounds.append((alone[0][0], alone[0][1], alone[1][0], both, (alone[0][0] + alone[1][0]) / both))
+        one, cores, other, both, rate = [statistics.median(column) for column in zip(*rounds)]
+        is_met = "met" if rate >= 1.6 else "not met" if cores < 0.8 * os.cpu_count() else "one uses the cores already"
+        cells = [f"`{pair[0].name}`, `{pair[1].name}`", f"{one:.2f} s", f"{cores:.2f}", f"{other:.2f} s", f"{both:.2f} s", f"{rate:.2f}x (≥ 1.6x)", is_met]
+        lines.append("| " + " | ".join(cells) + " |")
+    shutil.rmtree(args.work / "at-once", ignore_errors=True)
+    return "\n".join(lines)
 
 
 def durable_seconds(work, total):
@@ -928,7 +977,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=MILLION)
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--only", choices=["disks", "fsyncs", "reads", "gc", "sizes", "chunks", "lists", "profile"])
+    parser.add_argument("--only", choices=["disks", "at-once", "fsyncs", "reads", "gc", "sizes", "chunks", "lists", "profile"])
     parser.add_argument("--work", type=Path, default=ROOT / "target/bench")
     args = parser.parse_args()
     parts = [
@@ -942,6 +991,8 @@ def main():
             say(title)
             figures, rates = disk_rounds(args, *pair)
             parts += [f"### {title}", disk_table(pair[0], figures, rates)]
+    if args.only in (None, "at-once"):
+        parts += ["### Two imports at once", at_once(args, [release, half_disks(args.disks)])]
     if args.only in (None, "fsyncs"):
         parts += ["### Durability", fsyncs(args, release[0])]
     args.work.mkdir(parents=True, exist_ok=True)

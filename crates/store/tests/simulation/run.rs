@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, Statement};
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
 use store::gc::{Options as GcOptions, Progress};
-use store::{Options, Store, VerifyProgress};
+use store::{KeyKind, Options, Store, VerifyProgress, WrappingKey};
 use tokio::task::JoinHandle;
 
 use crate::actors::{Server, act, draw, read_back};
@@ -15,6 +15,8 @@ use crate::network::Wire;
 use crate::random::Rng;
 use crate::scheduler::{Command, Sim};
 
+/// One seed in so many runs on an encrypted store.
+const ENCRYPTED: u64 = 4;
 const SERVERS: usize = 2;
 /// Tasks at the same time.
 const AT_ONCE: usize = 6;
@@ -112,9 +114,13 @@ async fn database() -> DatabaseConnection {
 impl Driver {
     async fn server(&self) -> Server {
         let (life, world) = self.sim.live();
+        let encrypt = self.seed.is_multiple_of(ENCRYPTED);
+        let key = WrappingKey::new(KeyKind::KeyFile, &[9; 32]).expect("a key's length");
         let options = Options {
             world,
             digest_key: Some([7; 32]),
+            encrypt,
+            key: encrypt.then_some(key),
             ..Options::default()
         };
         let store = Store::open_or_init(Wire::new(&self.sim, life), &self.db, options)

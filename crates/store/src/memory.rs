@@ -299,6 +299,37 @@ mod tests {
     }
 
     #[test]
+    fn pieces_are_used_again_and_given_up_with_the_last_reader() {
+        let memory = Arc::new(Memory::default());
+        let (one, two) = (memory.reader(), memory.reader());
+        let fill = |byte: u8| move |bytes: &mut [u8]| Ok(bytes.fill(byte));
+        let first = one.piece(PIECE_BYTES, fill(1)).expect("memory");
+        let (place, part) = (first.as_ptr(), first.slice(7..9));
+        drop(first);
+        assert!(memory.spare().pieces.is_empty(), "somebody has a part of it");
+        drop(part);
+        assert_eq!(memory.spare().pieces.len(), 1);
+        let again = two.piece(PIECE_BYTES, fill(2)).expect("memory");
+        assert_eq!((again.as_ptr(), again[0], again[PIECE_BYTES - 1]), (place, 2, 2));
+        let failed = two.piece(PIECE_BYTES, |_| Err(Error::new(Kind::Damaged, "not this")));
+        assert!(failed.is_err());
+        assert_eq!(
+            memory.spare().pieces.len(),
+            1,
+            "what was not filled comes back too"
+        );
+        drop((one, again));
+        assert_eq!(memory.spare().pieces.len(), 2, "the other still reads");
+        let held: Vec<_> = (0..2 * PIECES_SPARE)
+            .map(|_| two.piece(PIECE_BYTES, fill(3)).expect("memory"))
+            .collect();
+        drop(held);
+        assert_eq!(memory.spare().pieces.len(), PIECES_SPARE);
+        drop(two);
+        assert!(memory.spare().pieces.is_empty());
+    }
+
+    #[test]
     fn a_pack_holds_what_it_may_and_its_memory_comes_back_with_its_last_reader() {
         let memory = Arc::new(Memory::default());
         let user = memory.user();

@@ -28,10 +28,13 @@ enum Step {
     },
 }
 
+/// Whoever waits for a step.
+type Told = oneshot::Sender<Result<i64>>;
+
 #[derive(Debug)]
 struct Waiting {
     step: Step,
-    done: oneshot::Sender<Result<i64>>,
+    done: Told,
 }
 
 /// The steps of a session that wait for the transaction under way to end.
@@ -44,6 +47,12 @@ pub(crate) struct Group {
 impl Group {
     fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The steps that wait, and who waits for them.
+    fn take(&self) -> (Vec<Step>, Vec<Told>) {
+        let waiting = std::mem::take(&mut *self.waiting());
+        waiting.into_iter().map(|one| (one.step, one.done)).unzip()
     }
 }
 
@@ -76,37 +85,44 @@ impl SessionInner {
         {
             let _turn = self.group.turn.lock().await;
             // Who had the turn before may have taken this one along.
-            let waiting = std::mem::take(&mut *self.group.waiting());
-            if !waiting.is_empty() {
-                self.steps(waiting).await;
+            if !self.group.waiting().is_empty() {
+                self.steps().await;
             }
         }
         let stopped = |error| Error::new(Kind::Io, "a transaction was stopped").with_source(error);
         answer.await.map_err(stopped)?
     }
 
-    async fn steps(&self, waiting: Vec<Waiting>) {
-        let (steps, done): (Vec<_>, Vec<_>) = waiting.into_iter().map(|one| (one.step, one.done)).unzip();
-        match self.steps_try(&steps).await {
+    /// Takes the steps that wait, and tells each what came of it.
+    async fn steps(&self) {
+        let mut told = Vec::new();
+        match self.steps_try(&mut told).await {
             Ok(numbers) => {
-                for (done, number) in done.into_iter().zip(numbers) {
+                for (done, number) in told.into_iter().zip(numbers) {
                     // Nobody may be there any more to hear it.
                     let _ = done.send(Ok(number));
                 }
             }
             Err(error) => {
-                for done in done {
-                    let _ = done.send(Err(Error::new(error.kind(), error.to_string())));
+                // Also whoever waits for a transaction that could not begin.
+                told.extend(self.group.take().1);
+                let (kind, error) = (error.kind(), Arc::new(error));
+                for done in told {
+                    let shared = Error::new(kind, "a transaction with several steps failed");
+                    let _ = done.send(Err(shared.with_source(Arc::clone(&error))));
                 }
             }
         }
     }
 
-    async fn steps_try(&self, steps: &[Step]) -> Result<Vec<i64>> {
+    async fn steps_try(&self, told: &mut Vec<Told>) -> Result<Vec<i64>> {
         let context = |error| Error::db("cannot announce or publish an object", error);
         let tx = rows::begin(&self.store.inner.db).await.map_err(context)?;
+        // Only now: more came while this stood in line.
+        let (steps, waiting) = self.group.take();
+        told.extend(waiting);
         self.hold(&tx).await?;
-        let mut numbers = Vec::with_capacity(steps.len());
+        let (mut numbers, mut published) = (Vec::with_capacity(steps.len()), Vec::new());
         for step in steps {
             numbers.push(match step {
                 Step::Announce {
@@ -114,17 +130,19 @@ impl SessionInner {
                     id,
                     bytes,
                     frames,
-                } => self.announce_in(&tx, *kind, *id, *bytes, *frames).await?,
+                } => self.announce_in(&tx, kind, id, bytes, frames).await?,
                 Step::Publish {
                     object,
                     bytes,
                     entries,
                 } => {
-                    self.publish_in(&tx, *object, *bytes, entries).await?;
-                    *object
+                    self.publish_in(&tx, object, bytes).await?;
+                    published.extend(entries.iter().map(|entry| (object, *entry)));
+                    object
                 }
             });
         }
+        self.chunks_publish(&tx, &published).await?;
         tx.commit().await.map_err(context)?;
         Ok(numbers)
     }
@@ -145,25 +163,27 @@ impl SessionInner {
             .map_err(|error| Error::db("cannot announce an object", error))
     }
 
-    async fn publish_in(&self, tx: &Tx, object: i64, bytes: u64, entries: &[Entry]) -> Result<()> {
-        let context = |error| Error::db("cannot publish an object", error);
-        let store = &self.store.inner;
-        let (number, domain, now_us) = (store.number, self.domain, store.options.world.now_us());
-        if !rows::object_publish(tx, object, bytes, now_us)
-            .await
-            .map_err(context)?
-        {
-            return Err(lease_lost());
+    async fn publish_in(&self, tx: &Tx, object: i64, bytes: u64) -> Result<()> {
+        let now_us = self.store.inner.options.world.now_us();
+        let published = rows::object_publish(tx, object, bytes, now_us).await;
+        if published.map_err(|error| Error::db("cannot publish an object", error))? {
+            return Ok(());
         }
-        let epoch = self.start_epoch;
-        let written = rows::chunks_insert(tx, number, domain, object, epoch, entries)
+        Err(lease_lost())
+    }
+
+    /// Writes the rows of what is in published objects.
+    async fn chunks_publish(&self, tx: &Tx, entries: &[(i64, Entry)]) -> Result<()> {
+        let context = |error| Error::db("cannot publish what is in an object", error);
+        let (number, domain, epoch) = (self.store.inner.number, self.domain, self.start_epoch);
+        let written = rows::chunks_insert(tx, number, domain, epoch, entries)
             .await
             .map_err(context)?;
         if written == entries.len() as u64 {
             return Ok(());
         }
         // Another session published some of these first. Their rows are now counted on: pin what is older.
-        let digests: Vec<_> = entries.iter().map(|entry| entry.digest).collect();
+        let digests: Vec<_> = entries.iter().map(|(_, entry)| entry.digest).collect();
         let rows = rows::chunks_get(tx, number, domain, &digests)
             .await
             .map_err(context)?;
@@ -182,5 +202,50 @@ impl SessionInner {
             .collect();
         theirs.sort_unstable();
         self.pin(tx, &theirs).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::pack_put::tests::store;
+    use crate::rows::object_kind;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn steps_that_wait_together_happen_together_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path()).await;
+        let session = store.session_open("test").await.unwrap();
+        let inner = &session.inner;
+        let announce = || inner.announce(object_kind::BLOB, Uuid::new_v4(), 1, 1);
+        let first = announce().await.unwrap();
+
+        // While the turn is taken, steps gather; one of them cannot be taken.
+        let turn = inner.group.turn.lock().await;
+        let gather = async {
+            tokio::join!(
+                announce(),
+                announce(),
+                inner.publish(first + 1000, 1, Arc::default())
+            )
+        };
+        let release = async {
+            while inner.group.waiting().len() < 3 {
+                tokio::task::yield_now().await;
+            }
+            drop(turn);
+        };
+        let ((one, two, three), ()) = tokio::join!(gather, release);
+        for error in [one.unwrap_err(), two.unwrap_err(), three.unwrap_err()] {
+            assert_eq!(error.kind(), Kind::LeaseLost);
+            assert!(std::error::Error::source(&error).is_some(), "it says why");
+        }
+        assert!(inner.group.waiting().is_empty());
+
+        let (one, two, three) = tokio::join!(announce(), announce(), inner.publish(first, 1, Arc::default()));
+        three.unwrap();
+        let next = (one.unwrap().min(two.unwrap()), first);
+        assert_eq!(next.0, next.1 + 1, "nothing of what failed is there");
+        session.abort().await.unwrap();
     }
 }

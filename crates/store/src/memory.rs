@@ -22,7 +22,7 @@ const BATCHES: usize = 6;
 const PUTS: usize = 4;
 /// Chunks that are read together.
 const PIECE_BYTES: usize = TOGETHER * CHUNK_BYTES as usize;
-/// Pieces kept for the next chunks: 8 MiB, twice what a download has under way.
+/// Pieces kept for the next chunks: 8 MiB, half of what a fast download has under way.
 const PIECES_SPARE: usize = 32;
 /// Smaller ones the allocator serves well.
 const SYSTEM_BYTES: usize = 256 << 10;
@@ -302,7 +302,12 @@ mod tests {
     fn pieces_are_used_again_and_given_up_with_the_last_reader() {
         let memory = Arc::new(Memory::default());
         let (one, two) = (memory.reader(), memory.reader());
-        let fill = |byte: u8| move |bytes: &mut [u8]| Ok(bytes.fill(byte));
+        let fill = |byte: u8| {
+            move |bytes: &mut [u8]| {
+                bytes.fill(byte);
+                Ok(())
+            }
+        };
         let first = one.piece(PIECE_BYTES, fill(1)).expect("memory");
         let (place, part) = (first.as_ptr(), first.slice(7..9));
         drop(first);

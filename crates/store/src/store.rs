@@ -472,7 +472,7 @@ impl Store {
                 pack::frame_open(&keys, pack.id, kind, digest, frame)
             })
         };
-        self.pack_read(pack, range, caching, open)
+        self.pack_read(pack, range, (caching, true), open)
             .await
             .map_err(|error| error.context(pack_key(pack.id)))
     }

@@ -162,15 +162,14 @@ impl PackCache {
         Some(())
     }
 
-    /// The file that a part is in, and where it begins there, if it is in one and here.
-    pub(crate) fn file_of(&self, part: Part) -> Option<(fs::File, u64)> {
+    /// The path of the file that a part is in, and where it begins there, if it is in one and here.
+    pub(crate) fn file_of(&self, part: Part) -> Option<(PathBuf, u64)> {
         let blocks = part.blocks();
         if blocks.end - blocks.start != 1 || !self.index().touch(part.pack, blocks.clone()) {
             return None;
         }
         let (block, range) = block_of(part, blocks.start);
-        let file = fs::File::open(self.folder.join(block.to_string())).ok()?;
-        Some((file, range.start))
+        Some((self.folder.join(block.to_string()), range.start))
     }
 
     /// Counts a read that it could serve.

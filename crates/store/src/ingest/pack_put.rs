@@ -63,7 +63,7 @@ pub(crate) async fn pack_write(session: &SessionInner, id: Uuid, pack: Bytes, fr
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use futures::TryStreamExt as _;
     use sea_orm::{ConnectOptions, Database};
     use sea_orm_migration::{MigrationTrait, MigratorTrait};
@@ -83,7 +83,7 @@ mod tests {
         }
     }
 
-    async fn store(dir: &std::path::Path) -> Store {
+    pub(crate) async fn store(dir: &std::path::Path) -> Store {
         let url = format!("sqlite://{}?mode=rwc", dir.join("db.sqlite").display());
         let mut options = ConnectOptions::new(url);
         options.sqlx_logging(false);

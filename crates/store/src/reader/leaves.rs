@@ -102,7 +102,7 @@ impl Leaf {
             digests.dedup();
             let found = store.locate(domain, &digests).await?;
             let places = chunks().map(|digest| found.get(&digest?).copied()).collect();
-            // Another may have been faster, with the same.
+            // Another may have been faster.
             let _ = group.set(places);
         }
         Ok(())

@@ -25,7 +25,7 @@ use crate::tree::{FAN_OUT, TreeRoot};
 use crate::{CHUNK_BYTES, reader::nodes::TreeReader};
 use ahead::Ahead;
 use leaves::Leaf;
-use nodes::damaged_at;
+use nodes::{Known, damaged_at};
 use packs::{Caching, Source};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
@@ -36,9 +36,9 @@ pub(crate) const TOGETHER: usize = 4;
 /// Chunks that one thread reads and decodes, where that takes no request to a bucket.
 const SHARE: usize = 8;
 /// One request to the backend is at most this long…
-const REQUEST_BYTES: u32 = 4 << 20;
+const REQUEST_BYTES: u64 = 4 << 20;
 /// …and skips at most this much that nobody asked for.
-const REQUEST_GAP: u32 = 128 << 10;
+const REQUEST_GAP: u64 = 128 << 10;
 const CHUNKS_KEPT: usize = 64;
 
 /// A piece of a disk, in order.
@@ -219,7 +219,7 @@ impl Inner {
         match self.chunks_try(range.clone(), caching).await {
             // The object may have been rewritten elsewhere, or healed: the index is asked once more.
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Damaged) => {
-                self.places_forget(&range);
+                self.places_forget(&range).await;
                 let again = self.chunks_try(range.clone(), caching).await;
                 again.map_err(|error| match error.range() {
                     Some(_) if error.kind() == Kind::Damaged => error,
@@ -246,6 +246,15 @@ impl Inner {
         let Some((digest, Some(at))) = leaf.chunk(in_leaf(index)) else {
             return;
         };
+        // Another may have healed it meanwhile, and its new place is not at fault.
+        let wanted = vec![Wanted { index, digest, at }];
+        let Ok(pack) = self.tree.store.stored(at.object).await else {
+            return;
+        };
+        let again = self.share(pack, wanted, (Caching::Pass, true)).await;
+        if !again.is_err_and(|error| error.kind() == Kind::Damaged) {
+            return;
+        }
         let store = &self.tree.store.inner;
         let domain = self.tree.root.domain;
         if let Err(error) = rows::chunk_damage(&store.db, store.number, domain, digest, at).await {
@@ -275,9 +284,11 @@ impl Inner {
             }
         }
         let mut out = vec![None; usize::try_from(range.end - range.start).unwrap_or_default()];
+        // More than one would keep whoever waits for them busy, one after the other.
+        let is_alone = wanted.len() == 1;
         let requests = requests(&wanted);
         let mut loaded = stream::iter(requests)
-            .map(|request| self.request(request, caching))
+            .map(|request| self.request(request, caching, is_alone))
             .buffered(4);
         while let Some(chunks) = loaded.try_next().await? {
             for (index, data) in chunks {
@@ -288,22 +299,32 @@ impl Inner {
     }
 
     /// Reads neighbours in one pack with one request, and decodes and checks them; where that takes no request, in shares.
-    async fn request(&self, wanted: Vec<Wanted>, caching: Caching) -> Result<Vec<(u64, Bytes)>> {
+    async fn request(
+        &self,
+        wanted: Vec<Wanted>,
+        caching: Caching,
+        is_alone: bool,
+    ) -> Result<Vec<(u64, Bytes)>> {
         let Some(first) = wanted.first() else {
             return Ok(Vec::new());
         };
         let pack = self.tree.store.stored(first.at.object).await;
         let pack = pack.map_err(|error| error.at(self.bytes_of(&wanted)))?;
         if wanted.len() <= SHARE || !self.tree.store.is_local(pack, &range_of(&wanted)) {
-            return self.share(pack, wanted, caching).await;
+            return self.share(pack, wanted, (caching, is_alone)).await;
         }
         let shares = wanted
             .chunks(SHARE)
-            .map(|share| self.share(pack, share.to_vec(), caching));
+            .map(|share| self.share(pack, share.to_vec(), (caching, false)));
         Ok(try_join_all(shares).await?.into_iter().flatten().collect())
     }
 
-    async fn share(&self, pack: Stored, wanted: Vec<Wanted>, caching: Caching) -> Result<Vec<(u64, Bytes)>> {
+    async fn share(
+        &self,
+        pack: Stored,
+        wanted: Vec<Wanted>,
+        (caching, is_alone): (Caching, bool),
+    ) -> Result<Vec<(u64, Bytes)>> {
         let store = &self.tree.store;
         let (whole, range) = (self.bytes_of(&wanted), range_of(&wanted));
         let frames = Frames {
@@ -313,7 +334,7 @@ impl Inner {
             virtual_bytes: self.tree.root.virtual_bytes,
             memory: Arc::clone(&self.memory),
         };
-        let read = store.pack_read(pack, range, caching, move |from| frames.decode(from));
+        let read = store.pack_read(pack, range, (caching, is_alone), move |from| frames.decode(from));
         // What is wrong with a single chunk says so itself.
         read.await.map_err(|error| {
             if error.range().is_some() {
@@ -333,12 +354,15 @@ impl Inner {
             in_leaf(chunks.end - 1),
         );
         let leaves = &store.inner.leaves;
-        let kept = self
-            .tree
-            .leaf_kept(number)
-            .and_then(|digest| leaves.get(&(domain, digest)));
-        if let Some(leaf) = kept.filter(|leaf| leaf.is_located(first, last)) {
-            return Ok(Some(leaf));
+        match self.tree.leaf_kept(number) {
+            Known::Zero => return Ok(None),
+            Known::Digest(digest) => {
+                let kept = leaves.get(&(domain, digest));
+                if let Some(leaf) = kept.filter(|leaf| leaf.is_located(first, last)) {
+                    return Ok(Some(leaf));
+                }
+            }
+            Known::Nothing => {}
         }
         let _turn = store.inner.read_ahead.lookup().await;
         let Some(digest) = self.tree.child(1, number).await? else {
@@ -356,9 +380,9 @@ impl Inner {
         Ok(Some(leaf))
     }
 
-    fn places_forget(&self, chunks: &Range<u64>) {
+    async fn places_forget(&self, chunks: &Range<u64>) {
         for number in chunks.start / FAN_OUT..chunks.end.div_ceil(FAN_OUT) {
-            if let Some(digest) = self.tree.leaf_kept(number) {
+            if let Ok(Some(digest)) = self.tree.child(1, number).await {
                 self.tree
                     .store
                     .inner
@@ -449,12 +473,15 @@ fn range_of(wanted: &[Wanted]) -> Range<u64> {
 fn requests(wanted: &[Wanted]) -> Vec<Vec<Wanted>> {
     let mut out: Vec<Vec<Wanted>> = Vec::new();
     for one in wanted {
+        let own = range_of(std::slice::from_ref(one));
         if let Some(group) = out.last_mut()
-            && let (Some(first), Some(last)) = (group.first(), group.last())
-            && first.at.object == one.at.object
-            && one.at.offset >= last.at.offset + last.at.length
-            && one.at.offset - (last.at.offset + last.at.length) <= REQUEST_GAP
-            && one.at.offset + one.at.length - first.at.offset <= REQUEST_BYTES
+            && group
+                .first()
+                .is_some_and(|first| first.at.object == one.at.object)
+            && let before = range_of(group)
+            && own.start >= before.end
+            && own.start - before.end <= REQUEST_GAP
+            && own.end - before.start <= REQUEST_BYTES
         {
             group.push(*one);
             continue;

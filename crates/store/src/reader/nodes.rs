@@ -22,6 +22,14 @@ pub(crate) struct TreeReader {
     kept: Mutex<Kept>,
 }
 
+/// What is known of a leaf without asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    Digest(Digest),
+    Zero,
+    Nothing,
+}
+
 #[derive(Debug, Default)]
 struct Kept {
     nodes: HashMap<Digest, Arc<Node>>,
@@ -112,18 +120,23 @@ impl TreeReader {
     }
 
     /// The digest of a leaf, where what is in memory tells it.
-    pub(crate) fn leaf_kept(&self, number: u64) -> Option<Digest> {
+    pub(crate) fn leaf_kept(&self, number: u64) -> Known {
         let root = self.root;
         if root.digest == Digest::EMPTY || number >= child_span(root.level) {
-            return None;
+            return Known::Zero;
         }
         let kept = self.kept();
         let mut digest = root.digest;
         for level in (1..=root.level).rev() {
-            let at = number / child_span(level - 1);
-            digest = kept.nodes.get(&digest)?.child(at % FAN_OUT)?;
+            let Some(node) = kept.nodes.get(&digest) else {
+                return Known::Nothing;
+            };
+            match node.child(number / child_span(level - 1) % FAN_OUT) {
+                Some(below) => digest = below,
+                None => return Known::Zero,
+            }
         }
-        Some(digest)
+        Known::Digest(digest)
     }
 
     /// Leaf number `number`, whose digest is known, from the store.

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 use crate::backend::folder;
@@ -15,8 +16,8 @@ use crate::cache::{PackCache, Part};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Store, Stored, pack_key};
 
-/// What is not longer, and in memory already, is read and decoded by whoever wants it: to hand it to another thread and back
-/// takes as long. A frame of a chunk, at most.
+/// A frame of a chunk, at most: one that is alone, and in memory already, is read and decoded by whoever wants it. To hand
+/// it to another thread and back takes as long.
 const SMALL_BYTES: u64 = 66 << 10;
 
 /// A few frames, and what lies between them, are never longer.
@@ -95,12 +96,12 @@ type Decode<T> = Arc<dyn Fn(&Source<'_>) -> Result<T> + Send + Sync>;
 
 impl Store {
     /// Reads a part of a pack and hands it to `decode`, which has to notice whatever is wrong with it. What the cache has and
-    /// is wrong is forgotten, and read from the backend.
+    /// is wrong is forgotten, and read from the backend. A single frame that nothing else is read with is `alone`.
     pub(crate) async fn pack_read<T: Send + 'static>(
         &self,
         pack: Stored,
         range: Range<u64>,
-        caching: Caching,
+        (caching, alone): (Caching, bool),
         decode: impl Fn(&Source<'_>) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
         let part = Part {
@@ -109,7 +110,7 @@ impl Store {
             start: range.start,
             end: range.end,
         };
-        if let Some(done) = self.pack_read_now(part, caching, &decode) {
+        if alone && let Some(done) = self.pack_read_now(part, caching, &decode) {
             return Ok(done);
         }
         let decode: Decode<T> = Arc::new(decode);
@@ -162,10 +163,11 @@ impl Store {
         }
         let cache = self.inner.cache.get().filter(|_| caching != Caching::Pass);
         let (file, from) = match (self.inner.backend.folder(), cache) {
-            (Some(root), _) => (folder::open(root, &pack_key(part.pack)).ok()?, part.start),
+            (Some(root), _) => (root.join(pack_key(part.pack)), part.start),
             (None, Some(cache)) => cache.file_of(part)?,
             (None, None) => return None,
         };
+        let file = self.open_now(&file)?;
         let length = usize::try_from(part.end - part.start).ok()?;
         let done = READ.with_borrow_mut(|bytes| {
             bytes.resize(length.max(bytes.len()), 0);
@@ -179,17 +181,37 @@ impl Store {
         Some(done)
     }
 
+    /// Opens a file, if the system has all names on its way in memory.
+    fn open_now(&self, path: &Path) -> Option<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED) {
+            Ok(file) => Some(file.into()),
+            Err(error) => {
+                self.nowait_failed(error);
+                None
+            }
+        }
+    }
+
     /// Reads what the system has in memory of a file, if that is all of it.
     fn read_now(&self, file: &File, from: u64, bytes: &mut [u8]) -> bool {
         let wanted = bytes.len();
         match preadv2(file, &mut [IoSliceMut::new(bytes)], from, ReadWriteFlags::NOWAIT) {
             Ok(read) => read == wanted,
-            Err(Errno::AGAIN | Errno::INTR) => false,
-            // A file system that cannot tell, as one over a network: it may make us wait just for opening the file.
-            Err(_) => {
-                self.inner.has_nowait.store(false, Ordering::Relaxed);
+            Err(error) => {
+                self.nowait_failed(error);
                 false
             }
+        }
+    }
+
+    /// A system or a file system that cannot tell what it has in memory is not asked again.
+    fn nowait_failed(&self, error: Errno) {
+        if matches!(
+            error,
+            Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::PERM
+        ) {
+            self.inner.has_nowait.store(false, Ordering::Relaxed);
         }
     }
 

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use sea_orm::sea_query::{Expr, ExprTrait as _, OnConflict, Query};
+use sea_orm::sea_query::{Expr, ExprTrait as _, LockType, OnConflict, Query};
 use sea_orm::{
     ColumnTrait as _, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
-    QuerySelect as _,
+    QueryOrder as _, QuerySelect as _,
 };
 
 use super::entities::{chunk, chunk_state};
@@ -142,6 +142,19 @@ pub(crate) async fn chunks_resurrect(
             domain,
             names: digests,
         };
+        // Two that bring the same ones back at the same time would otherwise wait for each other.
+        if db.get_database_backend() != DbBackend::Sqlite {
+            let _: Vec<Vec<u8>> = chunk::Entity::find()
+                .select_only()
+                .column(chunk::Column::Digest)
+                .filter(some.filter(db.get_database_backend()))
+                .filter(is_condemned())
+                .order_by_asc(chunk::Column::Digest)
+                .lock(LockType::Update)
+                .into_tuple()
+                .all(db)
+                .await?;
+        }
         chunk::Entity::update_many()
             .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
             .filter(some.filter(db.get_database_backend()))
@@ -252,15 +265,16 @@ pub(crate) async fn chunks_mend_of(db: &impl ConnectionTrait, store: i32, object
         .map(drop)
 }
 
-/// Writes the rows of a published pack. A digest that another pack has keeps its row; one that is damaged there is
-/// taken over. Gives the number of rows that are now ours.
+/// Writes the rows of published packs: what is in them, each with the number of its pack. A digest that another pack has keeps
+/// its row; one that is damaged there is taken over. Gives the number of rows that are now ours.
+///
+/// In the order of the digests: two that write the same ones at the same time would otherwise wait for each other.
 pub(crate) async fn chunks_insert(
     db: &impl ConnectionTrait,
     store: i32,
     domain: i64,
-    object: i64,
     epoch: i64,
-    entries: &[Entry],
+    entries: &[(i64, Entry)],
 ) -> Result<u64, DbErr> {
     use chunk::Column::{Digest, Domain, Epoch, Kind, Length, Object, Offset, State, Store};
     let mut written = 0;
@@ -275,17 +289,21 @@ pub(crate) async fn chunks_insert(
         )
         .action_and_where(Expr::col((chunk::Entity, State)).eq(chunk_state::DAMAGED))
         .to_owned();
+    let mut entries = entries.to_vec();
+    entries.sort_unstable_by_key(|(object, entry)| (entry.digest, *object, entry.offset));
+    // One statement must not name a digest twice.
+    entries.dedup_by_key(|(_, entry)| entry.digest);
     for batch in entries.chunks(ROWS_A_STATEMENT) {
         let mut insert = Query::insert();
         insert
             .into_table(chunk::Entity)
             .columns([Store, Domain, Digest, Object, Offset, Length, Kind, State, Epoch]);
-        for entry in batch {
+        for (object, entry) in batch {
             insert.values_panic([
                 store.into(),
                 domain.into(),
                 entry.digest.0.to_vec().into(),
-                object.into(),
+                (*object).into(),
                 entry.offset.cast_signed().into(),
                 entry.length.cast_signed().into(),
                 (entry.kind as i16).into(),

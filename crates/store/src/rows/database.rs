@@ -45,6 +45,15 @@ impl Database {
         let writers = is_sqlite.then(|| writers.unwrap_or_default());
         Self { pool, world, writers }
     }
+
+    /// The turn to write. A change outside of a transaction takes it too: those in line leave no gap for one that looks
+    /// now and then whether it is free.
+    async fn writer(&self) -> Option<OwnedMutexGuard<()>> {
+        match &self.writers {
+            Some(writers) => Some(Arc::clone(writers).lock_owned().await),
+            None => None,
+        }
+    }
 }
 
 impl Tx {
@@ -65,7 +74,7 @@ pub(crate) fn begin(db: &Database) -> impl Future<Output = Result<Tx, DbErr>> + 
         access_mode: None,
         sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
     };
-    begin_with(db, options, db.writers.as_ref(), Location::caller())
+    begin_with(db, options, true, Location::caller())
 }
 
 /// Begins a transaction that sees the database as it is now for as long as it lasts, and changes nothing.
@@ -79,26 +88,23 @@ pub(crate) fn snapshot(db: &Database) -> impl Future<Output = Result<Tx, DbErr>>
         isolation_level,
         ..TransactionOptions::default()
     };
-    begin_with(db, options, None, Location::caller())
+    begin_with(db, options, false, Location::caller())
 }
 
 async fn begin_with(
     db: &Database,
     options: TransactionOptions,
-    writers: Option<&Arc<Mutex<()>>>,
+    writes: bool,
     place: &Location<'_>,
 ) -> Result<Tx, DbErr> {
     // The place tells those who read a simulation's trace which transaction it is.
     let turn = db.world.turn_at(place).await;
     // Before a connection is taken, of which those in line would leave none.
-    let writer = match writers {
-        Some(writers) => Some(Arc::clone(writers).lock_owned().await),
-        None => None,
-    };
+    let turn_to_write = if writes { db.writer().await } else { None };
     let inner = db.pool.begin_with_options(options).await?;
     Ok(Tx {
         inner,
-        _writer: writer,
+        _writer: turn_to_write,
         _turn: turn,
     })
 }
@@ -111,11 +117,13 @@ impl ConnectionTrait for Database {
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
         let _turn = self.world.turn(&statement.sql).await;
+        let _writer = self.writer().await;
         self.pool.execute_raw(statement).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
         let _turn = self.world.turn(sql).await;
+        let _writer = self.writer().await;
         self.pool.execute_unprepared(sql).await
     }
 

@@ -445,50 +445,61 @@ pub(crate) async fn objects_sparse(
         .collect()
 }
 
-/// Moves chunks from one object to another: each digest with its new place. One that does not lie in the old object any
-/// more stays where it is. Gives how many moved.
+/// A chunk that moves: its digest, the object that it is in, and its place in the new one.
+pub(crate) type Moved = (Digest, i64, u32, u32);
+
+/// Moves chunks from one object to another. One that does not lie in the old object any more stays where it is. Gives how
+/// many moved.
 pub(crate) async fn chunks_move(
     tx: &impl ConnectionTrait,
-    (store, domain): (i32, i64),
+    of: (i32, i64),
     to: i64,
-    moved: &[(Digest, i64, u32, u32)],
+    moved: &[Moved],
 ) -> Result<u64, DbErr> {
-    let backend = tx.get_database_backend();
     let mut done = 0;
     for batch in moved.chunks(256) {
-        let mut values: Vec<Value> = vec![store.into(), domain.into(), to.into()];
-        let mut rows = Vec::with_capacity(batch.len());
-        let casts = match backend {
-            DbBackend::Sqlite => ["", "", "", "", "", ""],
-            _ => ["::int", "::bigint", "::bytea", "::bigint", "::int", "::int"],
-        };
-        for (digest, from, offset, length) in batch {
-            let first = values.len() + 1;
-            let row: Vec<String> = [1, 2]
-                .into_iter()
-                .chain(first..)
-                .zip(casts)
-                .map(|(number, cast)| format!("${number}{cast}"))
-                .collect();
-            rows.push(format!("({})", row.join(", ")));
-            values.extend([
-                Value::from(digest.0.to_vec()),
-                (*from).into(),
-                offset.cast_signed().into(),
-                length.cast_signed().into(),
-            ]);
-        }
-        // Both databases call the columns of VALUES so. Store and domain are in each row for the reason that
-        // `Digests::filter` gives.
-        let sql = format!(
-            "UPDATE store_chunk SET object = $3, \"offset\" = v.column5, length = v.column6 FROM (VALUES {}) AS v \
-             WHERE store = v.column1 AND domain = v.column2 AND digest = v.column3 AND object = v.column4",
-            rows.join(", ")
-        );
-        let statement = Statement::from_sql_and_values(backend, sql, values);
+        let statement = move_statement(tx.get_database_backend(), of, to, batch);
         done += tx.execute_raw(statement).await?.rows_affected();
     }
     Ok(done)
+}
+
+/// Store and domain are in each row for the reason that [`Digests::filter`] gives.
+pub(super) fn move_statement(
+    backend: DbBackend,
+    (store, domain): (i32, i64),
+    to: i64,
+    batch: &[Moved],
+) -> Statement {
+    let mut values: Vec<Value> = vec![store.into(), domain.into(), to.into()];
+    let mut rows = Vec::with_capacity(batch.len());
+    let casts = match backend {
+        DbBackend::Sqlite => ["", "", "", "", "", ""],
+        _ => ["::int", "::bigint", "::bytea", "::bigint", "::int", "::int"],
+    };
+    for (digest, from, offset, length) in batch {
+        let first = values.len() + 1;
+        let row: Vec<String> = [1, 2]
+            .into_iter()
+            .chain(first..)
+            .zip(casts)
+            .map(|(number, cast)| format!("${number}{cast}"))
+            .collect();
+        rows.push(format!("({})", row.join(", ")));
+        values.extend([
+            Value::from(digest.0.to_vec()),
+            (*from).into(),
+            offset.cast_signed().into(),
+            length.cast_signed().into(),
+        ]);
+    }
+    // Both databases call the columns of VALUES so.
+    let sql = format!(
+        "UPDATE store_chunk SET object = $3, \"offset\" = v.column5, length = v.column6 FROM (VALUES {}) AS v \
+         WHERE store = v.column1 AND domain = v.column2 AND digest = v.column3 AND object = v.column4",
+        rows.join(", ")
+    );
+    Statement::from_sql_and_values(backend, sql, values)
 }
 
 /// Keys of these objects that have a row, in whatever state.

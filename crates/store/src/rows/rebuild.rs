@@ -112,11 +112,8 @@ pub(crate) async fn found_insert(
     let id = row.insert(db).await?.id;
     let mut written = 0;
     for (domain, entries) in &found.entries {
-        // One statement must not name a digest twice.
-        let mut entries = entries.clone();
-        entries.sort_unstable_by_key(|entry| (entry.digest, entry.offset));
-        entries.dedup_by_key(|entry| entry.digest);
-        written += chunks_insert(db, store, *domain, id, OLDEST, &entries).await?;
+        let entries: Vec<_> = entries.iter().map(|entry| (id, *entry)).collect();
+        written += chunks_insert(db, store, *domain, OLDEST, &entries).await?;
     }
     Ok(written)
 }

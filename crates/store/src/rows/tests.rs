@@ -9,7 +9,7 @@ use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
 use super::{
     Digests, Hit, POSTGRES_SETTINGS, chunk_state, chunks_bury, chunks_condemn, chunks_get, chunks_insert,
-    chunks_move, chunks_resurrect,
+    chunks_move, chunks_resurrect, gc::move_statement,
 };
 use crate::digest::{Digest, FrameKind};
 use crate::pack::Entry;
@@ -58,8 +58,8 @@ async fn planted(db: &DatabaseConnection) {
         let sql = "ALTER TABLE store_chunk SET (autovacuum_enabled = off)";
         db.execute_unprepared(sql).await.unwrap();
     }
-    let entries: Vec<Entry> = (0..ROWS).map(entry).collect();
-    let written = chunks_insert(db, STORE, DOMAIN, 7, 3, &entries).await.unwrap();
+    let entries: Vec<(i64, Entry)> = (0..ROWS).map(|number| (7, entry(number))).collect();
+    let written = chunks_insert(db, STORE, DOMAIN, 3, &entries).await.unwrap();
     assert_eq!(written, u64::from(ROWS));
 }
 
@@ -173,11 +173,31 @@ async fn each_statement_reads_what_it_names(db: &DatabaseConnection) {
     assert_eq!(one, 1);
 }
 
+/// SQLite does not count what it reads. It tells how it would: of the statement that is not the usual list of digests.
+async fn moving_is_a_search(db: &DatabaseConnection) {
+    let mut statement = move_statement(
+        DbBackend::Sqlite,
+        (STORE, DOMAIN),
+        8,
+        &[(digest(1), 7, 1, 5); 200],
+    );
+    statement.sql.insert_str(0, "EXPLAIN QUERY PLAN ");
+    let rows = db.query_all_raw(statement).await.unwrap();
+    let plan: Vec<String> = rows
+        .iter()
+        .map(|row| row.try_get("", "detail").unwrap())
+        .collect();
+    let search = "SEARCH store_chunk USING PRIMARY KEY (store=? AND domain=? AND digest=?)";
+    assert!(plan.iter().any(|step| step == search), "{plan:#?}");
+}
+
 #[tokio::test]
 async fn each_statement_reads_what_it_names_on_sqlite() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}?mode=rwc", dir.path().join("db.sqlite").display());
-    each_statement_reads_what_it_names(&Database::connect(url).await.unwrap()).await;
+    let db = Database::connect(url).await.unwrap();
+    each_statement_reads_what_it_names(&db).await;
+    moving_is_a_search(&db).await;
 }
 
 #[tokio::test]

@@ -202,6 +202,14 @@ impl Db {
         self.conn.close().await.context("could not close the database")
     }
 
+    /// The turn to write on SQLite, for a change outside of a transaction that must not wait for a gap between others.
+    pub async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        match &self.turn {
+            Some(turn) => Some(Arc::clone(turn).lock_owned().await),
+            None => None,
+        }
+    }
+
     /// What is taken before each writing transaction on SQLite, for others that write to the same database.
     pub fn writers(&self) -> Option<Arc<Mutex<()>>> {
         self.turn.clone()
@@ -212,10 +220,7 @@ impl Db {
         if let Some(sentence) = self.refusal() {
             return Err(Error::Precondition(sentence.to_owned()));
         }
-        let turn = match &self.turn {
-            Some(turn) => Some(Arc::clone(turn).lock_owned().await),
-            None => None,
-        };
+        let turn = self.turn().await;
         self.reserve.as_ref().map(Reserve::release_if_full);
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),

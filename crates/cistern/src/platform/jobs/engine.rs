@@ -309,6 +309,7 @@ async fn heartbeat(context: JobContext, stopping: CancellationToken) {
             .expect("never held over a panic")
             .take();
         let (id, fence) = (context.job.id, context.job.fence);
+        let _turn = context.app.db.turn().await;
         match rows::job_heartbeat(context.app.db.conn(), id, fence, now + lease, progress).await {
             Ok(Some(row)) => {
                 last_success = now;

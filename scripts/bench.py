@@ -171,7 +171,8 @@ class Server:
         if not row or row[1] != "available":
             raise SystemExit(f"the import of {path} failed; see {self.data}.log")
         self.idle()
-        return {**figures, "id": row[0], "stored": self.stored()}
+        packs = folder_bytes(self.data / "store" / "p")
+        return {**figures, "id": row[0], "stored": self.stored(), "packs": packs}
 
     def import_at_once(self, paths):
         """Wall seconds until all of them are images, and the CPU seconds of the server in that time."""
@@ -954,7 +955,8 @@ def disk_table(disk, figures, rates):
 
     same = figures["cistern"]["same"]
     rate = gb / same["wall"]
-    grew = same["stored"] - own["stored"]
+    # Not the catalogue's journal, which has the image that is new.
+    grew = same["packs"] - own["packs"]
     peak = peaks["cistern"]
     lines += ["", "| bar | measured | wanted | |", "|---|---|---|---|"]
     lines += [

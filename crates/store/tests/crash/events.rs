@@ -126,7 +126,7 @@ impl Reading {
 
     fn call(&mut self, call: &Call) {
         match call.name.as_str() {
-            "openat" => self.opened(call, 1, &call.args[2]),
+            "openat" | "openat2" => self.opened(call, 1, &call.args[2]),
             "open" => self.opened(call, 0, &call.args[1]),
             "close" => drop(self.open.remove(&call.number(0))),
             "mkdir" | "mkdirat" => {

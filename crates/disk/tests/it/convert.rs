@@ -1,5 +1,6 @@
 //! Whatever `qemu-img` can write as qcow2 is read to the byte as QEMU reads it.
 
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use disk::{Format, Info};
@@ -349,16 +350,16 @@ fn what_needs_another_file_or_a_key_is_refused() {
         img(&["create", "-q", "-f", "qcow2", "-o", &options, text(&image), "1M"]);
         assert!(refusal(&image).contains("another file"));
     }
-    for options in [
-        "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10",
-        "encrypt.format=aes,encrypt.key-secret=key",
-    ] {
-        let image = dir.path().join("encrypted.qcow2");
-        let secret = "secret,id=key,data=abc";
-        let words = ["create", "-q", "--object", secret, "-f", "qcow2", "-o", options];
-        img(&[&words[..], &[text(&image), "1M"]].concat());
-        assert!(refusal(&image).contains("encrypted"));
-    }
+    let image = dir.path().join("encrypted.qcow2");
+    let secret = "secret,id=key,data=abc";
+    let options = "encrypt.format=aes,encrypt.key-secret=key";
+    let words = ["create", "-q", "--object", secret, "-f", "qcow2", "-o", options];
+    img(&[&words[..], &[text(&image), "1M"]].concat());
+    assert!(refusal(&image).contains("encrypted"));
+    // LUKS, by its number: to make such an image QEMU measures the processor, which fails now and then on a busy one.
+    let file = std::fs::File::options().write(true).open(&image).unwrap();
+    file.write_all_at(&2_u32.to_be_bytes(), 32).unwrap();
+    assert!(refusal(&image).contains("encrypted"));
 }
 
 #[test]

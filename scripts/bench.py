@@ -160,11 +160,14 @@ class Server:
         cpu += usage.ru_utime + usage.ru_stime if usage else 0
         return {"wall": wall, "cpu": cpu, "memory": memory}
 
+    def import_words(self, path, name):
+        return ["image", "import", path, "--name", name, "--region", "nyc3", "--data", self.data, "--json"]
+
     def import_file(self, path, name):
         last = self.sql("SELECT coalesce(max(id), 0) FROM image")[0]
         sql = f"SELECT count(*) FROM image WHERE id > {last} AND status IN ('available', 'deleted')"
         figures = self.measured(
-            ["image", "import", path, "--name", name, "--region", "nyc3", "--data", self.data, "--json"],
+            self.import_words(path, name),
             lambda: self.sql(sql)[0] == 1,
         )
         row = self.sql(f"SELECT id, status FROM image WHERE id > {last}")
@@ -180,7 +183,7 @@ class Server:
         cpu = proc_cpu(self.pid)
         before, start = self.sql("SELECT count(*) FROM image WHERE status = 'available'")[0], time.monotonic()
         with open(os.devnull, "w") as nowhere:
-            words = [[CISTERN, "image", "import", path, "--name", path.name, "--region", "nyc3", "--data", self.data, "--json"] for path in paths]
+            words = [[CISTERN, *self.import_words(path, path.name)] for path in paths]
             clients = [subprocess.Popen([str(w) for w in each], stdout=nowhere, stderr=nowhere, env=self.env) for each in words]
         while self.sql("SELECT count(*) FROM image WHERE status = 'available'")[0] < before + len(paths):
             if any(client.poll() for client in clients):

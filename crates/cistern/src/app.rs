@@ -380,7 +380,7 @@ async fn store_open(
         dedup_domain: config.dedup_domain,
         encrypt: unlock.encrypt,
         key: unlock.key,
-        writers: db.writers(),
+        write_turn: db.write_turn(),
         ..store::Options::default()
     };
     let opened = Store::open_or_init(backend, db.conn(), options).await;

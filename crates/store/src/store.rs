@@ -43,7 +43,7 @@ pub struct Options {
     pub key: Option<WrappingKey>,
     /// What all of this process that write to an SQLite database take before they do, so that they stand in line rather
     /// than look whether it is free. One of the store's own where absent.
-    pub writers: Option<Arc<tokio::sync::Mutex<()>>>,
+    pub write_turn: Option<Arc<tokio::sync::Mutex<()>>>,
     /// How long a session lives after its last heartbeat.
     pub lease: Duration,
     /// How long the objects of an expired session are left alone, in case its writer still writes.
@@ -58,7 +58,7 @@ impl Default for Options {
             digest_key: None,
             encrypt: false,
             key: None,
-            writers: None,
+            write_turn: None,
             lease: Duration::from_mins(2),
             expired_grace: Duration::from_mins(30),
         }
@@ -222,7 +222,7 @@ impl Store {
         let number = row.id;
         let inner = Inner {
             backend,
-            db: rows::Database::new(db.clone(), options.world.clone(), options.writers.clone()),
+            db: rows::Database::new(db.clone(), options.world.clone(), options.write_turn.clone()),
             options,
             header,
             keys,

@@ -74,7 +74,7 @@ pub(crate) mod tests {
     use crate::pack::{Encoded, frame_encode};
     use crate::{CHUNK_BYTES, Folder, Options, Store};
 
-    struct Migrator;
+    pub(crate) struct Migrator;
 
     #[async_trait::async_trait]
     impl MigratorTrait for Migrator {

@@ -65,9 +65,7 @@ impl Source<'_> {
             let text = format!("the index names {length} bytes of a pack as a few frames");
             return Err(Error::new(Kind::Damaged, text));
         }
-        READ.with_borrow_mut(|bytes| {
-            bytes.resize(length.max(bytes.len()), 0);
-            let bytes = &mut bytes[..length];
+        scratch(length, |bytes| {
             self.fill(range, bytes)?;
             take(bytes)
         })
@@ -104,21 +102,16 @@ impl Store {
         (caching, alone): (Caching, bool),
         decode: impl Fn(&Source<'_>) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
-        let part = Part {
-            pack: pack.id,
-            pack_bytes: pack.bytes,
-            start: range.start,
-            end: range.end,
-        };
+        let part = part_of(pack, &range);
         if alone && let Some(done) = self.pack_read_now(part, caching, &decode) {
             return Ok(done);
         }
         let decode: Decode<T> = Arc::new(decode);
-        if self.inner.backend.folder().is_some() {
-            let backend = Arc::clone(&self.inner.backend);
+        if let Some(root) = self.inner.backend.folder() {
+            let root = root.to_owned();
             let read = move || {
                 let key = pack_key(part.pack);
-                let file = folder::open(backend.folder().unwrap_or(Path::new("")), &key)?;
+                let file = folder::open(&root, &key)?;
                 decode(&Source::File(&file, key))
             };
             return self.compute(read).await;
@@ -141,12 +134,7 @@ impl Store {
 
     /// Whether a part of a pack can be read without asking a bucket.
     pub(crate) fn is_local(&self, pack: Stored, range: &Range<u64>) -> bool {
-        let part = Part {
-            pack: pack.id,
-            pack_bytes: pack.bytes,
-            start: range.start,
-            end: range.end,
-        };
+        let part = part_of(pack, range);
         self.inner.backend.folder().is_some() || self.inner.cache.get().is_some_and(|cache| cache.has(part))
     }
 
@@ -169,11 +157,9 @@ impl Store {
         };
         let file = self.open_now(&file)?;
         let length = usize::try_from(part.end - part.start).ok()?;
-        let done = READ.with_borrow_mut(|bytes| {
-            bytes.resize(length.max(bytes.len()), 0);
-            let bytes = &mut bytes[..length];
-            self.read_now(&file, from, bytes)
-                .then(|| decode(&Source::Memory(part.start, bytes)).ok())?
+        let done = scratch(length, |bytes| {
+            let is_read = self.read_now(&file, from, bytes);
+            is_read.then(|| decode(&Source::Memory(part.start, bytes)).ok())?
         })?;
         if let Some(cache) = cache {
             cache.hit();
@@ -266,6 +252,23 @@ impl Store {
     ) -> Result<T> {
         self.inner.options.world.compute(work).await
     }
+}
+
+fn part_of(pack: Stored, range: &Range<u64>) -> Part {
+    Part {
+        pack: pack.id,
+        pack_bytes: pack.bytes,
+        start: range.start,
+        end: range.end,
+    }
+}
+
+/// Lends so many bytes of this thread's buffer, with anything in them.
+fn scratch<T>(length: usize, work: impl FnOnce(&mut [u8]) -> T) -> T {
+    READ.with_borrow_mut(|bytes| {
+        bytes.resize(length.max(bytes.len()), 0);
+        work(&mut bytes[..length])
+    })
 }
 
 fn distrust(cache: &PackCache, part: Part, error: &Error) {

@@ -26,7 +26,7 @@ pub(crate) struct Database {
     pool: DatabaseConnection,
     world: World,
     /// SQLite has one writer at a time, and lets the others look for their turn at ever longer intervals. Here they are in line.
-    writers: Option<Arc<Mutex<()>>>,
+    write_turn: Option<Arc<Mutex<()>>>,
 }
 
 /// A transaction. Dropped without [`Tx::commit`] it is rolled back.
@@ -34,23 +34,27 @@ pub(crate) struct Database {
 pub(crate) struct Tx {
     // Before the turn, which has to outlive it.
     inner: DatabaseTransaction,
-    _writer: Option<OwnedMutexGuard<()>>,
+    _writing: Option<OwnedMutexGuard<()>>,
     _turn: Turn,
 }
 
 impl Database {
-    /// `writers` is what others of this process that write to the database take before, where there are any.
-    pub(crate) fn new(pool: DatabaseConnection, world: World, writers: Option<Arc<Mutex<()>>>) -> Self {
+    /// `write_turn` is what others of this process that write to the database take before, where there are any.
+    pub(crate) fn new(pool: DatabaseConnection, world: World, write_turn: Option<Arc<Mutex<()>>>) -> Self {
         let is_sqlite = pool.get_database_backend() == DbBackend::Sqlite;
-        let writers = is_sqlite.then(|| writers.unwrap_or_default());
-        Self { pool, world, writers }
+        let write_turn = is_sqlite.then(|| write_turn.unwrap_or_default());
+        Self {
+            pool,
+            world,
+            write_turn,
+        }
     }
 
     /// The turn to write. A change outside of a transaction takes it too: those in line leave no gap for one that looks
     /// now and then whether it is free.
-    async fn writer(&self) -> Option<OwnedMutexGuard<()>> {
-        match &self.writers {
-            Some(writers) => Some(Arc::clone(writers).lock_owned().await),
+    async fn turn_to_write(&self) -> Option<OwnedMutexGuard<()>> {
+        match &self.write_turn {
+            Some(turn) => Some(Arc::clone(turn).lock_owned().await),
             None => None,
         }
     }
@@ -100,11 +104,11 @@ async fn begin_with(
     // The place tells those who read a simulation's trace which transaction it is.
     let turn = db.world.turn_at(place).await;
     // Before a connection is taken, of which those in line would leave none.
-    let turn_to_write = if writes { db.writer().await } else { None };
+    let writing = if writes { db.turn_to_write().await } else { None };
     let inner = db.pool.begin_with_options(options).await?;
     Ok(Tx {
         inner,
-        _writer: turn_to_write,
+        _writing: writing,
         _turn: turn,
     })
 }
@@ -117,13 +121,13 @@ impl ConnectionTrait for Database {
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
         let _turn = self.world.turn(&statement.sql).await;
-        let _writer = self.writer().await;
+        let _writing = self.turn_to_write().await;
         self.pool.execute_raw(statement).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
         let _turn = self.world.turn(sql).await;
-        let _writer = self.writer().await;
+        let _writing = self.turn_to_write().await;
         self.pool.execute_unprepared(sql).await
     }
 

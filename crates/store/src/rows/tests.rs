@@ -5,13 +5,14 @@ use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
     DbErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
 };
-use sea_orm_migration::{MigrationTrait, MigratorTrait};
+use sea_orm_migration::MigratorTrait as _;
 
 use super::{
     Digests, Hit, POSTGRES_SETTINGS, chunk_state, chunks_bury, chunks_condemn, chunks_get, chunks_insert,
     chunks_move, chunks_resurrect, gc::move_statement,
 };
 use crate::digest::{Digest, FrameKind};
+use crate::ingest::pack_put::tests::Migrator;
 use crate::pack::Entry;
 
 const STORE: i32 = 1;
@@ -22,15 +23,6 @@ const ROWS: u32 = 20_000;
 const FEW: u32 = 300;
 /// What a statement may read on PostgreSQL: each row that it names, and its older versions.
 const READ: i64 = 8 * FEW as i64;
-
-struct Migrator;
-
-#[async_trait::async_trait]
-impl MigratorTrait for Migrator {
-    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        crate::migrations()
-    }
-}
 
 fn digest(number: u32) -> Digest {
     Digest(*blake3::hash(&number.to_le_bytes()).as_bytes())

@@ -211,7 +211,7 @@ impl Db {
     }
 
     /// What is taken before each writing transaction on SQLite, for others that write to the same database.
-    pub fn writers(&self) -> Option<Arc<Mutex<()>>> {
+    pub fn write_turn(&self) -> Option<Arc<Mutex<()>>> {
         self.turn.clone()
     }
 

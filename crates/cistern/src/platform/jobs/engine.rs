@@ -309,8 +309,11 @@ async fn heartbeat(context: JobContext, stopping: CancellationToken) {
             .expect("never held over a panic")
             .take();
         let (id, fence) = (context.job.id, context.job.fence);
-        let _turn = context.app.db.turn().await;
-        match rows::job_heartbeat(context.app.db.conn(), id, fence, now + lease, progress).await {
+        let beat = {
+            let _turn = context.app.db.turn().await;
+            rows::job_heartbeat(context.app.db.conn(), id, fence, now + lease, progress).await
+        };
+        match beat {
             Ok(Some(row)) => {
                 last_success = now;
                 if row.cancel_requested {

@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use memmap2::MmapMut;
+use memmap2::{Advice, MmapMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Kind, Result};
@@ -26,6 +26,8 @@ const PIECE_BYTES: usize = TOGETHER * CHUNK_BYTES as usize;
 const PIECES_SPARE: usize = 32;
 /// Smaller ones the allocator serves well.
 const SYSTEM_BYTES: usize = 256 << 10;
+/// What is as large as this is asked for in huge pages.
+const HUGE_BYTES: usize = 2 << 20;
 
 /// Bytes that `fill` makes out of so many zeros.
 pub(crate) fn filled(length: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Bytes> {
@@ -105,11 +107,16 @@ async fn permit(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
 }
 
 fn map_of(spare: Option<MmapMut>, bytes: usize) -> Result<MmapMut> {
-    match spare {
-        Some(map) => Ok(map),
-        None => MmapMut::map_anon(bytes)
-            .map_err(|error| Error::io(format!("the system has no {bytes} bytes of memory left"), error)),
+    if let Some(map) = spare {
+        return Ok(map);
     }
+    let map = MmapMut::map_anon(bytes)
+        .map_err(|error| Error::io(format!("the system has no {bytes} bytes of memory left"), error))?;
+    if bytes >= HUGE_BYTES {
+        // Fewer faults at the first touch; a kernel without huge pages gives small ones.
+        let _ = map.advise(Advice::HugePage);
+    }
+    Ok(map)
 }
 
 /// An ingest that may take from the memory.

@@ -24,7 +24,7 @@ use crate::platform::events::{Event, Who, reason_shown, record_refusal};
 
 /// How long a client may take to say what it wants.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// How often the import is looked at.
+/// How often the import is looked at, besides when a job ends.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Clients at once.
 const MAX_CLIENTS: usize = 64;
@@ -162,6 +162,7 @@ async fn refusal_record(app: &App, caller: &Caller, error: &Error) {
 async fn watch(app: &App, token: &Secret, image: i64, lines: &mut Lines) -> Result<()> {
     let mut told = Value::Null;
     loop {
+        let next_end = app.queue.next_end();
         let seen = async {
             let caller = caller_still(app, token, image).await?;
             look(app, &caller, image).await
@@ -183,6 +184,7 @@ async fn watch(app: &App, token: &Secret, image: i64, lines: &mut Lines) -> Resu
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = next_end => {}
             said = lines.next() => match said {
                 Ok(Some(_)) => {
                     let caller = caller_still(app, token, image).await?;

@@ -165,6 +165,7 @@ impl Worker {
                 "could not write how a job ended"
             );
         }
+        self.app.queue.tell_end();
     }
 
     async fn attempt(&self, job: &Job) -> Result<(), JobError> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::context::JobContext;
 use crate::app::App;
@@ -121,10 +122,12 @@ pub fn failed_nothing<'a>(_: &'a App, _: &'a Tx, _: &'a Job, _: &'a str) -> BoxF
     Box::pin(async { Ok(()) })
 }
 
-/// Wakes idle workers of this process. Work of other processes is found by polling.
+/// Wakes idle workers of this process, and whoever waits for the end of a job of it. Work of other processes is found by
+/// polling.
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
     wake: Arc<Notify>,
+    ended: Arc<Notify>,
 }
 
 impl Queue {
@@ -137,5 +140,16 @@ impl Queue {
     /// Waits for [`Queue::wake`], or for `poll` to pass.
     pub async fn wait(&self, poll: Duration) {
         let _ = tokio::time::timeout(poll, self.wake.notified()).await;
+    }
+
+    /// Says that an attempt of some job is over.
+    pub(super) fn tell_end(&self) {
+        self.ended.notify_waiters();
+    }
+
+    /// Waits for the next end of an attempt in this process, counted from this call on, not from the first poll: whoever
+    /// asks for it before looking at a job misses nothing.
+    pub fn next_end(&self) -> Notified<'_> {
+        self.ended.notified()
     }
 }

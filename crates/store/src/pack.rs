@@ -24,7 +24,10 @@ pub const ENTRY_BYTES: usize = 48;
 /// Bytes after the footer.
 pub const TRAILER_BYTES: usize = 64;
 /// A pack is sealed when it holds this much.
-pub(crate) const TARGET_BYTES: usize = 12 << 20;
+const TARGET_BYTES: usize = 12 << 20;
+/// And when it has so many frames, so that what is known of each of them is bounded, and the transaction that publishes
+/// them short, where frames are tiny: a GiB of chunks.
+const TARGET_FRAMES: usize = 16 << 10;
 /// Bytes that a pack being filled takes in memory: what is sealed, the frame that makes it full, and some.
 pub(crate) const CAPACITY_BYTES: usize = TARGET_BYTES + (1 << 20);
 /// The largest pack that a reader has to accept.
@@ -331,6 +334,11 @@ impl Builder {
         self.bytes.len() + self.entries.len() * ENTRY_BYTES + TRAILER_BYTES
     }
 
+    /// Whether it is to be sealed.
+    pub(crate) fn is_full(&self) -> bool {
+        self.sealed_bytes() >= TARGET_BYTES || self.entries.len() >= TARGET_FRAMES
+    }
+
     /// Adds a frame; `bytes` begins with its payload.
     pub(crate) fn push(&mut self, frame: &Encoded, bytes: &[u8]) -> Result<()> {
         let entry = Entry {
@@ -617,6 +625,21 @@ mod tests {
         assert_eq!(verify(&keys, sealed.id, &sealed.bytes).unwrap(), sealed.entries);
         assert!(sealed.entries[0].length < 100);
         assert_eq!(sealed.entries[4].length, CHUNK_BYTES + 16);
+    }
+
+    #[test]
+    fn tiny_frames_fill_a_pack_by_their_number() {
+        let keys = Keys::new(&[3; 32]);
+        let bytes = Arc::new(Memory::default()).pack().unwrap();
+        let mut builder = Builder::new(&keys, Uuid::from_u128(9), Uuid::from_u128(1), 0, bytes).unwrap();
+        let mut plain = vec![0; CHUNK_BYTES as usize];
+        let digest = keys.digest(FrameKind::Data, &plain);
+        let frame = frame_encode(digest, FrameKind::Data, 0, &mut plain).unwrap();
+        for _ in 0..TARGET_FRAMES {
+            assert!(!builder.is_full());
+            builder.push(&frame, &plain).unwrap();
+        }
+        assert!(builder.is_full() && builder.sealed_bytes() < TARGET_BYTES / 4);
     }
 
     #[test]

@@ -82,7 +82,12 @@ pub(crate) fn cpu_seconds() -> f64 {
         / 100.0
 }
 
-/// The most memory that this process ever had.
+/// Begins the peak of memory anew (proc_pid_clear_refs: 5).
+pub(crate) fn peak_begin() -> Result<(), Failure> {
+    Ok(std::fs::write("/proc/self/clear_refs", "5")?)
+}
+
+/// The most memory that this process had, ever or since [`peak_begin`].
 pub(crate) fn peak_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::common::{Failure, begin, cpu_seconds, database, gb, peak_kib};
+use crate::common::{Failure, begin, cpu_seconds, database, gb, peak_begin, peak_kib};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use sea_orm::DatabaseConnection;
@@ -28,10 +28,12 @@ pub(crate) async fn run(args: &[String]) -> Result<(), Failure> {
     let mut figures = vec![format!("\"gib\": {gib}")];
     let mut root = None;
     for what in ["new", "same"] {
+        peak_begin()?;
         let (start, cpu) = (Instant::now(), cpu_seconds());
         root = Some(import(&store, &db, what, bytes).await?);
         figure(&mut figures, what, bytes, start, cpu);
     }
+    peak_begin()?;
     let (start, cpu) = (Instant::now(), cpu_seconds());
     if let Some(root) = root {
         let disk = store.disk_open(root);
@@ -39,7 +41,6 @@ pub(crate) async fn run(args: &[String]) -> Result<(), Failure> {
         while pieces.try_next().await?.is_some() {}
     }
     figure(&mut figures, "read", bytes, start, cpu);
-    figures.push(format!("\"memory_mib\": {}", peak_kib() / 1024));
     figures.push(format!("\"database_mib\": {}", file.metadata()?.len() >> 20));
     println!("{{{}}}", figures.join(", "));
     Ok(())
@@ -48,9 +49,10 @@ pub(crate) async fn run(args: &[String]) -> Result<(), Failure> {
 fn figure(figures: &mut Vec<String>, what: &str, bytes: u64, start: Instant, cpu: f64) {
     let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     figures.push(format!(
-        "\"{what}\": {{\"gb_per_second\": {:.3}, \"cpu_seconds_per_gb\": {:.3}}}",
+        "\"{what}\": {{\"gb_per_second\": {:.3}, \"cpu_seconds_per_gb\": {:.3}, \"memory_mib\": {}}}",
         gb(bytes) / seconds,
-        cpu / gb(bytes)
+        cpu / gb(bytes),
+        peak_kib() / 1024
     ));
 }
 

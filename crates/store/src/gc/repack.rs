@@ -131,7 +131,7 @@ impl Repack<'_> {
         for entry in entries.iter().filter(|entry| is_needed(entry)) {
             let slot = usize::from(entry.kind == FrameKind::Node);
             if let Some(target) = &self.targets[slot]
-                && target.builder.sealed_bytes() >= pack::TARGET_BYTES
+                && target.builder.is_full()
             {
                 self.flush(slot, report).await?;
             }

@@ -342,7 +342,7 @@ impl Packer {
             )?),
         };
         builder.push(frame, bytes)?;
-        if builder.sealed_bytes() < pack::TARGET_BYTES {
+        if !builder.is_full() {
             return Ok(());
         }
         match slot.take() {

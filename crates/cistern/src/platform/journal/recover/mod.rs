@@ -1,0 +1,163 @@
+//! `cistern recover`: a new database from the store alone.
+//!
+//! The newest whole generation of the journal is brought back with everything after it; what can be derived is derived,
+//! and the index of chunks is read from the packs. All of it happens beside the database that is there (SQLite), or in
+//! an empty one (PostgreSQL): only at the end does the new one take its place, and the old one is moved aside, never
+//! deleted. A run that was cut off has changed nothing, and is begun again.
+//!
+//! What cannot be read is told, with the stretch of time whose changes are missing; what was journaled after it is brought
+//! back all the same, because a row that names an image is worth more than an order that is whole.
+
+mod plan;
+mod replay;
+mod target;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use serde_json::json;
+use store::{Journal, Kind, RebuildProgress, Store, WrappingKey};
+
+use self::plan::{plan_make, report_new};
+use self::replay::replay;
+use self::target::Target;
+use super::model::Recovered;
+use super::service::{begin_anew_in_tx, dump, shown};
+use crate::app::{self, App};
+use crate::config::{self, Config};
+use crate::platform::clock::Clock;
+use crate::platform::db::{Db, Tx};
+use crate::platform::error::{Error, Result};
+use crate::platform::events::{self, Event, Who};
+use crate::platform::keys::service::key_load;
+
+/// How a recovery is to be.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What opens an encrypted store, where not the key that the settings name.
+    pub key: Option<WrappingKey>,
+    /// A PostgreSQL database that holds something already: its tables are moved into a schema of their own.
+    pub replace_database: bool,
+    /// The database that is there is taken as it is, however old, and what the store knows beyond it is forgotten.
+    pub keep_database: bool,
+}
+
+/// What a room does with its rows after they were brought back, in the transaction that ends the recovery. Gives how many
+/// imports it had to end.
+pub type Settle = for<'a> fn(&'a App, &'a Tx) -> BoxFuture<'a, Result<u64>>;
+
+/// Makes a new database from the store. The data folder is held by the caller. `tell` hears what is being done.
+pub async fn recover(config: &Config, options: Options, tell: &(dyn Fn(&str) + Sync)) -> Result<Recovered> {
+    tell("reading the journal");
+    let backend = app::backend_open(config)?;
+    let key = match &options.key {
+        Some(key) => Some(key.clone()),
+        None => key_load(config).await?,
+    };
+    let with_key = store::Options {
+        key,
+        ..store::Options::default()
+    };
+    let opened = Journal::open(Arc::clone(&backend), &with_key).await;
+    let journal = opened.map_err(|error| no_store(config, error))?;
+    if options.keep_database {
+        return keep(config, &journal, backend, with_key, tell).await;
+    }
+    let plan = plan_make(&journal).await?;
+    let (last_generation, mut report) = (plan.last_generation, report_new(&plan));
+
+    let target = Target::open(config, &options).await?;
+    tell("bringing the catalogue back");
+    let counters = replay(&journal, &target.db, plan, &mut report).await?;
+    tell("reading the index of every pack");
+    index_make(&target.db, backend, with_key.clone(), &mut report).await?;
+
+    tell("putting things in order");
+    settle(&target, with_key.key, (&counters, last_generation), &mut report).await?;
+    report.aside = target.take_place().await?;
+    Ok(report)
+}
+
+/// Makes the database that is there the store's again. Its index of chunks may be as old as itself, so that is read anew.
+async fn keep(
+    config: &Config,
+    journal: &Journal,
+    backend: Arc<dyn store::Backend>,
+    with_key: store::Options,
+    tell: &(dyn Fn(&str) + Sync),
+) -> Result<Recovered> {
+    let db = app::existing_open(config).await?;
+    let newest = journal
+        .list()
+        .await?
+        .last()
+        .map_or(0, |item| item.place.generation);
+    let mut report = Recovered {
+        newest_us: Clock::default().now().timestamp_micros(),
+        ..Recovered::default()
+    };
+    tell("reading the index of every pack");
+    index_make(&db, backend, with_key.clone(), &mut report).await?;
+    let tx = db.write().await?;
+    begin_anew_in_tx(&tx, &BTreeMap::new(), newest).await?;
+    tx.commit().await?;
+    db.close().await?;
+    let app = App::open_existing_with(config.clone(), with_key.key).await?;
+    dump(&app).await?;
+    Ok(report)
+}
+
+async fn index_make(
+    db: &Db,
+    backend: Arc<dyn store::Backend>,
+    with_key: store::Options,
+    report: &mut Recovered,
+) -> Result<()> {
+    let store = Store::open_to_rebuild(backend, db.conn(), with_key).await?;
+    let found = store.rebuild_index(&RebuildProgress::default()).await?;
+    (report.packs, report.chunks) = (found.packs, found.chunks);
+    (report.salvaged, report.unreadable) = (found.salvaged, found.unreadable);
+    Ok(())
+}
+
+fn no_store(config: &Config, error: store::Error) -> Error {
+    if error.kind() != Kind::NotFound {
+        return error.into();
+    }
+    let place = match config.objects() {
+        config::Objects::Folder(path) => format!("in `{}`", path.display()),
+        config::Objects::S3(_) => "in the bucket that `objects` names".to_owned(),
+    };
+    Error::Precondition(format!(
+        "there is no store {place}: name the place of the objects that the installation used with `--objects` (or give \
+         its data folder with `--data`)"
+    ))
+}
+
+/// Ends what cannot go on, counts what is counted, tells of it in an event, and begins a journal of its own: in one
+/// transaction, before which the database is not the store's, so that a recovery that was cut off serves nobody.
+async fn settle(
+    target: &Target,
+    key: Option<WrappingKey>,
+    (counters, last_generation): (&BTreeMap<String, i64>, u32),
+    report: &mut Recovered,
+) -> Result<()> {
+    let app = App::open_unguarded(target.config.clone(), key).await?;
+    let tx = app.db.write().await?;
+    for settle in app::settles() {
+        report.imports_ended += settle(&app, &tx).await?;
+    }
+    let detail = json!({
+        "newest_change": shown(report.newest_us),
+        "rows": report.rows,
+        "changes_are_missing": !report.gaps.is_empty(),
+    });
+    let event = Event::done("store.recover", "store", app.store.id()).with(detail);
+    events::record_in_tx(&*tx, app.clock.now(), &Who::default(), event).await?;
+    begin_anew_in_tx(&tx, counters, last_generation).await?;
+    tx.commit().await?;
+    dump(&app).await?;
+    app.db.fold().await;
+    app.db.clone().close().await
+}

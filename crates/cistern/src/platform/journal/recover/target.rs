@@ -1,0 +1,117 @@
+//! Where the new database is made: beside the one that it replaces, or in an empty one.
+
+use std::path::{Path, PathBuf};
+
+use super::Options;
+use crate::app;
+use crate::config::{Config, Secret};
+use crate::platform::clock::Clock;
+use crate::platform::db::{Db, Place};
+use crate::platform::error::{Context, Error, Result};
+use crate::platform::journal::rows;
+
+/// SQLite's file, its log of changes, and the memory that its processes share.
+const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
+
+/// Where the new database is made.
+pub(super) struct Target {
+    pub(super) db: Db,
+    /// The settings of an installation that has it.
+    pub(super) config: Config,
+    /// SQLite's file, and the one that it is to replace.
+    files: Option<(PathBuf, PathBuf)>,
+}
+
+impl Target {
+    pub(super) async fn open(config: &Config, options: &Options) -> Result<Self> {
+        match app::place(config) {
+            Place::Sqlite(path) => Self::beside(config, &path).await,
+            place @ Place::Postgres(_) => Self::empty(config, &place, options).await,
+        }
+    }
+
+    /// A file beside SQLite's. What an earlier run left there goes.
+    async fn beside(config: &Config, path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path).context("the database's path is none")?;
+        let new = suffixed(&path, ".recovering");
+        for suffix in SUFFIXES {
+            match std::fs::remove_file(suffixed(&new, suffix)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::internal(
+                        "could not remove what an earlier recovery left",
+                        error,
+                    ));
+                }
+                _ => {}
+            }
+        }
+        let mut config = config.clone();
+        config.database = Some(Secret::new(format!("sqlite://{}", new.display())));
+        let db = Db::open(&app::place(&config), config.database_max_connections).await?;
+        Ok(Self {
+            db,
+            config,
+            files: Some((new, path)),
+        })
+    }
+
+    /// A PostgreSQL database that holds nothing.
+    async fn empty(config: &Config, place: &Place, options: &Options) -> Result<Self> {
+        let db = Db::open(place, config.database_max_connections).await?;
+        if !rows::tables_of(db.conn()).await?.is_empty() {
+            if !options.replace_database {
+                return Err(Error::Precondition(
+                    "the database is not empty: name an empty one in `--database`, or give `--replace-database`, which \
+                     moves the tables that are there into a schema of their own"
+                        .into(),
+                ));
+            }
+            let schema = db.move_aside(Clock::default().now()).await?;
+            tracing::info!(schema, "the tables that were there were moved aside");
+        }
+        Ok(Self {
+            db,
+            config: config.clone(),
+            files: None,
+        })
+    }
+
+    /// Puts a new file into the old one's place, which is moved aside; says where to.
+    pub(super) async fn take_place(self) -> Result<Option<String>> {
+        self.db.fold().await;
+        self.db.close().await?;
+        let Some((new, path)) = self.files else {
+            return Ok(None);
+        };
+        let what = "could not put the new database into its place";
+        let mut aside = None;
+        if path.try_exists().context(what)? {
+            // No two in one second share a name: the second would replace the first.
+            let name = format!(
+                ".before_recovery_{}",
+                Clock::default().now().format("%Y%m%dT%H%M%S_%6f")
+            );
+            let to = suffixed(&path, &name);
+            for suffix in SUFFIXES {
+                match std::fs::rename(suffixed(&path, suffix), suffixed(&to, suffix)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(Error::internal(what, error));
+                    }
+                    _ => {}
+                }
+            }
+            aside = Some(to.display().to_string());
+        }
+        std::fs::rename(&new, &path).context(what)?;
+        let folder = path.parent().unwrap_or_else(|| Path::new("."));
+        let folder = std::fs::File::open(folder).context(what)?;
+        folder.sync_all().context(what)?;
+        Ok(aside)
+    }
+}
+
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}

@@ -82,7 +82,7 @@ pub(crate) fn cpu_seconds() -> f64 {
         / 100.0
 }
 
-/// Begins the peak of memory anew (proc_pid_clear_refs: 5).
+/// Begins the peak of memory anew (`5` in `proc_pid_clear_refs`).
 pub(crate) fn peak_begin() -> Result<(), Failure> {
     Ok(std::fs::write("/proc/self/clear_refs", "5")?)
 }

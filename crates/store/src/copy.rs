@@ -2,8 +2,9 @@
 //!
 //! Objects never change and no key is used twice, so what is there with the right size need not be copied again, and a
 //! copy that was cut off goes on. Headers come last: a half-copied place is no store yet. Every pack is decoded and hashed on
-//! its way, so that damage is told here and not taken along unseen. The database knows nothing of the place: a service
-//! goes on with the copy when it is told to.
+//! its way, so that damage is told here and not taken along unseen, and never takes the place of what the copy has whole. The
+//! database knows nothing of the place: a service goes on with the copy when it is told to, and from then on the copy is
+//! ahead, and nothing is copied to it any more.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -48,7 +49,9 @@ pub struct Copied {
     pub bytes: u64,
     /// Objects that were there already.
     pub present: u64,
-    /// Packs that are damaged at the source, and were copied as they are: keys of the first of them, with the reason.
+    /// Objects that were gone when their turn came: gc ran meanwhile, and what it wrote in their place may not be copied yet.
+    pub gone: u64,
+    /// Objects that are damaged at the source: keys of the first of them, with the reason, and what the copy has now.
     pub damaged: Vec<String>,
 }
 
@@ -56,6 +59,8 @@ enum Done {
     Present,
     Gone,
     Written(u64, Option<String>),
+    /// What is at the source is damaged, and does not replace what is there.
+    Kept(String),
 }
 
 /// How a copy is to be.
@@ -88,6 +93,7 @@ pub async fn copy(
         );
         return Err(Error::new(Kind::Exists, text));
     }
+    ahead_refuse(from, to).await?;
     let on = Copier {
         from,
         to,
@@ -104,20 +110,52 @@ pub async fn copy(
             progress.objects.fetch_add(1, Relaxed);
             match done {
                 Done::Present => copied.present += 1,
-                Done::Gone => {}
+                Done::Gone => copied.gone += 1,
+                Done::Kept(reason) => copied.damage(reason),
                 Done::Written(bytes, damage) => {
                     progress.bytes.fetch_add(bytes, Relaxed);
                     copied.objects += 1;
                     copied.bytes += bytes;
-                    copied
-                        .damaged
-                        .extend(damage.filter(|_| copied.damaged.len() < NAMED));
+                    damage.into_iter().for_each(|reason| copied.damage(reason));
                 }
             }
         }
     }
     headers_prune(from, to).await?;
     Ok(copied)
+}
+
+impl Copied {
+    fn damage(&mut self, reason: String) {
+        if self.damaged.len() < NAMED {
+            self.damaged.push(reason);
+        }
+    }
+}
+
+/// A place that a server has written to since is no copy any more: keys that were taken away would open it again, and what its
+/// journal tells would be mixed with what the source's does.
+async fn ahead_refuse(from: &dyn Backend, to: &dyn Backend) -> Result<()> {
+    for (prefix, what) in [("h/", "keys were changed"), ("j/", "images were changed")] {
+        let (source, copy) = (newest(from, prefix).await?, newest(to, prefix).await?);
+        if copy > source {
+            let text = format!(
+                "`{}` is ahead of `{}`: {what} there since it was copied (it has {}). Copy in the other direction, or to an \
+                 empty place",
+                to.describe(),
+                from.describe(),
+                copy.unwrap_or_default()
+            );
+            return Err(Error::new(Kind::Exists, text));
+        }
+    }
+    Ok(())
+}
+
+/// The last key of a prefix whose numbers grow: they are written with zeros before them, so that text sorts as numbers do.
+async fn newest(of: &dyn Backend, prefix: &str) -> Result<Option<String>> {
+    let listed: Vec<Listed> = of.list(prefix).try_collect().await?;
+    Ok(listed.into_iter().map(|item| item.key).max())
 }
 
 /// Removes headers that an earlier copy brought and that are gone at the source since: they may be opened by a key that was
@@ -144,40 +182,55 @@ struct Copier<'a> {
 
 impl Copier<'_> {
     async fn object(&self, item: Listed) -> Result<Done> {
-        match self.to.stat(&item.key).await? {
-            Some(bytes) if bytes == item.bytes => return Ok(Done::Present),
-            // A write that was cut off, of a backend that shows such a thing.
-            Some(_) => self.to.delete(&item.key).await?,
-            None => {}
+        let there = self.to.stat(&item.key).await?;
+        if there == Some(item.bytes) {
+            return Ok(Done::Present);
         }
-        match self.write(&item).await {
+        // Of two that differ the longer is whole.
+        if there > Some(item.bytes) {
+            return Ok(Done::Kept(format!(
+                "{}: cut short; the copy keeps the whole one that it has",
+                item.key
+            )));
+        }
+        match self.write(&item, there.is_some()).await {
             // Gc may have deleted it since it was listed.
             Err(error) if error.kind() == Kind::NotFound && self.from.stat(&item.key).await?.is_none() => {
                 Ok(Done::Gone)
             }
-            done => done.map(|damage| Done::Written(item.bytes, damage)),
+            done => done,
         }
     }
 
-    /// Gives what is wrong with it, where it is a pack.
-    async fn write(&self, item: &Listed) -> Result<Option<String>> {
+    /// Writes an object, in the place of one that is shorter where `replaces`. A damaged pack replaces nothing.
+    async fn write(&self, item: &Listed, replaces: bool) -> Result<Done> {
         if item.bytes > pack::LIMIT_BYTES as u64 {
+            if replaces {
+                self.to.delete(&item.key).await?;
+            }
             self.write_large(item).await?;
-            return Ok(None);
+            return Ok(Done::Written(item.bytes, None));
         }
         let data = self.from.get(&item.key).await?;
         let damage = match id_of(&item.key).filter(|_| item.key.starts_with("p/")) {
-            Some(id) => self
-                .damage(id, data.clone())
-                .await?
-                .map(|reason| format!("{}: {reason}", item.key)),
+            Some(id) => self.damage(id, data.clone()).await?,
             None => None,
         };
+        if replaces && let Some(reason) = damage {
+            return Ok(Done::Kept(format!(
+                "{}: {reason}; the copy keeps what it has",
+                item.key
+            )));
+        }
+        if replaces {
+            self.to.delete(&item.key).await?;
+        }
         self.to.put_new(&item.key, data.clone()).await?;
         if self.read_back && self.to.get(&item.key).await? != data {
             return Err(changed(&item.key));
         }
-        Ok(damage)
+        let damage = damage.map(|reason| format!("{}: {reason}; copied as it is", item.key));
+        Ok(Done::Written(item.bytes, damage))
     }
 
     async fn damage(&self, id: Uuid, data: Bytes) -> Result<Option<Error>> {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use sea_orm::{ConnectionTrait, DatabaseConnection};
 use uuid::Uuid;
 
@@ -152,6 +153,37 @@ pub struct Root {
     pub restorable: bool,
 }
 
+/// What is left of a store without its headers, or copied of it so far, is no empty place: a new store there would take all of
+/// it for garbage.
+async fn remains_refuse(backend: &dyn Backend) -> Result<()> {
+    for prefix in ["p/", "b/", "j/"] {
+        if let Some(item) = backend.list(prefix).try_next().await? {
+            let text = format!(
+                "`{}` is not empty: it holds objects of a store (`{}`) without its headers (`h/`). Finish the copy that \
+                 brought them, or bring the headers back; for a new store name an empty place",
+                backend.describe(),
+                item.key
+            );
+            return Err(Error::new(Kind::Exists, text));
+        }
+    }
+    Ok(())
+}
+
+/// Why a backend without a header cannot be opened.
+async fn nothing_there(backend: &dyn Backend, db: &DatabaseConnection) -> Result<Error> {
+    let place = backend.describe();
+    let text = match meta_list(db).await?.first() {
+        Some(row) => format!(
+            "`{place}` does not hold the store {} that the database knows, nor any other: it is not mounted, or not wholly \
+             copied, or another place is meant",
+            row.store_id
+        ),
+        None => format!("`{place}` holds no store: make one with `cistern init`"),
+    };
+    Ok(Error::new(Kind::NotFound, text))
+}
+
 impl Store {
     /// Makes a store in an empty backend and its row in the database. Fails with [`Kind::Exists`] when the
     /// backend holds a store already. After a crash in the middle, the same call finishes the work.
@@ -183,7 +215,10 @@ impl Store {
         }
         let header = match found {
             Some(found) => found.header,
-            None => header_create(&*backend, store_id, &options).await?,
+            None => {
+                remains_refuse(&*backend).await?;
+                header_create(&*backend, store_id, &options).await?
+            }
         };
         rows::meta_ready(db, 1, &header.digest_key_id)
             .await
@@ -203,11 +238,7 @@ impl Store {
         opening: Opening,
     ) -> Result<Self> {
         let Some(found) = header_load(&*backend).await? else {
-            let text = format!(
-                "`{}` holds no store: make one with `cistern init`",
-                backend.describe()
-            );
-            return Err(Error::new(Kind::NotFound, text));
+            return Err(nothing_there(&*backend, db).await?);
         };
         let keys = found.unlock(options.key.as_ref())?;
         let header = found.header;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 mod cache;
+mod copy;
 mod damage;
 mod encryption;
 mod faults;

@@ -151,22 +151,31 @@ async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     progress.clear();
     let copied = copied.map_err(|error| Failure::Failed(chain_of(&error)))?;
     let told = json!({ "copy": {
-        "objects": copied.objects, "bytes": copied.bytes, "present": copied.present, "damaged": copied.damaged,
+        "objects": copied.objects, "bytes": copied.bytes, "present": copied.present,
+        "gone": copied.gone, "damaged": copied.damaged,
     } });
     context.output.document(&told, || {
-        format!(
+        let mut text = format!(
             "Copied {} in {}; {} were there already.",
             output::bytes(copied.bytes),
             count(copied.objects, "object"),
             copied.present
-        )
+        );
+        if copied.gone > 0 {
+            let _ = write!(
+                text,
+                " {} went away meanwhile, as gc ran: copy once more.",
+                count(copied.gone, "object")
+            );
+        }
+        text
     });
     if copied.damaged.is_empty() {
         return Ok(());
     }
     let keys = copied.damaged.join("; ");
     Err(Failure::Failed(format!(
-        "damaged at the source, and copied as they are: {keys}; `cistern store verify --read-data` names the images"
+        "damaged at the source: {keys}. `cistern store verify --read-data` there names the images"
     )))
 }
 

@@ -1,0 +1,108 @@
+//! Copies: what is at the destination is never made worse by what is at the source.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use store::{Backend, Copied, CopyOptions, CopyProgress, Kind, Settings, Store, backend_open};
+
+use crate::support::{Place, import, local, noise};
+
+fn folder(path: &Path) -> Arc<dyn Backend> {
+    backend_open(path.to_str().unwrap(), &Settings::new()).unwrap()
+}
+
+async fn copy(from: &Path, to: &Path) -> store::Result<Copied> {
+    let options = CopyOptions::default();
+    store::copy(&*folder(from), &*folder(to), &options, &CopyProgress::default()).await
+}
+
+/// A store with one disk, and where its copy is to be.
+async fn made() -> (Place, PathBuf, PathBuf) {
+    let place = local().await;
+    let store = place.store().await;
+    import(&store, &place.db, "one", &noise(3, 3 << 20)).await;
+    let (from, to) = (place.dir.path().join("objects"), place.dir.path().join("copy"));
+    (place, from, to)
+}
+
+fn pack(of: &Path) -> PathBuf {
+    let folder = std::fs::read_dir(of.join("p")).unwrap().next().unwrap().unwrap();
+    std::fs::read_dir(folder.path())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path()
+}
+
+#[tokio::test]
+async fn a_cut_or_damaged_source_replaces_nothing() {
+    let (_place, from, to) = made().await;
+    copy(&from, &to).await.unwrap();
+    let (source, target) = (pack(&from), pack(&to));
+    let whole = std::fs::read(&target).unwrap();
+    for length in [whole.len() / 2, 0] {
+        std::fs::write(&source, &whole[..length]).unwrap();
+        let copied = copy(&from, &to).await.unwrap();
+        assert_eq!((copied.objects, copied.damaged.len()), (0, 1), "{copied:?}");
+        assert!(copied.damaged[0].contains("cut short"), "{copied:?}");
+        assert!(std::fs::read(&target).unwrap() == whole, "at {length}");
+    }
+    // Longer than what is there, and damaged.
+    let mut damaged = whole.clone();
+    damaged[100] ^= 1;
+    std::fs::write(&source, &damaged).unwrap();
+    std::fs::write(&target, &whole[..1000]).unwrap();
+    let copied = copy(&from, &to).await.unwrap();
+    assert!(copied.damaged[0].contains("keeps what it has"), "{copied:?}");
+    assert_eq!(std::fs::read(&target).unwrap().len(), 1000);
+    // What was cut off on its way is completed.
+    std::fs::write(&source, &whole).unwrap();
+    let copied = copy(&from, &to).await.unwrap();
+    assert_eq!((copied.objects, copied.damaged.len()), (1, 0), "{copied:?}");
+    assert!(std::fs::read(&target).unwrap() == whole);
+}
+
+#[tokio::test]
+async fn a_copy_that_went_on_by_itself_is_no_destination() {
+    let (_place, from, to) = made().await;
+    copy(&from, &to).await.unwrap();
+    std::fs::create_dir_all(to.join("j/00000001")).unwrap();
+    std::fs::write(to.join("j/00000001/0000000000000007"), "newer").unwrap();
+    let refused = copy(&from, &to).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Exists);
+    assert!(
+        refused.to_string().contains("images were changed there"),
+        "{refused}"
+    );
+    std::fs::remove_dir_all(to.join("j")).unwrap();
+    std::fs::copy(to.join("h/00000000"), to.join("h/00000009")).unwrap();
+    let refused = copy(&from, &to).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("keys were changed there"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_store_is_no_place_for_a_new_one() {
+    let (place, from, to) = made().await;
+    copy(&from, &to).await.unwrap();
+    std::fs::remove_dir_all(to.join("h")).unwrap();
+    let fresh = local().await;
+    let refused = Store::open_or_init(folder(&to), &fresh.db, fresh.options())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), Kind::Exists);
+    assert!(refused.to_string().contains("Finish the copy"), "{refused}");
+    assert!(!to.join("h").exists(), "nothing was written");
+    let known = Store::open_or_init(folder(&to), &place.db, place.options())
+        .await
+        .unwrap_err();
+    assert!(known.to_string().contains("not wholly copied"), "{known}");
+    // And the copy can be finished.
+    copy(&from, &to).await.unwrap();
+    Store::open(folder(&to), &place.db, place.options())
+        .await
+        .unwrap();
+}

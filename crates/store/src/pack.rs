@@ -580,6 +580,20 @@ pub(crate) fn verify(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// Parts entries of a pack into those whose frames are what they are said to be, and those whose are not.
+pub(crate) fn entries_check(
+    keys: &Keys,
+    id: Uuid,
+    entries: Vec<Entry>,
+    pack: &[u8],
+) -> Result<(Vec<Entry>, Vec<Entry>)> {
+    let key = keys.pack_key(id)?;
+    let is_whole = |entry: &Entry| {
+        frame_of(entry, pack).is_ok_and(|frame| frame_check(keys, key.as_ref(), entry, frame).is_ok())
+    };
+    Ok(entries.into_iter().partition(is_whole))
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap_or_default())
 }

@@ -14,12 +14,13 @@ use sea_orm::DatabaseConnection;
 use uuid::Uuid;
 
 use crate::backend::{Backend, Listed};
+use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::header::DedupDomain;
 use crate::object::{Algorithm, Hasher, ObjectName, whole_entry};
 use crate::pack::{self, Entry, HEADER_BYTES, TRAILER_BYTES};
-use crate::rows::{self, ObjectFound, object_kind};
-use crate::store::{Opening, Options, Store};
+use crate::rows::{self, Location, ObjectFound, object_kind};
+use crate::store::{Opening, Options, Store, pack_key};
 
 /// Packs whose footers are read at the same time.
 const PACKS_AT_ONCE: usize = 8;
@@ -127,6 +128,7 @@ impl Store {
         let context = |error| Error::db("cannot write a part of the index", error);
         let now_us = self.inner.options.world.now_us();
         let tx = rows::begin(&self.inner.db).await.map_err(context)?;
+        let mut doubles = Vec::new();
         for object in found {
             let object = match object {
                 Found::Whole(pack) => pack,
@@ -139,7 +141,7 @@ impl Store {
                     continue;
                 }
             };
-            let new = rows::found_insert(&tx, self.inner.number, &object, now_us)
+            let (number, new) = rows::found_insert(&tx, self.inner.number, &object, now_us)
                 .await
                 .map_err(context)?;
             if object.kind == object_kind::PACK {
@@ -149,8 +151,64 @@ impl Store {
                 rebuilt.whole += u64::from(new > 0);
             }
             rebuilt.stored_bytes += object.bytes;
+            if object.kind == object_kind::PACK && new < object.frames() as u64 {
+                doubles.push((number, object));
+            }
         }
+        tx.commit().await.map_err(context)?;
+        for (number, object) in doubles {
+            for (domain, entries) in object.entries {
+                self.doubles_settle(number, domain, &entries).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A chunk that lies in another pack as well: one of the two may be damaged, and the other what healed it. The row is to
+    /// name one that is whole.
+    async fn doubles_settle(&self, number: i64, domain: i64, entries: &[Entry]) -> Result<()> {
+        let digests: Vec<Digest> = entries.iter().map(|entry| entry.digest).collect();
+        let known = rows::chunks_get(&self.inner.db, self.inner.number, domain, &digests).await;
+        let known = known.map_err(|error| Error::db("cannot look chunks up", error))?;
+        let mut moved = Vec::new();
+        for entry in entries {
+            let Some(at) = known.get(&entry.digest).map(|hit| hit.location) else {
+                continue;
+            };
+            if at.object == number || self.frame_is_whole(at, entry).await? {
+                continue;
+            }
+            let own = Location {
+                object: number,
+                offset: entry.offset,
+                length: entry.length,
+            };
+            if self.frame_is_whole(own, entry).await? {
+                moved.push((entry.digest, at.object, entry.offset, entry.length));
+            }
+        }
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let context = |error| Error::db("cannot write a part of the index", error);
+        let tx = rows::begin(&self.inner.db).await.map_err(context)?;
+        rows::chunks_move(&tx, (self.inner.number, domain), number, &moved)
+            .await
+            .map_err(context)?;
         tx.commit().await.map_err(context)
+    }
+
+    async fn frame_is_whole(&self, at: Location, entry: &Entry) -> Result<bool> {
+        let pack = self.stored(at.object).await?.id;
+        let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.length);
+        let read = self.inner.backend.get_range(&pack_key(pack), range).await;
+        let opened =
+            read.and_then(|frame| pack::frame_open(&self.inner.keys, pack, entry.kind, entry.digest, &frame));
+        match opened {
+            Ok(_) => Ok(true),
+            Err(error) if is_of_the_pack(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn pack_find(&self, (id, item): (Uuid, Listed)) -> Result<Found> {
@@ -266,9 +324,10 @@ fn found(id: Uuid, item: &Listed, domain: i64, entries: Vec<Entry>) -> ObjectFou
     }
 }
 
-/// Whether a failure is this pack's own, and the others may be fine.
+/// Whether a failure is this pack's own, and the others may be fine. One that the disk or the bucket does not give away now may
+/// be whole: without it the index would lack what is there, and gc would take the pack for garbage.
 fn is_of_the_pack(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Damaged | Kind::NotFound | Kind::Io)
+    matches!(error.kind(), Kind::Damaged | Kind::NotFound)
 }
 
 fn name(list: &mut Vec<String>, reason: String) {

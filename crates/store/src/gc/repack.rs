@@ -1,18 +1,20 @@
 //! Writes packs anew that are mostly garbage: what is needed of several goes into one, and the old ones hold nothing then.
 //!
-//! Frames are copied as they are (in an encrypted store they are sealed anew, with the new pack's key), and decoded and
-//! hashed again before the new pack is written. One transaction moves
+//! Frames are decoded and hashed, copied as they are (in an encrypted store they are sealed anew, with the new pack's key), and
+//! decoded and hashed again before the new pack is written: what is damaged stays where it is, and is marked. One transaction moves
 //! the rows of those that still lie in the old pack. A reader that had looked up the old place asks the index again when
 //! the old pack is gone.
 
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::{Options, Pace, Report, Run};
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
 use crate::ingest::pack_put::pack_write;
 use crate::pack::{self, Builder, Entry};
-use crate::rows::{self, Sparse, chunk_state, object_kind};
+use crate::rows::{self, Location, Sparse, chunk_state, object_kind};
 use crate::session::{Session, lease_lost};
 use crate::store::pack_key;
 
@@ -127,8 +129,10 @@ impl Repack<'_> {
                     && hit.state != chunk_state::DAMAGED
             })
         };
+        let needed: Vec<Entry> = entries.into_iter().filter(is_needed).collect();
+        let needed = self.whole(from, needed, &data).await?;
         let mut slots = [false; 2];
-        for entry in entries.iter().filter(|entry| is_needed(entry)) {
+        for entry in &needed {
             let slot = usize::from(entry.kind == FrameKind::Node);
             if let Some(target) = &self.targets[slot]
                 && target.builder.is_full()
@@ -155,6 +159,26 @@ impl Repack<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Those of these entries whose frames are whole. The others stay where they are, marked as damaged: one flipped bit must not
+    /// end every run of gc.
+    async fn whole(&self, from: &Sparse, entries: Vec<Entry>, data: &Bytes) -> Result<Vec<Entry>> {
+        let store = &self.run.store.inner;
+        let (keys, id, data) = (store.keys.clone(), from.key, data.clone());
+        let check = move || pack::entries_check(&keys, id, entries, &data);
+        let (whole, damaged) = store.options.world.compute(check).await?;
+        for entry in damaged {
+            let at = Location {
+                object: from.object,
+                offset: entry.offset,
+                length: entry.length,
+            };
+            tracing::warn!(pack = pack_key(from.key), digest = %entry.digest, "gc found a damaged chunk, and leaves it where it is");
+            let marked = rows::chunk_damage(&store.db, store.number, self.domain, entry.digest, at).await;
+            marked.map_err(|error| Error::db("cannot mark a damaged chunk", error))?;
+        }
+        Ok(whole)
     }
 
     /// Writes a pack and moves the rows of its chunks to it.

@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::pack::{self, Builder};
 use crate::rows::object_kind;
-use crate::session::SessionInner;
+use crate::session::{SessionInner, lease_lost};
 use crate::store::pack_key;
 
 /// Digests that this ingest has sent to a pack which is not published yet.
@@ -52,14 +52,16 @@ pub(crate) async fn pack_write(session: &SessionInner, id: Uuid, pack: Bytes, fr
     let key = pack_key(id);
     let backend = &session.store.inner.backend;
     session.put(backend.put_new(&key, pack)).await?;
-    if backend.stat(&key).await? != Some(bytes) {
-        let text = format!(
-            "`{}` stored `{key}` with another size than was written",
-            backend.describe()
-        );
-        return Err(Error::new(Kind::Io, text));
+    match backend.stat(&key).await? {
+        Some(found) if found == bytes => Ok(object),
+        // Whoever took this session for dead has cleaned up after it.
+        None => Err(lease_lost()),
+        Some(_) => {
+            let place = backend.describe();
+            let text = format!("`{place}` stored `{key}` with another size than was written");
+            Err(Error::new(Kind::Io, text))
+        }
     }
-    Ok(object)
 }
 
 #[cfg(test)]

@@ -88,13 +88,14 @@ pub(crate) async fn names_kept(
     Ok(rows.into_iter().filter_map(known).collect())
 }
 
-/// Writes the rows of an object; where another has a chunk already, that one's row stays. Gives the number of new chunks.
+/// Writes the rows of an object; where another has a chunk already, that one's row stays. Gives the object's number, and
+/// how many of its chunks are new.
 pub(crate) async fn found_insert(
     db: &impl ConnectionTrait,
     store: i32,
     found: &ObjectFound,
     now_us: i64,
-) -> Result<u64, DbErr> {
+) -> Result<(i64, u64), DbErr> {
     let row = object::ActiveModel {
         id: NotSet,
         store: Set(store),
@@ -115,7 +116,7 @@ pub(crate) async fn found_insert(
         let entries: Vec<_> = entries.iter().map(|entry| (id, *entry)).collect();
         written += chunks_insert(db, store, *domain, OLDEST, &entries).await?;
     }
-    Ok(written)
+    Ok((id, written))
 }
 
 /// Marks the store as ready, at an epoch above all that its rows know.

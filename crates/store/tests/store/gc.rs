@@ -445,3 +445,53 @@ async fn no_failure_of_the_backend_costs_a_chunk() {
         assert!(struck >= 4, "{fault:?} struck {struck} times");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_chunk_ends_no_run_and_stays_where_it_is() {
+    let place = local().await;
+    let store = place.store().await;
+    let kept = noise(1, 16 * CHUNK);
+    import(
+        &store,
+        &place.db,
+        "1",
+        &[&kept[..], &noise(2, 100 * CHUNK)].concat(),
+    )
+    .await;
+    let root = import(&store, &place.db, "2", &kept).await;
+    // The fourth chunk of what both have.
+    let pack = packs_below(&place)
+        .into_iter()
+        .max_by_key(|path| std::fs::metadata(path).unwrap().len());
+    let pack = pack.unwrap();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    bytes[64 + 3 * (CHUNK + 16) + 500] ^= 1;
+    std::fs::write(&pack, bytes).unwrap();
+    delete(&store, &place, "1").await;
+    let report = gc(&store, &now(&place)).await;
+    assert_eq!(report.repacked, 1, "{report:?}");
+    let mut out = vec![0; CHUNK];
+    for chunk in 0..16 {
+        let done = store
+            .disk_open(root)
+            .read_at((chunk * CHUNK) as u64, &mut out)
+            .await;
+        match done {
+            Ok(()) => assert!(
+                chunk != 3 && out == kept[chunk * CHUNK..][..CHUNK],
+                "chunk {chunk}"
+            ),
+            Err(error) => assert_eq!((chunk, error.kind()), (3, Kind::Damaged), "{error}"),
+        }
+    }
+    // Found, so the next import stores it anew, and nothing needs the old pack then.
+    import(&store, &place.db, "3", &kept).await;
+    assert!(read(&store, root).await.unwrap() == kept);
+    gc(&store, &now(&place)).await;
+    assert!(!pack.exists(), "the damaged pack is freed");
+    check(&store, &place).await;
+}
+
+fn packs_below(place: &Place) -> Vec<std::path::PathBuf> {
+    crate::support::files_below(&place.dir.path().join("objects/p"))
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sea_orm::ConnectionTrait as _;
-use store::{Algorithm, ObjectName, RebuildProgress, Store, VerifyProgress};
+use store::{Algorithm, Fault, Faulty, Kind, ObjectName, RebuildProgress, Store, VerifyProgress};
 
 use crate::support::{Place, encrypted, import, local, noise, places};
 
@@ -193,4 +193,78 @@ async fn whole_objects_come_back_by_the_digest_of_their_bytes() {
             assert!(back == data[..], "{owner}");
         }
     }
+}
+
+/// The packs of a folder, in the order in which they are listed.
+fn packs(place: &Place) -> Vec<std::path::PathBuf> {
+    let folders = std::fs::read_dir(place.dir.path().join("objects/p")).unwrap();
+    let files = folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
+    files.map(|file| file.unwrap().path()).collect()
+}
+
+#[tokio::test]
+async fn what_healed_a_damaged_chunk_is_what_comes_back() {
+    // In which order the two packs are listed is chance: both have to be seen.
+    let mut seen = std::collections::BTreeSet::new();
+    for trial in 0..64 {
+        if seen.len() == 2 {
+            break;
+        }
+        let place = local().await;
+        let store = place.store().await;
+        let data = noise(trial, 1 << 20);
+        import(&store, &place.db, "one", &data).await;
+        let hurt = packs(&place).remove(0);
+        let mut bytes = std::fs::read(&hurt).unwrap();
+        bytes[200_000] ^= 1;
+        std::fs::write(&hurt, bytes).unwrap();
+        assert_eq!(
+            store
+                .verify(true, &VerifyProgress::default())
+                .await
+                .unwrap()
+                .len(),
+            1
+        );
+        import(&store, &place.db, "two", &data).await;
+        let listed = packs(&place);
+        assert_eq!(listed.len(), 2, "what was damaged is stored anew");
+        seen.insert(listed[0] == hurt);
+        drop(store);
+        assert!(rebuild(&place).await.salvaged.is_empty());
+        let store = place.store().await;
+        assert_reads(&store, "one", &data).await;
+        let options = store::gc::Options {
+            now: true,
+            ..store::gc::Options::new(place.dir.path())
+        };
+        store.gc(&options, &store::gc::Progress::default()).await.unwrap();
+        assert_reads(&store, "one", &data).await;
+        assert_reads(&store, "two", &data).await;
+    }
+    assert_eq!(seen.len(), 2, "64 stores, and always the same order");
+}
+
+#[tokio::test]
+async fn a_pack_that_cannot_be_read_now_ends_the_rebuild() {
+    let place = local().await;
+    let data = noise(5, 1 << 20);
+    import(&place.store().await, &place.db, "one", &data).await;
+    let device = Arc::new(Faulty::new(Arc::clone(&place.backend), Fault::Io, 0));
+    let mut failures = 0;
+    for call in 1.. {
+        let store = Store::open_to_rebuild(Arc::clone(&device) as _, &place.db, place.options()).await;
+        let store = store.unwrap();
+        device.rearm(call);
+        match store.rebuild_index(&RebuildProgress::default()).await {
+            Err(error) => assert_eq!(error.kind(), Kind::Io, "call {call}: {error}"),
+            Ok(rebuilt) => {
+                assert_eq!((rebuilt.packs, rebuilt.unreadable.len()), (1, 0), "{rebuilt:?}");
+                break;
+            }
+        }
+        failures += 1;
+    }
+    assert_eq!(failures, 4, "two lists, footer and header");
+    assert_reads(&place.store().await, "one", &data).await;
 }

@@ -192,7 +192,14 @@ async fn rebuild(args: RebuildArgs, context: &Context) -> Outcome {
         "salvaged": rebuilt.salvaged, "unreadable": rebuilt.unreadable,
     } });
     context.output.document(&document, || rebuilt_text(&rebuilt));
-    Ok(())
+    if rebuilt.unreadable.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(
+        "some packs hold nothing that can be read: what only they held is lost. `cistern store verify` names the images; put the \
+         packs back from a copy of the store and run this again, or import those images again"
+            .into(),
+    ))
 }
 
 fn rebuilt_text(rebuilt: &store::Rebuilt) -> String {

@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::pack::{self, Builder};
 use crate::rows::object_kind;
-use crate::session::{SessionInner, lease_lost};
+use crate::session::SessionInner;
 use crate::store::pack_key;
 
 /// Digests that this ingest has sent to a pack which is not published yet.
@@ -54,14 +54,24 @@ pub(crate) async fn pack_write(session: &SessionInner, id: Uuid, pack: Bytes, fr
     session.put(backend.put_new(&key, pack)).await?;
     match backend.stat(&key).await? {
         Some(found) if found == bytes => Ok(object),
-        // Whoever took this session for dead has cleaned up after it.
-        None => Err(lease_lost()),
+        // Whoever took this session for dead may have cleaned up after it.
+        None => match session.cause(gone(&key)).await {
+            error if error.kind() == Kind::LeaseLost => Err(error),
+            error => Err(Error::new(Kind::Io, error.to_string())),
+        },
         Some(_) => {
             let place = backend.describe();
             let text = format!("`{place}` stored `{key}` with another size than was written");
             Err(Error::new(Kind::Io, text))
         }
     }
+}
+
+fn gone(key: &str) -> Error {
+    Error::new(
+        Kind::NotFound,
+        format!("`{key}` is not there after it was written"),
+    )
 }
 
 #[cfg(test)]

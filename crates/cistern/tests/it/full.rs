@@ -5,6 +5,7 @@ use reqwest::{Method, Response, StatusCode};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::gc::gc;
 use crate::harness::api::Api;
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported, settled};
@@ -235,6 +236,25 @@ async fn full_read_and_cleared(disk: &SmallDisk) {
     made_room(&api, disk).await;
     let image = imported(&api, "new", &url).await;
     assert!(downloaded(&api, id_of(&image), "raw").await == new);
+}
+
+/// What gc writes first is in the books, which the reserve is for.
+#[tokio::test]
+async fn gc_frees_space_where_only_the_reserve_is_left() {
+    let Some(disk) = SmallDisk::tmpfs(DISK_MIB) else {
+        return;
+    };
+    let server = started(&disk).await;
+    let (api, files) = (server.api(), Files::start().await);
+    let url = files.put("old.img", disks::raw(12, 56));
+    let image = id_of(&imported(&api, "old", &url).await);
+    // Less than the 5 % that whoever writes images leaves.
+    disk.fill_but(2);
+    let path = format!("/v2/images/{image}?purge=true");
+    assert_eq!(api.delete(&path).await.status, StatusCode::NO_CONTENT);
+    let run = gc(&api, json!({ "now": true, "purge": true })).await;
+    assert_eq!(run["status"], "done", "{run}");
+    assert!(run["report"]["freed_bytes"].as_u64() > Some(1 << 20), "{run}");
 }
 
 #[tokio::test]

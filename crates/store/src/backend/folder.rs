@@ -4,7 +4,7 @@
 //! (`renameat2(RENAME_NOREPLACE)`, or link and unlink where the file system lacks it), and then the folder
 //! that holds the name is synced. Writers that wait for the same folder share one sync. Temporary files have
 //! a folder of their own, on the same file system, so that what a crash left is found without reading
-//! every folder. An object that would take of the disk's reserve ([`crate::room`]) is not written.
+//! every folder. A pack or whole object that would take of the disk's reserve ([`crate::room`]) is not written.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -282,8 +282,10 @@ impl Inner {
         let target = self.root.join(key);
         let folder = target.parent().unwrap_or(&self.root).to_owned();
         self.folder_make(&folder)?;
-        let full = |error| Error::io(format!("cannot write object `{key}`"), error);
-        Room::new(&self.root).take(data.len() as u64).map_err(full)?;
+        if !keeps_books(key) {
+            let full = |error| Error::io(format!("cannot write object `{key}`"), error);
+            Room::new(&self.root).take(data.len() as u64).map_err(full)?;
+        }
         let temporary = self.root.join(TEMPORARY).join(self.world.uuid().to_string());
         let written = write_synced(&temporary, data).and_then(|()| rename_new(&temporary, &target));
         if let Err(error) = written {
@@ -405,6 +407,11 @@ impl Inner {
         }
         Ok(files)
     }
+}
+
+/// Journal and headers are what the reserve is there for: without them nothing could be deleted on a full disk.
+fn keeps_books(key: &str) -> bool {
+    key.starts_with("j/") || key.starts_with("h/")
 }
 
 fn create_new(path: &Path) -> io::Result<File> {

@@ -258,7 +258,13 @@ impl Run {
         }
         self.bury(options, progress, &mut report).await?;
         self.packs_delete(options, progress, &mut report).await?;
-        self.repack(options, &mut report).await?;
+        match self.repack(options, &mut report).await {
+            // What needs no room has been freed by then.
+            Err(error) if error.kind() == Kind::NoSpace => {
+                tracing::warn!(%error, "there is no room to write packs anew that are mostly garbage");
+            }
+            done => done?,
+        }
         if options.now && report.repacked > 0 {
             self.packs_delete(options, progress, &mut report).await?;
         }

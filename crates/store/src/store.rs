@@ -1,7 +1,7 @@
 //! The store's handle: making and opening it, roots, figures.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -95,6 +95,8 @@ pub(crate) struct Inner {
     pub(crate) leaves: Leaves,
     /// Whether files can be asked for what the system has of them in memory.
     pub(crate) has_nowait: AtomicBool,
+    /// What is found damaged, or healed, is not in the record of damage yet.
+    pub(crate) damage_is_stale: AtomicBool,
     pub(crate) cache: OnceLock<Arc<PackCache>>,
     /// Sessions of this process that are open.
     pub(crate) writers: AtomicUsize,
@@ -262,6 +264,7 @@ impl Store {
             read_ahead: Budget::default(),
             leaves: Leaves::default(),
             has_nowait: AtomicBool::new(true),
+            damage_is_stale: AtomicBool::new(false),
             cache: OnceLock::new(),
             writers: AtomicUsize::new(0),
             objects: Mutex::default(),
@@ -283,6 +286,17 @@ impl Store {
             return Self::open(backend, db, options).await;
         }
         Self::init(backend, db, options).await
+    }
+
+    /// Says that something was found damaged or may have been healed, so that the record of damage is to be brought up to date
+    /// ([`Store::damage_update`]) soon.
+    pub fn damage_look(&self) {
+        self.inner.damage_is_stale.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Store::damage_look`] was called since the last time; a reader that finds damage does so.
+    pub fn damage_is_stale(&self) -> bool {
+        self.inner.damage_is_stale.swap(false, Ordering::Relaxed)
     }
 
     /// The store's identity.

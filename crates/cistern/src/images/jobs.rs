@@ -370,6 +370,15 @@ impl Import<'_> {
         self.context.complete_in_tx(&tx).await?;
         tx.commit().await?;
         app.queue.wake();
+        // What it stored anew may have been damaged.
+        if app
+            .store
+            .health()
+            .await
+            .is_ok_and(|health| health.damaged_roots > 0)
+        {
+            app.store.damage_look();
+        }
         Ok(())
     }
 

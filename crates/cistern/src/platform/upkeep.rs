@@ -11,22 +11,35 @@ use super::events::{refusals_flush, service as events};
 use super::jobs::service as jobs;
 use super::journal;
 use super::storage::gc::service as gc;
-use super::storage::scrub::service::scrub_due;
+use super::storage::scrub::service::{health_tell, scrub_due};
 use crate::app::App;
 
 /// How often; the first time when the server starts.
 const EVERY: Duration = Duration::from_mins(5);
+/// How soon damage that a reader found, or an import healed, is told.
+const HEALTH_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs until it is aborted. On several servers each does it; the second finds nothing.
 pub async fn run(app: App) {
-    let mut tick = interval(EVERY);
+    let (mut tick, mut health) = (interval(EVERY), interval(HEALTH_EVERY));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    health.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tick.tick().await;
-        if let Err(error) = once(&app).await {
+        let done = tokio::select! {
+            _ = tick.tick() => once(&app).await,
+            _ = health.tick() => health_once(&app).await,
+        };
+        if let Err(error) = done {
             tracing::error!(error = error.chain(), "could not tidy up");
         }
     }
+}
+
+async fn health_once(app: &App) -> Result<()> {
+    if !app.store.damage_is_stale() {
+        return Ok(());
+    }
+    health_tell(app).await.map(drop)
 }
 
 async fn once(app: &App) -> Result<()> {

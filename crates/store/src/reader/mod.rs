@@ -260,6 +260,7 @@ impl Inner {
         if let Err(error) = rows::chunk_damage(&store.db, store.number, domain, digest, at).await {
             tracing::error!(%error, "cannot mark a damaged chunk");
         }
+        self.tree.store.damage_look();
     }
 
     async fn chunks_try(&self, range: Range<u64>, caching: Caching) -> Result<Vec<Option<Bytes>>> {

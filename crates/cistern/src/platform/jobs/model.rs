@@ -6,7 +6,6 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 
 use super::context::JobContext;
 use crate::app::App;
@@ -149,7 +148,7 @@ impl Queue {
 
     /// Waits for the next end of an attempt in this process, counted from this call on, not from the first poll: whoever
     /// asks for it before looking at a job misses nothing.
-    pub fn next_end(&self) -> Notified<'_> {
+    pub fn next_end(&self) -> impl Future<Output = ()> + '_ {
         self.ended.notified()
     }
 }

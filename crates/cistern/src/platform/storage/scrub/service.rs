@@ -7,9 +7,8 @@ use crate::app::App;
 use crate::platform::error::Result;
 use crate::platform::jobs::{NewJob, job_enqueue_in_tx, job_is_open};
 
-/// Begins a scrub when something was read too long ago and none waits or runs; tells the metrics, and brings the record of
-/// damage up to date, which an import may have healed.
-pub async fn scrub_due(app: &App) -> Result<()> {
+/// Brings the record of damage up to date, which a reader may have found or an import healed, and tells the metrics.
+pub async fn health_tell(app: &App) -> Result<store::scrub::Health> {
     app.store.damage_update().await?;
     let health = app.store.health().await?;
     let gauge = |name, value: f64| metrics::gauge!(name).set(value);
@@ -20,6 +19,12 @@ pub async fn scrub_due(app: &App) -> Result<()> {
             gauge("cistern_scrub_oldest_timestamp_seconds", oldest_us as f64 / 1e6);
         }
     }
+    Ok(health)
+}
+
+/// Begins a scrub when something was read too long ago and none waits or runs.
+pub async fn scrub_due(app: &App) -> Result<()> {
+    let health = health_tell(app).await?;
     let due_us = app.clock.now().timestamp_micros() - app.config.scrub.every_us();
     let is_due = health.oldest_us.is_some_and(|oldest_us| oldest_us < due_us);
     if app.config.scrub.every_days == 0 || !is_due || job_is_open(app, SCRUB).await? {

@@ -310,12 +310,20 @@ pub fn settles() -> Vec<journal::Settle> {
     ]
 }
 
-/// Gives up the disks of what was deleted and could still be restored; gives how many.
-pub type Purger = for<'a> fn(&'a App) -> BoxFuture<'a, Result<u64>>;
+/// A product's disks that are kept only so that what was deleted can be restored.
+pub struct Purger {
+    /// Whether there are any.
+    pub is_any: for<'a> fn(&'a App) -> BoxFuture<'a, Result<bool>>,
+    /// Gives them up; gives how many.
+    pub purge: for<'a> fn(&'a App) -> BoxFuture<'a, Result<u64>>,
+}
 
 /// What gives up restorable disks, one for each product that keeps any.
 pub fn purgers() -> Vec<Purger> {
-    vec![|app| Box::pin(images::service::deleted_purge(app))]
+    vec![Purger {
+        is_any: |app| Box::pin(images::service::deleted_is_any(app)),
+        purge: |app| Box::pin(images::service::deleted_purge(app)),
+    }]
 }
 
 /// Every migration of every room. They are applied in this order, and a released one keeps its name.

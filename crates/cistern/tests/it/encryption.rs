@@ -487,3 +487,37 @@ async fn a_lost_database_comes_back_with_a_key_and_not_without() {
     case.server.start_again();
     assert!(downloaded(&case.server.api(), id, "raw").await == disk);
 }
+
+/// What a command says whose standard output takes nothing.
+fn unwritten(mut command: Command) -> String {
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    command.stdout(full.expect("is there"));
+    refusal(command)
+}
+
+#[tokio::test]
+async fn what_is_shown_once_and_cannot_be_written_is_a_failure_that_says_what_to_do() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let key = dir.path().join("k").display().to_string();
+    let fresh = Setup::default().env("CISTERN_KEY_FILE", &key).stopped();
+    let text = unwritten(fresh.local(&["init", "--encrypt"]));
+    for part in [
+        "No space left",
+        "cistern key add --recovery",
+        "cistern token create",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let keys = || {
+        let said = run_ok(&mut fresh.local(&["key", "list", "--json"]));
+        let keys: Value = serde_json::from_str(&said).expect("one JSON document");
+        keys["keys"].as_array().expect("a list").clone()
+    };
+    assert_eq!(keys().len(), 2, "it was made all the same");
+    let text = unwritten(fresh.local(&["key", "add", "--recovery"]));
+    let id = keys()[2]["id"].as_str().expect("an id").to_owned();
+    assert!(text.contains(&format!("cistern key remove {id}")), "{text}");
+    run_ok(&mut fresh.local(&["key", "remove", &id]));
+    let text = unwritten(fresh.local(&["key", "list"]));
+    assert!(text.contains("No space left"), "{text}");
+}

@@ -9,6 +9,7 @@ use store::{KeyKind, RecoveryKey, World, WrappedKey, WrappingKey};
 
 use super::service;
 use crate::app::App;
+use crate::cli::output::is_closed;
 use crate::cli::table::table;
 use crate::cli::{Context, Failure, Outcome, PlaceFlags, block_on};
 use crate::platform::clock::{Time, wire};
@@ -144,7 +145,8 @@ async fn add(args: AddArgs, context: &Context) -> Outcome {
     let _alone = app.keys_alone().await?;
     let added = app.store.key_add(&wrapping).await.map_err(told)?;
     let text = recovery.as_ref().map(RecoveryKey::text);
-    context.output.document(&json!({ "key": view(&added), "recovery_key": text }), || match &text {
+    let document = json!({ "key": view(&added), "recovery_key": text });
+    let shown = context.output.document_once(&document, || match &text {
         Some(text) => format!("{}\n\nIt is the key {}.", recovery_text(text), added.id),
         None => format!(
             "Added the key {}. The settings name it from the next start on, if you put it there; `cistern key remove` then \
@@ -152,7 +154,26 @@ async fn add(args: AddArgs, context: &Context) -> Outcome {
             added.id
         ),
     });
-    Ok(())
+    match shown {
+        Err(error) if args.recovery || !is_closed(&error) => {
+            Err(Failure::Failed(lost(&added.id, &error, args.recovery)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What to do where it could not be shown that a key was added.
+fn lost(id: &str, error: &std::io::Error, is_recovery: bool) -> String {
+    let next = if is_recovery {
+        format!(
+            "nobody has it: take it away with `cistern key remove {id}`, and make another with `cistern key add --recovery`"
+        )
+    } else {
+        format!("it opens the store from now on; `cistern key remove {id}` takes it away")
+    };
+    format!(
+        "the key {id} was made, but what was to be shown could not be written to standard output: {error}; {next}"
+    )
 }
 
 async fn remove(args: RemoveArgs, context: &Context) -> Outcome {

@@ -521,3 +521,43 @@ async fn what_is_shown_once_and_cannot_be_written_is_a_failure_that_says_what_to
     let text = unwritten(fresh.local(&["key", "list"]));
     assert!(text.contains("No space left"), "{text}");
 }
+
+#[test]
+fn doctor_opens_the_store() {
+    let case = Case::new();
+    let other = case.key("other.key");
+    std::fs::write(&other, "another key that has more than 32 bytes").expect("writes");
+    run_ok(crate::harness::process::command("chmod").arg("600").arg(&other));
+    let ports = ["--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"];
+    let said = |key: Option<&Path>| -> Value {
+        let output = run(case.with_key(key, &["doctor", "--json"]).args(ports));
+        let told: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+        let checks = told["checks"].as_array().expect("a list");
+        let found = checks.iter().find(|check| check["name"] == "store key");
+        found.unwrap_or_else(|| panic!("{told}")).clone()
+    };
+    let one = case.key("one.key");
+    assert_eq!(said(Some(&one))["state"], "ok");
+    for (key, part) in [
+        (None, "is encrypted, and no key is given"),
+        (Some(&*other), "is not one of the store"),
+    ] {
+        let check = said(key);
+        assert_eq!(check["state"], "failed", "{check}");
+        assert!(
+            check["text"].as_str().is_some_and(|text| text.contains(part)),
+            "{check}"
+        );
+    }
+    for header in files(&case.server.objects().join("h")) {
+        std::fs::write(&header, "not a header").expect("writes");
+    }
+    let check = said(Some(&one));
+    assert_eq!(check["state"], "failed", "{check}");
+    assert!(
+        check["text"]
+            .as_str()
+            .is_some_and(|text| text.contains("damaged")),
+        "{check}"
+    );
+}

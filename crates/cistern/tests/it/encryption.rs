@@ -561,3 +561,27 @@ fn doctor_opens_the_store() {
         "{check}"
     );
 }
+
+#[test]
+fn the_only_recovery_key_is_removed_only_by_force() {
+    let case = Case::new();
+    let ids = || -> Vec<String> {
+        let said = run_ok(&mut case.server.local(&["key", "list", "--json"]));
+        let keys: Value = serde_json::from_str(&said).expect("one JSON document");
+        let keys = keys["keys"].as_array().expect("a list");
+        let recovery = keys.iter().filter(|key| key["kind"] == "recovery");
+        recovery
+            .map(|key| key["id"].as_str().expect("text").to_owned())
+            .collect()
+    };
+    let first = ids().remove(0);
+    let text = refusal(case.server.local(&["key", "remove", &first]));
+    assert!(text.contains("cistern key add --recovery"), "{text}");
+    assert_eq!(ids(), [first.as_str()], "it is still there");
+    run_ok(&mut case.server.local(&["key", "add", "--recovery"]));
+    run_ok(&mut case.server.local(&["key", "remove", &first]));
+    let second = ids().remove(0);
+    refusal(case.server.local(&["key", "remove", &second]));
+    run_ok(&mut case.server.local(&["key", "remove", &second, "--force"]));
+    assert!(ids().is_empty());
+}

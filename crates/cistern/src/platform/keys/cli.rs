@@ -81,6 +81,9 @@ pub struct AddArgs {
 pub struct RemoveArgs {
     /// The key, as `cistern key list` names it
     id: String,
+    /// Also where it is the only recovery key
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     place: PlaceFlags,
     #[command(flatten)]
@@ -179,6 +182,9 @@ fn lost(id: &str, error: &std::io::Error, is_recovery: bool) -> String {
 async fn remove(args: RemoveArgs, context: &Context) -> Outcome {
     let app = open(&args.place, &args.unlock, context).await?;
     let _alone = app.keys_alone().await?;
+    if !args.force {
+        recovery_keep(&app, &args.id).await?;
+    }
     app.store.key_remove(&args.id).await.map_err(told)?;
     context.output.document(&json!({ "removed": args.id }), || {
         format!(
@@ -187,6 +193,22 @@ async fn remove(args: RemoveArgs, context: &Context) -> Outcome {
         )
     });
     Ok(())
+}
+
+/// Refuses to take away the only recovery key: from then on the store would be lost with its key file.
+async fn recovery_keep(app: &App, id: &str) -> Outcome {
+    let keys = app.store.key_list().await.map_err(told)?;
+    let (taken, kept): (Vec<_>, Vec<_>) = keys
+        .iter()
+        .filter(|key| key.kind == KeyKind::Recovery)
+        .partition(|key| key.id == id);
+    if taken.is_empty() || !kept.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!(
+        "the key {id} is the only recovery key, and without one the store is lost when its other keys are: make a new one first \
+         with `cistern key add --recovery`, or say --force"
+    )))
 }
 
 async fn reset_secrets(args: ResetArgs, context: &Context) -> Outcome {

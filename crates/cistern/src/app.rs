@@ -15,6 +15,7 @@ use crate::images::workfile::SpoolKey;
 use crate::images::{self, download::Downloads, handed::Handed, uploads::turns::Turns};
 use crate::platform::accounts::{SignIns, service as accounts};
 use crate::platform::clock::Clock;
+use crate::platform::data_lock::keys_lock;
 use crate::platform::db::{self, Db, Place};
 use crate::platform::error::{Context, Error, Result, chain_of};
 use crate::platform::events::Refusals;
@@ -79,6 +80,12 @@ struct Unlock {
     key: Option<WrappingKey>,
     /// Whether one that has to be made is encrypted.
     encrypt: bool,
+}
+
+/// Held while the store's keys are changed.
+pub struct KeysAlone {
+    _tx: Option<db::Tx>,
+    _file: Option<fs::File>,
 }
 
 /// What [`App::open_telling`] is at.
@@ -212,9 +219,22 @@ impl App {
         }
     }
 
-    /// Keeps two changes of the store's keys apart, as long as what it returns is there.
-    pub async fn keys_alone(&self) -> Result<Option<db::Tx>> {
-        Db::start_alone(&place(&self.config)).await
+    /// Keeps two changes of the store's keys apart, as long as what it returns is there. Servers on PostgreSQL need not share a
+    /// folder; with SQLite there is no lock of a start, but everybody has the folder.
+    pub async fn keys_alone(&self) -> Result<KeysAlone> {
+        if let Some(tx) = Db::start_alone(&place(&self.config)).await? {
+            return Ok(KeysAlone {
+                _tx: Some(tx),
+                _file: None,
+            });
+        }
+        let data = self.data.clone();
+        let locked = tokio::task::spawn_blocking(move || keys_lock(&data)).await;
+        let file = locked.context("the lock of the keys was not waited for")??;
+        Ok(KeysAlone {
+            _tx: None,
+            _file: Some(file),
+        })
     }
 
     /// Forgets which key the secrets in the database are sealed with; false where there was none. For when it is lost.
@@ -310,12 +330,20 @@ pub fn settles() -> Vec<journal::Settle> {
     ]
 }
 
-/// Gives up the disks of what was deleted and could still be restored; gives how many.
-pub type Purger = for<'a> fn(&'a App) -> BoxFuture<'a, Result<u64>>;
+/// A product's disks that are kept only so that what was deleted can be restored.
+pub struct Purger {
+    /// Whether there are any.
+    pub is_any: for<'a> fn(&'a App) -> BoxFuture<'a, Result<bool>>,
+    /// Gives them up; gives how many.
+    pub purge: for<'a> fn(&'a App) -> BoxFuture<'a, Result<u64>>,
+}
 
 /// What gives up restorable disks, one for each product that keeps any.
 pub fn purgers() -> Vec<Purger> {
-    vec![|app| Box::pin(images::service::deleted_purge(app))]
+    vec![Purger {
+        is_any: |app| Box::pin(images::service::deleted_is_any(app)),
+        purge: |app| Box::pin(images::service::deleted_purge(app)),
+    }]
 }
 
 /// Every migration of every room. They are applied in this order, and a released one keeps its name.

@@ -12,6 +12,7 @@ use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use rustix::fs::statvfs;
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
+use store::{Store, WrappingKey};
 
 use super::flags::ServerFlags;
 use super::output::bytes as shown;
@@ -20,7 +21,7 @@ use crate::app;
 use crate::config::{Config, Database, Objects};
 use crate::platform::clock::Clock;
 use crate::platform::db::{Db, Place, migrate};
-use crate::platform::error::{Error, Result};
+use crate::platform::error::{Error, Result, chain_of};
 use crate::platform::keys::service::key_load;
 use crate::platform::random;
 
@@ -95,7 +96,7 @@ async fn all(config: &Config) -> Vec<Check> {
         database(config).await,
         objects(config).await,
     ];
-    checks.extend(key(config).await);
+    checks.extend(store_check(config).await);
     let is_running = is_running(&config.data);
     checks.push(port("port api", "listen-api", config.listen_api, is_running));
     if !config.one_port() {
@@ -263,17 +264,62 @@ async fn objects(config: &Config) -> Check {
     }
 }
 
-/// Writes, reads and removes one small object; returns the place's name.
-/// The key of an encrypted store, where the settings name one; whether it opens the store, the start says.
-async fn key(config: &Config) -> Option<Check> {
+/// Whether the store opens, with the key that the settings name, as it would at a start: its header is whole, and the key is
+/// one of its keys.
+async fn store_check(config: &Config) -> Option<Check> {
     const NAME: &str = "store key";
-    match key_load(config).await {
-        Ok(None) => None,
-        Ok(Some(key)) => Some(ok(NAME, format!("can be read ({})", key.kind().name()))),
-        Err(error) => Some(failed(NAME, error.chain())),
+    let key = match key_load(config).await {
+        Ok(key) => key,
+        Err(error) => return Some(failed(NAME, error.chain())),
+    };
+    let kind = key.as_ref().map(|key| key.kind().name());
+    let opened = tokio::time::timeout(PATIENCE, store_open(config, key)).await;
+    let no_answer = || format!("the store gave no answer within {} seconds", PATIENCE.as_secs());
+    match (opened.unwrap_or_else(|_| Err(no_answer())), kind) {
+        (Err(error), _) => Some(failed(NAME, error)),
+        (Ok(Some(store)), Some(kind)) if store.is_encrypted() => {
+            Some(ok(NAME, format!("it opens the store ({kind})")))
+        }
+        (Ok(Some(_)), _) => Some(ok(NAME, "the store opens; it is not encrypted and needs none")),
+        (Ok(None), Some(kind)) => Some(ok(
+            NAME,
+            format!("can be read ({kind}); there is no store yet that it could be tried on"),
+        )),
+        (Ok(None), None) => None,
     }
 }
 
+/// Opens the store, for which its database is needed; none where the first start or an upgrade is still to come, or where
+/// another check says why it cannot be opened. Changes nothing.
+async fn store_open(config: &Config, key: Option<WrappingKey>) -> Result<Option<Store>, String> {
+    if matches!(config.objects(), Objects::Folder(path) if !path.is_dir()) {
+        return Ok(None);
+    }
+    if matches!(config.database(), Database::Sqlite(path) if !path.exists()) {
+        return Ok(None);
+    }
+    let Ok(db) = Db::open_to_look(&app::place(config)).await else {
+        return Ok(None);
+    };
+    if !matches!(migrate::is_current(&db).await, Ok(true)) {
+        return Ok(None);
+    }
+    let backend = app::backend_open(config).map_err(|error| error.chain())?;
+    let options = store::Options {
+        key,
+        ..store::Options::default()
+    };
+    let opened = Store::open(backend, db.conn(), options).await;
+    opened.map(Some).map_err(|error| match error.kind() {
+        store::Kind::Damaged => format!(
+            "every header of the store is damaged ({}); put the objects below `h/` back from a copy of the folder or bucket",
+            chain_of(&error)
+        ),
+        _ => chain_of(&error),
+    })
+}
+
+/// Writes, reads and removes one small object; returns the place's name.
 async fn objects_probe(config: &Config) -> Result<String> {
     let backend = app::backend_open(config)?;
     let key = format!("probe/doctor-{}", random::uuid().simple());

@@ -152,7 +152,8 @@ pub fn main() -> ExitCode {
         output: Output::new(cli.json, env.no_color()),
         env,
     };
-    match run(cli.command, &context) {
+    let done = run(cli.command, &context).and_then(|()| output::written().map_err(Failure::Failed));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Told) => ExitCode::FAILURE,
         Err(Failure::Failed(reason) | Failure::Absent(reason)) => {

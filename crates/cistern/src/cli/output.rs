@@ -1,9 +1,13 @@
 //! What commands print: one JSON document with `--json`, text for people otherwise. Results go to stdout, everything
 //! else to stderr. A reader that closes the pipe early (`| head`) is no failure.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use serde::Serialize;
+
+/// Why results could not be written. Whoever prints goes on, and the command fails at its end.
+static UNWRITTEN: OnceLock<String> = OnceLock::new();
 
 /// How to print.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +21,7 @@ impl Output {
     pub fn new(is_json: bool, no_color: bool) -> Self {
         Self {
             is_json,
-            has_color: !is_json && !no_color && std::io::stdout().is_terminal(),
+            has_color: !is_json && !no_color && io::stdout().is_terminal(),
         }
     }
 
@@ -35,6 +39,15 @@ impl Output {
         }
     }
 
+    /// The same for what is shown this once, for whoever says what is to be done where that failed.
+    pub fn document_once(self, value: &impl Serialize, text: impl FnOnce() -> String) -> io::Result<()> {
+        if self.is_json {
+            line_write(&serde_json::to_string_pretty(value).unwrap_or_default())
+        } else {
+            line_write(&text())
+        }
+    }
+
     /// Text in an ANSI colour, where there is colour: 31 red, 32 green, 33 yellow.
     pub fn colored(self, code: u8, text: &str) -> String {
         if self.has_color {
@@ -47,13 +60,39 @@ impl Output {
 
 /// One line of a result.
 pub fn line(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
+    match line_write(text) {
+        Err(error) if !is_closed(&error) => {
+            let _ = UNWRITTEN.set(error.to_string());
+        }
+        _ => {}
+    }
+}
+
+/// One line of a result, for whoever looks at what became of it.
+pub fn line_write(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", text.trim_end_matches('\n'))?;
+    out.flush()
+}
+
+/// Whether nobody reads any more.
+pub fn is_closed(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
+/// Fails where a result could not be written.
+pub fn written() -> Result<(), String> {
+    let Some(error) = UNWRITTEN.get() else {
+        return Ok(());
+    };
+    Err(format!(
+        "the command did what it should, but its result could not be written to standard output: {error}"
+    ))
 }
 
 /// The reason of a failure: the last line on stderr.
 pub fn error(reason: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "cistern: {}", reason.trim_end());
+    let _ = writeln!(io::stderr().lock(), "cistern: {}", reason.trim_end());
 }
 
 /// Bytes as people read them: `1.4 GiB`.

@@ -1,8 +1,11 @@
 //! `cistern serve` and `cistern init`.
 
+use std::fmt::Write as _;
+
 use serde_json::json;
 
 use super::flags::{LocalFlags, ServerFlags};
+use super::output::is_closed;
 use super::{Context, Failure, Outcome, block_on};
 use crate::app::App;
 use crate::config::Config;
@@ -77,7 +80,7 @@ pub fn init(args: &InitArgs, context: &Context) -> Outcome {
             (Some(file), true) => format!("cistern serve --data {data} --key-file {}", file.display()),
             _ => format!("cistern serve --data {data}"),
         };
-        context.output.document(&document, || {
+        let shown = context.output.document_once(&document, || {
             let made = match (token, &sign_in) {
                 (Some(token), Some(sign_in)) => format!(
                     "Made {data}. What follows is shown once.\n\n  API token      {token}\n  Sign-in link   {sign_in}  \
@@ -89,8 +92,34 @@ pub fn init(args: &InitArgs, context: &Context) -> Outcome {
             let parts = [Some(made), recovery, Some(format!("Next: {next}"))];
             parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
         });
-        Ok(())
+        match shown {
+            Err(error) if token.is_some() || recovery.is_some() || !is_closed(&error) => Err(
+                Failure::Failed(lost(&data, &error, token.is_some(), recovery.is_some())),
+            ),
+            _ => Ok(()),
+        }
     })
+}
+
+/// What to do where what is shown once could not be written.
+fn lost(data: &str, error: &std::io::Error, has_token: bool, has_recovery: bool) -> String {
+    let mut text =
+        format!("{data} is there, but what was to be shown could not be written to standard output: {error}");
+    if has_token {
+        let _ = write!(
+            text,
+            "; make a new token with `cistern token create --data {data}` and a sign-in link with `cistern user link \
+             owner@localhost --data {data}`"
+        );
+    }
+    if has_recovery {
+        let _ = write!(
+            text,
+            "; nobody has the recovery key: make a new one with `cistern key add --recovery --data {data}`, and take the lost \
+             one away with `cistern key remove ID --data {data}` (`cistern key list` names it)"
+        );
+    }
+    text
 }
 
 /// Makes or opens an encrypted installation, and its recovery key where it has none.

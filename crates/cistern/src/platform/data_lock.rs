@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
 use crate::platform::error::{Error, Result};
@@ -63,6 +63,32 @@ pub fn data_lock(data: &Path) -> Result<DataLock> {
     Ok(DataLock { _file: file })
 }
 
+/// Waits until no other process or task changes the keys of this folder's store, and keeps them out until it is dropped. A lock of
+/// its own: a running server, which has that of the folder, changes none.
+pub fn keys_lock(data: &Path) -> Result<File> {
+    let path = data.join("keys.lock");
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path);
+    let file = opened.map_err(|error| {
+        Error::Precondition(format!(
+            "cannot write `{}`: {error}; run this as the user that the server runs as, or as root",
+            path.display()
+        ))
+    })?;
+    // Where root made it, the folder's owner must be able to take it as well. Nobody else may give it away, nor has to.
+    if let Ok(owner) = std::fs::metadata(data) {
+        let _ = fchown(&file, Some(owner.uid()), Some(owner.gid()));
+    }
+    file.lock()
+        .map_err(|e| Error::internal("could not lock the keys", e))?;
+    Ok(file)
+}
+
 fn held(file: &mut File, data: &Path) -> Error {
     let mut pid = String::new();
     let by = match file.read_to_string(&mut pid) {
@@ -94,6 +120,20 @@ mod tests {
         );
         drop(first);
         data_lock(dir.path()).expect("free again");
+    }
+
+    #[test]
+    fn the_keys_are_changed_by_one_at_a_time_beside_a_server() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let _server = data_lock(dir.path()).expect("the server takes it");
+        let first = keys_lock(dir.path()).expect("the first takes it");
+        let path = dir.path().join("keys.lock");
+        let mode = std::fs::metadata(&path).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let other = File::open(&path).expect("opens");
+        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(first);
+        other.try_lock().expect("free again");
     }
 
     #[test]

@@ -359,7 +359,8 @@ fn certificate_reload(app: &App, certificate: Option<&Certificate>, look: Look) 
 /// The lines that people and scripts wait for. A closed stdout is no reason to stop.
 fn announce(config: &Config, output: Output, urls: &Urls, first: Option<&FirstStart>) {
     if output.is_json() {
-        return output::line(&announcement(config, urls, first).to_string());
+        let _ = output::line_write(&announcement(config, urls, first).to_string());
+        return;
     }
     let mut text = first.map_or_else(String::new, |first| welcome(config, urls, first));
     if config.tls.self_signed {

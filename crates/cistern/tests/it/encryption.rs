@@ -487,3 +487,101 @@ async fn a_lost_database_comes_back_with_a_key_and_not_without() {
     case.server.start_again();
     assert!(downloaded(&case.server.api(), id, "raw").await == disk);
 }
+
+/// What a command says whose standard output takes nothing.
+fn unwritten(mut command: Command) -> String {
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    command.stdout(full.expect("is there"));
+    refusal(command)
+}
+
+#[tokio::test]
+async fn what_is_shown_once_and_cannot_be_written_is_a_failure_that_says_what_to_do() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let key = dir.path().join("k").display().to_string();
+    let fresh = Setup::default().env("CISTERN_KEY_FILE", &key).stopped();
+    let text = unwritten(fresh.local(&["init", "--encrypt"]));
+    for part in [
+        "No space left",
+        "cistern key add --recovery",
+        "cistern token create",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let keys = || {
+        let said = run_ok(&mut fresh.local(&["key", "list", "--json"]));
+        let keys: Value = serde_json::from_str(&said).expect("one JSON document");
+        keys["keys"].as_array().expect("a list").clone()
+    };
+    assert_eq!(keys().len(), 2, "it was made all the same");
+    let text = unwritten(fresh.local(&["key", "add", "--recovery"]));
+    let id = keys()[2]["id"].as_str().expect("an id").to_owned();
+    assert!(text.contains(&format!("cistern key remove {id}")), "{text}");
+    run_ok(&mut fresh.local(&["key", "remove", &id]));
+    let text = unwritten(fresh.local(&["key", "list"]));
+    assert!(text.contains("No space left"), "{text}");
+}
+
+#[test]
+fn doctor_opens_the_store() {
+    let case = Case::new();
+    let other = case.key("other.key");
+    std::fs::write(&other, "another key that has more than 32 bytes").expect("writes");
+    run_ok(crate::harness::process::command("chmod").arg("600").arg(&other));
+    let ports = ["--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"];
+    let said = |key: Option<&Path>| -> Value {
+        let output = run(case.with_key(key, &["doctor", "--json"]).args(ports));
+        let told: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+        let checks = told["checks"].as_array().expect("a list");
+        let found = checks.iter().find(|check| check["name"] == "store key");
+        found.unwrap_or_else(|| panic!("{told}")).clone()
+    };
+    let one = case.key("one.key");
+    assert_eq!(said(Some(&one))["state"], "ok");
+    for (key, part) in [
+        (None, "is encrypted, and no key is given"),
+        (Some(&*other), "is not one of the store"),
+    ] {
+        let check = said(key);
+        assert_eq!(check["state"], "failed", "{check}");
+        assert!(
+            check["text"].as_str().is_some_and(|text| text.contains(part)),
+            "{check}"
+        );
+    }
+    for header in files(&case.server.objects().join("h")) {
+        std::fs::write(&header, "not a header").expect("writes");
+    }
+    let check = said(Some(&one));
+    assert_eq!(check["state"], "failed", "{check}");
+    assert!(
+        check["text"]
+            .as_str()
+            .is_some_and(|text| text.contains("damaged")),
+        "{check}"
+    );
+}
+
+#[test]
+fn the_only_recovery_key_is_removed_only_by_force() {
+    let case = Case::new();
+    let ids = || -> Vec<String> {
+        let said = run_ok(&mut case.server.local(&["key", "list", "--json"]));
+        let keys: Value = serde_json::from_str(&said).expect("one JSON document");
+        let keys = keys["keys"].as_array().expect("a list");
+        let recovery = keys.iter().filter(|key| key["kind"] == "recovery");
+        recovery
+            .map(|key| key["id"].as_str().expect("text").to_owned())
+            .collect()
+    };
+    let first = ids().remove(0);
+    let text = refusal(case.server.local(&["key", "remove", &first]));
+    assert!(text.contains("cistern key add --recovery"), "{text}");
+    assert_eq!(ids(), [first.as_str()], "it is still there");
+    run_ok(&mut case.server.local(&["key", "add", "--recovery"]));
+    run_ok(&mut case.server.local(&["key", "remove", &first]));
+    let second = ids().remove(0);
+    refusal(case.server.local(&["key", "remove", &second]));
+    run_ok(&mut case.server.local(&["key", "remove", &second, "--force"]));
+    assert!(ids().is_empty());
+}

@@ -123,6 +123,12 @@ pub async fn image_restore(app: &App, caller: &Caller, id: i64) -> Result<Model>
     Ok(row)
 }
 
+/// Whether [`deleted_purge`] would give up anything.
+pub async fn deleted_is_any(app: &App) -> Result<bool> {
+    let rows = rows::image_list_due(app.db.conn(), app.clock.now() + RESTORE_FOR, 1).await?;
+    Ok(!rows.is_empty())
+}
+
 /// Gives up the disks of all deleted images, also where they could still be restored; gives how many.
 pub async fn deleted_purge(app: &App) -> Result<u64> {
     // Nothing that is deleted now can be restored for longer.

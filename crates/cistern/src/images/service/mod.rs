@@ -31,7 +31,9 @@ use crate::platform::storage::space;
 use crate::platform::tags::service as tags;
 
 use deletion::is_importing;
-pub use deletion::{deleted_purge, image_delete, image_import_cancel, image_restore, image_sweep};
+pub use deletion::{
+    deleted_is_any, deleted_purge, image_delete, image_import_cancel, image_restore, image_sweep,
+};
 
 /// How often the sweeper looks.
 const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_mins(1);

@@ -27,4 +27,4 @@ mod tests;
 pub use context::JobContext;
 pub use engine::{Engine, Registry};
 pub use model::{Job, JobError, JobKind, NewJob, Queue, failed_nothing};
-pub use service::{JobRow, job_cancel_in_tx, job_enqueue_in_tx, job_find, job_is_open};
+pub use service::{JobRow, job_cancel_in_tx, job_enqueue_in_tx, job_find, job_is_open, job_list_open};

@@ -405,6 +405,15 @@ pub async fn job_is_open(conn: &impl ConnectionTrait, kind: &str) -> Result<bool
     Ok(open.is_some())
 }
 
+/// The jobs of this kind that wait or run.
+pub async fn job_list_open(conn: &impl ConnectionTrait, kind: &str) -> Result<Vec<Model>, DbErr> {
+    Entity::find()
+        .filter(Column::Status.is_in([QUEUED, RUNNING]))
+        .filter(Column::Kind.eq(kind))
+        .all(conn)
+        .await
+}
+
 /// Newest first; `open` leaves out what has ended.
 pub async fn job_list(
     conn: &impl ConnectionTrait,

@@ -78,6 +78,11 @@ pub async fn job_is_open(app: &App, kind: &str) -> Result<bool> {
     Ok(rows::job_is_open(app.db.conn(), kind).await?)
 }
 
+/// The jobs of this kind that wait or run.
+pub async fn job_list_open(app: &App, kind: &str) -> Result<Vec<JobRow>> {
+    Ok(rows::job_list_open(app.db.conn(), kind).await?)
+}
+
 /// Removes the jobs that ended longer ago than they are kept; returns how many. Their actions stay.
 pub async fn job_forget(app: &App) -> Result<u64> {
     let before = app.clock.now() - TimeDelta::days(i64::from(app.config.jobs.keep_days));

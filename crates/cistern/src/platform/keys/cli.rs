@@ -9,6 +9,7 @@ use store::{KeyKind, RecoveryKey, World, WrappedKey, WrappingKey};
 
 use super::service;
 use crate::app::App;
+use crate::cli::output::is_closed;
 use crate::cli::table::table;
 use crate::cli::{Context, Failure, Outcome, PlaceFlags, block_on};
 use crate::platform::clock::{Time, wire};
@@ -80,6 +81,9 @@ pub struct AddArgs {
 pub struct RemoveArgs {
     /// The key, as `cistern key list` names it
     id: String,
+    /// Also where it is the only recovery key
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     place: PlaceFlags,
     #[command(flatten)]
@@ -144,7 +148,8 @@ async fn add(args: AddArgs, context: &Context) -> Outcome {
     let _alone = app.keys_alone().await?;
     let added = app.store.key_add(&wrapping).await.map_err(told)?;
     let text = recovery.as_ref().map(RecoveryKey::text);
-    context.output.document(&json!({ "key": view(&added), "recovery_key": text }), || match &text {
+    let document = json!({ "key": view(&added), "recovery_key": text });
+    let shown = context.output.document_once(&document, || match &text {
         Some(text) => format!("{}\n\nIt is the key {}.", recovery_text(text), added.id),
         None => format!(
             "Added the key {}. The settings name it from the next start on, if you put it there; `cistern key remove` then \
@@ -152,12 +157,34 @@ async fn add(args: AddArgs, context: &Context) -> Outcome {
             added.id
         ),
     });
-    Ok(())
+    match shown {
+        Err(error) if args.recovery || !is_closed(&error) => {
+            Err(Failure::Failed(lost(&added.id, &error, args.recovery)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What to do where it could not be shown that a key was added.
+fn lost(id: &str, error: &std::io::Error, is_recovery: bool) -> String {
+    let next = if is_recovery {
+        format!(
+            "nobody has it: take it away with `cistern key remove {id}`, and make another with `cistern key add --recovery`"
+        )
+    } else {
+        format!("it opens the store from now on; `cistern key remove {id}` takes it away")
+    };
+    format!(
+        "the key {id} was made, but what was to be shown could not be written to standard output: {error}; {next}"
+    )
 }
 
 async fn remove(args: RemoveArgs, context: &Context) -> Outcome {
     let app = open(&args.place, &args.unlock, context).await?;
     let _alone = app.keys_alone().await?;
+    if !args.force {
+        recovery_keep(&app, &args.id).await?;
+    }
     app.store.key_remove(&args.id).await.map_err(told)?;
     context.output.document(&json!({ "removed": args.id }), || {
         format!(
@@ -166,6 +193,22 @@ async fn remove(args: RemoveArgs, context: &Context) -> Outcome {
         )
     });
     Ok(())
+}
+
+/// Refuses to take away the only recovery key: from then on the store would be lost with its key file.
+async fn recovery_keep(app: &App, id: &str) -> Outcome {
+    let keys = app.store.key_list().await.map_err(told)?;
+    let (taken, kept): (Vec<_>, Vec<_>) = keys
+        .iter()
+        .filter(|key| key.kind == KeyKind::Recovery)
+        .partition(|key| key.id == id);
+    if taken.is_empty() || !kept.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!(
+        "the key {id} is the only recovery key, and without one the store is lost when its other keys are: make a new one first \
+         with `cistern key add --recovery`, or say --force"
+    )))
 }
 
 async fn reset_secrets(args: ResetArgs, context: &Context) -> Outcome {

@@ -1,9 +1,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use store::KeyKind;
+use store::{KeyKind, RecoveryKey, World};
 
 use super::service::{key_from_command, key_from_file, key_from_or_into_file, key_load};
+use crate::app::App;
 use crate::config::Config;
 
 fn mode_set(path: &Path, mode: u32) {
@@ -53,4 +54,27 @@ async fn a_key_command_gives_what_it_prints() {
         assert!(error.contains(said), "{line}: {error}");
     }
     assert!(key_load(&Config::default()).await.expect("none").is_none());
+}
+
+#[tokio::test]
+async fn keys_that_are_added_at_once_are_all_kept() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let key_file = dir.path().join("store.key");
+    key_from_or_into_file(&key_file).expect("is made");
+    let config = Config {
+        key_file: Some(key_file),
+        ..Config::for_data(dir.path().join("data"))
+    };
+    let app = App::open_encrypted(config).await.expect("is made");
+    let add = async || {
+        let key = RecoveryKey::draw(&World::system());
+        let _alone = app.keys_alone().await.expect("waits");
+        app.store.key_add(&key.wrapping()).await.expect("adds").id
+    };
+    let (one, two, three) = tokio::join!(add(), add(), add());
+    let kept = app.store.key_list().await.expect("lists");
+    let kept: Vec<&str> = kept.iter().map(|key| key.id.as_str()).collect();
+    for id in [one, two, three] {
+        assert!(kept.contains(&id.as_str()), "{id} is lost: {kept:?}");
+    }
 }

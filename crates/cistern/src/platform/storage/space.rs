@@ -8,7 +8,7 @@ use std::time::Duration;
 use store::room::Space;
 
 use super::cache;
-use super::gc::service::gc_urgent;
+use super::gc::service::{gc_urgent, is_restorable};
 use crate::app::App;
 use crate::config::Objects;
 use crate::platform::error::{Error, Result};
@@ -71,28 +71,51 @@ pub fn room_check(app: &App) -> Result<()> {
 /// Looks at the disks until it is aborted: tells the metrics, and frees what can be freed where little is left.
 pub async fn watch(app: App) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
-    let mut was_urgent = false;
+    let mut is_owed = true;
     loop {
         ticks.tick().await;
         tell(&app);
         cache::tell(&app);
         cache_yield(&app);
-        let percent = app.config.disk.purge_below_percent;
-        let is_urgent = disks(&app)
-            .iter()
-            .any(|disk| disk.name == "objects" && disk.is_below(percent));
-        // Once each time: a run that could free nothing more would not do so at the next look.
-        if is_urgent && !was_urgent {
-            tracing::warn!(
-                "the disk of the objects is nearly full: deleted images are given up, and gc frees all it can"
-            );
-            if let Err(error) = gc_urgent(&app).await {
-                tracing::error!(error = error.chain(), "could not begin gc");
-                continue;
-            }
-        }
-        was_urgent = is_urgent;
+        is_owed = free(&app, is_urgent(&app), is_owed).await;
     }
+}
+
+/// Whether the disk of the objects is nearly full.
+fn is_urgent(app: &App) -> bool {
+    let percent = app.config.disk.purge_below_percent;
+    disks(app)
+        .iter()
+        .any(|disk| disk.name == "objects" && disk.is_below(percent))
+}
+
+/// Frees what can be freed where it is urgent: once when it becomes so (`is_owed`, also where the run could not be begun at
+/// once), and whenever something was deleted since. A run that could free nothing more would not do so at the next look.
+/// Gives what is owed at the next look.
+pub(super) async fn free(app: &App, is_urgent: bool, is_owed: bool) -> bool {
+    // A database that refuses to be written takes no job either.
+    if !is_urgent || app.db.refusal().is_some() {
+        return true;
+    }
+    match gc_begin(app, is_owed).await {
+        Ok(()) => false,
+        Err(error) => {
+            tracing::error!(error = error.chain(), "could not begin gc");
+            is_owed
+        }
+    }
+}
+
+async fn gc_begin(app: &App, is_owed: bool) -> Result<()> {
+    if !is_owed && !is_restorable(app).await? {
+        return Ok(());
+    }
+    if gc_urgent(app).await? {
+        tracing::warn!(
+            "the disk of the objects is nearly full: deleted images are given up, and gc frees all it can"
+        );
+    }
+    Ok(())
 }
 
 /// The cache of packs gives way before anything is refused for want of room.

@@ -9,7 +9,7 @@ use crate::app::{self, App};
 use crate::platform::accounts::Caller;
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::{self, Event, Who};
-use crate::platform::jobs::{JobRow, NewJob, job_enqueue_in_tx, job_find, job_is_open};
+use crate::platform::jobs::{JobRow, NewJob, job_enqueue_in_tx, job_find, job_is_open, job_list_open};
 
 /// A run, under way or over.
 pub struct Run {
@@ -47,24 +47,39 @@ pub async fn gc_due(app: &App) -> Result<()> {
     enqueue(app, None, Wish::default(), -1).await.map(drop)
 }
 
-/// Begins a run that frees all it can, unless one waits or runs already.
-pub async fn gc_urgent(app: &App) -> Result<()> {
-    if job_is_open(app, GC).await? {
-        return Ok(());
+/// What frees all that can be freed.
+const ALL: Wish = Wish {
+    now: true,
+    purge: true,
+    dry_run: false,
+};
+
+/// Begins a run that frees all it can, unless one that does so waits or runs already. Another one is no reason to leave it:
+/// this one follows. Whether it was begun.
+pub async fn gc_urgent(app: &App) -> Result<bool> {
+    let open = job_list_open(app, GC).await?;
+    if open.iter().any(|job| job.payload == json!(ALL)) {
+        return Ok(false);
     }
-    let wish = Wish {
-        now: true,
-        purge: true,
-        dry_run: false,
-    };
-    enqueue(app, None, wish, 0).await.map(drop)
+    enqueue(app, None, ALL, 0).await?;
+    Ok(true)
+}
+
+/// Whether anything is kept only so that it can be restored: a purge would give it up.
+pub async fn is_restorable(app: &App) -> Result<bool> {
+    for purger in app::purgers() {
+        if (purger.is_any)(app).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Gives up what could still be restored, of every product. Gives how many disks.
 pub(super) async fn purge(app: &App) -> Result<u64> {
     let mut purged = 0;
-    for purge in app::purgers() {
-        purged += purge(app).await?;
+    for purger in app::purgers() {
+        purged += (purger.purge)(app).await?;
     }
     Ok(purged)
 }

@@ -18,6 +18,7 @@ mod fixtures;
 mod full;
 mod gc;
 mod harness;
+mod health;
 mod imports;
 mod input;
 mod jobs;

@@ -1,0 +1,47 @@
+//! Damage is told soon after it was found, and no longer than it is there, where monitoring looks.
+
+use crate::harness::api::Api;
+use crate::harness::files::Files;
+use crate::harness::images::imported;
+use crate::harness::server::Setup;
+use crate::harness::{disks, files_below, until};
+
+/// Waits until an image's health and the metric are both so.
+async fn told(api: &Api, health: &str, damaged: u64) {
+    until(&format!("the image to be {health}"), 60, || async {
+        let image = api.get("/v2/images/1").await.expect(200);
+        let metrics = api.get("/metrics").await;
+        let metrics = String::from_utf8_lossy(&metrics.bytes).into_owned();
+        let is_counted = metrics.contains(&format!("cistern_store_damaged {damaged}\n"));
+        (image["image"]["health"] == health && is_counted).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_download_finds_damaged_is_told_and_what_an_import_heals_as_well() {
+    let server = Setup::default().uncached().start();
+    let (api, files) = (server.api(), Files::start().await);
+    let url = files.put("a.img", disks::raw(4, 61));
+    imported(&api, "one", &url).await;
+    told(&api, "ok", 0).await;
+    let packs = files_below(&server.objects());
+    let pack = packs
+        .iter()
+        .max_by_key(|path| path.metadata().expect("is there").len())
+        .expect("a pack");
+    let mut bytes = std::fs::read(pack).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(pack, bytes).expect("writes");
+    // Begun with 200 or refused, whatever is read ahead: it is not whole.
+    let path = format!("{}/v2/images/1/download?format=raw", server.api_url);
+    let download = reqwest::Client::new().get(path).bearer_auth(&server.token).send();
+    let read = download.await.expect("answers").error_for_status();
+    if let Ok(answer) = read {
+        answer.bytes().await.expect_err("the download is cut off");
+    }
+    told(&api, "damaged", 1).await;
+    imported(&api, "again", &url).await;
+    told(&api, "ok", 0).await;
+}

@@ -116,7 +116,9 @@ pub async fn copy(
                     progress.bytes.fetch_add(bytes, Relaxed);
                     copied.objects += 1;
                     copied.bytes += bytes;
-                    damage.into_iter().for_each(|reason| copied.damage(reason));
+                    if let Some(reason) = damage {
+                        copied.damage(reason);
+                    }
                 }
             }
         }

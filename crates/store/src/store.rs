@@ -212,15 +212,15 @@ impl Store {
             (Some(row), None) => row.store_id,
             (None, None) => options.world.uuid(),
         };
+        if found.is_none() {
+            remains_refuse(&*backend).await?;
+        }
         if begun.is_none() {
             meta_create(db, store_id, &options).await?;
         }
         let header = match found {
             Some(found) => found.header,
-            None => {
-                remains_refuse(&*backend).await?;
-                header_create(&*backend, store_id, &options).await?
-            }
+            None => header_create(&*backend, store_id, &options).await?,
         };
         rows::meta_ready(db, 1, &header.digest_key_id)
             .await

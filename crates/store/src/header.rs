@@ -2,8 +2,8 @@
 //! (docs/store-format.md §3).
 //!
 //! Headers are numbered (`h/00000000`, …) because no key is ever used twice; the highest one that is whole
-//! is the one in force. A store in clear has number 0 alone. An encrypted one is lost without its header, so it has two
-//! of each, and two new ones whenever a wrapping key is added or removed.
+//! is the one in force. A store is lost without its header, so it has two of each, and an encrypted one two new ones
+//! whenever a wrapping key is added or removed.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::TryStreamExt as _;
@@ -47,7 +47,7 @@ pub enum DedupDomain {
 /// The header's document. Unknown fields are ignored: what must not be ignored has a feature bit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// The number in the header's key, which an encrypted store's header is authenticated with.
+    /// The number in the header's key. In an encrypted store it is authenticated with the rest.
     #[serde(default)]
     pub number: u32,
     /// The store's identity, the same in every pack and in the database.
@@ -281,20 +281,24 @@ pub(crate) async fn header_numbers(backend: &dyn Backend) -> Result<Vec<u32>> {
     Ok(numbers)
 }
 
+/// One header, checked.
+pub(crate) async fn header_read(backend: &dyn Backend, number: u32) -> Result<Found> {
+    let bytes = backend.get(&Header::key(number)).await?;
+    Header::decode(number, &bytes).map(|header| Found { header, bytes })
+}
+
 /// The header in force: the one with the highest number that is whole.
 pub(crate) async fn header_load(backend: &dyn Backend) -> Result<Option<Found>> {
     let place = |error: Error| error.context(format!("`{}`", backend.describe()));
     let mut damaged = None;
     for number in header_numbers(backend).await? {
-        let key = Header::key(number);
-        let read = backend.get(&key).await;
-        let decoded =
-            read.and_then(|bytes| Header::decode(number, &bytes).map(|header| Found { header, bytes }));
-        match decoded {
+        match header_read(backend, number).await {
             Ok(found) => return Ok(Some(found)),
             // Deleted since it was listed: a key was changed meanwhile, and what replaced it is there.
             Err(error) if error.kind() == Kind::NotFound && damaged.is_none() => damaged = Some(error),
-            Err(error) if error.kind() == Kind::Damaged => {
+            // Of what a disk cannot read there is a copy too.
+            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Io) => {
+                let key = Header::key(number);
                 tracing::warn!(key, %error, "a store header is damaged; the one before it is tried");
                 damaged = Some(error);
             }

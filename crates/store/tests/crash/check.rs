@@ -83,7 +83,7 @@ async fn clean(place: &Place, folder: &Path) -> Result<(), String> {
     let stats = place.store.stats().await.map_err(failed)?;
     let bytes: u64 = stored.iter().map(|item| item.bytes).sum();
     let is_known = stored.len() as u64 == stats.packs + stats.objects && bytes == stats.stored_bytes;
-    if !is_known || stats.open_sessions > 0 || others.iter().any(|item| item.key != "h/00000000") {
+    if !is_known || stats.open_sessions > 0 || others.iter().any(|item| !item.key.starts_with("h/")) {
         return Err(format!("something is left: {stored:?} {others:?} {stats:?}"));
     }
     let temporary = std::fs::read_dir(folder.join(OBJECTS).join("tmp")).expect("is there");

@@ -72,6 +72,13 @@ impl Headers {
         let number = newest.number;
         self.copies += u32::from(Header { number, ..header } == *newest);
     }
+
+    /// The one in force, where there is no copy of it and has to be one: a store in clear of an earlier version has number 0
+    /// alone, until a server opens it.
+    pub(crate) fn alone(&self) -> Option<&Header> {
+        let newest = self.newest.as_ref();
+        newest.filter(|header| self.copies < COPIES && (header.number > 0 || header.is_encrypted()))
+    }
 }
 
 impl Store {

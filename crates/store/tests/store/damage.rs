@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use store::{Damage, Error, Fault, Faulty, Kind, Options, Store, VerifyProgress};
+use store::{
+    Damage, Error, Fault, Faulty, JournalHead, JournalLink, JournalPart, JournalPlace, Kind, Options, Store,
+    VerifyProgress,
+};
 
 use crate::support::{CHUNK, Place, encrypted, import, local, noise};
 
@@ -355,4 +358,106 @@ async fn a_store_with_one_header_gets_its_second_whatever_fails_meanwhile() {
     assert!(one.is_ok() && two.is_ok());
     assert!(header_keys(&place).await.len() >= 2);
     assert!(!place.store().await.headers_mend().await.unwrap());
+}
+
+/// The keys that are told of, which stand in the reasons too.
+fn told(damage: &[Damage]) -> Vec<&str> {
+    for one in damage {
+        assert_eq!(one.kind, "store", "{one:?}");
+        assert!(one.reason.contains(&one.owner), "{one:?}");
+    }
+    damage.iter().map(|one| one.owner.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_and_missing_headers_are_told() {
+    for place in [local().await, encrypted().await] {
+        let store = place.store().await;
+        let path = place.dir.path().join("objects/h/00000001");
+        let whole = std::fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            flip(&path, at);
+            let damage = verify(&store, true).await;
+            assert!(told(&damage).contains(&"h/00000001"), "byte {at}: {damage:?}");
+            std::fs::write(&path, &whole).unwrap();
+        }
+        assert_eq!(verify(&store, true).await, []);
+        std::fs::remove_file(place.dir.path().join("objects/h/00000000")).unwrap();
+        assert_eq!(told(&verify(&store, false).await), ["h/00000001"], "it is alone");
+    }
+}
+
+/// Two generations: a dump in two parts, and changes.
+async fn journal_write(store: &Store) {
+    let journal = store.journal();
+    let parts = [
+        JournalPart::Dump,
+        JournalPart::DumpEnd,
+        JournalPart::Changes,
+        JournalPart::Changes,
+    ];
+    for generation in 1..3 {
+        let mut previous = None;
+        for (sequence, part) in (0..).zip(parts) {
+            let head = JournalHead {
+                lineage: uuid::Uuid::from_u128(9),
+                place: JournalPlace { generation, sequence },
+                part,
+                previous,
+                at_us: 5,
+            };
+            let sealed = journal.seal(&head, b"a document").unwrap();
+            journal.put(&sealed).await.unwrap();
+            let code = sealed.code;
+            previous = Some(JournalLink { sequence, code });
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_damaged_byte_of_the_journal_that_a_recovery_needs_is_told() {
+    for place in [local().await, encrypted().await] {
+        let store = place.store().await;
+        journal_write(&store).await;
+        assert_eq!(verify(&store, true).await, []);
+        for sequence in 0..4 {
+            let key = format!("j/00000002/{sequence:016x}");
+            let path = place.dir.path().join("objects").join(&key);
+            let whole = std::fs::read(&path).unwrap();
+            for at in 0..whole.len() {
+                flip(&path, at);
+                assert_eq!(told(&verify(&store, true).await), [&key], "byte {at}");
+                std::fs::write(&path, &whole).unwrap();
+            }
+            std::fs::remove_file(&path).unwrap();
+            for read_data in [false, true] {
+                let damage = verify(&store, read_data).await;
+                // The database knows which was the last.
+                let expected: &[&str] = if sequence < 3 { &[&key] } else { &[] };
+                assert_eq!(told(&damage), expected);
+            }
+            std::fs::write(&path, &whole).unwrap();
+        }
+        // What is older than a whole generation is not needed, unless that is not whole.
+        flip(&place.dir.path().join("objects/j/00000001/0000000000000000"), 150);
+        assert_eq!(verify(&store, true).await, []);
+        flip(&place.dir.path().join("objects/j/00000002/0000000000000001"), 150);
+        let damage = verify(&store, true).await;
+        assert_eq!(
+            told(&damage),
+            ["j/00000002/0000000000000001", "j/00000001/0000000000000000"]
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_that_was_cut_off_is_no_damage() {
+    let place = local().await;
+    let store = place.store().await;
+    journal_write(&store).await;
+    for sequence in 1..4 {
+        let path = format!("objects/j/00000002/{sequence:016x}");
+        std::fs::remove_file(place.dir.path().join(path)).unwrap();
+    }
+    assert_eq!(verify(&store, true).await, []);
 }

@@ -35,6 +35,9 @@ pub(crate) async fn check(folder: &Path, mut promises: Promises) -> Result<(), S
     let place = Place::open(folder, 2, clock)
         .await
         .map_err(|error| format!("does not open: {error:?}"))?;
+    // A server does that before it serves.
+    let mended = place.store.headers_mend().await;
+    mended.map_err(|error| format!("its header is not mended: {error:?}"))?;
     promises.keep(&place).await?;
     whole(&place).await?;
     clean(&place, folder).await?;

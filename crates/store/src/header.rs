@@ -259,6 +259,8 @@ impl Header {
 pub(crate) struct Found {
     pub(crate) header: Header,
     bytes: Bytes,
+    /// The bytes of an encrypted store's other header, which says the same.
+    copy: Option<Bytes>,
 }
 
 impl Found {
@@ -266,14 +268,19 @@ impl Found {
     pub(crate) fn unlock(&self, wrapping: Option<&WrappingKey>) -> Result<Keys> {
         let key = self.header.store_key(wrapping)?;
         if let Some(key) = &key {
-            Header::check_code(key, &self.bytes)?;
+            self.check_code(key)?;
         }
         self.header.keys(key)
     }
 
-    /// Fails unless the header was written by who had the store's key.
+    /// Fails unless the header was written by who had the store's key. Where just its code is damaged, which nobody sees
+    /// without the key, that of its copy counts.
     pub(crate) fn check_code(&self, key: &StoreKey) -> Result<()> {
-        Header::check_code(key, &self.bytes)
+        let own = Header::check_code(key, &self.bytes);
+        match &self.copy {
+            Some(copy) if own.is_err() => Header::check_code(key, copy),
+            _ => own,
+        }
     }
 }
 
@@ -291,16 +298,36 @@ pub(crate) async fn header_numbers(backend: &dyn Backend) -> Result<Vec<u32>> {
 /// One header, checked.
 pub(crate) async fn header_read(backend: &dyn Backend, number: u32) -> Result<Found> {
     let bytes = backend.get(&Header::key(number)).await?;
-    Header::decode(number, &bytes).map(|header| Found { header, bytes })
+    Header::decode(number, &bytes).map(|header| Found {
+        header,
+        bytes,
+        copy: None,
+    })
+}
+
+/// The bytes of the next older header, where it says the same.
+async fn copy_read(backend: &dyn Backend, header: &Header, older: Option<&u32>) -> Option<Bytes> {
+    let found = header_read(backend, *older?).await.ok()?;
+    let same = Header {
+        number: header.number,
+        ..found.header
+    };
+    (same == *header).then_some(found.bytes)
 }
 
 /// The header in force: the one with the highest number that is whole.
 pub(crate) async fn header_load(backend: &dyn Backend) -> Result<Option<Found>> {
     let place = |error: Error| error.context(format!("`{}`", backend.describe()));
     let mut damaged = None;
-    for number in header_numbers(backend).await? {
+    let numbers = header_numbers(backend).await?;
+    for (at, number) in numbers.iter().copied().enumerate() {
         match header_read(backend, number).await {
-            Ok(found) => return Ok(Some(found)),
+            Ok(mut found) => {
+                if found.header.is_encrypted() {
+                    found.copy = copy_read(backend, &found.header, numbers.get(at + 1)).await;
+                }
+                return Ok(Some(found));
+            }
             // Deleted since it was listed: a key was changed meanwhile, and what replaced it is there.
             Err(error) if error.kind() == Kind::NotFound && damaged.is_none() => damaged = Some(error),
             // Of what a disk cannot read there is a copy too.
@@ -401,7 +428,11 @@ mod tests {
             assert!(!bytes.windows(64).any(|part| part == hex.as_bytes()));
         }
         let header = Header::decode(4, &bytes).unwrap();
-        let found = Found { header, bytes };
+        let found = Found {
+            header,
+            bytes,
+            copy: None,
+        };
         assert_eq!(
             found.unlock(Some(&wrapping)).unwrap().id(),
             Keys::new(&[6; 32]).id()
@@ -432,7 +463,13 @@ mod tests {
         };
         let bytes = changed.encode(Some(&StoreKey::new([9; 32]))).unwrap();
         let header = Header::decode(4, &bytes).unwrap();
-        let error = Found { header, bytes }.unlock(Some(&wrapping)).unwrap_err();
+        let error = Found {
+            header,
+            bytes,
+            copy: None,
+        }
+        .unlock(Some(&wrapping))
+        .unwrap_err();
         assert!(error.to_string().contains("was changed"), "{error}");
     }
 
@@ -445,7 +482,12 @@ mod tests {
             bad[at] ^= 0x10;
             let opened = Header::decode(4, &bad).and_then(|header| {
                 let bytes = bad.into();
-                Found { header, bytes }.unlock(Some(&wrapping))
+                Found {
+                    header,
+                    bytes,
+                    copy: None,
+                }
+                .unlock(Some(&wrapping))
             });
             assert!(opened.is_err(), "byte {at}");
         }

@@ -195,7 +195,7 @@ impl Store {
     pub(crate) async fn headers_look(&self) -> Result<Headers> {
         let backend = &*self.inner.backend;
         let mut headers = Headers::default();
-        for number in header_numbers(backend).await? {
+        for number in self.header_numbers_known().await? {
             let read = header_read(backend, number).await.and_then(|found| {
                 self.key().map_or(Ok(()), |key| found.check_code(key))?;
                 Ok(found.header)
@@ -213,6 +213,17 @@ impl Store {
             return Err(self.gone());
         }
         Ok(headers)
+    }
+
+    /// The numbers to look at, the highest first. A listing may be stale: the one that we opened and its copy are looked at in
+    /// any case.
+    async fn header_numbers_known(&self) -> Result<Vec<u32>> {
+        let own = self.inner.header.number;
+        let mut numbers = header_numbers(&*self.inner.backend).await?;
+        numbers.extend(own.saturating_sub(1)..=own.saturating_add(1));
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        numbers.dedup();
+        Ok(numbers)
     }
 
     /// Sees to it that the store's header is there twice: what is missing is written anew, from the one in force or, where

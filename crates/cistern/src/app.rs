@@ -24,6 +24,7 @@ use crate::platform::journal;
 use crate::platform::net::place_shown;
 use crate::platform::resources::Owner;
 use crate::platform::secrets::{self, Secrets};
+use crate::platform::storage::mend::Looked;
 use crate::platform::{actions, keys, projects, random, ssh_keys, tags};
 
 /// Shared by every request and job; clones are cheap.
@@ -64,6 +65,8 @@ pub struct Inner {
     pub refusals: Refusals,
     /// Writes the catalogue journal.
     pub journal: journal::Writer,
+    /// When headers and journal were last read.
+    pub looked: Looked,
 }
 
 impl std::ops::Deref for App {
@@ -189,6 +192,7 @@ impl App {
                 sign_ins: SignIns::default(),
                 refusals: Refusals::default(),
                 journal: journal::Writer::default(),
+                looked: Looked::default(),
             }),
         })
     }

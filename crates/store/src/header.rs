@@ -2,8 +2,8 @@
 //! (docs/store-format.md §3).
 //!
 //! Headers are numbered (`h/00000000`, …) because no key is ever used twice; the highest one that is whole
-//! is the one in force. A store in clear has number 0 alone. An encrypted one is lost without its header, so it has two
-//! of each, and two new ones whenever a wrapping key is added or removed.
+//! is the one in force. A store is lost without its header, so it has two of each, and an encrypted one two new ones
+//! whenever a wrapping key is added or removed.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::TryStreamExt as _;
@@ -47,7 +47,7 @@ pub enum DedupDomain {
 /// The header's document. Unknown fields are ignored: what must not be ignored has a feature bit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// The number in the header's key, which an encrypted store's header is authenticated with.
+    /// The number in the header's key. In an encrypted store it is authenticated with the rest.
     #[serde(default)]
     pub number: u32,
     /// The store's identity, the same in every pack and in the database.
@@ -183,7 +183,14 @@ impl Header {
         if bytes.len() < PREFIX_BYTES + MAC_BYTES || &bytes[..8] != MAGIC {
             return Err(damaged("does not begin as one"));
         }
-        format_check("the store", u32_at(bytes, 8))?;
+        if let Err(other) = format_check("the store", u32_at(bytes, 8)) {
+            // A whole one of another format, or one of ours in which just that number is damaged?
+            let ours = [&bytes[..8], &FORMAT.to_le_bytes(), &bytes[12..]].concat();
+            return match Self::decode(number, &ours) {
+                Ok(_) => Err(damaged("does not match its checksum")),
+                Err(_) => Err(other),
+            };
+        }
         let length = u32_at(bytes, 12) as usize;
         if length > JSON_LIMIT || bytes.len() < PREFIX_BYTES + length + MAC_BYTES {
             return Err(damaged("has the wrong length"));
@@ -252,6 +259,8 @@ impl Header {
 pub(crate) struct Found {
     pub(crate) header: Header,
     bytes: Bytes,
+    /// The bytes of an encrypted store's other header, which says the same.
+    copy: Option<Bytes>,
 }
 
 impl Found {
@@ -259,14 +268,19 @@ impl Found {
     pub(crate) fn unlock(&self, wrapping: Option<&WrappingKey>) -> Result<Keys> {
         let key = self.header.store_key(wrapping)?;
         if let Some(key) = &key {
-            Header::check_code(key, &self.bytes)?;
+            self.check_code(key)?;
         }
         self.header.keys(key)
     }
 
-    /// Fails unless the header was written by who had the store's key.
+    /// Fails unless the header was written by who had the store's key. Where just its code is damaged, which nobody sees
+    /// without the key, that of its copy counts.
     pub(crate) fn check_code(&self, key: &StoreKey) -> Result<()> {
-        Header::check_code(key, &self.bytes)
+        let own = Header::check_code(key, &self.bytes);
+        match &self.copy {
+            Some(copy) if own.is_err() => Header::check_code(key, copy),
+            _ => own,
+        }
     }
 }
 
@@ -281,20 +295,44 @@ pub(crate) async fn header_numbers(backend: &dyn Backend) -> Result<Vec<u32>> {
     Ok(numbers)
 }
 
+/// One header, checked.
+pub(crate) async fn header_read(backend: &dyn Backend, number: u32) -> Result<Found> {
+    let bytes = backend.get(&Header::key(number)).await?;
+    Header::decode(number, &bytes).map(|header| Found {
+        header,
+        bytes,
+        copy: None,
+    })
+}
+
+/// The bytes of the next older header, where it says the same.
+async fn copy_read(backend: &dyn Backend, header: &Header, older: Option<&u32>) -> Option<Bytes> {
+    let found = header_read(backend, *older?).await.ok()?;
+    let same = Header {
+        number: header.number,
+        ..found.header
+    };
+    (same == *header).then_some(found.bytes)
+}
+
 /// The header in force: the one with the highest number that is whole.
 pub(crate) async fn header_load(backend: &dyn Backend) -> Result<Option<Found>> {
     let place = |error: Error| error.context(format!("`{}`", backend.describe()));
     let mut damaged = None;
-    for number in header_numbers(backend).await? {
-        let key = Header::key(number);
-        let read = backend.get(&key).await;
-        let decoded =
-            read.and_then(|bytes| Header::decode(number, &bytes).map(|header| Found { header, bytes }));
-        match decoded {
-            Ok(found) => return Ok(Some(found)),
+    let numbers = header_numbers(backend).await?;
+    for (at, number) in numbers.iter().copied().enumerate() {
+        match header_read(backend, number).await {
+            Ok(mut found) => {
+                if found.header.is_encrypted() {
+                    found.copy = copy_read(backend, &found.header, numbers.get(at + 1)).await;
+                }
+                return Ok(Some(found));
+            }
             // Deleted since it was listed: a key was changed meanwhile, and what replaced it is there.
             Err(error) if error.kind() == Kind::NotFound && damaged.is_none() => damaged = Some(error),
-            Err(error) if error.kind() == Kind::Damaged => {
+            // Of what a disk cannot read there is a copy too.
+            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::Io) => {
+                let key = Header::key(number);
                 tracing::warn!(key, %error, "a store header is damaged; the one before it is tried");
                 damaged = Some(error);
             }
@@ -390,7 +428,11 @@ mod tests {
             assert!(!bytes.windows(64).any(|part| part == hex.as_bytes()));
         }
         let header = Header::decode(4, &bytes).unwrap();
-        let found = Found { header, bytes };
+        let found = Found {
+            header,
+            bytes,
+            copy: None,
+        };
         assert_eq!(
             found.unlock(Some(&wrapping)).unwrap().id(),
             Keys::new(&[6; 32]).id()
@@ -421,7 +463,13 @@ mod tests {
         };
         let bytes = changed.encode(Some(&StoreKey::new([9; 32]))).unwrap();
         let header = Header::decode(4, &bytes).unwrap();
-        let error = Found { header, bytes }.unlock(Some(&wrapping)).unwrap_err();
+        let error = Found {
+            header,
+            bytes,
+            copy: None,
+        }
+        .unlock(Some(&wrapping))
+        .unwrap_err();
         assert!(error.to_string().contains("was changed"), "{error}");
     }
 
@@ -434,7 +482,12 @@ mod tests {
             bad[at] ^= 0x10;
             let opened = Header::decode(4, &bad).and_then(|header| {
                 let bytes = bad.into();
-                Found { header, bytes }.unlock(Some(&wrapping))
+                Found {
+                    header,
+                    bytes,
+                    copy: None,
+                }
+                .unlock(Some(&wrapping))
             });
             assert!(opened.is_err(), "byte {at}");
         }
@@ -443,7 +496,9 @@ mod tests {
         for at in 0..whole.len() {
             let mut bad = whole.to_vec();
             bad[at] ^= 0x10;
-            assert!(Header::decode(0, &bad).is_err(), "byte {at}");
+            // So that its copy is looked at.
+            let error = Header::decode(0, &bad).unwrap_err();
+            assert_eq!(error.kind(), Kind::Damaged, "byte {at}");
         }
     }
 }

@@ -42,6 +42,13 @@ pub struct JournalPlace {
     pub sequence: u64,
 }
 
+impl JournalPlace {
+    /// The key of the object there.
+    pub fn key(self) -> String {
+        format!("{PREFIX}{:08x}/{:016x}", self.generation, self.sequence)
+    }
+}
+
 /// What an object holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -244,35 +251,81 @@ impl Journal {
     /// Writes an object durably. [`Kind::Exists`] where its key was used, as far as the backend can tell.
     pub async fn put(&self, object: &JournalSealed) -> Result<()> {
         self.backend
-            .put_new(&key_of(object.place), object.bytes.clone())
+            .put_new(&object.place.key(), object.bytes.clone())
             .await
     }
 
     /// Reads an object. [`Kind::Damaged`] where it is not what was written, and [`Kind::NotFound`] where there is none.
     pub async fn get(&self, place: JournalPlace) -> Result<JournalObject> {
-        let key = key_of(place);
+        let key = place.key();
         let bytes = self.backend.get(&key).await?;
         let opened = self.open_bytes(place, &bytes);
         opened.map_err(|error| error.context(format!("journal object `{key}`")))
     }
 
+    /// What an object says of itself, and its code. Without `read_data` only its header is read, and nothing proves it.
+    pub(crate) async fn look(
+        &self,
+        place: JournalPlace,
+        read_data: bool,
+    ) -> Result<(JournalHead, Option<[u8; 32]>)> {
+        if read_data {
+            let object = self.get(place).await?;
+            return Ok((object.head, Some(object.code)));
+        }
+        let key = place.key();
+        let head = self.backend.get_range(&key, 0..u64::from(HEAD_LENGTH)).await?;
+        let opened = envelope_check(&head).and_then(|()| self.head_open(place, &head));
+        // Whether it is of another format, or damaged, the whole tells.
+        if matches!(&opened, Err(error) if error.kind() == Kind::Incompatible) {
+            self.get(place).await?;
+        }
+        let head = opened.map_err(|error| error.context(format!("journal object `{key}`")))?;
+        Ok((head, None))
+    }
+
+    /// Whether there is an object.
+    pub(crate) async fn is_there(&self, place: JournalPlace) -> Result<bool> {
+        Ok(self.backend.stat(&place.key()).await?.is_some())
+    }
+
     /// Removes an object.
     pub async fn delete(&self, place: JournalPlace) -> Result<()> {
-        self.backend.delete(&key_of(place)).await
+        self.backend.delete(&place.key()).await
     }
 
     fn open_bytes(&self, place: JournalPlace, bytes: &[u8]) -> Result<JournalObject> {
         let damaged = |what: &str| Error::new(Kind::Damaged, what.to_owned());
-        if bytes.len() < HEAD_BYTES + CODE_BYTES || &bytes[..8] != MAGIC {
+        if bytes.len() < HEAD_BYTES + CODE_BYTES {
             return Err(damaged("does not begin as one"));
         }
-        format_check("it", u32::from_le_bytes(field(bytes, 8)))?;
         let (covered, code) = bytes.split_at(bytes.len() - CODE_BYTES);
         let code: [u8; 32] = field(code, 0);
+        if let Err(other) = envelope_check(bytes) {
+            // A whole one of another format, or one of ours in which just that number is damaged?
+            let ours = [&covered[..8], &FORMAT.to_le_bytes(), &covered[12..]].concat();
+            if self.keys.journal_mac(&ours) == code {
+                return Err(damaged("does not match its code"));
+            }
+            return Err(other);
+        }
         if self.keys.journal_mac(covered) != code {
             return Err(damaged("does not match its code"));
         }
         let (head, payload) = covered.split_at(HEAD_BYTES);
+        let head_read = self.head_open(place, head)?;
+        let plain_bytes = u32::from_le_bytes(field(head, 112)) as usize;
+        let document = self.payload_open(head, payload, plain_bytes)?;
+        Ok(JournalObject {
+            head: head_read,
+            document,
+            code,
+        })
+    }
+
+    /// What the header of the object in this place says.
+    fn head_open(&self, place: JournalPlace, head: &[u8]) -> Result<JournalHead> {
+        let damaged = |what: &str| Error::new(Kind::Damaged, what.to_owned());
         if &head[16..32] != self.store_id.as_bytes() {
             return Err(damaged("belongs to another store"));
         }
@@ -283,7 +336,7 @@ impl Journal {
                 "has an unknown codec: upgrade cistern",
             ));
         }
-        let head_read = JournalHead {
+        let opened = JournalHead {
             lineage: Uuid::from_bytes(field(head, 32)),
             place: JournalPlace {
                 generation: u32::from_le_bytes(field(head, 48)),
@@ -296,16 +349,10 @@ impl Journal {
             }),
             at_us: i64::from_le_bytes(field(head, 104)),
         };
-        if head_read.place != place {
+        if opened.place != place {
             return Err(damaged("stands in another's place"));
         }
-        let plain_bytes = u32::from_le_bytes(field(head, 112)) as usize;
-        let document = self.payload_open(head, payload, plain_bytes)?;
-        Ok(JournalObject {
-            head: head_read,
-            document,
-            code,
-        })
+        Ok(opened)
     }
 
     /// What payloads are sealed with; `None` where the store is not encrypted. Each is sealed as a text of its own, with
@@ -335,6 +382,14 @@ impl Journal {
     }
 }
 
+/// Fails unless these bytes begin as an object of the journal does.
+fn envelope_check(bytes: &[u8]) -> Result<()> {
+    if &bytes[..8] != MAGIC {
+        return Err(Error::new(Kind::Damaged, "does not begin as one"));
+    }
+    format_check("it", u32::from_le_bytes(field(bytes, 8)))
+}
+
 fn document_open(payload: &[u8], plain_bytes: usize) -> Result<Vec<u8>> {
     if plain_bytes > JOURNAL_DOCUMENT_LIMIT {
         return Err(Error::new(Kind::Damaged, "has a length that cannot be"));
@@ -350,10 +405,6 @@ fn document_open(payload: &[u8], plain_bytes: usize) -> Result<Vec<u8>> {
     ))
 }
 
-fn key_of(place: JournalPlace) -> String {
-    format!("{PREFIX}{:08x}/{:016x}", place.generation, place.sequence)
-}
-
 /// The place that a key names; whatever else lies there is not the journal's.
 fn place_of(key: &str) -> Option<JournalPlace> {
     let (generation, sequence) = key.strip_prefix(PREFIX)?.split_once('/')?;
@@ -361,7 +412,7 @@ fn place_of(key: &str) -> Option<JournalPlace> {
         generation: u32::from_str_radix(generation, 16).ok()?,
         sequence: u64::from_str_radix(sequence, 16).ok()?,
     };
-    (key_of(place) == key).then_some(place)
+    (place.key() == key).then_some(place)
 }
 
 fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -444,7 +495,8 @@ mod tests {
         for at in 0..whole.len() {
             let mut bad = whole.to_vec();
             bad[at] ^= 0x10;
-            assert!(journal.open_bytes(head.place, &bad).is_err(), "byte {at}");
+            let error = journal.open_bytes(head.place, &bad).unwrap_err();
+            assert_eq!(error.kind(), Kind::Damaged, "byte {at}");
             assert!(
                 journal.open_bytes(head.place, &whole[..at]).is_err(),
                 "cut at {at}"
@@ -509,7 +561,7 @@ mod tests {
             generation: 0xab,
             sequence: 0xcd,
         };
-        assert_eq!(place_of(&key_of(place)), Some(place));
+        assert_eq!(place_of(&place.key()), Some(place));
         for other in [
             "j/000000AB/00000000000000cd",
             "j/ab/cd",

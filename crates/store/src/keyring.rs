@@ -1,29 +1,39 @@
-//! Changing the wrapping keys of an encrypted store: new headers, which the old ones give way to.
+//! The store's headers: two at a time, and new ones where a copy is missing or damaged, or where the wrapping keys of an
+//! encrypted store change, which the old ones give way to.
 //!
-//! The store's own key stays: what a removed wrapping key opened was read by whoever had it, and could have been
+//! The store's own key stays where these change: what a removed wrapping key opened was read by whoever had it, and could have been
 //! copied. What removing it ensures is that no object of the store holds the store's key sealed with it any more.
 
 use uuid::Uuid;
 
 use crate::backend::Backend;
 use crate::error::{Error, Kind, Result};
-use crate::header::{Header, header_load, header_numbers};
+use crate::header::{Header, header_load, header_numbers, header_read};
 use crate::keys::{WrappedKey, WrappingKey};
 use crate::rows;
 use crate::seal::StoreKey;
 use crate::store::Store;
+use crate::verify::damaging;
 
-/// An encrypted store is lost without its header: each is written so many times.
+/// A store is lost without its header: each is written so many times.
 const COPIES: u32 = 2;
 
-/// Writes a header from `header.number` on: once, or for an encrypted store, whose key is `key`, twice.
+/// Writes a header and its copy, from `header.number` on; `key` is that of an encrypted store.
 pub(crate) async fn headers_put(
     backend: &dyn Backend,
     header: &mut Header,
     key: Option<&StoreKey>,
 ) -> Result<()> {
+    headers_write(backend, header, key, COPIES).await
+}
+
+async fn headers_write(
+    backend: &dyn Backend,
+    header: &mut Header,
+    key: Option<&StoreKey>,
+    copies: u32,
+) -> Result<()> {
     let first = header.number;
-    let copies = if key.is_some() { COPIES } else { 1 };
     for number in (first..first + copies).rev() {
         header.number = number;
         let (name, bytes) = (Header::key(number), header.encode(key)?);
@@ -38,6 +48,37 @@ pub(crate) async fn headers_put(
         }
     }
     Ok(())
+}
+
+/// The headers of a store, as they are.
+#[derive(Debug, Default)]
+pub(crate) struct Headers {
+    /// The one in force.
+    newest: Option<Header>,
+    /// How many hold the same as that, it included.
+    copies: u32,
+    /// Those that cannot be read, and why.
+    pub(crate) damaged: Vec<(u32, Error)>,
+}
+
+impl Headers {
+    /// The next older one, which is whole.
+    fn add(&mut self, header: Header) {
+        let Some(newest) = &self.newest else {
+            self.newest = Some(header);
+            self.copies = 1;
+            return;
+        };
+        let number = newest.number;
+        self.copies += u32::from(Header { number, ..header } == *newest);
+    }
+
+    /// The one in force, where there is no copy of it and has to be one: a store in clear of an earlier version has number 0
+    /// alone, until a server opens it.
+    pub(crate) fn alone(&self) -> Option<&Header> {
+        let newest = self.newest.as_ref();
+        newest.filter(|header| self.copies < COPIES && (header.number > 0 || header.is_encrypted()))
+    }
 }
 
 impl Store {
@@ -105,8 +146,7 @@ impl Store {
         let key = self.key_or_refuse()?;
         let found = header_load(&*self.inner.backend).await?;
         let Some(found) = found.filter(|found| found.header.store_id == self.id()) else {
-            let text = format!("`{}` no longer holds the store {}", self.describe(), self.id());
-            return Err(Error::new(Kind::NotFound, text));
+            return Err(self.gone());
         };
         found.check_code(key)?;
         Ok(found.header)
@@ -118,21 +158,10 @@ impl Store {
 
     /// Writes `header` under the next numbers, which it claims first so that no number is ever used twice, then
     /// deletes every older header. Of two changes at once the later wins: callers keep them apart.
-    async fn header_replace(&self, mut header: Header) -> Result<()> {
-        let context = |error| Error::db("cannot claim a header's number", error);
+    async fn header_replace(&self, header: Header) -> Result<()> {
+        self.key_or_refuse()?;
         let backend = &*self.inner.backend;
-        let above = header_numbers(backend)
-            .await?
-            .first()
-            .copied()
-            .unwrap_or_default();
-        let tx = rows::begin(&self.inner.db).await.map_err(context)?;
-        let (above, copies) = (above.cast_signed(), COPIES.cast_signed());
-        let first = rows::header_claim(&tx, self.inner.number, above, copies).await;
-        header.number = first.map_err(context)?.cast_unsigned();
-        tx.commit().await.map_err(context)?;
-        let first = header.number;
-        headers_put(backend, &mut header, Some(self.key_or_refuse()?)).await?;
+        let first = self.header_add(header, COPIES).await?;
         for number in header_numbers(backend).await? {
             if number < first {
                 backend.delete(&Header::key(number)).await.map_err(|error| {
@@ -141,6 +170,86 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Writes `header` so many times under numbers that were never used; gives the first.
+    async fn header_add(&self, mut header: Header, copies: u32) -> Result<u32> {
+        let context = |error| Error::db("cannot claim a header's number", error);
+        let backend = &*self.inner.backend;
+        let above = header_numbers(backend)
+            .await?
+            .first()
+            .copied()
+            .unwrap_or_default();
+        let tx = rows::begin(&self.inner.db).await.map_err(context)?;
+        let (above, count) = (above.cast_signed(), copies.cast_signed());
+        let first = rows::header_claim(&tx, self.inner.number, above, count).await;
+        header.number = first.map_err(context)?.cast_unsigned();
+        tx.commit().await.map_err(context)?;
+        let first = header.number;
+        headers_write(backend, &mut header, self.key(), copies).await?;
+        Ok(first)
+    }
+
+    /// Reads every header whole.
+    pub(crate) async fn headers_look(&self) -> Result<Headers> {
+        let backend = &*self.inner.backend;
+        let mut headers = Headers::default();
+        for number in self.header_numbers_known().await? {
+            let read = header_read(backend, number).await.and_then(|found| {
+                self.key().map_or(Ok(()), |key| found.check_code(key))?;
+                Ok(found.header)
+            });
+            match read {
+                Ok(header) if header.store_id == self.id() => headers.add(header),
+                Ok(_) => return Err(self.gone()),
+                // Deleted since it was listed, when a key was changed.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) if damaging(&error) => headers.damaged.push((number, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        if headers.newest.is_none() && headers.damaged.is_empty() {
+            return Err(self.gone());
+        }
+        Ok(headers)
+    }
+
+    /// The numbers to look at, the highest first. A listing may be stale: the one that we opened and its copy are looked at in
+    /// any case.
+    async fn header_numbers_known(&self) -> Result<Vec<u32>> {
+        let own = self.inner.header.number;
+        let mut numbers = header_numbers(&*self.inner.backend).await?;
+        numbers.extend(own.saturating_sub(1)..=own.saturating_add(1));
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        numbers.dedup();
+        Ok(numbers)
+    }
+
+    /// Sees to it that the store's header is there twice: what is missing is written anew, from the one in force or, where
+    /// none is whole, from the one that this store was opened with; what is damaged is deleted then. Gives whether
+    /// there was anything to be done. Done twice at once it leaves more headers than are needed; callers keep it apart from
+    /// changes of keys, which it could undo.
+    pub async fn headers_mend(&self) -> Result<bool> {
+        let headers = self.headers_look().await?;
+        let missing = COPIES.saturating_sub(headers.copies);
+        if missing == 0 && headers.damaged.is_empty() {
+            return Ok(false);
+        }
+        let header = headers.newest.unwrap_or_else(|| self.inner.header.clone());
+        header.writable()?;
+        if missing > 0 {
+            self.header_add(header, missing).await?;
+        }
+        for (number, _) in headers.damaged {
+            self.inner.backend.delete(&Header::key(number)).await?;
+        }
+        Ok(true)
+    }
+
+    fn gone(&self) -> Error {
+        let text = format!("`{}` no longer holds the store {}", self.describe(), self.id());
+        Error::new(Kind::NotFound, text)
     }
 }
 

@@ -27,6 +27,7 @@
 //! with the row held; clocks only decide when a lease is taken away, never whether a write is safe.
 #![forbid(unsafe_code)]
 
+mod alone;
 pub mod backend;
 mod cache;
 mod copy;

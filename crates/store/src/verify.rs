@@ -36,11 +36,11 @@ const PACKS_AT_ONCE: usize = 2;
 /// A damaged part of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// Kind of the root, or `store` for a damaged pack whose damage no disk feels.
+    /// Kind of the root, or `store` for what no disk feels: a pack, a header, an object of the journal.
     pub kind: String,
-    /// Owner of the root, or the pack's key.
+    /// Owner of the root, or the object's key.
     pub owner: String,
-    /// The disk's (or the pack's) bytes.
+    /// The disk's (or the object's) bytes.
     pub range: Range<u64>,
     /// Why, for people.
     pub reason: String,
@@ -68,7 +68,7 @@ struct Fault {
 }
 
 impl Store {
-    /// Verifies every published pack and every root. Without `read_data` packs are looked up and their sizes
+    /// Verifies every published pack, every root, the headers and the journal. Without `read_data` packs are looked up and their sizes
     /// compared, and trees are read; with it every frame is decoded and hashed.
     pub async fn verify(&self, read_data: bool, progress: &VerifyProgress) -> Result<Vec<Damage>> {
         let faults = self.packs_verify(read_data, progress).await?;
@@ -111,6 +111,7 @@ impl Store {
             range: 0..fault.bytes,
             reason: format!("{}; no disk needs what is damaged", fault.reason),
         }));
+        damage.extend(self.alone_verify(read_data).await?);
         Ok(damage)
     }
 

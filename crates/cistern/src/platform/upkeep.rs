@@ -1,5 +1,6 @@
 //! What is tidied up while the server runs: counts of refusals that left no event, events and ended jobs past their
-//! retention, sign-ins that are over, and what writers of the store that died had not published.
+//! retention, sign-ins that are over, and what writers of the store that died had not published; and what is looked after: gc,
+//! the scrub, headers and journal.
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::events::{refusals_flush, service as events};
 use super::jobs::service as jobs;
 use super::journal;
 use super::storage::gc::service as gc;
+use super::storage::mend::look_due;
 use super::storage::scrub::service::{health_tell, scrub_due};
 use crate::app::App;
 
@@ -66,7 +68,7 @@ async fn once(app: &App) -> Result<()> {
             "cleaned up after writers that died"
         );
     }
-    Ok(())
+    look_due(app).await
 }
 
 #[cfg(test)]

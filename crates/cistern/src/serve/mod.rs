@@ -44,6 +44,7 @@ use crate::platform::events::refusals_flush;
 use crate::platform::jobs::Engine;
 use crate::platform::journal;
 use crate::platform::storage::cache::cache_open;
+use crate::platform::storage::mend::headers_mend;
 use crate::telemetry;
 use accept::{Gate, Listener, Running};
 use health::{Phase, Step};
@@ -203,6 +204,7 @@ async fn open(config: Config, phase: &Phase) -> Result<App> {
     .await?;
     phase.start(Step::ObjectsTest);
     app.objects_test().await?;
+    headers_mend(&app).await;
     cache_open(&app);
     Ok(app)
 }

@@ -152,6 +152,8 @@ async fn assert_lives(fixture: &Fixture, server: &Server) {
     let (api, files) = (fixture.api(server), Files::start().await);
     let blob = blobs(server);
     assert_eq!(blob.len(), 1, "{blob:?}");
+    // Those in clear were made with one.
+    assert_eq!(files_below(&server.objects().join("h")).len(), 2, "headers");
     for (id, expected, is_deleted) in fixture.images() {
         if !is_deleted {
             assert_eq!(sha256(&api, id).await, expected, "image {id}");

@@ -1,5 +1,7 @@
 //! Damage is told soon after it was found, and no longer than it is there, where monitoring looks.
 
+use reqwest::{Method, StatusCode};
+
 use crate::harness::api::Api;
 use crate::harness::files::Files;
 use crate::harness::images::imported;
@@ -35,10 +37,11 @@ async fn what_a_download_finds_damaged_is_told_and_what_an_import_heals_as_well(
     bytes[middle] ^= 1;
     std::fs::write(pack, bytes).expect("writes");
     // Begun with 200 or refused, whatever is read ahead: it is not whole.
-    let path = format!("{}/v2/images/1/download?format=raw", server.api_url);
-    let download = reqwest::Client::new().get(path).bearer_auth(&server.token).send();
-    let read = download.await.expect("answers").error_for_status();
-    if let Ok(answer) = read {
+    let download = api
+        .request(Method::GET, "/v2/images/1/download?format=raw")
+        .send();
+    let answer = download.await.expect("answers");
+    if answer.status() == StatusCode::OK {
         answer.bytes().await.expect_err("the download is cut off");
     }
     told(&api, "damaged", 1).await;

@@ -11,7 +11,7 @@ use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported};
 use crate::harness::process::{run, run_ok};
 use crate::harness::server::Setup;
-use crate::harness::{Server, disks, until, world};
+use crate::harness::{Server, disks, files_below, until, world};
 use crate::migrate::{database, execute, texts};
 
 /// A server whose objects do not lie in its data folder, and where they lie.
@@ -453,4 +453,43 @@ async fn the_index_is_made_anew_from_the_packs() {
     server.start_again();
     assert!(downloaded(&server.api(), id, "raw").await == disk);
     run_ok(&mut server.local(&["store", "verify", "--read-data"]));
+}
+
+#[tokio::test]
+async fn a_damaged_journal_is_named_and_written_anew_so_that_the_objects_alone_are_enough_again() {
+    let (setup, dir) = setup();
+    let mut server = setup.start();
+    let files = Files::start().await;
+    let disk = disks::raw(4, 60);
+    let image = imported(&server.api(), "kept", &files.put("kept", disk.clone())).await;
+    let id = image["id"].as_i64().expect("an id");
+    journaled(&server).await;
+    for path in files_below(&objects(&server, &dir).join("j")) {
+        let mut bytes = std::fs::read(&path).expect("reads");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::remove_file(&path).expect("removes");
+        std::fs::write(&path, bytes).expect("writes");
+    }
+    let words = ["store", "verify", "--read-data"];
+    for mut command in [server.local(&words), server.remote(&words)] {
+        let output = run(&mut command);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("journal object `j/"), "{said}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            said.contains("a server writes headers and journal anew"),
+            "{said}"
+        );
+    }
+    run_ok(&mut server.remote(&words));
+
+    server.kill();
+    lose(&server).await;
+    let told = run_ok(&mut server.local(&["recover", "--json", "--replace-database"]));
+    let told: Value = serde_json::from_str(&told).expect("one document");
+    assert_eq!(told["recovered"]["gaps"], json!([]), "{told:#}");
+    server.start_again();
+    assert!(downloaded(&server.api(), id, "raw").await == disk);
 }

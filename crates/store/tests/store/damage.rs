@@ -1,10 +1,14 @@
 //! Damage in the backend: found, named by disk and byte range, and never passed on as data.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use store::{Damage, Error, Kind, Options, Store, VerifyProgress};
+use store::{
+    Damage, Error, Fault, Faulty, JournalHead, JournalLink, JournalPart, JournalPlace, Kind, Options, Store,
+    VerifyProgress,
+};
 
-use crate::support::{CHUNK, Place, import, local, noise};
+use crate::support::{CHUNK, Place, encrypted, import, local, noise};
 
 /// Two disks in packs of their own: the first of noise with a hole, the second shares its first MiB.
 struct Case {
@@ -192,8 +196,9 @@ async fn what_does_not_belong_together_is_refused() {
     assert!(error.to_string().contains("newest copy"), "{error}");
     let again = Store::init(std::sync::Arc::clone(&one.backend), &one.db, Options::default()).await;
     assert_eq!(again.unwrap_err().kind(), Kind::Exists);
-    let header = one.dir.path().join("objects/h/00000000");
-    flip(&header, 40);
+    for header in ["h/00000000", "h/00000001"] {
+        flip(&one.dir.path().join("objects").join(header), 40);
+    }
     let error = Store::open(std::sync::Arc::clone(&one.backend), &one.db, Options::default())
         .await
         .unwrap_err();
@@ -269,4 +274,190 @@ async fn a_pack_that_came_back_is_relied_on_again() {
         before,
         "nothing is new"
     );
+}
+
+async fn header_keys(place: &Place) -> Vec<String> {
+    use futures::TryStreamExt as _;
+    let listed: Vec<_> = place.backend.list("h/").try_collect().await.unwrap();
+    let mut keys: Vec<String> = listed.into_iter().map(|item| item.key).collect();
+    keys.sort();
+    keys
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_header_is_replaced_by_its_copy_and_mended() {
+    for place in [local().await, encrypted().await] {
+        let header = |name: &str| place.dir.path().join("objects/h").join(name);
+        let first = place.store().await;
+        assert_eq!(header_keys(&place).await, ["h/00000000", "h/00000001"]);
+        assert!(!first.headers_mend().await.unwrap(), "nothing is wrong");
+        for name in ["00000000", "00000001"] {
+            let whole = std::fs::read(header(name)).unwrap();
+            for at in [3, 9, 40, whole.len() - 40, whole.len() - 1] {
+                flip(&header(name), at);
+                assert_eq!(place.store().await.id(), first.id(), "{name}, byte {at}");
+                std::fs::write(header(name), &whole).unwrap();
+            }
+        }
+        flip(&header("00000001"), 40);
+        assert!(place.store().await.headers_mend().await.unwrap());
+        assert_eq!(header_keys(&place).await, ["h/00000000", "h/00000002"]);
+        assert!(!first.headers_mend().await.unwrap());
+        // Lost rather than damaged.
+        std::fs::remove_file(header("00000000")).unwrap();
+        assert!(first.headers_mend().await.unwrap());
+        assert_eq!(header_keys(&place).await, ["h/00000002", "h/00000003"]);
+        // Both: whoever has it open still knows it.
+        for name in ["00000002", "00000003"] {
+            flip(&header(name), 40);
+        }
+        assert!(first.headers_mend().await.unwrap());
+        assert_eq!(header_keys(&place).await, ["h/00000004", "h/00000005"]);
+        assert_eq!(place.store().await.id(), first.id());
+        // A place that is away altogether is given none.
+        for name in ["00000004", "00000005"] {
+            std::fs::remove_file(header(name)).unwrap();
+        }
+        let error = first.headers_mend().await.unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert!(header_keys(&place).await.is_empty());
+    }
+}
+
+/// As an earlier version made them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_with_one_header_gets_its_second_whatever_fails_meanwhile() {
+    for fault in [Fault::Io, Fault::Short, Fault::AnswerLost] {
+        for call in 1.. {
+            let place = local().await;
+            let id = place.store().await.id();
+            std::fs::remove_file(place.dir.path().join("objects/h/00000001")).unwrap();
+            let device = Arc::new(Faulty::new(Arc::clone(&place.backend), fault, 0));
+            let store = place.store_on(Arc::clone(&device) as _).await;
+            device.rearm(call);
+            let _ = store.headers_mend().await;
+            let struck = device.calls() >= call;
+            device.rearm(0);
+            let again = place.store().await;
+            assert_eq!(again.id(), id);
+            again.headers_mend().await.unwrap();
+            assert!(!again.headers_mend().await.unwrap(), "{fault:?}, call {call}");
+            assert!(header_keys(&place).await.len() >= 2);
+            if !struck {
+                assert_eq!(header_keys(&place).await, ["h/00000000", "h/00000001"]);
+                break;
+            }
+        }
+    }
+    // Several at once.
+    let place = local().await;
+    place.store().await;
+    std::fs::remove_file(place.dir.path().join("objects/h/00000001")).unwrap();
+    let (one, two) = (place.store().await, place.store().await);
+    let (one, two) = tokio::join!(one.headers_mend(), two.headers_mend());
+    assert!(one.is_ok() && two.is_ok());
+    assert!(header_keys(&place).await.len() >= 2);
+    assert!(!place.store().await.headers_mend().await.unwrap());
+}
+
+/// The keys that are told of, which stand in the reasons too.
+fn told(damage: &[Damage]) -> Vec<&str> {
+    for one in damage {
+        assert_eq!(one.kind, "store", "{one:?}");
+        assert!(one.reason.contains(&one.owner), "{one:?}");
+    }
+    damage.iter().map(|one| one.owner.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_and_missing_headers_are_told() {
+    for place in [local().await, encrypted().await] {
+        let store = place.store().await;
+        let path = place.dir.path().join("objects/h/00000001");
+        let whole = std::fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            flip(&path, at);
+            let damage = verify(&store, true).await;
+            assert!(told(&damage).contains(&"h/00000001"), "byte {at}: {damage:?}");
+            std::fs::write(&path, &whole).unwrap();
+        }
+        assert_eq!(verify(&store, true).await, []);
+        std::fs::remove_file(place.dir.path().join("objects/h/00000000")).unwrap();
+        assert_eq!(told(&verify(&store, false).await), ["h/00000001"], "it is alone");
+    }
+}
+
+/// Two generations: a dump in two parts, and changes.
+async fn journal_write(store: &Store) {
+    let journal = store.journal();
+    let parts = [
+        JournalPart::Dump,
+        JournalPart::DumpEnd,
+        JournalPart::Changes,
+        JournalPart::Changes,
+    ];
+    for generation in 1..3 {
+        let mut previous = None;
+        for (sequence, part) in (0..).zip(parts) {
+            let head = JournalHead {
+                lineage: uuid::Uuid::from_u128(9),
+                place: JournalPlace { generation, sequence },
+                part,
+                previous,
+                at_us: 5,
+            };
+            let sealed = journal.seal(&head, b"a document").unwrap();
+            journal.put(&sealed).await.unwrap();
+            let code = sealed.code;
+            previous = Some(JournalLink { sequence, code });
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_damaged_byte_of_the_journal_that_a_recovery_needs_is_told() {
+    for place in [local().await, encrypted().await] {
+        let store = place.store().await;
+        journal_write(&store).await;
+        assert_eq!(verify(&store, true).await, []);
+        for sequence in 0..4 {
+            let key = format!("j/00000002/{sequence:016x}");
+            let path = place.dir.path().join("objects").join(&key);
+            let whole = std::fs::read(&path).unwrap();
+            for at in 0..whole.len() {
+                flip(&path, at);
+                assert_eq!(told(&verify(&store, true).await), [&key], "byte {at}");
+                std::fs::write(&path, &whole).unwrap();
+            }
+            std::fs::remove_file(&path).unwrap();
+            for read_data in [false, true] {
+                let damage = verify(&store, read_data).await;
+                // The database knows which was the last.
+                let expected: &[&str] = if sequence < 3 { &[&key] } else { &[] };
+                assert_eq!(told(&damage), expected);
+            }
+            std::fs::write(&path, &whole).unwrap();
+        }
+        // What is older than a whole generation is not needed, unless that is not whole.
+        flip(&place.dir.path().join("objects/j/00000001/0000000000000000"), 150);
+        assert_eq!(verify(&store, true).await, []);
+        flip(&place.dir.path().join("objects/j/00000002/0000000000000001"), 150);
+        let damage = verify(&store, true).await;
+        assert_eq!(
+            told(&damage),
+            ["j/00000002/0000000000000001", "j/00000001/0000000000000000"]
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_that_was_cut_off_is_no_damage() {
+    let place = local().await;
+    let store = place.store().await;
+    journal_write(&store).await;
+    for sequence in 1..4 {
+        let path = format!("objects/j/00000002/{sequence:016x}");
+        std::fs::remove_file(place.dir.path().join(path)).unwrap();
+    }
+    assert_eq!(verify(&store, true).await, []);
 }

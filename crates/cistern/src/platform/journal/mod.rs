@@ -46,4 +46,4 @@ mod tests;
 
 pub use model::Recovered;
 pub use recover::{Options, Settle, recover};
-pub use service::{Writer, flush, guard, open, run, shown, triggers_make_in_tx};
+pub use service::{Writer, dump, flush, guard, newest_fault, open, run, shown, triggers_make_in_tx};

@@ -21,6 +21,7 @@ use crate::platform::error::{Error, Result};
 use crate::platform::random;
 use crate::platform::storage::gc::jobs::gc_run;
 use crate::platform::storage::gc::model::Wish;
+use crate::platform::storage::mend::look_due;
 
 /// An installation whose objects lie beside its data folder, and can be made to fail.
 struct Case {
@@ -624,6 +625,38 @@ fn flip(path: &Path) {
     let at = bytes.len() / 2;
     bytes[at] ^= 1;
     std::fs::write(path, bytes).expect("writes");
+}
+
+#[tokio::test]
+async fn a_journal_that_is_damaged_is_found_within_a_day_and_written_anew() {
+    let harms: [fn(&[std::path::PathBuf]); 5] = [
+        |objects| flip(&objects[0]),
+        |objects| flip(&objects[1]),
+        |objects| std::fs::remove_file(&objects[0]).expect("removes"),
+        // Nothing in the store names the newest.
+        |objects| std::fs::remove_file(&objects[1]).expect("removes"),
+        |objects| {
+            for object in objects {
+                std::fs::remove_file(object).expect("removes");
+            }
+        },
+    ];
+    for (at, harm) in harms.into_iter().enumerate() {
+        let case = Case::new(Fault::Io).await;
+        teams(&case, 1..3).await;
+        flush(&case.app).await.expect("flushes");
+        teams(&case, 3..4).await;
+        flush(&case.app).await.expect("flushes");
+        look_due(&case.app).await.expect("looks");
+        let objects = case.objects();
+        assert_eq!(objects.len(), 2, "nothing was wrong: {objects:?}");
+        harm(&objects);
+        case.app.clock.advance(TimeDelta::days(1));
+        look_due(&case.app).await.expect("looks");
+        let (report, rows) = case.recovered().await;
+        assert_eq!((report.generation, report.gaps), (2, vec![]), "harm {at}");
+        assert_eq!(rows, all_rows(&case.app.db).await, "harm {at}");
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use store::VerifyProgress;
 
+use super::mend::{is_mended, store_verify};
 use super::model::{Report, StoreStats};
 use super::service;
 use crate::app::{App, backend_open_at};
@@ -242,7 +243,9 @@ async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
     }
     let count = report.damage.len() as u64 + report.more;
     let what = if count == 1 { "range" } else { "ranges" };
-    let next = if report.damage.iter().all(|damage| damage.kind == "store") {
+    let next = if report.damage.iter().all(|damage| is_mended(&damage.id)) {
+        "a server writes headers and journal anew by itself: start it, wait for a minute and look again"
+    } else if report.damage.iter().all(|damage| damage.kind == "store") {
         "no image needs what is damaged"
     } else {
         "import the images again, which stores what is damaged anew, or restore the objects from a copy of the store"
@@ -253,12 +256,11 @@ async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
 async fn verify_local(args: &VerifyArgs, context: &Context, progress: &Progress) -> Outcome<Report> {
     let app = App::open_existing(args.local.config(context)?).await?;
     let counters = VerifyProgress::default();
-    let mut work = std::pin::pin!(app.store.verify(args.read_data, &counters));
+    let mut work = std::pin::pin!(store_verify(&app, args.read_data, &counters));
     loop {
         tokio::select! {
             found = &mut work => {
-                let found = found.map_err(crate::platform::error::Error::from)?;
-                return Ok(Report::new(args.read_data, found, &counters));
+                return Ok(Report::new(args.read_data, found?, &counters));
             }
             () = tokio::time::sleep(LOOK_EVERY) => progress.set(counters.bytes.load(Relaxed)),
         }

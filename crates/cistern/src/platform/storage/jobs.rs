@@ -1,4 +1,4 @@
-//! The job `store.verify`: looks for damage, and keeps what it found in its state.
+//! The job `store.verify`: looks for damage, keeps what it found in its state, and mends what can be.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use store::VerifyProgress;
 
+use super::mend::{mend, store_verify};
 use super::model::Report;
-use crate::platform::error::{Context, Error};
+use crate::platform::error::Context;
 use crate::platform::events::{self, Event, Outcome, Who};
 use crate::platform::jobs::{JobContext, JobError, JobKind, failed_nothing};
 
@@ -41,11 +42,11 @@ async fn run(context: JobContext) -> Result<(), JobError> {
     let Payload { read_data } = context.job.payload()?;
     let progress = Arc::new(VerifyProgress::default());
     let found = {
-        let mut work = std::pin::pin!(context.app.store.verify(read_data, &progress));
+        let mut work = std::pin::pin!(store_verify(&context.app, read_data, &progress));
         let mut ticks = tokio::time::interval(SHOW_EVERY);
         loop {
             tokio::select! {
-                found = &mut work => break found.map_err(Error::from)?,
+                found = &mut work => break found?,
                 () = context.stop.cancelled() => return context.check(),
                 _ = ticks.tick() => context.progress(json!({
                     "packs": progress.packs.load(Relaxed),
@@ -55,6 +56,12 @@ async fn run(context: JobContext) -> Result<(), JobError> {
             }
         }
     };
+    if let Err(error) = mend(&context.app, &found).await {
+        tracing::error!(
+            error = error.chain(),
+            "what was found damaged could not be written anew"
+        );
+    }
     let report = Report::new(read_data, found, &progress);
     let outcome = if report.is_clean() {
         Outcome::Ok

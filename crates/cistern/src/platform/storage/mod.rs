@@ -5,6 +5,7 @@ pub mod cache;
 pub mod cli;
 pub mod gc;
 pub mod jobs;
+pub mod mend;
 pub mod model;
 pub mod scrub;
 pub mod service;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::jobs::verify_kind;
 use crate::platform::jobs::{Engine, Registry};
+use crate::platform::journal;
 use crate::testing::api::Tester;
 
 /// Puts a disk of one chunk that does not compress into the store.
@@ -128,6 +129,53 @@ async fn operators_see_figures_and_find_damage() {
         "{damaged}"
     );
     assert_eq!((&found["from"], &found["to"]), (&json!(0), &json!(65_536)));
+    engine.stop().await;
+}
+
+/// Changes a file of the store's, whose writers left it for reading only.
+fn spoil(path: &Path) {
+    let mut bytes = fs::read(path).expect("reads");
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::remove_file(path).expect("removes");
+    fs::write(path, bytes).expect("writes");
+}
+
+#[tokio::test]
+async fn a_verification_names_damaged_headers_and_journal_and_mends_them() {
+    let tester = Tester::new().await;
+    let app = &tester.app;
+    stored(&tester).await;
+    journal::flush(app).await.expect("flushes");
+    let engine = Engine::start(app, Registry::default().with(verify_kind()), "n", 1)
+        .await
+        .expect("starts");
+    let newest = app
+        .store
+        .journal()
+        .list()
+        .await
+        .expect("lists")
+        .pop()
+        .expect("one");
+    for key in ["h/00000001".to_owned(), newest.place.key()] {
+        spoil(&app.data.join("store").join(&key));
+        let damaged = verified(&tester, true).await;
+        let found = &damaged["report"]["damage"][0];
+        assert_eq!(
+            (&found["kind"], &found["id"]),
+            (&json!("store"), &json!(key)),
+            "{damaged}"
+        );
+        assert!(
+            found["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains(&key)),
+            "{damaged}"
+        );
+        let mended = verified(&tester, true).await;
+        assert_eq!(mended["report"]["damage"], json!([]), "{mended}");
+    }
     engine.stop().await;
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta};
 use sea_orm::ConnectionTrait;
 use serde_json::Value;
-use store::{JournalHead, JournalLink, JournalPart, JournalPlace, JournalSealed};
+use store::{Damage, JournalHead, JournalLink, JournalPart, JournalPlace, JournalSealed, Kind};
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -186,6 +186,35 @@ pub async fn dump(app: &App) -> Result<()> {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())
+}
+
+/// What is wrong with the object that the database completed last, which nothing in the store names.
+pub async fn newest_fault(app: &App) -> Result<Option<Damage>> {
+    let state = rows::state_get(app.db.conn()).await?;
+    let Some(state) = state.filter(|state| state.generation > 0) else {
+        return Ok(None);
+    };
+    let place = place(state.generation, state.sequence);
+    let key = place.key();
+    let reason = match app.store.journal().get(place).await {
+        Ok(object) if object.code == code_of(&state) => return Ok(None),
+        Ok(_) => format!("journal object `{key}` is not the one that was written"),
+        Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Damaged | Kind::Io) => {
+            format!("journal object `{key}`, the newest, cannot be read ({error})")
+        }
+        Err(error) => return Err(error.into()),
+    };
+    // It may have been removed since, after two more dumps.
+    let now = rows::state_get(app.db.conn()).await?;
+    if now.is_none_or(|now| (now.generation, now.sequence) != (state.generation, state.sequence)) {
+        return Ok(None);
+    }
+    Ok(Some(Damage {
+        kind: "store".into(),
+        owner: key,
+        range: 0..0,
+        reason,
+    }))
 }
 
 /// Writes one object, or a dump.

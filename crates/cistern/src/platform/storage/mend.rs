@@ -1,0 +1,88 @@
+//! What a server does by itself so that the store alone stays enough: a header that is missing or damaged is written anew,
+//! and where the catalogue journal is, a new generation of it begins.
+
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use store::{Damage, VerifyProgress};
+
+use crate::app::App;
+use crate::platform::error::Result;
+use crate::platform::journal;
+
+/// How often headers and journal are read.
+const EVERY: Duration = Duration::from_hours(24);
+
+/// When this server has last read headers and journal, in microseconds since 1970.
+#[derive(Debug, Default)]
+pub struct Looked(AtomicI64);
+
+/// Looks for damage, in the store and in what the database knows of its journal. Nothing is mended.
+pub async fn store_verify(app: &App, read_data: bool, progress: &VerifyProgress) -> Result<Vec<Damage>> {
+    let found = app.store.verify(read_data, progress).await?;
+    with_newest(app, found).await
+}
+
+/// Adds what is wrong with the newest object of the journal, which only the database knows.
+async fn with_newest(app: &App, mut found: Vec<Damage>) -> Result<Vec<Damage>> {
+    let newest = journal::newest_fault(app).await?;
+    found.extend(newest.filter(|newest| found.iter().all(|known| known.owner != newest.owner)));
+    Ok(found)
+}
+
+/// Reads headers and journal where that was not done for a day, and mends them. They are small beside what the scrub reads,
+/// and the job of that comes only when something else is due.
+pub async fn look_due(app: &App) -> Result<()> {
+    let now_us = app.clock.now().timestamp_micros();
+    let every_us = i64::try_from(EVERY.as_micros()).unwrap_or(i64::MAX);
+    if app.config.scrub.every_days == 0 || now_us - app.looked.0.load(Relaxed) < every_us {
+        return Ok(());
+    }
+    let found = app.store.alone_verify(true).await?;
+    let found = with_newest(app, found).await?;
+    mend(app, &found).await?;
+    app.looked.0.store(now_us, Relaxed);
+    Ok(())
+}
+
+/// Writes anew what of headers and journal was found damaged or missing.
+pub async fn mend(app: &App, found: &[Damage]) -> Result<()> {
+    for damage in found.iter().filter(|damage| is_mended(&damage.owner)) {
+        tracing::error!(reason = damage.reason, "the store is damaged: it is mended");
+    }
+    let is_hit = |prefix| found.iter().any(|damage| damage.owner.starts_with(prefix));
+    if is_hit("h/") {
+        headers_mend(app).await;
+    }
+    if is_hit("j/") {
+        journal::dump(app).await?;
+    }
+    Ok(())
+}
+
+/// Whether a server writes this object anew by itself.
+pub fn is_mended(key: &str) -> bool {
+    key.starts_with("h/") || key.starts_with("j/")
+}
+
+/// Sees to it that the store's header is there twice. That it cannot be done now holds nobody up: there is another time.
+pub async fn headers_mend(app: &App) {
+    if app.db.refusal().is_some() {
+        return;
+    }
+    match headers_mend_alone(app).await {
+        Ok(true) => tracing::info!("a copy of the store's header was written"),
+        Ok(false) => {}
+        Err(error) => tracing::error!(
+            error = error.chain(),
+            "the store's header could not be written a second time"
+        ),
+    }
+}
+
+/// One server at a time: the others find it done. And beside no change of keys.
+async fn headers_mend_alone(app: &App) -> Result<bool> {
+    let _alone = app.keys_alone().await?;
+    Ok(app.store.headers_mend().await?)
+}

@@ -1,0 +1,176 @@
+//! Looks at what is in no index, and without which the store alone is not enough: its headers, and the journal objects that a
+//! recovery would need.
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use crate::error::{Error, Kind, Result};
+use crate::header::Header;
+use crate::journal::{Journal, JournalHead, JournalListed, JournalPart, JournalPlace};
+use crate::store::Store;
+use crate::verify::{Damage, damaging};
+
+/// Journal objects that are read at once.
+const AT_ONCE: usize = 8;
+/// How often it is looked where generations begin and go meanwhile.
+const LOOKS: usize = 3;
+
+/// What is wrong with one generation of the journal.
+#[derive(Default)]
+struct Looked {
+    /// The objects read so far, with their codes where these were.
+    codes: HashMap<u64, Option<[u8; 32]>>,
+    /// Those that are missing or damaged.
+    faults: BTreeMap<JournalPlace, String>,
+    /// Whether the last part of its dump was seen.
+    has_end: bool,
+}
+
+impl Store {
+    /// Verifies headers and journal: with `read_data` every byte of what a recovery would need, without whether it is there.
+    pub async fn alone_verify(&self, read_data: bool) -> Result<Vec<Damage>> {
+        let mut damage = self.headers_verify().await?;
+        damage.extend(self.journal_verify(read_data).await?);
+        Ok(damage)
+    }
+
+    /// Headers are small: they are read in any case.
+    async fn headers_verify(&self) -> Result<Vec<Damage>> {
+        let headers = match self.headers_look().await {
+            Err(error) if error.kind() == Kind::NotFound => {
+                return Ok(vec![told("h/".into(), 0, error.to_string())]);
+            }
+            headers => headers?,
+        };
+        let mut damage = Vec::new();
+        if let Some(header) = headers.alone() {
+            let key = Header::key(header.number);
+            let reason = format!("there is no copy of the store's header `{key}`");
+            damage.push(told(key, 0, reason));
+        }
+        damage.extend(headers.damaged.into_iter().map(|(number, error)| {
+            let key = Header::key(number);
+            let reason = format!("header `{key}` cannot be read ({error})");
+            told(key, 0, reason)
+        }));
+        Ok(damage)
+    }
+
+    async fn journal_verify(&self, read_data: bool) -> Result<Vec<Damage>> {
+        let journal = self.journal();
+        let newest = |listed: &[JournalListed]| listed.last().map(|item| item.place.generation);
+        let mut listed = journal.list().await?;
+        for _ in 1..LOOKS {
+            let found = generations_verify(&journal, &listed, read_data).await?;
+            if found.is_empty() {
+                return Ok(found);
+            }
+            // A dump that ended meanwhile has taken older objects away.
+            let now = journal.list().await?;
+            if newest(&now) == newest(&listed) {
+                return Ok(found);
+            }
+            listed = now;
+        }
+        generations_verify(&journal, &listed, read_data).await
+    }
+}
+
+/// Newest generation first, until one is whole: a recovery begins from that.
+async fn generations_verify(
+    journal: &Journal,
+    listed: &[JournalListed],
+    read_data: bool,
+) -> Result<Vec<Damage>> {
+    let sizes: HashMap<_, _> = listed.iter().map(|item| (item.place, item.bytes)).collect();
+    let mut damage = Vec::new();
+    for items in listed
+        .chunk_by(|a, b| a.place.generation == b.place.generation)
+        .rev()
+    {
+        let looked = generation_verify(journal, items, read_data).await?;
+        let is_whole = looked.has_end && looked.faults.is_empty();
+        damage.extend(looked.faults.into_iter().map(|(place, reason)| {
+            let bytes = sizes.get(&place).copied().unwrap_or_default();
+            told(place.key(), bytes, reason)
+        }));
+        if is_whole {
+            break;
+        }
+    }
+    Ok(damage)
+}
+
+async fn generation_verify(journal: &Journal, items: &[JournalListed], read_data: bool) -> Result<Looked> {
+    let mut looked = Looked::default();
+    let mut objects = futures::stream::iter(items.to_vec())
+        .map(|item| async move { Ok((item.place, tolerated(journal.look(item.place, read_data).await)?)) })
+        .buffered(AT_ONCE);
+    while let Some((place, read)) = objects.try_next().await? {
+        match read {
+            Ok((head, code)) => looked.add(journal, &head, code).await?,
+            Err(error) => {
+                let reason = format!("journal object `{}` cannot be read ({error})", place.key());
+                looked.faults.insert(place, reason);
+            }
+        }
+    }
+    Ok(looked)
+}
+
+/// An error that says something about the stored bytes goes in; another ends the run, because it proves nothing.
+fn tolerated<T>(read: Result<T>) -> Result<std::result::Result<T, Error>> {
+    match read {
+        Err(error) if !damaging(&error) => Err(error),
+        read => Ok(read),
+    }
+}
+
+impl Looked {
+    /// The next object, which can be read: what it follows on has to be there too.
+    async fn add(&mut self, journal: &Journal, head: &JournalHead, code: Option<[u8; 32]>) -> Result<()> {
+        self.has_end |= head.part == JournalPart::DumpEnd;
+        self.codes.insert(head.place.sequence, code);
+        let key = head.place.key();
+        let Some(link) = head.previous else {
+            if head.place.sequence > 0 {
+                let reason = format!("journal object `{key}` follows on nothing");
+                self.faults.insert(head.place, reason);
+            }
+            return Ok(());
+        };
+        let before = JournalPlace {
+            sequence: link.sequence,
+            ..head.place
+        };
+        match self.codes.get(&link.sequence) {
+            Some(Some(code)) if *code != link.code => {
+                let reason = format!(
+                    "journal object `{key}` follows on another than `{}`",
+                    before.key()
+                );
+                self.faults.insert(head.place, reason);
+            }
+            Some(_) => {}
+            None if self.faults.contains_key(&before) || journal.is_there(before).await? => {}
+            None => {
+                let reason = format!(
+                    "journal object `{}` is missing; `{key}` follows on it",
+                    before.key()
+                );
+                self.faults.insert(before, reason);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn told(key: String, bytes: u64, reason: String) -> Damage {
+    Damage {
+        kind: "store".into(),
+        owner: key,
+        range: 0..bytes,
+        reason,
+    }
+}

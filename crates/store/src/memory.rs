@@ -90,6 +90,15 @@ impl Memory {
         })
     }
 
+    /// An empty pack for tree nodes, which seldom fills: in small pages, so that it takes no more than it holds.
+    pub(crate) fn pack_of_nodes(self: &Arc<Self>) -> Result<PackBytes> {
+        Ok(PackBytes {
+            map: Some(map_new(pack::CAPACITY_BYTES)?),
+            length: 0,
+            memory: Arc::clone(self),
+        })
+    }
+
     /// Counts an open disk. What its pieces took is used again until the last one is closed.
     pub(crate) fn reader(self: &Arc<Self>) -> Reader {
         self.spare().readers += 1;
@@ -110,13 +119,17 @@ fn map_of(spare: Option<MmapMut>, bytes: usize) -> Result<MmapMut> {
     if let Some(map) = spare {
         return Ok(map);
     }
-    let map = MmapMut::map_anon(bytes)
-        .map_err(|error| Error::io(format!("the system has no {bytes} bytes of memory left"), error))?;
+    let map = map_new(bytes)?;
     if bytes >= HUGE_BYTES {
         // Fewer faults at the first touch; a kernel without huge pages gives small ones.
         let _ = map.advise(Advice::HugePage);
     }
     Ok(map)
+}
+
+fn map_new(bytes: usize) -> Result<MmapMut> {
+    MmapMut::map_anon(bytes)
+        .map_err(|error| Error::io(format!("the system has no {bytes} bytes of memory left"), error))
 }
 
 /// An ingest that may take from the memory.

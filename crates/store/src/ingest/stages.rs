@@ -338,7 +338,10 @@ impl Packer {
                 store.options.world.uuid(),
                 store.header.store_id,
                 session.domain,
-                store.memory.pack()?,
+                match frame.kind {
+                    FrameKind::Node => store.memory.pack_of_nodes()?,
+                    _ => store.memory.pack()?,
+                },
             )?),
         };
         builder.push(frame, bytes)?;

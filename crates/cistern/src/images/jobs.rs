@@ -158,6 +158,7 @@ impl Import<'_> {
         let source = self.handed(&file)?;
         let is_checked = self.sha256_check(&row, &file).await?;
         let (file, format, is_wrapped) = self.open(file).await?;
+        self.store_check().await?;
         let app = &self.context.app;
         let session = app
             .store
@@ -338,6 +339,20 @@ impl Import<'_> {
         Ok(ingest::ingest(&self.sandbox(), session, file, format, progress).await?)
     }
 
+    /// What is written goes into the store, and not into the folder under a mount that went away.
+    async fn store_check(&self) -> std::result::Result<(), JobError> {
+        match self.context.app.store.header_check().await {
+            Err(error) if error.kind() == store::Kind::NotFound => {
+                tracing::error!(%error, "an import found the store gone");
+                Err(JobError::Retry(
+                    "The store is not where it was; its operator has to look whether its disk is mounted."
+                        .into(),
+                ))
+            }
+            done => Ok(done.map_err(crate::platform::error::Error::from)?),
+        }
+    }
+
     /// The one transaction in which the disk is published. The image stays `pending`.
     async fn publish(
         &self,
@@ -348,6 +363,7 @@ impl Import<'_> {
         sha256: Option<String>,
     ) -> std::result::Result<(), JobError> {
         self.context.check()?;
+        self.store_check().await?;
         let found = published(info, disk, sha256);
         let tx = self.context.write().await?;
         if !service::import_keep_in_tx(&tx, row, found).await? {

@@ -4,8 +4,9 @@ use reqwest::{Method, StatusCode};
 
 use crate::harness::api::Api;
 use crate::harness::files::Files;
-use crate::harness::images::imported;
+use crate::harness::images::{import, imported, settled};
 use crate::harness::server::Setup;
+use crate::harness::world::Place;
 use crate::harness::{disks, files_below, until};
 
 /// Waits until an image's health and the metric are both so.
@@ -47,4 +48,23 @@ async fn what_a_download_finds_damaged_is_told_and_what_an_import_heals_as_well(
     told(&api, "damaged", 1).await;
     imported(&api, "again", &url).await;
     told(&api, "ok", 0).await;
+}
+
+#[tokio::test]
+async fn under_a_mount_that_went_away_nothing_becomes_available() {
+    let server = Setup::default().at(Place::default()).start();
+    let (api, files) = (server.api(), Files::start().await);
+    let url = files.put("a.img", disks::raw(4, 62));
+    let (objects, aside) = (server.objects(), server.data().join("aside"));
+    std::fs::rename(&objects, &aside).expect("moves it");
+    // What an earlier start before the mount leaves there.
+    std::fs::create_dir_all(objects.join("tmp")).expect("makes it");
+    let image = settled(&api, import(&api, "lost", &url).await).await;
+    assert_eq!(image["status"], "deleted", "{image:#}");
+    let reason = image["error_message"].as_str().expect("a reason");
+    assert!(reason.contains("is mounted"), "{reason}");
+    assert!(!objects.join("p").exists(), "nothing was written there");
+    std::fs::remove_dir_all(&objects).expect("removes it");
+    std::fs::rename(&aside, &objects).expect("moves it back");
+    imported(&api, "kept", &url).await;
 }

@@ -294,8 +294,8 @@ impl Store {
         self.inner.damage_is_stale.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`Store::damage_look`] was called since the last time; a reader that finds damage does so.
-    pub fn damage_is_stale(&self) -> bool {
+    /// Whether [`Store::damage_look`] was called since the last time that this was asked; a reader that finds damage does so.
+    pub fn damage_looked_for(&self) -> bool {
         self.inner.damage_is_stale.swap(false, Ordering::Relaxed)
     }
 

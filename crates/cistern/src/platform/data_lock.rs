@@ -30,14 +30,7 @@ pub fn data_folder_make(data: &Path) -> Result<()> {
 /// file's text is only for the message.
 pub fn data_lock(data: &Path) -> Result<DataLock> {
     let path = data.join("cistern.lock");
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path);
-    let mut file = opened.map_err(|error| {
+    let mut file = lock_open(&path).map_err(|error| {
         Error::Precondition(format!(
             "cannot write `{}`: {error}; the data folder must belong to the user that runs the server",
             path.display()
@@ -64,17 +57,10 @@ pub fn data_lock(data: &Path) -> Result<DataLock> {
 }
 
 /// Waits until no other process or task changes the keys of this folder's store, and keeps them out until it is dropped. A lock of
-/// its own: a running server, which has that of the folder, changes none.
+/// its own: that of the folder is a running server's for as long as it runs.
 pub fn keys_lock(data: &Path) -> Result<File> {
     let path = data.join("keys.lock");
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path);
-    let file = opened.map_err(|error| {
+    let file = lock_open(&path).map_err(|error| {
         Error::Precondition(format!(
             "cannot write `{}`: {error}; run this as the user that the server runs as, or as root",
             path.display()
@@ -87,6 +73,17 @@ pub fn keys_lock(data: &Path) -> Result<File> {
     file.lock()
         .map_err(|e| Error::internal("could not lock the keys", e))?;
     Ok(file)
+}
+
+/// A file that is there for its lock: made where it is missing, and left as it is.
+fn lock_open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 fn held(file: &mut File, data: &Path) -> Error {

@@ -38,7 +38,7 @@ pub async fn run(app: App) {
 }
 
 async fn health_once(app: &App) -> Result<()> {
-    if !app.store.damage_is_stale() {
+    if !app.store.damage_looked_for() {
         return Ok(());
     }
     health_tell(app).await.map(drop)

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported, settled};
 use crate::harness::process::{cistern, command, document, reason, run, run_ok, stdout};
-use crate::harness::{Server, disks, files_below, server::Setup, until};
+use crate::harness::{Server, disks, largest_spoil, server::Setup, until};
 use crate::migrate::{database, execute, texts};
 
 /// Commands that scripts rely on; more may be there, none of these may go.
@@ -521,15 +521,7 @@ async fn verify_names_each_damaged_image_and_range() {
     let (disk, url) = (disks::raw(4, 8), files.put("a.img", disks::raw(4, 8)));
     imported(&api, "hurt", &url).await;
     run_ok(&mut server.local(&["store", "verify", "--read-data"]));
-    let packs = files_below(&server.objects());
-    let pack = packs
-        .iter()
-        .max_by_key(|path| path.metadata().expect("is there").len())
-        .expect("a pack");
-    let mut bytes = std::fs::read(pack).expect("reads");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(pack, bytes).expect("writes");
+    largest_spoil(&server.objects());
 
     let words = ["store", "verify", "--read-data"];
     for mut command in [server.local(&words), server.remote(&words)] {

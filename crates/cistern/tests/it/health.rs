@@ -7,7 +7,7 @@ use crate::harness::files::Files;
 use crate::harness::images::{import, imported, settled};
 use crate::harness::server::Setup;
 use crate::harness::world::Place;
-use crate::harness::{disks, files_below, until};
+use crate::harness::{disks, largest_spoil, until};
 
 /// Waits until an image's health and the metric are both so.
 async fn told(api: &Api, health: &str, damaged: u64) {
@@ -28,15 +28,7 @@ async fn what_a_download_finds_damaged_is_told_and_what_an_import_heals_as_well(
     let url = files.put("a.img", disks::raw(4, 61));
     imported(&api, "one", &url).await;
     told(&api, "ok", 0).await;
-    let packs = files_below(&server.objects());
-    let pack = packs
-        .iter()
-        .max_by_key(|path| path.metadata().expect("is there").len())
-        .expect("a pack");
-    let mut bytes = std::fs::read(pack).expect("reads");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(pack, bytes).expect("writes");
+    largest_spoil(&server.objects());
     // Begun with 200 or refused, whatever is read ahead: it is not whole.
     let download = api
         .request(Method::GET, "/v2/images/1/download?format=raw")

@@ -34,6 +34,19 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
     }
 }
 
+/// Flips a bit in the middle of the largest file below a folder: of objects, a pack.
+pub(crate) fn largest_spoil(dir: &std::path::Path) {
+    let files = files_below(dir);
+    let largest = files
+        .iter()
+        .max_by_key(|path| path.metadata().expect("is there").len())
+        .expect("a file");
+    let mut bytes = std::fs::read(largest).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(largest, bytes).expect("writes");
+}
+
 /// Every file below a folder.
 pub(crate) fn files_below(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(dir)

@@ -201,6 +201,19 @@ impl Journal {
         Ok(listed)
     }
 
+    /// Whether there is an object of a later generation than this.
+    pub async fn has_later(&self, generation: u32) -> Result<bool> {
+        // Behind every key of that generation.
+        let after = format!("{PREFIX}{generation:08x}~");
+        let mut later = self.backend.list_after(PREFIX, &after);
+        while let Some(item) = later.try_next().await? {
+            if place_of(&item.key).is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Makes an object of a document.
     pub fn seal(&self, head: &JournalHead, document: &[u8]) -> Result<JournalSealed> {
         let plain_bytes = u32::try_from(document.len())
@@ -479,6 +492,13 @@ mod tests {
             .map(|item| (item.place.generation, item.place.sequence))
             .collect();
         assert_eq!(places, [(2, 3), (2, 0x1f), (0x10, 2)]);
+        for (generation, later) in [(1, true), (2, true), (0xf, true), (0x10, false), (0x11, false)] {
+            assert_eq!(
+                journal.has_later(generation).await.unwrap(),
+                later,
+                "{generation}"
+            );
+        }
     }
 
     #[test]

@@ -29,31 +29,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
         config.tls.self_signed && config.tls.cert.is_some(),
         "`tls.self_signed` and `tls.cert` exclude each other; leave one out".into(),
     );
-    for (key, value) in [
-        (
-            "database_max_connections",
-            u64::from(config.database_max_connections),
-        ),
-        ("http.max_connections", config.http.max_connections as u64),
-        ("http.max_downloads", config.http.max_downloads as u64),
-        ("http.header_seconds", config.http.header_seconds),
-        ("http.idle_seconds", config.http.idle_seconds),
-        ("http.max_body_bytes", config.http.max_body_bytes as u64),
-        ("fetch.max_bytes", config.fetch.max_bytes),
-        ("fetch.timeout_seconds", config.fetch.timeout_seconds),
-        ("image.max_virtual_bytes", config.image.max_virtual_bytes),
-        ("upload.max_bytes", config.upload.max_bytes),
-        ("upload.expiry_hours", config.upload.expiry_hours),
-        ("rate_limit.per_hour", u64::from(config.rate_limit.per_hour)),
-        ("rate_limit.per_minute", u64::from(config.rate_limit.per_minute)),
-        (
-            "rate_limit.anonymous_per_minute",
-            u64::from(config.rate_limit.anonymous_per_minute),
-        ),
-        ("events.retention_days", u64::from(config.events.retention_days)),
-        ("jobs.workers", config.jobs.workers as u64),
-        ("jobs.keep_days", u64::from(config.jobs.keep_days)),
-    ] {
+    for (key, value) in positive(config) {
         refuse(value == 0, format!("`{key}` is 0; give at least 1"));
     }
     refuse(
@@ -81,6 +57,35 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     out.extend(check_network(config));
     out.extend(check_places(config));
     out
+}
+
+/// The settings of which 0 makes no sense.
+fn positive(config: &Config) -> [(&'static str, u64); 17] {
+    [
+        (
+            "database_max_connections",
+            u64::from(config.database_max_connections),
+        ),
+        ("http.max_connections", config.http.max_connections as u64),
+        ("http.max_downloads", config.http.max_downloads as u64),
+        ("http.header_seconds", config.http.header_seconds),
+        ("http.idle_seconds", config.http.idle_seconds),
+        ("http.max_body_bytes", config.http.max_body_bytes as u64),
+        ("fetch.max_bytes", config.fetch.max_bytes),
+        ("fetch.timeout_seconds", config.fetch.timeout_seconds),
+        ("image.max_virtual_bytes", config.image.max_virtual_bytes),
+        ("upload.max_bytes", config.upload.max_bytes),
+        ("upload.expiry_hours", config.upload.expiry_hours),
+        ("rate_limit.per_hour", u64::from(config.rate_limit.per_hour)),
+        ("rate_limit.per_minute", u64::from(config.rate_limit.per_minute)),
+        (
+            "rate_limit.anonymous_per_minute",
+            u64::from(config.rate_limit.anonymous_per_minute),
+        ),
+        ("events.retention_days", u64::from(config.events.retention_days)),
+        ("jobs.workers", config.jobs.workers as u64),
+        ("jobs.keep_days", u64::from(config.jobs.keep_days)),
+    ]
 }
 
 /// A level, or levels by target. A word alone that is no level would be a target, of which there is none.

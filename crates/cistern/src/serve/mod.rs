@@ -134,16 +134,20 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     sweeping.cancel();
     // Its end is the removal of its socket; where even that takes time, the next start removes it.
     let _ = tokio::time::timeout(LEAVE / 20, local).await;
-    let _ = tokio::time::timeout(LEAVE / 10, refusals_flush(&app)).await;
-    journaling.cancel();
-    if let Some(writers) = writers {
-        // What is not journaled now is at the next start.
-        let _ = tokio::time::timeout(LEAVE / 4, writers.journal).await;
-    }
-    let _ = tokio::time::timeout(LEAVE / 4, app.db.fold()).await;
+    books_close(&app, writers, &journaling).await;
     // What is still open (downloads that nobody reads) is cut off here and now. Everything that was acknowledged is
     // durable, and taking the rest apart piece by piece would only take time that is not ours any more.
     process_end(0)
+}
+
+/// Writes down what only this process knows, within its time; the rest is done at the next start.
+async fn books_close(app: &App, writers: Option<Writers>, journaling: &CancellationToken) {
+    let _ = tokio::time::timeout(LEAVE / 10, refusals_flush(app)).await;
+    journaling.cancel();
+    if let Some(writers) = writers {
+        let _ = tokio::time::timeout(LEAVE / 4, writers.journal).await;
+    }
+    let _ = tokio::time::timeout(LEAVE / 4, app.db.fold()).await;
 }
 
 /// What changes rows and objects beside requests and jobs.

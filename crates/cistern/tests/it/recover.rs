@@ -410,6 +410,54 @@ async fn an_older_database_is_read_and_changes_nothing() {
     assert!(downloaded(&server.api(), new, "raw").await == newer);
 }
 
+/// Puts what lies below one folder in the place of what lies below another.
+fn put_back(copy: &Path, objects: &Path) {
+    for path in files_below(objects) {
+        std::fs::remove_file(path).expect("removes");
+    }
+    copy_below(copy, objects);
+}
+
+fn copy_below(from: &Path, to: &Path) {
+    for path in files_below(from) {
+        let name = to.join(path.strip_prefix(from).expect("below it"));
+        std::fs::create_dir_all(name.parent().expect("a folder")).expect("makes it");
+        std::fs::copy(&path, name).expect("copies");
+    }
+}
+
+#[tokio::test]
+async fn an_older_store_under_its_newest_database_is_noticed_at_the_start() {
+    let (setup, dir) = setup();
+    let mut server = setup.uncached().start();
+    let files = Files::start().await;
+    let import = async |server: &Server, name: &str, seed| {
+        let url = files.put(name, disks::raw(4, seed));
+        imported(&server.api(), name, &url).await["id"].as_i64()
+    };
+    let old = import(&server, "old", 64).await.expect("an id");
+    server.terminate();
+    let copy = dir.path().join("copy");
+    copy_below(&objects(&server, &dir), &copy);
+    server.start_again();
+    let new = import(&server, "new", 65).await.expect("an id");
+    server.terminate();
+    put_back(&copy, &objects(&server, &dir));
+    server.start_again();
+    let api = server.api();
+    let health = async |id: i64| {
+        let image = api.get(&format!("/v2/images/{id}")).await.expect(200);
+        image["image"]["health"].clone()
+    };
+    until("what is missing to be told", 60, async || {
+        (health(new).await == "damaged").then_some(())
+    })
+    .await;
+    assert_eq!(health(old).await, "ok");
+    let events = run_ok(&mut server.local(&["events", "--json"]));
+    assert!(events.contains("store.verify_start"), "{events}");
+}
+
 /// The kill comes the moment that somebody has seen it.
 #[tokio::test]
 async fn what_was_seen_as_available_comes_back() {

@@ -137,14 +137,23 @@ impl Backend for Folder {
     }
 
     fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed>> {
+        self.list_after(prefix, "")
+    }
+
+    fn list_after(&self, prefix: &str, after: &str) -> BoxStream<'_, Result<Listed>> {
         let folder = self.inner.root.join(prefix.trim_end_matches('/'));
-        let first = self.run(move |inner| inner.folder_list(&folder));
+        let after: Arc<str> = after.into();
+        let whole = Arc::clone(&after);
+        let first = self.run(move |inner| inner.folder_list(&folder, &whole));
         // One folder of names in memory at a time: the two-level layout keeps that small.
         futures::stream::once(first)
             .flat_map(move |entries| match entries {
                 Ok((folders, files)) => {
-                    let deeper = futures::stream::iter(folders)
-                        .then(move |folder| self.run(move |inner| inner.folder_list_deep(&folder)));
+                    let after = Arc::clone(&after);
+                    let deeper = futures::stream::iter(folders).then(move |folder| {
+                        let after = Arc::clone(&after);
+                        self.run(move |inner| inner.folder_list_deep(&folder, &after))
+                    });
                     let deeper = deeper.flat_map(|list| match list {
                         Ok(files) => futures::stream::iter(files.into_iter().map(Ok)).boxed(),
                         Err(error) => futures::stream::iter([Err(error)]).boxed(),
@@ -241,15 +250,9 @@ impl Put for FolderPut {
 
     async fn finish(mut self: Box<Self>) -> Result<()> {
         self.run(|inner, key, file| {
-            let target = inner.root.join(key);
-            let folder = target.parent().unwrap_or(&inner.root).to_owned();
-            inner.folder_make(&folder)?;
-            let named = file
-                .file
-                .sync_all()
-                .and_then(|()| rename_new(&file.path, &target));
-            named.map_err(|error| Error::io(format!("cannot write object `{key}`"), error))?;
-            inner.folder_sync(&folder)
+            let synced = file.file.sync_all();
+            synced.map_err(|error| Error::io(format!("cannot write object `{key}`"), error))?;
+            inner.name(&file.path, key)
         })
         .await
     }
@@ -279,24 +282,40 @@ pub(crate) fn read_exactly(file: &File, key: &str, from: u64, data: &mut [u8]) -
 
 impl Inner {
     fn put(&self, key: &str, data: &[u8]) -> Result<()> {
-        let target = self.root.join(key);
-        let folder = target.parent().unwrap_or(&self.root).to_owned();
-        self.folder_make(&folder)?;
         if !keeps_books(key) {
             let full = |error| Error::io(format!("cannot write object `{key}`"), error);
             Room::new(&self.root).take(data.len() as u64).map_err(full)?;
         }
         let temporary = self.root.join(TEMPORARY).join(self.world.uuid().to_string());
-        let written = write_synced(&temporary, data).and_then(|()| rename_new(&temporary, &target));
-        if let Err(error) = written {
-            // The error below is what counts; a file that stays is cleared at a later start.
-            let _ = std::fs::remove_file(&temporary);
-            return Err(Error::io(
+        let failed = |error| {
+            Error::io(
                 format!("cannot write object `{key}` to `{}`", self.root.display()),
                 error,
-            ));
+            )
+        };
+        let written = write_synced(&temporary, data).map_err(failed);
+        let named = written.and_then(|()| self.name(&temporary, key));
+        if named.is_err() {
+            // That error is what counts; a file that stays is cleared at a later start.
+            let _ = std::fs::remove_file(&temporary);
         }
-        self.folder_sync(&folder)
+        named
+    }
+
+    /// Gives a file that was synced its name, durably. The folders of the name are made only now: where the disk of the
+    /// store is gone, whatever lies in its place has no folder for temporary files, and nothing is made there.
+    fn name(&self, file: &Path, key: &str) -> Result<()> {
+        let target = self.root.join(key);
+        let folder = target.parent().unwrap_or(&self.root);
+        self.folder_make(folder)?;
+        let failed = |error| {
+            Error::io(
+                format!("cannot write object `{key}` to `{}`", self.root.display()),
+                error,
+            )
+        };
+        rename_new(file, &target).map_err(failed)?;
+        self.folder_sync(folder)
     }
 
     fn read(&self, key: &str, range: &Range<u64>) -> Result<Bytes> {
@@ -367,8 +386,9 @@ impl Inner {
         Ok(())
     }
 
-    /// The folders and the objects directly in a folder. A folder that is absent is empty.
-    fn folder_list(&self, folder: &Path) -> Result<(Vec<PathBuf>, Vec<Listed>)> {
+    /// The folders and the objects directly in a folder, without those whose keys are up to `after`. A folder that is
+    /// absent is empty.
+    fn folder_list(&self, folder: &Path, after: &str) -> Result<(Vec<PathBuf>, Vec<Listed>)> {
         let context = |error| Error::io(format!("cannot list folder `{}`", folder.display()), error);
         let entries = match std::fs::read_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
@@ -377,20 +397,20 @@ impl Inner {
         let (mut folders, mut files) = (Vec::new(), Vec::new());
         for entry in entries {
             let path = entry.map_err(context)?.path();
-            let data = match std::fs::metadata(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                data => data.map_err(context)?,
-            };
             let Ok(key) = path.strip_prefix(&self.root) else {
                 continue;
             };
             let key = key.to_string_lossy().into_owned();
-            if key == TEMPORARY {
+            if key == TEMPORARY || is_passed(&key, after) {
                 continue;
             }
+            let data = match std::fs::metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                data => data.map_err(context)?,
+            };
             if data.is_dir() {
                 folders.push(path);
-            } else {
+            } else if key.as_str() > after {
                 files.push(Listed {
                     key,
                     bytes: data.len(),
@@ -400,13 +420,19 @@ impl Inner {
         Ok((folders, files))
     }
 
-    fn folder_list_deep(&self, folder: &Path) -> Result<Vec<Listed>> {
-        let (folders, mut files) = self.folder_list(folder)?;
+    fn folder_list_deep(&self, folder: &Path, after: &str) -> Result<Vec<Listed>> {
+        let (folders, mut files) = self.folder_list(folder, after)?;
         for folder in folders {
-            files.extend(self.folder_list_deep(&folder)?);
+            files.extend(self.folder_list_deep(&folder, after)?);
         }
         Ok(files)
     }
+}
+
+/// Whether neither an object of this name nor what is in a folder of it has a key greater than `after`.
+fn is_passed(name: &str, after: &str) -> bool {
+    let inside = format!("{name}/");
+    name <= after && inside.as_str() <= after && !after.starts_with(&inside)
 }
 
 /// Journal and headers are what the reserve is there for: without them nothing could be deleted on a full disk.
@@ -593,6 +619,22 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
     }
 
+    #[tokio::test]
+    async fn what_lies_where_the_disk_was_gets_nothing() {
+        let (dir, folder) = folder();
+        for is_there in [true, false] {
+            let _ = std::fs::remove_dir(dir.path().join(TEMPORARY));
+            if !is_there {
+                std::fs::remove_dir(dir.path()).unwrap();
+            }
+            let put = folder.put_new("p/ab/one", Bytes::from_static(b"x")).await;
+            assert_eq!(put.unwrap_err().kind(), Kind::NotFound);
+            assert!(folder.put_begin("p/ab/one").await.is_err());
+            assert_eq!(dir.path().exists(), is_there);
+            assert!(!dir.path().join("p").exists());
+        }
+    }
+
     #[test]
     fn the_fall_back_is_exclusive_too() {
         let dir = tempfile::tempdir().unwrap();
@@ -643,6 +685,19 @@ mod tests {
             ["h/00000000", "p/ab/one", "p/cd/two"]
         );
         assert_eq!(keys(folder.list("j/").collect().await), [""; 0]);
+        for (after, wanted) in [
+            ("p/ab", &["p/ab/one", "p/cd/two"][..]),
+            ("p/ab/on", &["p/ab/one", "p/cd/two"]),
+            ("p/ab/one", &["p/cd/two"]),
+            ("p/ab~", &["p/cd/two"]),
+            ("p/cd~", &[]),
+        ] {
+            assert_eq!(
+                keys(folder.list_after("p/", after).collect().await),
+                wanted,
+                "{after}"
+            );
+        }
         folder.delete("p/ab/one").await.unwrap();
         folder.delete("p/ab/one").await.unwrap();
         assert_eq!(folder.stat("p/ab/one").await.unwrap(), None);

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::error::{Error, Kind, Result};
 
@@ -74,6 +75,15 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Every object whose key begins with `prefix` (which ends in `/` or is empty), in no order.
     /// An error in the middle means that the listing is not whole.
     fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed>>;
+
+    /// Those of [`Backend::list`] whose keys are greater than `after`, which begins with `prefix`: for one request
+    /// where there are many before and none behind.
+    fn list_after(&self, prefix: &str, after: &str) -> BoxStream<'_, Result<Listed>> {
+        let after = after.to_owned();
+        let later = self.list(prefix);
+        let later = later.try_filter(move |item| std::future::ready(item.key > after));
+        later.boxed()
+    }
 
     /// Removes an object. That it was not there is no error.
     async fn delete(&self, key: &str) -> Result<()>;

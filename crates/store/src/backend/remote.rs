@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
+use opendal::options::ListOptions;
 use opendal::{ErrorKind, Operator, services};
 
 use super::requests::{Counters, Operation, Requests};
@@ -152,6 +153,42 @@ impl Remote {
         };
         let next = next.map_err(|error| self.error(what, &error))?;
         Ok(next.map(|entry| (entry, lister)))
+    }
+
+    /// Every object under a prefix, or those behind a key.
+    fn list_from(&self, prefix: &str, after: Option<String>) -> BoxStream<'_, Result<Listed>> {
+        let prefix = prefix.to_owned();
+        let opened = async move {
+            let path = if prefix.is_empty() { "/" } else { prefix.as_str() };
+            let open = |_| async {
+                let options = ListOptions {
+                    recursive: true,
+                    start_after: after.clone(),
+                    ..ListOptions::default()
+                };
+                self.operator.lister_options(path, options).await
+            };
+            let lister = self
+                .retry(Operation::List, &format!("list `{prefix}`"), SHORT_LIMIT, open)
+                .await?;
+            let entries = futures::stream::try_unfold(lister, move |lister| self.listed(lister));
+            let mut seen = 0_u32;
+            let entries = entries.inspect_ok(move |_| {
+                seen += 1;
+                if seen.is_multiple_of(LIST_PAGE) {
+                    self.counters.sent(Operation::List);
+                }
+            });
+            Ok::<_, Error>(entries.try_filter_map(|entry| async move {
+                let data = entry.metadata();
+                let item = Listed {
+                    key: entry.path().to_owned(),
+                    bytes: data.content_length(),
+                };
+                Ok(data.is_file().then_some(item))
+            }))
+        };
+        futures::stream::once(opened).try_flatten().boxed()
     }
 
     async fn write(&self, key: &str, data: &Bytes, conditional: bool) -> Result<()> {
@@ -311,31 +348,16 @@ impl Backend for Remote {
     }
 
     fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed>> {
-        let prefix = prefix.to_owned();
-        let opened = async move {
-            let path = if prefix.is_empty() { "/" } else { prefix.as_str() };
-            let open = |_| async { self.operator.lister_with(path).recursive(true).await };
-            let lister = self
-                .retry(Operation::List, &format!("list `{prefix}`"), SHORT_LIMIT, open)
-                .await?;
-            let entries = futures::stream::try_unfold(lister, move |lister| self.listed(lister));
-            let mut seen = 0_u32;
-            let entries = entries.inspect_ok(move |_| {
-                seen += 1;
-                if seen.is_multiple_of(LIST_PAGE) {
-                    self.counters.sent(Operation::List);
-                }
-            });
-            Ok::<_, Error>(entries.try_filter_map(|entry| async move {
-                let data = entry.metadata();
-                let item = Listed {
-                    key: entry.path().to_owned(),
-                    bytes: data.content_length(),
-                };
-                Ok(data.is_file().then_some(item))
-            }))
-        };
-        futures::stream::once(opened).try_flatten().boxed()
+        self.list_from(prefix, None)
+    }
+
+    fn list_after(&self, prefix: &str, after: &str) -> BoxStream<'_, Result<Listed>> {
+        let after = after.to_owned();
+        let is_able = self.operator.info().capability().list_with_start_after;
+        let later = self.list_from(prefix, is_able.then(|| after.clone()));
+        // Also where the service began there: some name the key itself.
+        let later = later.try_filter(move |item| std::future::ready(item.key > after));
+        later.boxed()
     }
 
     async fn delete(&self, key: &str) -> Result<()> {

@@ -82,10 +82,10 @@ impl Download {
         let mut rest = self.export.bytes(wanted);
         let first = match rest.try_next().await {
             Ok(first) => first,
-            Err(error) => return Err(Cut::new(image, error).tell(&app, &caller).await),
+            Err(error) => return Err(Cut::new(&app, image, error).tell(&app, &caller).await),
         };
         let stream = stream::iter(first.map(Ok)).chain(rest).or_else(move |error| {
-            let cut = Cut::new(image, error);
+            let cut = Cut::new(&app, image, error);
             let reason = cut.error.chain();
             let (app, caller) = (app.clone(), caller.clone());
             let tell = async move { cut.tell(&app, &caller).await };
@@ -96,6 +96,9 @@ impl Download {
         Ok(stream.inspect_ok(move |_| _ = &open).boxed())
     }
 }
+
+/// What is known of data that an older database cannot find.
+const NOT_KNOWN: &str = "this database does not know where the data are now; nothing is known to be damaged";
 
 /// Why a download was cut.
 struct Cut {
@@ -109,17 +112,27 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(image: i64, error: store::Error) -> Self {
-        let reason = if error.retryable() {
-            "the store did not answer; nothing is known to be damaged"
-        } else {
-            "the disk cannot be read"
+    fn new(app: &App, image: i64, error: store::Error) -> Self {
+        let range = error.range();
+        let (reason, error) = match app.db.refusal() {
+            // An older database names places that gc has left since: what lies elsewhere now is no damage.
+            Some(refusal) if error.kind() == store::Kind::Damaged => (
+                NOT_KNOWN,
+                Error::Unavailable(format!(
+                    "A part of the image is not where this database has it: {refusal}."
+                )),
+            ),
+            _ if error.retryable() => (
+                "the store did not answer; nothing is known to be damaged",
+                error.into(),
+            ),
+            _ => ("the disk cannot be read", error.into()),
         };
         Self {
             image,
-            range: error.range(),
+            range,
             reason,
-            error: error.into(),
+            error,
         }
     }
 

@@ -303,6 +303,19 @@ async fn damaged_data_cuts_the_download_and_an_event_says_where() {
     let said = bytes(refused).await;
     assert!(String::from_utf8_lossy(&said).contains("damaged"), "{said:?}");
 
+    // Where the database is an older one, that is more likely than damage.
+    w.app
+        .db
+        .refuse("the database is older; run `cistern recover`".into());
+    let refused = w.send("GET", "", &[("range", &range)]).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let said = bytes(refused).await;
+    let said = String::from_utf8_lossy(&said);
+    assert!(
+        said.contains("cistern recover") && !said.contains("damaged"),
+        "{said}"
+    );
+
     // What is not damaged can still be had.
     let before = w.send("GET", "", &[("range", "bytes=0-2097151")]).await;
     assert!(bytes(before).await == w.disk[..2 * MIB]);

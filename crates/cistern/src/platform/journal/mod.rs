@@ -34,6 +34,13 @@
 //! it has ([`guard`]), or where the newest object is of another lineage (drawn anew by each database), this database is
 //! an older copy, or another's: nothing may be written, least of all by gc. [`crate::platform::db::Db`] then refuses every
 //! writing transaction, with a sentence that names `cistern recover`.
+//!
+//! # Two databases
+//!
+//! Who recovers elsewhere from a store whose server still runs begins a generation of another lineage. The recovery first
+//! writes that and then lists what was written meanwhile; the server first writes its object and then lists whether a
+//! later generation began ([`flush`] does not return before). So one of them notices: the recovery takes its generation
+//! back, or the server refuses to write on. Nothing is acknowledged that the newest generation does not know.
 
 pub mod migration;
 mod model;

@@ -331,7 +331,9 @@ async fn a_crash_between_any_two_steps_of_a_write_loses_nothing_and_repeats_no_k
             let before = all_rows(&case.app.db).await;
             teams(&case, 3..5).await;
             // The intent is committed; the object is not written, or is and nobody knows.
-            case.backend.rearm(1);
+            case.backend.rearm(0);
+            case.app.store.header_check().await.expect("is there");
+            case.backend.rearm(case.backend.calls() + 1);
             let failed = if is_dump {
                 service::dump(&case.app).await
             } else {
@@ -550,6 +552,100 @@ async fn an_older_database_and_another_ones_are_refused() {
     case.sql("DELETE FROM journal_state").await;
     case.start_again().await;
     refusal(guard(&case.app).await);
+}
+
+#[tokio::test]
+async fn nothing_is_written_where_another_store_or_none_lies() {
+    let case = Case::new(Fault::Io).await;
+    teams(&case, 1..3).await;
+    flush(&case.app).await.expect("flushes");
+    let before = case.objects();
+    for header in files(&case.dir.path().join("objects/h")) {
+        std::fs::remove_file(header).expect("removes");
+    }
+    let failed = flush_one(&case).await.expect_err("has no store");
+    assert!(failed.chain().contains("no longer holds"), "{}", failed.chain());
+    assert_eq!(case.objects(), before);
+}
+
+/// Recovers elsewhere while the installation goes on: it does `work` at the step that `tell` names so.
+async fn recovered_beside(case: &Case, at: &str, work: impl AsyncFn()) -> Result<Recovered> {
+    let data = case.dir.path().join(format!("beside-{}", random::uuid()));
+    std::fs::create_dir(&data).expect("a folder");
+    let config = Config {
+        objects: case.config.objects.clone(),
+        ..Config::for_data(data)
+    };
+    let (send, mut steps) = tokio::sync::mpsc::unbounded_channel();
+    let (go, wait) = std::sync::mpsc::channel();
+    let (wait, at_step) = (std::sync::Mutex::new(wait), at.to_owned());
+    let recovery = tokio::spawn(async move {
+        let tell = move |step: &str| {
+            if step == at_step {
+                send.send(()).expect("is heard");
+                let wait = wait.lock().expect("is alone");
+                tokio::task::block_in_place(|| wait.recv().expect("is told to go on"));
+            }
+        };
+        recover(&config, Options::default(), &tell).await
+    });
+    steps.recv().await.expect("the recovery comes to it");
+    work().await;
+    go.send(()).expect("waits");
+    recovery.await.expect("ends")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_beside_a_server_that_writes_gives_up_and_the_server_goes_on() {
+    for is_dump in [false, true] {
+        let case = Case::new(Fault::Io).await;
+        teams(&case, 1..3).await;
+        flush(&case.app).await.expect("flushes");
+        let write = async || {
+            teams(&case, 3..4).await;
+            if is_dump {
+                service::dump(&case.app).await.expect("dumps");
+            } else {
+                flush(&case.app).await.expect("flushes");
+            }
+        };
+        let said = refusal(
+            recovered_beside(&case, "putting things in order", write)
+                .await
+                .map(drop),
+        );
+        assert!(said.contains("stop every server"), "{said}");
+        teams(&case, 4..5).await;
+        flush(&case.app).await.expect("goes on");
+        let (report, rows) = case.recovered_aside().await;
+        assert_eq!((report.gaps, ids(&rows, "team")), (vec![], vec![1, 2, 3, 4]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_from_whose_store_another_was_recovered_acknowledges_nothing_more() {
+    let mut case = Case::new(Fault::Io).await;
+    teams(&case, 1..3).await;
+    flush(&case.app).await.expect("flushes");
+    case.recovered().await;
+    teams(&case, 3..4).await;
+    let said = refusal(flush(&case.app).await);
+    assert!(
+        said.contains("another database") && said.contains("--keep-database"),
+        "{said}"
+    );
+    assert_eq!(refusal(case.app.db.write().await.map(drop)), said);
+    case.start_again().await;
+    assert_eq!(refusal(guard(&case.app).await), said);
+
+    // Nothing is lost: what it has can be kept.
+    let kept = Options {
+        keep_database: true,
+        ..Options::default()
+    };
+    recover(&case.config, kept, &|_| ()).await.expect("keeps it");
+    let (report, rows) = case.recovered().await;
+    assert_eq!((report.gaps, ids(&rows, "team")), (vec![], vec![1, 2, 3]));
 }
 
 async fn flush_one(case: &Case) -> Result<()> {

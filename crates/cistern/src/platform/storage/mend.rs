@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use store::{Damage, VerifyProgress};
 
+use super::service::verify_enqueue;
 use crate::app::App;
 use crate::platform::error::Result;
+use crate::platform::events::Who;
 use crate::platform::journal;
 
 /// How often headers and journal are read.
@@ -32,7 +34,8 @@ async fn with_newest(app: &App, mut found: Vec<Damage>) -> Result<Vec<Damage>> {
 }
 
 /// Reads headers and journal where that was not done for a day, and mends them. They are small beside what the scrub reads,
-/// and the job of that comes only when something else is due.
+/// and the job of that comes only when something else is due. Where the journal lacks something, so may everything else: the
+/// store may be an older copy, put back under its newest database. What is not there is then looked for in all of it.
 pub async fn look_due(app: &App) -> Result<()> {
     let now_us = app.clock.now().timestamp_micros();
     let every_us = i64::try_from(EVERY.as_micros()).unwrap_or(i64::MAX);
@@ -41,6 +44,9 @@ pub async fn look_due(app: &App) -> Result<()> {
     }
     let found = app.store.alone_verify(true).await?;
     let found = with_newest(app, found).await?;
+    if found.iter().any(|damage| is_of_journal(&damage.owner)) {
+        verify_enqueue(app, &Who::default(), false).await?;
+    }
     mend(app, &found).await?;
     app.looked.0.store(now_us, Relaxed);
     Ok(())
@@ -51,19 +57,26 @@ pub async fn mend(app: &App, found: &[Damage]) -> Result<()> {
     for damage in found.iter().filter(|damage| is_mended(&damage.owner)) {
         tracing::error!(reason = damage.reason, "the store is damaged: it is mended");
     }
-    let is_hit = |prefix| found.iter().any(|damage| damage.owner.starts_with(prefix));
-    if is_hit("h/") {
+    if found.iter().any(|damage| is_of_headers(&damage.owner)) {
         headers_mend(app).await;
     }
-    if is_hit("j/") {
+    if found.iter().any(|damage| is_of_journal(&damage.owner)) {
         journal::dump(app).await?;
     }
     Ok(())
 }
 
+fn is_of_headers(key: &str) -> bool {
+    key.starts_with("h/")
+}
+
+fn is_of_journal(key: &str) -> bool {
+    key.starts_with("j/")
+}
+
 /// Whether a server writes this object anew by itself.
 pub fn is_mended(key: &str) -> bool {
-    key.starts_with("h/") || key.starts_with("j/")
+    is_of_headers(key) || is_of_journal(key)
 }
 
 /// Sees to it that the store's header is there twice. That it cannot be done now holds nobody up: there is another time.

@@ -10,7 +10,7 @@ use crate::app::{self, App};
 use crate::config::Config;
 use crate::platform::accounts::Caller;
 use crate::platform::error::{Context, Error, Result};
-use crate::platform::events::{self, Event};
+use crate::platform::events::{self, Event, Who};
 use crate::platform::jobs::{JobRow, NewJob, job_enqueue_in_tx, job_find};
 use crate::platform::keys::service::key_load;
 
@@ -35,6 +35,12 @@ pub async fn store_stats(app: &App, caller: &Caller) -> Result<StoreStats> {
 /// Starts the search for damage; with `read_data` every stored byte is read.
 pub async fn verify_start(app: &App, caller: &Caller, read_data: bool) -> Result<Verification> {
     caller.require("store:update")?;
+    let id = verify_enqueue(app, &caller.who, read_data).await?;
+    verify_load(app, id).await
+}
+
+/// Enqueues the search for damage that `who` wants; gives the job.
+pub(super) async fn verify_enqueue(app: &App, who: &Who, read_data: bool) -> Result<i64> {
     let now = app.clock.now();
     let tx = app.db.write().await?;
     let new = NewJob {
@@ -47,10 +53,10 @@ pub async fn verify_start(app: &App, caller: &Caller, read_data: bool) -> Result
     };
     let id = job_enqueue_in_tx(&*tx, now, new, ATTEMPTS).await?;
     let event = Event::done("store.verify_start", "job", id).with(json!({ "read_data": read_data }));
-    events::record_in_tx(&*tx, now, &caller.who, event).await?;
+    events::record_in_tx(&*tx, now, who, event).await?;
     tx.commit().await?;
     app.queue.wake();
-    verify_load(app, id).await
+    Ok(id)
 }
 
 /// How a verification is.

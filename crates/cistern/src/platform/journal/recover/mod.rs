@@ -17,13 +17,13 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use serde_json::json;
-use store::{Journal, Kind, RebuildProgress, Store, WrappingKey};
+use store::{Journal, JournalListed, JournalPlace, Kind, RebuildProgress, Store, WrappingKey};
 
 use self::plan::{plan_make, report_new};
 use self::replay::replay;
 use self::target::Target;
 use super::model::Recovered;
-use super::service::{begin_anew_in_tx, dump, shown};
+use super::service::{begin_anew_in_tx, dump, shown, state_forget_in_tx};
 use crate::app::{self, App};
 use crate::config::{self, Config};
 use crate::platform::clock::Clock;
@@ -31,6 +31,11 @@ use crate::platform::db::{Db, Tx};
 use crate::platform::error::{Error, Result};
 use crate::platform::events::{self, Event, Who};
 use crate::platform::keys::service::key_load;
+
+/// The refusal where a server still works with the store.
+const WRITTEN: &str = "a server wrote into the store's journal meanwhile, and the recovered database would not know of that: \
+                       stop every server of the installation, or make a copy with `cistern store copy` and recover from \
+                       that, and run this again";
 
 /// How a recovery is to be.
 #[derive(Clone, Debug, Default)]
@@ -65,7 +70,7 @@ pub async fn recover(config: &Config, options: Options, tell: &(dyn Fn(&str) + S
         return keep(config, &journal, backend, with_key, tell).await;
     }
     let plan = plan_make(&journal).await?;
-    let (last_generation, mut report) = (plan.last_generation, report_new(&plan));
+    let (last, mut report) = (plan.last, report_new(&plan));
 
     let target = Target::open(config, &options).await?;
     tell("bringing the catalogue back");
@@ -74,7 +79,7 @@ pub async fn recover(config: &Config, options: Options, tell: &(dyn Fn(&str) + S
     index_make(&target.db, backend, with_key.clone(), &mut report).await?;
 
     tell("putting things in order");
-    settle(&target, with_key.key, (&counters, last_generation), &mut report).await?;
+    settle(&target, with_key.key, (&counters, last), &mut report).await?;
     report.aside = target.take_place().await?;
     Ok(report)
 }
@@ -140,7 +145,7 @@ fn no_store(config: &Config, error: store::Error) -> Error {
 async fn settle(
     target: &Target,
     key: Option<WrappingKey>,
-    (counters, last_generation): (&BTreeMap<String, i64>, u32),
+    (counters, last): (&BTreeMap<String, i64>, JournalPlace),
     report: &mut Recovered,
 ) -> Result<()> {
     let app = App::open_unguarded(target.config.clone(), key).await?;
@@ -155,9 +160,41 @@ async fn settle(
     });
     let event = Event::done("store.recover", "store", app.store.id()).with(detail);
     events::record_in_tx(&*tx, app.clock.now(), &Who::default(), event).await?;
-    begin_anew_in_tx(&tx, counters, last_generation).await?;
+    begin_anew_in_tx(&tx, counters, last.generation).await?;
     tx.commit().await?;
-    dump(&app).await?;
+    let dumped = dump(&app).await;
+    // Its first key was taken.
+    if matches!(dumped, Err(Error::Precondition(_))) {
+        return Err(Error::Precondition(WRITTEN.into()));
+    }
+    dumped?;
+    if is_written_after(&app.store.journal(), last).await? {
+        give_up(&app, last.generation).await?;
+        return Err(Error::Precondition(WRITTEN.into()));
+    }
     app.db.fold().await;
     app.db.clone().close().await
+}
+
+/// Whether somebody else has written on, after the object that was the newest.
+async fn is_written_after(journal: &Journal, last: JournalPlace) -> Result<bool> {
+    let listed = journal.list().await?;
+    let is_later = |item: &JournalListed| item.place > last && item.place.generation == last.generation;
+    Ok(listed.iter().any(is_later))
+}
+
+/// Takes back what would make the servers that still run stop: the generation begun here. The database is not the
+/// store's any more.
+async fn give_up(app: &App, last_generation: u32) -> Result<()> {
+    let tx = app.db.write().await?;
+    state_forget_in_tx(&tx).await?;
+    tx.commit().await?;
+    let journal = app.store.journal();
+    // The end of its dump goes first: what is not whole is nobody's.
+    for item in journal.list().await?.iter().rev() {
+        if item.place.generation > last_generation {
+            journal.delete(item.place).await?;
+        }
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::StreamExt as _;
-use store::{Journal, JournalListed, JournalObject, JournalPart, Kind};
+use store::{Journal, JournalListed, JournalObject, JournalPart, JournalPlace, Kind};
 
 use crate::platform::error::{Error, Result};
 use crate::platform::journal::model::{Chain, Document, Gap, Overlay, Recovered};
@@ -29,8 +29,8 @@ pub(super) struct Plan {
     /// Newer generations that are not whole: what can be read of their dumps, and their changes.
     pub(super) newer: Vec<Generation>,
     pub(super) newest_us: i64,
-    /// The newest generation that anything in the store is of.
-    pub(super) last_generation: u32,
+    /// The newest object in the store.
+    pub(super) last: JournalPlace,
 }
 
 impl Generation {
@@ -44,10 +44,11 @@ impl Generation {
 /// Reads the journal, newest generation first, until one is whole.
 pub(super) async fn plan_make(journal: &Journal) -> Result<Plan> {
     let mut generations: BTreeMap<u32, Vec<JournalListed>> = BTreeMap::new();
-    for item in journal.list().await? {
+    let listed = journal.list().await?;
+    let last = listed.last().map(|item| item.place).unwrap_or_default();
+    for item in listed {
         generations.entry(item.place.generation).or_default().push(item);
     }
-    let last_generation = generations.keys().next_back().copied().unwrap_or(0);
     let (mut base, mut newer) = (None, Vec::new());
     for (number, items) in generations.into_iter().rev() {
         let generation = generation_read(journal, number, items).await?;
@@ -75,7 +76,7 @@ pub(super) async fn plan_make(journal: &Journal) -> Result<Plan> {
         base,
         newer,
         newest_us: newest_us.unwrap_or_default(),
-        last_generation,
+        last,
     })
 }
 

@@ -43,9 +43,9 @@ const OLDER: &str = "this database is older than the store, whose journal holds 
                      changed or deleted. Put the newest database back, or stop the server and run `cistern recover`, which \
                      makes a new one from the store";
 /// The refusal where the store is written by another.
-const OTHER: &str = "the store's journal is written with another database than this one: nothing is changed or deleted. \
-                     Start the server with the other, or stop both and run `cistern recover`, which makes a new one from \
-                     the store";
+const OTHER: &str = "the store's journal is written with another database than this one, as after a `cistern recover` \
+                     elsewhere: nothing is changed or deleted. Start the server with the other; or, to go on with this one, \
+                     stop both and run `cistern recover --keep-database`, which forgets what the other has";
 
 /// What the writer of this process holds.
 #[derive(Debug, Default)]
@@ -100,21 +100,18 @@ pub async fn guard(app: &App) -> Result<()> {
     // After the listing: what is listed was intended before.
     let state = rows::state_get(app.db.conn()).await?;
     let known = state.as_ref().map(known);
-    if model::is_ahead(newest.place, known) {
-        return refuse(app, OLDER);
-    }
+    let is_ahead = model::is_ahead(newest.place, known);
     let (Some(state), Some(known)) = (state, known) else {
-        return Ok(());
+        return if is_ahead { refuse(app, OLDER) } else { Ok(()) };
     };
-    if !model::must_be_own(newest.place, known) {
+    if !is_ahead && !model::must_be_own(newest.place, known) {
         return Ok(());
     }
     match journal.get(newest.place).await {
         Ok(object) if object.head.lineage != state.lineage => refuse(app, OTHER),
+        _ if is_ahead => refuse(app, OLDER),
         // Removed since by another server, or damaged, which whoever reads the journal tells.
-        Err(error) if !matches!(error.kind(), store::Kind::NotFound | store::Kind::Damaged) => {
-            Err(error.into())
-        }
+        Err(error) if !matches!(error.kind(), Kind::NotFound | Kind::Damaged) => Err(error.into()),
         _ => Ok(()),
     }
 }
@@ -364,8 +361,10 @@ fn bytes_of(sealed: &JournalSealed) -> i64 {
     i64::try_from(sealed.bytes().len()).unwrap_or(i64::MAX)
 }
 
-/// Writes an object under its number. One that is there already was written by whoever is ahead of us.
+/// Writes an object under its number, into the store that it is of: under a mount that went away there may be none, or
+/// another. One that is there already was written by whoever is ahead of us.
 async fn put(app: &App, sealed: &JournalSealed) -> Result<()> {
+    app.store.header_check().await?;
     match app.store.journal().put(sealed).await {
         Err(error) if error.kind() == store::Kind::Exists => {
             guard(app).await?;
@@ -375,8 +374,14 @@ async fn put(app: &App, sealed: &JournalSealed) -> Result<()> {
     }
 }
 
-/// Notes that an object was written, if the fence still holds, and lets go of the lease.
+/// Notes that an object was written, if the fence still holds, and lets go of the lease. Fails where another database
+/// has begun a generation meanwhile: nobody would read ours any more. Who recovers from a store that is still written
+/// begins one first, and then looks whether anything came in between; so one of the two notices.
 pub(super) async fn finish(app: &App, done: state::Model, notes: &[i64]) -> Result<()> {
+    let own = place(done.intended_generation, 0).generation;
+    if app.store.journal().has_later(own).await? {
+        guard(app).await?;
+    }
     let tx = app.db.write().await?;
     let row = rows::state_lock(&*tx).await?;
     if row.is_none_or(|row| row.fence != done.fence) {
@@ -446,5 +451,11 @@ pub(super) async fn begin_anew_in_tx(
     rows::changes_forget(&**tx).await?;
     rows::state_forget(&**tx).await?;
     rows::state_insert(&**tx, rows::state_new(random::uuid(), foreign_generation)).await?;
+    Ok(())
+}
+
+/// Makes a database that a recovery has given up nobody's.
+pub(super) async fn state_forget_in_tx(tx: &Tx) -> Result<()> {
+    rows::state_forget(&**tx).await?;
     Ok(())
 }

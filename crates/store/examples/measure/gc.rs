@@ -4,7 +4,8 @@
 //! Takes DISKS disks of GIB GiB in, of which each chunk is another (and compresses to next to nothing), into a fresh store
 //! on SQLite and a folder under FOLDER, or on an empty PostgreSQL database. Then it collects with nothing to free, imports
 //! FILE three times alone and three times while gc runs without a pause, each time with its data freed before,
-//! deletes every second disk, and collects again. Prints `WHAT: FIGURES`.
+//! deletes every second disk, and collects again. The two collections that are measured have a process each. Prints
+//! `WHAT: FIGURES`.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -28,10 +29,9 @@ pub(crate) async fn run(args: &[String]) -> Result<(), Failure> {
     let file = Arc::new(File::open(file)?);
     let dir = tempfile::tempdir_in(PathBuf::from(folder))?;
     let sqlite = format!("sqlite://{}?mode=rwc", dir.path().join("db.sqlite").display());
-    let db = database(args.get(4).unwrap_or(&sqlite)).await?;
-    let objects = dir.path().join("objects");
-    let backend = backend_open(&objects.to_string_lossy(), &Settings::new())?;
-    let store = Store::open_or_init(backend, &db, store::Options::default()).await?;
+    let url = args.get(4).unwrap_or(&sqlite);
+    let db = database(url).await?;
+    let store = open(dir.path(), &db).await?;
     for number in 0..disks {
         fill(&store, &db, number, gib << 30).await?;
     }
@@ -39,15 +39,47 @@ pub(crate) async fn run(args: &[String]) -> Result<(), Failure> {
         "taken in: {disks} disks of {gib} GiB, peak {} MiB",
         peak_kib() / 1024
     );
-    collect("nothing to free", &store, dir.path()).await?;
+    in_its_own_process("nothing to free", dir.path(), url)?;
     beside(&store, &db, &file, dir.path()).await?;
     let tx = begin(&db).await?;
     for number in (0..disks).step_by(2) {
         store.root_delete_in_tx(&tx, "image", &number.to_string()).await?;
     }
     tx.commit().await?;
-    collect("half to free", &store, dir.path()).await?;
-    println!("peak of memory: {} MiB", peak_kib() / 1024);
+    in_its_own_process("half to free", dir.path(), url)
+}
+
+async fn open(folder: &Path, db: &DatabaseConnection) -> Result<Store, Failure> {
+    let objects = folder.join("objects");
+    let backend = backend_open(&objects.to_string_lossy(), &Settings::new())?;
+    Ok(Store::open_or_init(backend, db, store::Options::default()).await?)
+}
+
+/// Collects in a process that does nothing else, so that its peak of memory is gc's.
+#[expect(clippy::disallowed_methods, reason = "ourselves, and no tool of the system's")]
+fn in_its_own_process(what: &str, folder: &Path, url: &str) -> Result<(), Failure> {
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    let status = command.args(["collect", what]).arg(folder).arg(url).status()?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(format!("`collect {what}` ended with {status}").into())
+}
+
+/// That process: `collect WHAT FOLDER URL`.
+pub(crate) async fn collect_alone(args: &[String]) -> Result<(), Failure> {
+    let [what, folder, url] = args else {
+        return Err("usage: collect WHAT FOLDER URL".into());
+    };
+    let folder = Path::new(folder);
+    let db = database(url).await?;
+    let store = open(folder, &db).await?;
+    let before = peak_kib() / 1024;
+    collect(what, &store, folder).await?;
+    println!(
+        "gc, {what}, memory: peak {} MiB, {before} MiB before it began",
+        peak_kib() / 1024
+    );
     Ok(())
 }
 
@@ -131,11 +163,10 @@ async fn collect(what: &str, store: &Store, folder: &std::path::Path) -> Result<
     let (entries, chunks) = (progress.entries.load(Relaxed), progress.chunks.load(Relaxed));
     println!(
         "gc, {what}: marked {entries} entries in {mark:.2} s ({:.2} M/s); the rest, with {chunks} rows, took {rest:.2} s; \
-         condemned {}, freed {} objects; peak {} MiB",
+         condemned {}, freed {} objects",
         rate(entries, mark),
         report.condemned,
         report.objects,
-        peak_kib() / 1024
     );
     Ok(())
 }

@@ -20,6 +20,7 @@ async fn main() -> Result<(), Failure> {
     let (what, args) = args.split_first().ok_or("usage: measure gc|ingest|read|size …")?;
     match what.as_str() {
         "gc" => gc::run(args).await,
+        "collect" => gc::collect_alone(args).await,
         "ingest" => ingest::run(args).await,
         "read" => read::run(args).await,
         "size" => size::run(args).await,

@@ -546,6 +546,21 @@ fn frame_describe(keys: &Keys, key: Option<&ObjectKey>, at: usize, frame: &[u8])
     })
 }
 
+/// What the footer would say of a frame whose digest and place are known; what it says of itself is not checked.
+pub(crate) fn entry_at((digest, kind): (Digest, FrameKind), offset: u32, length: u32, pack: &[u8]) -> Entry {
+    let header = pack
+        .get(offset as usize..)
+        .and_then(|frame| frame.get(..FRAME_HEADER_BYTES));
+    Entry {
+        digest,
+        offset,
+        length,
+        plain_bytes: header.map_or(0, |header| u32_at(header, 12)),
+        kind,
+        level: header.map_or(0, |header| header[3]),
+    }
+}
+
 fn entry_decode(entry: &[u8]) -> Option<Entry> {
     Some(Entry {
         digest: Digest::from_slice(&entry[..32])?,

@@ -22,7 +22,7 @@ use crate::object::{Algorithm, Hasher};
 use crate::pack;
 use crate::reader::nodes::TreeReader;
 use crate::reader::packs::Caching;
-use crate::rows::{self, Location, object_kind, object_state};
+use crate::rows::{self, Location, chunk_state, object_kind, object_state};
 use crate::store::{Root, Store, pack_key};
 use crate::tree::{FAN_OUT, child_span};
 
@@ -109,7 +109,11 @@ impl Store {
             kind: "store".into(),
             owner: fault.key.clone(),
             range: 0..fault.bytes,
-            reason: format!("{}; no disk needs what is damaged", fault.reason),
+            // What a disk needed of it and was imported again lies elsewhere now; what is whole gc takes to another pack.
+            reason: format!(
+                "{}; no disk needs what is damaged of it (any more): gc removes it",
+                fault.reason
+            ),
         }));
         damage.extend(self.alone_verify(read_data).await?);
         Ok(damage)
@@ -250,13 +254,18 @@ impl Store {
             mended.map_err(|error| Error::db("cannot mark mended chunks", error))?;
             return Ok(false);
         };
-        tracing::error!(
-            object = fault.key,
-            reason = fault.reason,
-            "the scrub found damage"
-        );
+        tracing::error!(object = fault.key, reason = fault.reason, "damage was found");
         self.chunks_mark(&HashMap::from([(object.id, fault)])).await?;
         Ok(true)
+    }
+
+    /// Whether anything is wrong with an object; nothing is marked.
+    pub(crate) async fn is_damaged(
+        &self,
+        object: &rows::object::Model,
+        progress: &VerifyProgress,
+    ) -> Result<bool> {
+        Ok(self.fault_find(object, true, progress).await?.is_some())
     }
 
     /// What is wrong with an object that is still published, if anything.
@@ -277,7 +286,7 @@ impl Store {
         Ok(fault)
     }
 
-    /// Marks what cannot be read of faulty objects.
+    /// Marks what cannot be read of faulty objects, and takes the mark from what can.
     async fn chunks_mark(&self, faults: &HashMap<i64, Fault>) -> Result<()> {
         let context = |error| Error::db("cannot mark damaged chunks", error);
         let (db, number) = (&self.inner.db, self.inner.number);
@@ -290,6 +299,8 @@ impl Store {
                     .map_err(context)?;
                 continue;
             }
+            // Also where no chunk that anybody needs is: gc writes the rest anew.
+            rows::object_damaged(db, *object).await.map_err(context)?;
             for chunk in rows::chunks_of(db, number, *object).await.map_err(context)? {
                 let code = u8::try_from(chunk.kind).ok();
                 let kind = code.and_then(FrameKind::from_code).unwrap_or(FrameKind::Data);
@@ -297,6 +308,11 @@ impl Store {
                     .frame_load(kind, chunk.digest, chunk.location, Caching::Pass)
                     .await
                 {
+                    Ok(_) if chunk.state == chunk_state::DAMAGED => {
+                        rows::chunk_mend(db, number, chunk.domain, chunk.digest, chunk.location)
+                            .await
+                            .map_err(context)?;
+                    }
                     Ok(_) => {}
                     Err(error) if damaging(&error) => {
                         rows::chunk_damage(db, number, chunk.domain, chunk.digest, chunk.location)

@@ -37,6 +37,7 @@ mod format;
 pub mod gc;
 mod group_commit;
 mod header;
+mod heal;
 mod ingest;
 mod journal;
 mod keyring;
@@ -66,6 +67,7 @@ pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
 pub use format::FORMAT;
 pub use header::{DedupDomain, Header};
+pub use heal::Healed;
 pub use ingest::{Disk, Ingest, IngestStats, Progress};
 pub use journal::{
     JOURNAL_DOCUMENT_LIMIT, Journal, JournalHead, JournalLink, JournalListed, JournalObject, JournalPart,

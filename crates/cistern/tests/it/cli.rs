@@ -36,6 +36,7 @@ const PROMISED: &[&str] = &[
     "key remove",
     "serve",
     "store copy",
+    "store heal",
     "store stats",
     "store verify",
     "team create",
@@ -566,6 +567,12 @@ async fn verify_names_each_damaged_image_and_range() {
     assert!(
         reason(&output).contains("no image needs"),
         "the pack is still there: {output:?}"
+    );
+    run_ok(&mut server.remote(&["gc", "--now"]));
+    run_ok(&mut server.local(&words));
+    assert!(
+        downloaded(&api, 1, "raw").await == disk,
+        "it lies in another pack"
     );
     assert_eq!(api.get("/v2/images/1").await.expect(200)["image"]["health"], "ok");
 }

@@ -1,7 +1,7 @@
 //! What operators can do with the store.
 
 use serde_json::json;
-use store::{RebuildProgress, Rebuilt, Store};
+use store::{Healed, RebuildProgress, Rebuilt, Store, VerifyProgress};
 
 use super::cache;
 use super::jobs::{ATTEMPTS, VERIFY};
@@ -70,6 +70,22 @@ async fn verify_load(app: &App, id: i64) -> Result<Verification> {
         _ => None,
     };
     Ok(Verification { job, report })
+}
+
+/// Brings what is damaged or missing of the store back from a copy of it, a folder or a bucket. A server may run.
+pub async fn heal_from(app: &App, copy: &str, progress: &VerifyProgress) -> Result<Healed> {
+    let backend = app::backend_open_at(&app.config, copy)?;
+    let options = store::Options {
+        key: key_load(&app.config).await?,
+        write_turn: app.db.write_turn(),
+        ..store::Options::default()
+    };
+    let copy = Store::open(backend, app.db.conn(), options).await;
+    let copy = copy.map_err(|error| match error.kind() {
+        store::Kind::NotFound | store::Kind::Incompatible => Error::Precondition(error.to_string()),
+        _ => error.into(),
+    })?;
+    Ok(app.store.heal_from(&copy, progress).await?)
 }
 
 /// Makes the index of chunks anew from the packs, in a database that is otherwise intact. No server may run.

@@ -82,6 +82,19 @@ pub struct CopyOptions {
     pub key: Option<WrappingKey>,
 }
 
+/// Fails unless there is a store in `from` that the key opens: before the place that it is to be copied to is touched.
+pub async fn copy_check(from: &dyn Backend, options: &CopyOptions) -> Result<()> {
+    source_open(from, options).await.map(drop)
+}
+
+async fn source_open(from: &dyn Backend, options: &CopyOptions) -> Result<(Uuid, Keys)> {
+    let Some(found) = header_load(from).await? else {
+        let text = format!("`{}` holds no store", from.describe());
+        return Err(Error::new(Kind::NotFound, text));
+    };
+    Ok((found.header.store_id, found.unlock(options.key.as_ref())?))
+}
+
 /// Copies what `to` lacks of the store in `from`.
 pub async fn copy(
     from: &dyn Backend,
@@ -89,12 +102,9 @@ pub async fn copy(
     options: &CopyOptions,
     progress: &CopyProgress,
 ) -> Result<Copied> {
-    let Some(found) = header_load(from).await? else {
-        let text = format!("`{}` holds no store", from.describe());
-        return Err(Error::new(Kind::NotFound, text));
-    };
+    let (store_id, keys) = source_open(from, options).await?;
     if let Some(other) = header_load(to).await?
-        && other.header.store_id != found.header.store_id
+        && other.header.store_id != store_id
     {
         let text = format!(
             "`{}` already holds another store, {}",
@@ -107,7 +117,7 @@ pub async fn copy(
     let on = Copier {
         from,
         to,
-        keys: found.unlock(options.key.as_ref())?,
+        keys,
         read_back: options.read_back,
         world: World::system(),
     };

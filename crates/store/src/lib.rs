@@ -56,13 +56,14 @@ mod session;
 mod store;
 mod tree;
 mod verify;
+mod walk;
 mod world;
 
 pub use backend::{
     Backend, Fault, Faulty, Folder, Listed, Probe, Put, Remote, Requests, Settings, backend_open, folder,
 };
 pub use cache::{CacheOptions, CacheStats};
-pub use copy::{Copied, CopyOptions, CopyProgress, copy};
+pub use copy::{Copied, CopyOptions, CopyProgress, copy, copy_check};
 pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
 pub use format::FORMAT;

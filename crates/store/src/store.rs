@@ -23,6 +23,7 @@ use crate::reader::leaves::Leaves;
 use crate::reader::packs::{Caching, Source};
 use crate::rebuild::{is_being_rebuilt, unfinished};
 use crate::rows::{self, Hit, Location, WHOLE_LEVEL, object_kind};
+use crate::scrub::Inputs;
 use crate::seal::StoreKey;
 use crate::tree::TreeRoot;
 use crate::world::World;
@@ -97,6 +98,8 @@ pub(crate) struct Inner {
     pub(crate) has_nowait: AtomicBool,
     /// What is found damaged, or healed, is not in the record of damage yet.
     pub(crate) damage_is_stale: AtomicBool,
+    /// What the record of damage was made from, by this process.
+    pub(crate) damage_recorded: Mutex<Option<Inputs>>,
     pub(crate) cache: OnceLock<Arc<PackCache>>,
     /// Sessions of this process that are open.
     pub(crate) writers: AtomicUsize,
@@ -265,6 +268,7 @@ impl Store {
             leaves: Leaves::default(),
             has_nowait: AtomicBool::new(true),
             damage_is_stale: AtomicBool::new(false),
+            damage_recorded: Mutex::default(),
             cache: OnceLock::new(),
             writers: AtomicUsize::new(0),
             objects: Mutex::default(),

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use rustix::fs::{CWD, OFlags, RenameFlags, fcntl_setfl};
+use rustix::fs::{Access, CWD, OFlags, RenameFlags, fcntl_setfl};
 
 use super::{Backend, Listed, Put, key_check};
 use crate::error::{Error, Kind, Result};
@@ -60,7 +60,7 @@ struct FolderSync {
 }
 
 impl Folder {
-    /// Opens the folder, makes it if absent, and clears what crashed writers left in `tmp/`.
+    /// Opens the folder, makes it if absent, and clears what crashed writers left in `tmp/`. One that cannot be written can be read.
     pub fn open(root: &Path) -> Result<Self> {
         let root =
             std::path::absolute(root).map_err(|error| Error::io("cannot find the store's folder", error))?;
@@ -70,8 +70,12 @@ impl Folder {
             durable: Mutex::default(),
             world: World::system(),
         };
-        inner.folder_make(&root.join(TEMPORARY))?;
-        inner.temporary_clear()?;
+        let is_for_reading = root.is_dir() && rustix::fs::access(&root, Access::WRITE_OK).is_err();
+        if !is_for_reading {
+            // Only here: what is written under a mount that went away must find no such folder.
+            inner.folder_make(&root.join(TEMPORARY))?;
+            inner.temporary_clear()?;
+        }
         Ok(Self {
             inner: Arc::new(inner),
         })

@@ -146,14 +146,16 @@ async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     let config = args.local.config(context)?;
     // A folder is made where there is none, which is right for one side only.
     folder_require(&args.src)?;
-    let (from, to) = (
-        backend_open_at(&config, &args.src)?,
-        backend_open_at(&config, &args.dst)?,
-    );
+    let from = backend_open_at(&config, &args.src)?;
     let options = store::CopyOptions {
         read_back: args.read_back,
         key: key_load(&config).await?,
     };
+    store::copy_check(&*from, &options)
+        .await
+        .map_err(|error| Failure::Failed(chain_of(&error)))?;
+    // This makes a folder.
+    let to = backend_open_at(&config, &args.dst)?;
     let (progress, counters) = (Progress::new(), store::CopyProgress::default());
     progress.step("copying", None);
     let copied = {
@@ -181,12 +183,8 @@ async fn copy(args: CopyArgs, context: &Context) -> Outcome {
         if copied.replaced > 0 {
             let _ = write!(
                 text,
-                " {} damaged at the destination: replaced.",
-                if copied.replaced == 1 {
-                    "1 was".to_owned()
-                } else {
-                    format!("{} were", copied.replaced)
-                }
+                " {} of them replaced what was damaged there.",
+                copied.replaced
             );
         }
         if copied.gone > 0 {
@@ -203,7 +201,7 @@ async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     }
     let keys = copied.damaged.join("; ");
     Err(Failure::Failed(format!(
-        "damaged at the source: {keys}. `cistern store verify --read-data` there names the images"
+        "damaged at the source, or in doubt: {keys}. `cistern store verify --read-data` there names the images"
     )))
 }
 
@@ -248,12 +246,8 @@ async fn heal(args: HealArgs, context: &Context) -> Outcome {
         return Ok(());
     }
     Err(Failure::Failed(format!(
-        "{} still damaged: {}. `cistern store verify --read-data` names the images: import them again, or heal from another copy",
-        if healed.left == 1 {
-            "1 object is".to_owned()
-        } else {
-            format!("{} objects are", healed.left)
-        },
+        "{} could not be healed: {}. `cistern store verify --read-data` names the images: import them again, or heal from another copy",
+        count(healed.left, "object"),
         healed.named.join("; ")
     )))
 }
@@ -333,9 +327,15 @@ async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
 }
 
 async fn verify_local(args: &VerifyArgs, context: &Context, progress: &Progress) -> Outcome<Report> {
-    let app = App::open_existing(args.local.config(context)?).await?;
+    let config = args.local.config(context)?;
     let counters = VerifyProgress::default();
-    let mut work = std::pin::pin!(store_verify(&app, args.read_data, &counters));
+    let mut work = std::pin::pin!(async {
+        if service::is_for_reading(&config) {
+            return service::verify_for_reading(&config, args.read_data, &counters).await;
+        }
+        let app = App::open_existing(config).await?;
+        store_verify(&app, args.read_data, &counters).await
+    });
     loop {
         tokio::select! {
             found = &mut work => {

@@ -124,7 +124,8 @@ pub struct Report {
     pub objects: u64,
     /// Their bytes.
     pub freed_bytes: u64,
-    /// Packs whose chunks were moved to others; they are deleted by this run or the next.
+    /// Packs whose chunks were moved to others; they are deleted by this run or the next, but for those that hold something damaged which
+    /// is needed and was not stored anew.
     pub repacked: u64,
     /// Bytes written for that.
     pub repacked_bytes: u64,

@@ -621,10 +621,19 @@ async fn a_store_on_read_only_media_is_verified_where_it_is() {
     std::fs::write(server.data().join("cistern.sqlite-wal"), "a page").expect("writes");
     let output = run(&mut verify());
     let reason = reason(&output);
+    let next = "--database sqlite:FILE";
     assert!(
-        reason.contains("copy both") && reason.contains("--database"),
+        reason.contains("copy both") && reason.contains(next),
         "{output:?}"
     );
+    let copy = tempfile::tempdir().expect("a temporary folder");
+    for name in ["cistern.sqlite", "cistern.sqlite-wal"] {
+        std::fs::copy(server.data().join(name), copy.path().join(name)).expect("copies");
+    }
+    let database = format!("sqlite:{}", copy.path().join("cistern.sqlite").display());
+    let by_copy = ["store", "verify", "--read-data", "--database", &database];
+    let output = run(&mut wrapped(server.local(&by_copy), &words));
+    assert!(stdout(&output).starts_with("image 1: bytes "), "{output:?}");
 }
 
 #[tokio::test]

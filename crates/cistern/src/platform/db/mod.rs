@@ -103,7 +103,7 @@ fn is_for_reading(path: &Path) -> Result<bool> {
     if log.metadata().is_ok_and(|log| log.len() > 0) {
         return Err(Error::Precondition(format!(
             "{0} lies where nothing can be written, and what was written to it last is in {1}, which cannot be read there: copy both to \
-             a folder that can be written, and name the copy with --database",
+             a folder that can be written, and name the copy with --database sqlite:FILE",
             path.display(),
             log.display()
         )));

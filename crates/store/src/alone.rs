@@ -35,8 +35,8 @@ impl Store {
         Ok(damage)
     }
 
-    /// Headers are small: they are read in any case.
-    async fn headers_verify(&self) -> Result<Vec<Damage>> {
+    /// Verifies the headers. They are small: all of each is read.
+    pub async fn headers_verify(&self) -> Result<Vec<Damage>> {
         let headers = match self.headers_look().await {
             Err(error) if error.kind() == Kind::NotFound => {
                 return Ok(vec![told("h/".into(), 0, error.to_string())]);

@@ -5,7 +5,11 @@
 //! its way, so that damage is told here and not taken along unseen, and never takes the place of what the copy has whole. The
 //! database knows nothing of the place: a service goes on with the copy when it is told to, and from then on the copy is
 //! ahead, and nothing is copied to it any more.
+//!
+//! What is there with the right size is trusted unread, unless all of it is to be read back: then both sides are compared, and what is
+//! damaged at the destination is replaced by what is whole at the source.
 
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -17,9 +21,10 @@ use crate::backend::{Backend, Listed};
 use crate::digest::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::gc::id_of;
-use crate::header::header_load;
+use crate::header::{Header, header_load};
 use crate::keys::WrappingKey;
 use crate::pack;
+use crate::verify::damaging;
 use crate::world::World;
 
 /// What lies where, in the order in which it is copied.
@@ -49,9 +54,12 @@ pub struct Copied {
     pub bytes: u64,
     /// Objects that were there already.
     pub present: u64,
+    /// Of the objects written, those that were there already and damaged: only found where everything is read back.
+    pub replaced: u64,
     /// Objects that were gone when their turn came: gc ran meanwhile, and what it wrote in their place may not be copied yet.
     pub gone: u64,
-    /// Objects that are damaged at the source: keys of the first of them, with the reason, and what the copy has now.
+    /// Objects that are damaged at the source, or differ and do not tell which of the two is right: keys of the first of them, with
+    /// the reason, and what the copy has now.
     pub damaged: Vec<String>,
 }
 
@@ -59,6 +67,8 @@ enum Done {
     Present,
     Gone,
     Written(u64, Option<String>),
+    /// What was there was damaged, and is whole now.
+    Replaced(u64),
     /// What is at the source is damaged, and does not replace what is there.
     Kept(String),
 }
@@ -66,10 +76,23 @@ enum Done {
 /// How a copy is to be.
 #[derive(Debug, Default)]
 pub struct CopyOptions {
-    /// Everything that was written is read again and compared.
+    /// Everything that was written is read again and compared, and so is what was there already.
     pub read_back: bool,
     /// A key of the store, where that is encrypted: its packs could not be checked otherwise.
     pub key: Option<WrappingKey>,
+}
+
+/// Fails unless there is a store in `from` that the key opens: before the place that it is to be copied to is touched.
+pub async fn copy_check(from: &dyn Backend, options: &CopyOptions) -> Result<()> {
+    source_open(from, options).await.map(drop)
+}
+
+async fn source_open(from: &dyn Backend, options: &CopyOptions) -> Result<(Uuid, Keys)> {
+    let Some(found) = header_load(from).await? else {
+        let text = format!("`{}` holds no store", from.describe());
+        return Err(Error::new(Kind::NotFound, text));
+    };
+    Ok((found.header.store_id, found.unlock(options.key.as_ref())?))
 }
 
 /// Copies what `to` lacks of the store in `from`.
@@ -79,12 +102,9 @@ pub async fn copy(
     options: &CopyOptions,
     progress: &CopyProgress,
 ) -> Result<Copied> {
-    let Some(found) = header_load(from).await? else {
-        let text = format!("`{}` holds no store", from.describe());
-        return Err(Error::new(Kind::NotFound, text));
-    };
+    let (store_id, keys) = source_open(from, options).await?;
     if let Some(other) = header_load(to).await?
-        && other.header.store_id != found.header.store_id
+        && other.header.store_id != store_id
     {
         let text = format!(
             "`{}` already holds another store, {}",
@@ -97,7 +117,7 @@ pub async fn copy(
     let on = Copier {
         from,
         to,
-        keys: found.unlock(options.key.as_ref())?,
+        keys,
         read_back: options.read_back,
         world: World::system(),
     };
@@ -112,6 +132,12 @@ pub async fn copy(
                 Done::Present => copied.present += 1,
                 Done::Gone => copied.gone += 1,
                 Done::Kept(reason) => copied.damage(reason),
+                Done::Replaced(bytes) => {
+                    progress.bytes.fetch_add(bytes, Relaxed);
+                    copied.objects += 1;
+                    copied.bytes += bytes;
+                    copied.replaced += 1;
+                }
                 Done::Written(bytes, damage) => {
                     progress.bytes.fetch_add(bytes, Relaxed);
                     copied.objects += 1;
@@ -143,7 +169,7 @@ async fn ahead_refuse(from: &dyn Backend, to: &dyn Backend) -> Result<()> {
         if copy > source {
             let text = format!(
                 "`{}` is ahead of `{}`: {what} there since it was copied (it has {}). Copy in the other direction, or to an \
-                 empty place",
+                 empty place; to bring what is damaged there back from this copy, use `cistern store heal`",
                 to.describe(),
                 from.describe(),
                 copy.unwrap_or_default()
@@ -185,7 +211,7 @@ struct Copier<'a> {
 impl Copier<'_> {
     async fn object(&self, item: Listed) -> Result<Done> {
         let there = self.to.stat(&item.key).await?;
-        if there == Some(item.bytes) {
+        if there == Some(item.bytes) && !self.read_back {
             return Ok(Done::Present);
         }
         // Of two that differ the longer is whole.
@@ -195,7 +221,12 @@ impl Copier<'_> {
                 item.key
             )));
         }
-        match self.write(&item, there.is_some()).await {
+        let done = if there == Some(item.bytes) {
+            self.compare(&item).await
+        } else {
+            self.write(&item, there.is_some()).await
+        };
+        match done {
             // Gc may have deleted it since it was listed.
             Err(error) if error.kind() == Kind::NotFound && self.from.stat(&item.key).await?.is_none() => {
                 Ok(Done::Gone)
@@ -207,10 +238,7 @@ impl Copier<'_> {
     /// Writes an object, in the place of one that is shorter where `replaces`. A damaged pack replaces nothing.
     async fn write(&self, item: &Listed, replaces: bool) -> Result<Done> {
         if item.bytes > pack::LIMIT_BYTES as u64 {
-            if replaces {
-                self.to.delete(&item.key).await?;
-            }
-            self.write_large(item).await?;
+            self.write_large(item, replaces).await?;
             return Ok(Done::Written(item.bytes, None));
         }
         let data = self.from.get(&item.key).await?;
@@ -225,11 +253,10 @@ impl Copier<'_> {
             )));
         }
         if replaces {
-            self.to.delete(&item.key).await?;
-        }
-        self.to.put_new(&item.key, data.clone()).await?;
-        if self.read_back && self.to.get(&item.key).await? != data {
-            return Err(changed(&item.key));
+            self.replace(&item.key, data).await?;
+        } else {
+            self.to.put_new(&item.key, data.clone()).await?;
+            self.read_back(&item.key, &data).await?;
         }
         let damage = damage.map(|reason| format!("{}: {reason}; copied as it is", item.key));
         Ok(Done::Written(item.bytes, damage))
@@ -242,18 +269,8 @@ impl Copier<'_> {
             .await
     }
 
-    async fn write_large(&self, item: &Listed) -> Result<()> {
-        let mut put = self.to.put_begin(&item.key).await?;
-        let mut written = blake3::Hasher::new();
-        for start in (0..item.bytes).step_by(usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX)) {
-            let data = self
-                .from
-                .get_range(&item.key, start..item.bytes.min(start + PIECE_BYTES))
-                .await?;
-            written.update(&data);
-            put.write(data).await?;
-        }
-        put.finish().await?;
+    async fn write_large(&self, item: &Listed, replaces: bool) -> Result<()> {
+        let written = object_write(self.from, self.to, item, replaces).await?;
         if self.to.stat(&item.key).await? != Some(item.bytes) {
             return Err(changed(&item.key));
         }
@@ -261,20 +278,152 @@ impl Copier<'_> {
             return Ok(());
         }
         let mut read = blake3::Hasher::new();
-        for start in (0..item.bytes).step_by(usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX)) {
-            read.update(
-                &self
-                    .to
-                    .get_range(&item.key, start..item.bytes.min(start + PIECE_BYTES))
-                    .await?,
-            );
+        for piece in pieces(item.bytes) {
+            read.update(&self.to.get_range(&item.key, piece).await?);
         }
-        if read.finalize() == written.finalize() {
+        if read.finalize() == written {
             Ok(())
         } else {
             Err(changed(&item.key))
         }
     }
+
+    /// Reads an object that both sides have with the same size. What is damaged at the destination alone is replaced.
+    async fn compare(&self, item: &Listed) -> Result<Done> {
+        let key = &item.key;
+        if key.starts_with("b/") {
+            return self.compare_whole(item).await;
+        }
+        let source = self.from.get(key).await?;
+        let there = tolerated(self.to.get(key).await)?;
+        let is_same = matches!(&there, Ok(there) if *there == source);
+        // Of the others both sides are alike only where they are whole, or were copied damaged by who knew.
+        let fault = match self.fault(key, source.clone()).await? {
+            Some(fault) if is_same => Some(format!("{key}: {fault}; so is the copy's")),
+            Some(fault) => Some(format!("{key}: {fault}; the copy keeps what it has")),
+            None => None,
+        };
+        if let Some(fault) = fault {
+            return Ok(Done::Kept(fault));
+        }
+        if is_same {
+            return Ok(Done::Present);
+        }
+        if let Ok(there) = there
+            && self.fault(key, there).await?.is_none()
+        {
+            return Ok(Done::Kept(format!(
+                "{key}: it is another one than the copy's, and both are whole; the copy keeps what it has"
+            )));
+        }
+        self.replace(key, source).await?;
+        Ok(Done::Replaced(item.bytes))
+    }
+
+    /// A whole object can be as large as it likes, and nothing in it tells what it should be.
+    async fn compare_whole(&self, item: &Listed) -> Result<Done> {
+        for piece in pieces(item.bytes) {
+            let source = self.from.get_range(&item.key, piece.clone()).await?;
+            let there = tolerated(self.to.get_range(&item.key, piece).await)?;
+            if there.is_ok_and(|there| there == source) {
+                continue;
+            }
+            return Ok(Done::Kept(format!(
+                "{}: it differs from the copy's, and does not tell which of the two is right; where a verification of the source \
+                 finds nothing, remove the copy's and copy again",
+                item.key
+            )));
+        }
+        Ok(Done::Present)
+    }
+
+    /// What is wrong with the bytes of a pack, a header or a journal object.
+    async fn fault(&self, key: &str, data: Bytes) -> Result<Option<Error>> {
+        if let Some(number) = key.strip_prefix("h/") {
+            return Ok(header_fault(&self.keys, number, &data));
+        }
+        if key.starts_with("j/") {
+            return Ok(journal_fault(&self.keys, &data));
+        }
+        match id_of(key) {
+            Some(id) => self.damage(id, data).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn replace(&self, key: &str, data: Bytes) -> Result<()> {
+        object_replace(self.to, key, data.clone()).await?;
+        self.read_back(key, &data).await
+    }
+
+    async fn read_back(&self, key: &str, written: &Bytes) -> Result<()> {
+        if self.read_back && self.to.get(key).await? != *written {
+            return Err(changed(key));
+        }
+        Ok(())
+    }
+}
+
+fn header_fault(keys: &Keys, number: &str, data: &[u8]) -> Option<Error> {
+    let number = number.parse().ok()?;
+    let checked = Header::decode(number, data).and_then(|_| match keys.store_key() {
+        Some(key) => Header::check_code(key, data),
+        None => Ok(()),
+    });
+    checked.err()
+}
+
+fn journal_fault(keys: &Keys, data: &[u8]) -> Option<Error> {
+    let code = data.split_last_chunk::<32>();
+    if code.is_some_and(|(covered, code)| keys.journal_mac(covered) == *code) {
+        return None;
+    }
+    Some(Error::new(Kind::Damaged, "it does not match its code"))
+}
+
+/// An error that says that this object cannot be read goes in; another ends the work.
+fn tolerated<T>(read: Result<T>) -> Result<Result<T>> {
+    match read {
+        Err(error) if !damaging(&error) => Err(error),
+        read => Ok(read),
+    }
+}
+
+/// The ranges in which an object of so many bytes is read.
+fn pieces(bytes: u64) -> impl Iterator<Item = Range<u64>> {
+    let starts = (0..bytes).step_by(usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX));
+    starts.map(move |start| start..bytes.min(start + PIECE_BYTES))
+}
+
+/// Writes `data` in the place of what has this key. All of it is at the backend before that goes: a full disk must not cost what
+/// was there.
+async fn object_replace(to: &dyn Backend, key: &str, data: Bytes) -> Result<()> {
+    let mut put = to.put_begin(key).await?;
+    put.write(data).await?;
+    to.delete(key).await?;
+    put.finish().await
+}
+
+/// Writes an object from one backend to another piece by piece, in the place of what is there where `replaces`; gives the hash of
+/// what was written.
+pub(crate) async fn object_write(
+    from: &dyn Backend,
+    to: &dyn Backend,
+    item: &Listed,
+    replaces: bool,
+) -> Result<blake3::Hash> {
+    let mut put = to.put_begin(&item.key).await?;
+    let mut written = blake3::Hasher::new();
+    for piece in pieces(item.bytes) {
+        let data = from.get_range(&item.key, piece).await?;
+        written.update(&data);
+        put.write(data).await?;
+    }
+    if replaces {
+        to.delete(&item.key).await?;
+    }
+    put.finish().await?;
+    Ok(written.finalize())
 }
 
 fn changed(key: &str) -> Error {

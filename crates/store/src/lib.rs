@@ -37,6 +37,7 @@ mod format;
 pub mod gc;
 mod group_commit;
 mod header;
+mod heal;
 mod ingest;
 mod journal;
 mod keyring;
@@ -55,17 +56,19 @@ mod session;
 mod store;
 mod tree;
 mod verify;
+mod walk;
 mod world;
 
 pub use backend::{
     Backend, Fault, Faulty, Folder, Listed, Probe, Put, Remote, Requests, Settings, backend_open, folder,
 };
 pub use cache::{CacheOptions, CacheStats};
-pub use copy::{Copied, CopyOptions, CopyProgress, copy};
+pub use copy::{Copied, CopyOptions, CopyProgress, copy, copy_check};
 pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
 pub use format::FORMAT;
 pub use header::{DedupDomain, Header};
+pub use heal::Healed;
 pub use ingest::{Disk, Ingest, IngestStats, Progress};
 pub use journal::{
     JOURNAL_DOCUMENT_LIMIT, Journal, JournalHead, JournalLink, JournalListed, JournalObject, JournalPart,

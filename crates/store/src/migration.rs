@@ -12,6 +12,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(Gc),
         Box::new(Health),
         Box::new(HeaderNumber),
+        Box::new(ObjectDamaged),
     ]
 }
 
@@ -180,6 +181,37 @@ impl MigrationTrait for HeaderNumber {
         let alter = Table::alter()
             .table(Alias::new("store_meta"))
             .drop_column(Alias::new("header_number"))
+            .to_owned();
+        manager.alter_table(alter).await
+    }
+}
+
+/// Which objects hold something that was found damaged: gc writes anew what is needed of such a pack.
+struct ObjectDamaged;
+
+impl MigrationName for ObjectDamaged {
+    fn name(&self) -> &'static str {
+        "store_0010_object_damaged"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for ObjectDamaged {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let damaged = Table::alter()
+            .table(Alias::new("store_object"))
+            .add_column(col("damaged").boolean().default(false))
+            .to_owned();
+        manager.alter_table(damaged).await?;
+        // One that is healed already names no chunk of what it holds: the next verification, or scrub, finds it.
+        let sql = "UPDATE store_object SET damaged = TRUE WHERE id IN (SELECT object FROM store_chunk WHERE state = 4)";
+        manager.get_connection().execute_unprepared(sql).await.map(drop)
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let alter = Table::alter()
+            .table(Alias::new("store_object"))
+            .drop_column(Alias::new("damaged"))
             .to_owned();
         manager.alter_table(alter).await
     }

@@ -4,23 +4,21 @@
 //! What is found damaged is marked in the index (see [`crate::verify`]): no import relies on it, and one that
 //! brings the content again heals it. The record follows from those marks and the trees, without reading data.
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::CHUNK_BYTES;
-use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
-use crate::reader::nodes::TreeReader;
 use crate::rows::{self, chunk_state};
 use crate::session::micros;
-use crate::store::{Root, Store};
-use crate::tree::{FAN_OUT, child_span};
-use crate::verify::{Damage, VerifyProgress, damaging};
+use crate::store::Store;
+use crate::verify::{Damage, VerifyProgress};
+use crate::walk::{Judge, Walk};
 
-const CHUNK: u64 = CHUNK_BYTES as u64;
 /// Objects that are looked for at once.
 const PAGE: u64 = 64;
 /// What is told of a disk that is damaged all over.
@@ -59,6 +57,15 @@ pub struct Health {
     pub damaged_roots: u64,
     /// When the object that was read longest ago was read (or written), microseconds since 1970; `None` without objects.
     pub oldest_us: Option<i64>,
+}
+
+/// What the record of damage follows from, in short: it is the same as long as this is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Inputs {
+    marks: rows::DamageMarks,
+    roots: blake3::Hash,
+    /// How many disks and whole objects the record names. Another process may have written another.
+    known: u64,
 }
 
 impl Store {
@@ -109,9 +116,15 @@ impl Store {
         let (db, number) = (&self.inner.db, self.inner.number);
         let context = |error| Error::db("cannot read the record of damage", error);
         Ok(Health {
-            damaged_roots: rows::damage_roots(db, number).await.map_err(context)?,
+            damaged_roots: self.damaged_roots().await?,
             oldest_us: rows::objects_oldest(db, number).await.map_err(context)?,
         })
+    }
+
+    /// How many disks and whole objects are known to be damaged.
+    pub async fn damaged_roots(&self) -> Result<u64> {
+        let roots = rows::damage_roots(&self.inner.db, self.inner.number).await;
+        roots.map_err(|error| Error::db("cannot read the record of damage", error))
     }
 
     /// The known damage of one disk or whole object.
@@ -130,76 +143,65 @@ impl Store {
         Ok(names)
     }
 
-    /// Brings the record up to date with the index. Without damage anywhere that is two small queries.
+    /// Brings the record up to date with the index. Without damage anywhere that is two small queries; with damage the trees are walked
+    /// where marks or roots have changed since this process did it last.
     pub async fn damage_update(&self) -> Result<()> {
         let (db, number) = (&self.inner.db, self.inner.number);
         let context = |error| Error::db("cannot keep the record of damage", error);
         let is_clean = !rows::chunks_any_damaged(db, number).await.map_err(context)?;
         let known = rows::damage_roots(db, number).await.map_err(context)?;
         if is_clean && known == 0 {
+            *self.damage_recorded() = None;
+            return Ok(());
+        }
+        // Looked at before the trees are: what changes meanwhile differs from it the next time.
+        let inputs = self.damage_inputs(known).await?;
+        if self.damage_recorded().as_ref() == Some(&inputs) {
             return Ok(());
         }
         let mut found = Vec::new();
         if !is_clean {
+            let mut walk = Walk::new(self, Judge::Marks, RANGES_KEPT);
             for root in self.root_list().await? {
-                found.extend(self.root_damage(&root).await?);
+                walk.root(&root).await?;
             }
+            found = walk.damage;
             found.extend(self.objects_damage().await?);
         }
         let now_us = self.inner.options.world.now_us();
         rows::damage_replace(db, number, now_us, &found)
             .await
-            .map_err(context)
+            .map_err(context)?;
+        let named: HashSet<_> = found.iter().map(|one| (&one.kind, &one.owner)).collect();
+        *self.damage_recorded() = Some(Inputs {
+            known: named.len() as u64,
+            ..inputs
+        });
+        Ok(())
     }
 
-    /// What the index says of a disk: chunks that are marked, or in no pack any more.
-    async fn root_damage(&self, root: &Root) -> Result<Vec<Damage>> {
-        let mut found: Vec<Damage> = Vec::new();
-        if root.tree.digest == Digest::EMPTY {
-            return Ok(found);
-        }
-        let tree = TreeReader::new(self.clone(), root.tree);
-        let chunks = root.tree.virtual_bytes.div_ceil(CHUNK);
-        let mut at = 0;
-        while at < chunks && found.len() < RANGES_KEPT {
-            let leaf = at / FAN_OUT;
-            let end = ((leaf + 1) * FAN_OUT).min(chunks);
-            match self.leaf_damage(root, &tree, leaf).await {
-                Ok(damaged) => damaged.into_iter().for_each(|damage| merge(&mut found, damage)),
-                Err(error) if damaging(&error) => {
-                    let range = error.range().unwrap_or(at * CHUNK..end * CHUNK);
-                    let next = range.end.div_ceil(CHUNK);
-                    merge(&mut found, told(root, range, &error.to_string()));
-                    at = next.max(end);
-                    continue;
-                }
-                Err(error) => return Err(error),
+    async fn damage_inputs(&self, known: u64) -> Result<Inputs> {
+        let (db, number) = (&self.inner.db, self.inner.number);
+        let context = |error| Error::db("cannot look for changes of damage", error);
+        let mut roots = blake3::Hasher::new();
+        for row in rows::roots_list(db, number).await.map_err(context)? {
+            for part in [row.kind.as_bytes(), row.owner.as_bytes(), &row.digest] {
+                roots.update(&(part.len() as u64).to_le_bytes()).update(part);
             }
-            at = end;
+            for number in [row.domain, i64::from(row.level), row.virtual_bytes] {
+                roots.update(&number.to_le_bytes());
+            }
         }
-        Ok(found)
+        Ok(Inputs {
+            marks: rows::damage_marks(db, number).await.map_err(context)?,
+            roots: roots.finalize(),
+            known,
+        })
     }
 
-    async fn leaf_damage(&self, root: &Root, tree: &TreeReader, leaf: u64) -> Result<Vec<Damage>> {
-        let Some(node) = tree.node(0, leaf).await? else {
-            return Ok(Vec::new());
-        };
-        let mut digests: Vec<Digest> = node.present().map(|(_, digest)| digest).collect();
-        digests.sort_unstable();
-        digests.dedup();
-        let hits = rows::chunks_get(&self.inner.db, self.inner.number, root.tree.domain, &digests).await;
-        let hits = hits.map_err(|error| Error::db("cannot look chunks up", error))?;
-        let damage = |(child, digest): (u64, Digest)| {
-            let reason = match hits.get(&digest) {
-                Some(hit) if hit.state != chunk_state::DAMAGED => return None,
-                Some(_) => "its stored bytes were found damaged",
-                None => "it is in no index",
-            };
-            let chunk = leaf * child_span(1) + child;
-            let range = chunk * CHUNK..((chunk + 1) * CHUNK).min(root.tree.virtual_bytes);
-            Some(told(root, range, reason))
-        };
-        Ok(node.present().filter_map(damage).collect())
+    fn damage_recorded(&self) -> MutexGuard<'_, Option<Inputs>> {
+        let recorded = &self.inner.damage_recorded;
+        recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn objects_damage(&self) -> Result<Vec<Damage>> {
@@ -224,25 +226,6 @@ impl Store {
             }
         }
         Ok(found)
-    }
-}
-
-fn told(root: &Root, range: std::ops::Range<u64>, reason: &str) -> Damage {
-    Damage {
-        kind: root.kind.clone(),
-        owner: root.owner.clone(),
-        range,
-        reason: reason.to_owned(),
-    }
-}
-
-/// Adds a range, to the one before where it follows it.
-fn merge(found: &mut Vec<Damage>, damage: Damage) {
-    match found.last_mut() {
-        Some(last) if last.range.end == damage.range.start && last.reason == damage.reason => {
-            last.range.end = damage.range.end;
-        }
-        _ => found.push(damage),
     }
 }
 

@@ -10,23 +10,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::CHUNK_BYTES;
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
 use crate::object::{Algorithm, Hasher};
 use crate::pack;
-use crate::reader::nodes::TreeReader;
 use crate::reader::packs::Caching;
-use crate::rows::{self, Location, object_kind, object_state};
-use crate::store::{Root, Store, pack_key};
-use crate::tree::{FAN_OUT, child_span};
+use crate::rows::{self, Location, chunk_state, object_kind, object_state};
+use crate::store::{Store, pack_key};
+use crate::walk::{Judge, Walk};
 
-const CHUNK: u64 = CHUNK_BYTES as u64;
 const PAGE: u64 = 256;
 /// Bytes of a whole object that are read at once.
 const PIECE_BYTES: usize = 4 << 20;
@@ -59,7 +55,7 @@ pub struct VerifyProgress {
 
 /// What is wrong with a pack.
 #[derive(Debug, Clone)]
-struct Fault {
+pub(crate) struct Fault {
     key: String,
     bytes: u64,
     reason: String,
@@ -76,14 +72,30 @@ impl Store {
         if read_data {
             self.chunks_mend(&faults).await?;
         }
-        let mut walk = Walk {
-            store: self,
-            faults: &faults,
+        let damage = self.damage_find(&faults, read_data, progress).await?;
+        self.damage_update().await?;
+        Ok(damage)
+    }
+
+    /// The same where the database cannot be written: nothing is marked.
+    pub async fn verify_unmarked(&self, read_data: bool, progress: &VerifyProgress) -> Result<Vec<Damage>> {
+        let faults = self.packs_verify(read_data, progress).await?;
+        self.damage_find(&faults, read_data, progress).await
+    }
+
+    /// What is damaged of roots, by what is wrong with packs, and what else is.
+    async fn damage_find(
+        &self,
+        faults: &HashMap<i64, Fault>,
+        read_data: bool,
+        progress: &VerifyProgress,
+    ) -> Result<Vec<Damage>> {
+        let suspects = Suspects {
+            faults,
             tried: HashMap::new(),
-            clean: HashSet::new(),
             named: HashSet::new(),
-            damage: Vec::new(),
         };
+        let mut walk = Walk::new(self, Judge::Suspects(suspects), usize::MAX);
         for root in self.root_list().await? {
             let told = walk.damage.len();
             walk.root(&root).await?;
@@ -95,44 +107,54 @@ impl Store {
             }
             progress.roots.fetch_add(1, Ordering::Relaxed);
         }
-        self.objects_walk(&mut walk, progress).await?;
-        let Walk {
-            named, mut damage, ..
-        } = walk;
+        let mut damage = walk.damage;
+        let mut named = match walk.judge {
+            Judge::Suspects(suspects) => suspects.named,
+            Judge::Marks => HashSet::new(),
+        };
+        damage.extend(self.objects_walk(faults, &mut named, progress).await?);
         let mut unnamed: Vec<_> = faults
             .iter()
             .filter(|(object, _)| !named.contains(*object))
             .collect();
         unnamed.sort_by_key(|(object, _)| **object);
-        self.damage_update().await?;
         damage.extend(unnamed.into_iter().map(|(_, fault)| Damage {
             kind: "store".into(),
             owner: fault.key.clone(),
             range: 0..fault.bytes,
-            reason: format!("{}; no disk needs what is damaged", fault.reason),
+            // What a disk needed of it and was imported again lies elsewhere now; what is whole gc takes to another pack.
+            reason: format!(
+                "{}; no disk needs what is damaged of it (any more): gc removes it",
+                fault.reason
+            ),
         }));
         damage.extend(self.alone_verify(read_data).await?);
         Ok(damage)
     }
 
-    /// Names the whole objects that are damaged.
-    async fn objects_walk(&self, walk: &mut Walk<'_>, progress: &VerifyProgress) -> Result<()> {
+    /// The whole objects that are damaged.
+    async fn objects_walk(
+        &self,
+        faults: &HashMap<i64, Fault>,
+        named: &mut HashSet<i64>,
+        progress: &VerifyProgress,
+    ) -> Result<Vec<Damage>> {
+        let mut damage = Vec::new();
         let rows = rows::roots_list(&self.inner.db, self.inner.number).await;
         for row in rows.map_err(|error| Error::db("cannot read the roots", error))? {
             let Some(of) = row.object() else { continue };
             let places = self.locate(of.domain, &[of.digest]).await?;
             let fault = match places.get(&of.digest) {
-                Some(at) => walk
-                    .faults
+                Some(at) => faults
                     .get(&at.object)
                     .map(|fault| (Some(at.object), fault.reason.clone())),
                 None => Some((None, "the object is in no index".to_owned())),
             };
             progress.roots.fetch_add(1, Ordering::Relaxed);
             let Some((object, reason)) = fault else { continue };
-            walk.named.extend(object);
+            named.extend(object);
             if self.object_get(&row.kind, &row.owner).await? == Some(of) {
-                walk.damage.push(Damage {
+                damage.push(Damage {
                     kind: row.kind,
                     owner: row.owner,
                     range: 0..of.bytes,
@@ -140,7 +162,7 @@ impl Store {
                 });
             }
         }
-        Ok(())
+        Ok(damage)
     }
 
     async fn packs_verify(&self, read_data: bool, progress: &VerifyProgress) -> Result<HashMap<i64, Fault>> {
@@ -250,13 +272,18 @@ impl Store {
             mended.map_err(|error| Error::db("cannot mark mended chunks", error))?;
             return Ok(false);
         };
-        tracing::error!(
-            object = fault.key,
-            reason = fault.reason,
-            "the scrub found damage"
-        );
+        tracing::error!(object = fault.key, reason = fault.reason, "damage was found");
         self.chunks_mark(&HashMap::from([(object.id, fault)])).await?;
         Ok(true)
+    }
+
+    /// Whether anything is wrong with an object; nothing is marked.
+    pub(crate) async fn is_damaged(
+        &self,
+        object: &rows::object::Model,
+        progress: &VerifyProgress,
+    ) -> Result<bool> {
+        Ok(self.fault_find(object, true, progress).await?.is_some())
     }
 
     /// What is wrong with an object that is still published, if anything.
@@ -277,7 +304,7 @@ impl Store {
         Ok(fault)
     }
 
-    /// Marks what cannot be read of faulty objects.
+    /// Marks what cannot be read of faulty objects, and takes the mark from what can.
     async fn chunks_mark(&self, faults: &HashMap<i64, Fault>) -> Result<()> {
         let context = |error| Error::db("cannot mark damaged chunks", error);
         let (db, number) = (&self.inner.db, self.inner.number);
@@ -290,6 +317,8 @@ impl Store {
                     .map_err(context)?;
                 continue;
             }
+            // Also where no chunk that anybody needs is: gc writes the rest anew.
+            rows::object_damaged(db, *object).await.map_err(context)?;
             for chunk in rows::chunks_of(db, number, *object).await.map_err(context)? {
                 let code = u8::try_from(chunk.kind).ok();
                 let kind = code.and_then(FrameKind::from_code).unwrap_or(FrameKind::Data);
@@ -297,6 +326,11 @@ impl Store {
                     .frame_load(kind, chunk.digest, chunk.location, Caching::Pass)
                     .await
                 {
+                    Ok(_) if chunk.state == chunk_state::DAMAGED => {
+                        rows::chunk_mend(db, number, chunk.domain, chunk.digest, chunk.location)
+                            .await
+                            .map_err(context)?;
+                    }
                     Ok(_) => {}
                     Err(error) if damaging(&error) => {
                         rows::chunk_damage(db, number, chunk.domain, chunk.digest, chunk.location)
@@ -356,95 +390,37 @@ impl Store {
     }
 }
 
-/// A walk over all trees, remembering what need not be done twice.
-struct Walk<'a> {
-    store: &'a Store,
+/// What is wrong with packs, and what was found out of their chunks.
+pub(crate) struct Suspects<'a> {
     faults: &'a HashMap<i64, Fault>,
     /// Chunks of suspect packs, and why they cannot be read.
     tried: HashMap<(i64, Digest), Option<String>>,
-    /// Nodes under which everything is fine.
-    clean: HashSet<(i64, Digest)>,
     /// Objects whose damage was found to hit a disk.
     named: HashSet<i64>,
-    damage: Vec<Damage>,
 }
 
-impl Walk<'_> {
-    async fn root(&mut self, root: &Root) -> Result<()> {
-        let tree = TreeReader::new(self.store.clone(), root.tree);
-        if root.tree.digest != Digest::EMPTY {
-            self.node(root, &tree, root.tree.digest, root.tree.level, 0)
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// Walks one node; true when everything under it is fine.
-    fn node<'b>(
-        &'b mut self,
-        root: &'b Root,
-        tree: &'b TreeReader,
-        digest: Digest,
-        level: u8,
-        index: u64,
-    ) -> Pin<Box<dyn Future<Output = Result<bool>> + Send + 'b>> {
-        Box::pin(async move {
-            if self.clean.contains(&(root.tree.domain, digest)) {
-                return Ok(true);
-            }
-            let node = match tree.node(level, index).await {
-                Ok(Some(node)) => node,
-                Ok(None) => return Ok(true),
-                Err(error) if damaging(&error) => {
-                    let range = error.range().unwrap_or(0..root.tree.virtual_bytes);
-                    self.report(root, range, error.to_string());
-                    self.name(root.tree.domain, digest).await?;
-                    return Ok(false);
-                }
-                Err(error) => return Err(error),
-            };
-            let children: Vec<_> = node.present().collect();
-            let fine = if level == 0 {
-                self.leaf(root, &children, index).await?
-            } else {
-                let mut fine = true;
-                for (child, digest) in children {
-                    fine &= self
-                        .node(root, tree, digest, level - 1, index * FAN_OUT + child)
-                        .await?;
-                }
-                fine
-            };
-            if fine {
-                self.clean.insert((root.tree.domain, digest));
-            }
-            Ok(fine)
-        })
-    }
-
-    async fn leaf(&mut self, root: &Root, children: &[(u64, Digest)], index: u64) -> Result<bool> {
-        let mut digests: Vec<_> = children.iter().map(|(_, digest)| *digest).collect();
-        digests.sort_unstable();
-        digests.dedup();
-        let places = self.store.locate(root.tree.domain, &digests).await?;
-        let mut fine = true;
-        for (child, digest) in children {
-            let chunk = index * child_span(1) + child;
+impl Suspects<'_> {
+    /// Those of these chunks that cannot be read, with the reason.
+    pub(crate) async fn bad(
+        &mut self,
+        store: &Store,
+        domain: i64,
+        digests: &[Digest],
+    ) -> Result<HashMap<Digest, String>> {
+        let places = store.locate(domain, digests).await?;
+        let mut bad = HashMap::new();
+        for digest in digests {
             let reason = match places.get(digest) {
-                Some(at) => self.chunk(*digest, *at).await?,
+                Some(at) => self.chunk(store, *digest, *at).await?,
                 None => Some("the chunk is in no index".to_owned()),
             };
-            if let Some(reason) = reason {
-                let range = chunk * CHUNK..((chunk + 1) * CHUNK).min(root.tree.virtual_bytes);
-                self.report(root, range, reason);
-                fine = false;
-            }
+            bad.extend(reason.map(|reason| (*digest, reason)));
         }
-        Ok(fine)
+        Ok(bad)
     }
 
     /// Why a chunk cannot be read, if so.
-    async fn chunk(&mut self, digest: Digest, at: Location) -> Result<Option<String>> {
+    async fn chunk(&mut self, store: &Store, digest: Digest, at: Location) -> Result<Option<String>> {
         let Some(fault) = self.faults.get(&at.object) else {
             return Ok(None);
         };
@@ -455,11 +431,7 @@ impl Walk<'_> {
         if let Some(known) = self.tried.get(&(at.object, digest)) {
             return Ok(known.clone());
         }
-        let reason = match self
-            .store
-            .frame_load(FrameKind::Data, digest, at, Caching::Pass)
-            .await
-        {
+        let reason = match store.frame_load(FrameKind::Data, digest, at, Caching::Pass).await {
             Ok(_) => None,
             Err(error) if damaging(&error) => {
                 self.named.insert(at.object);
@@ -472,26 +444,10 @@ impl Walk<'_> {
     }
 
     /// Remembers that the pack of an unreadable node was found to hit a disk.
-    async fn name(&mut self, domain: i64, digest: Digest) -> Result<()> {
-        let places = self.store.locate(domain, &[digest]).await?;
+    pub(crate) async fn name(&mut self, store: &Store, domain: i64, digest: Digest) -> Result<()> {
+        let places = store.locate(domain, &[digest]).await?;
         self.named.extend(places.values().map(|at| at.object));
         Ok(())
-    }
-
-    fn report(&mut self, root: &Root, range: Range<u64>, reason: String) {
-        if let Some(last) = self.damage.last_mut()
-            && last.range.end == range.start
-            && (last.kind == root.kind && last.owner == root.owner && last.reason == reason)
-        {
-            last.range.end = range.end;
-            return;
-        }
-        self.damage.push(Damage {
-            kind: root.kind.clone(),
-            owner: root.owner.clone(),
-            range,
-            reason,
-        });
     }
 }
 

@@ -96,7 +96,7 @@ async fn all(config: &Config) -> Vec<Check> {
         database(config).await,
         objects(config).await,
     ];
-    checks.extend(store_check(config).await);
+    checks.extend(store_checks(config).await);
     let is_running = is_running(&config.data);
     checks.push(port("port api", "listen-api", config.listen_api, is_running));
     if !config.one_port() {
@@ -266,26 +266,48 @@ async fn objects(config: &Config) -> Check {
 
 /// Whether the store opens, with the key that the settings name, as it would at a start: its header is whole, and the key is
 /// one of its keys.
-async fn store_check(config: &Config) -> Option<Check> {
+async fn store_checks(config: &Config) -> Vec<Check> {
     const NAME: &str = "store key";
     let key = match key_load(config).await {
         Ok(key) => key,
-        Err(error) => return Some(failed(NAME, error.chain())),
+        Err(error) => return vec![failed(NAME, error.chain())],
     };
     let kind = key.as_ref().map(|key| key.kind().name());
     let opened = tokio::time::timeout(PATIENCE, store_open(config, key)).await;
     let no_answer = || format!("the store gave no answer within {} seconds", PATIENCE.as_secs());
-    match (opened.unwrap_or_else(|_| Err(no_answer())), kind) {
-        (Err(error), _) => Some(failed(NAME, error)),
-        (Ok(Some(store)), Some(kind)) if store.is_encrypted() => {
-            Some(ok(NAME, format!("it opens the store ({kind})")))
+    let store = match (opened.unwrap_or_else(|_| Err(no_answer())), kind) {
+        (Err(error), _) => return vec![failed(NAME, error)],
+        (Ok(Some(store)), _) => store,
+        (Ok(None), Some(kind)) => {
+            let text = format!("can be read ({kind}); there is no store yet that it could be tried on");
+            return vec![ok(NAME, text)];
         }
-        (Ok(Some(_)), _) => Some(ok(NAME, "the store opens; it is not encrypted and needs none")),
-        (Ok(None), Some(kind)) => Some(ok(
-            NAME,
-            format!("can be read ({kind}); there is no store yet that it could be tried on"),
-        )),
-        (Ok(None), None) => None,
+        (Ok(None), None) => return Vec::new(),
+    };
+    let key = match kind {
+        Some(kind) if store.is_encrypted() => ok(NAME, format!("it opens the store ({kind})")),
+        _ => ok(NAME, "the store opens; it is not encrypted and needs none"),
+    };
+    vec![key, headers(&store).await]
+}
+
+/// Whether both copies of the store's header are whole. With one of them everything goes on, and a server writes the other anew.
+async fn headers(store: &Store) -> Check {
+    const NAME: &str = "store header";
+    match tokio::time::timeout(PATIENCE, store.headers_verify()).await {
+        Ok(Ok(found)) if found.is_empty() => ok(NAME, "it is there twice, and both are whole"),
+        Ok(Ok(found)) => {
+            let reasons: Vec<&str> = found.iter().map(|damage| damage.reason.as_str()).collect();
+            warning(
+                NAME,
+                format!(
+                    "{}; the other one is whole, and a server writes what is damaged or missing anew when it starts, and once a day",
+                    reasons.join("; ")
+                ),
+            )
+        }
+        Ok(Err(error)) => failed(NAME, chain_of(&error)),
+        Err(_) => failed(NAME, format!("no answer within {} seconds", PATIENCE.as_secs())),
     }
 }
 

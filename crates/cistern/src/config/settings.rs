@@ -316,7 +316,8 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "gc.repack_below_percent",
         Kind::Number,
-        "Packs are written anew by `gc` when less than so many percent of them are needed. 0: never.",
+        "Packs are written anew by `gc` when less than so many percent of them are needed; those of which something was found \
+         damaged are in any case. 0: only these.",
     ),
     row(
         "scrub.every_days",

@@ -387,12 +387,7 @@ impl Import<'_> {
         tx.commit().await?;
         app.queue.wake();
         // What it stored anew may have been damaged.
-        if app
-            .store
-            .health()
-            .await
-            .is_ok_and(|health| health.damaged_roots > 0)
-        {
+        if app.store.damaged_roots().await.is_ok_and(|damaged| damaged > 0) {
             app.store.damage_look();
         }
         Ok(())

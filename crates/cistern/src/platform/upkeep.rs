@@ -55,7 +55,13 @@ async fn once(app: &App) -> Result<()> {
         tracing::info!(events, sign_ins, jobs, "forgot what is past its time");
     }
     gc::gc_due(app).await?;
-    scrub_due(app).await?;
+    // It reads what is stored where something of it is damaged, and may fail at that: the rest is done all the same.
+    if let Err(error) = scrub_due(app).await {
+        tracing::error!(
+            error = error.chain(),
+            "could not look what is damaged, or due to be read"
+        );
+    }
     if let Some((ended_us, _)) = app.store.gc_last().await? {
         #[expect(clippy::cast_precision_loss, reason = "a gauge needs no microseconds")]
         metrics::gauge!("cistern_gc_ended_timestamp_seconds").set(ended_us as f64 / 1e6);
@@ -74,11 +80,14 @@ async fn once(app: &App) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use chrono::TimeDelta;
+    use sea_orm::ConnectionTrait as _;
 
     use super::*;
     use crate::app::tests::app;
     use crate::platform::events::service::{EventFilter, event_list_local};
     use crate::platform::events::{Event, Who, record_refusal};
+    use crate::platform::storage::tests::stored;
+    use crate::testing::api::Tester;
 
     #[tokio::test]
     async fn what_a_stranger_left_out_is_written_as_a_count() {
@@ -110,6 +119,25 @@ mod tests {
             (row.address.as_deref(), row.what.as_str()),
             (Some("192.0.2.1"), "token.use")
         );
+    }
+
+    #[tokio::test]
+    async fn damage_that_cannot_be_recorded_holds_nothing_else_up() {
+        let tester = Tester::new().await;
+        let app = &tester.app;
+        stored(&tester).await;
+        drop(app.store.session_open("a writer that dies").await.expect("opens"));
+        for sql in [
+            "UPDATE store_chunk SET state = 4",
+            "UPDATE store_root SET digest = X'00'",
+            "UPDATE store_session SET lease_until_us = 0",
+        ] {
+            app.db.conn().execute_unprepared(sql).await.expect("changes");
+        }
+        assert!(health_tell(app).await.is_err(), "the root cannot be read");
+        once(app).await.expect("tidies");
+        let expired = app.store.sessions_expire().await.expect("looks");
+        assert_eq!(expired.taken, 0, "it was cleaned up after the writer");
     }
 
     #[tokio::test]

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported, settled};
-use crate::harness::process::{cistern, command, document, reason, run, run_ok, stdout};
+use crate::harness::process::{cistern, command, document, reason, run, run_ok, skip, stdout};
+use crate::harness::server::wrapped;
+use crate::harness::world::Place;
 use crate::harness::{Server, disks, largest_spoil, server::Setup, until};
 use crate::migrate::{database, execute, texts};
 
@@ -36,6 +38,7 @@ const PROMISED: &[&str] = &[
     "key remove",
     "serve",
     "store copy",
+    "store heal",
     "store stats",
     "store verify",
     "team create",
@@ -567,7 +570,70 @@ async fn verify_names_each_damaged_image_and_range() {
         reason(&output).contains("no image needs"),
         "the pack is still there: {output:?}"
     );
+    run_ok(&mut server.remote(&["gc", "--now"]));
+    run_ok(&mut server.local(&words));
+    assert!(
+        downloaded(&api, 1, "raw").await == disk,
+        "it lies in another pack"
+    );
     assert_eq!(api.get("/v2/images/1").await.expect(200)["image"]["health"], "ok");
+}
+
+/// The words before a command for which a folder cannot be written. None, with the reason printed, where this machine does not allow
+/// it.
+fn unwritable(folder: &Path) -> Option<Vec<String>> {
+    let flags = if rustix::process::getuid().is_root() {
+        "-m"
+    } else {
+        "-Urm"
+    };
+    let script = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\"";
+    let folder = folder.display().to_string();
+    let words = ["unshare", flags, "sh", "-c", script, &folder]
+        .map(str::to_owned)
+        .to_vec();
+    let tried = run(&mut wrapped(command("true"), &words));
+    if tried.status.success() {
+        return Some(words);
+    }
+    skip(&format!("a folder cannot be mounted read-only here: {tried:?}"));
+    None
+}
+
+#[tokio::test]
+async fn a_store_on_read_only_media_is_verified_where_it_is() {
+    let mut server = Setup::default().at(Place::default()).start();
+    let files = Files::start().await;
+    imported(&server.api(), "one", &files.put("a.img", disks::raw(4, 8))).await;
+    assert_eq!(server.terminate().code(), Some(0));
+    let Some(words) = unwritable(&server.data()) else {
+        return;
+    };
+    std::fs::remove_dir(server.objects().join("tmp")).expect("nothing is in it");
+    let verify = || wrapped(server.local(&["store", "verify", "--read-data"]), &words);
+    let text = run_ok(&mut verify());
+    assert!(text.starts_with("No damage in 1 disk"), "{text}");
+    largest_spoil(&server.objects());
+    let output = run(&mut verify());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(stdout(&output).starts_with("image 1: bytes "), "{output:?}");
+    // Written last, and not in the file yet.
+    std::fs::write(server.data().join("cistern.sqlite-wal"), "a page").expect("writes");
+    let output = run(&mut verify());
+    let reason = reason(&output);
+    let next = "--database sqlite:FILE";
+    assert!(
+        reason.contains("copy both") && reason.contains(next),
+        "{output:?}"
+    );
+    let copy = tempfile::tempdir().expect("a temporary folder");
+    for name in ["cistern.sqlite", "cistern.sqlite-wal"] {
+        std::fs::copy(server.data().join(name), copy.path().join(name)).expect("copies");
+    }
+    let database = format!("sqlite:{}", copy.path().join("cistern.sqlite").display());
+    let by_copy = ["store", "verify", "--read-data", "--database", &database];
+    let output = run(&mut wrapped(server.local(&by_copy), &words));
+    assert!(stdout(&output).starts_with("image 1: bytes "), "{output:?}");
 }
 
 #[tokio::test]

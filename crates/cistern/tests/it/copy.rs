@@ -6,11 +6,11 @@ use serde_json::Value;
 
 use crate::harness::disks;
 use crate::harness::files::Files;
-use crate::harness::files_below;
 use crate::harness::images::{downloaded, imported};
-use crate::harness::process::{cistern, document, reason, run};
+use crate::harness::process::{cistern, document, reason, run, run_ok};
 use crate::harness::server::{Server, Setup};
 use crate::harness::world::{Place, place_if_there};
+use crate::harness::{files_below, largest_spoil};
 
 /// `cistern store copy`, with the keys to the bucket.
 fn copied(server: &Server, place: &Place, from: &str, to: &str, more: &[&str]) -> Value {
@@ -110,4 +110,47 @@ async fn another_store_is_not_written_into_and_damage_is_told() {
         files_below(&one.objects()).len(),
         "all of it is there"
     );
+}
+
+#[tokio::test]
+async fn what_is_damaged_comes_back_from_an_older_copy_while_the_server_runs() {
+    let server = Setup::default().at(Place::default()).start();
+    let (files, api) = (Files::start().await, server.api());
+    let old = disks::raw(24, 1);
+    imported(&api, "old", &files.put("old.img", old.clone())).await;
+    let (live, copy) = (server.objects(), server.data().join("copy"));
+    let words = [&live, &copy].map(|path| path.display().to_string());
+    run_ok(&mut server.local(&["store", "copy", &words[0], &words[1]]));
+    imported(&api, "new", &files.put("new.img", disks::raw(4, 2))).await;
+
+    largest_spoil(&live);
+    let verify = ["store", "verify", "--read-data"];
+    let told = run(&mut server.local(&verify));
+    assert!(reason(&told).contains("cistern store heal"), "{told:?}");
+    // A copy in the other direction would put back what was.
+    let refused = run(&mut server.local(&["store", "copy", "--read-back", &words[1], &words[0]]));
+    assert!(reason(&refused).contains("cistern store heal"), "{refused:?}");
+    let healed = document(&mut server.local(&["store", "heal", &words[1]]));
+    assert_eq!(healed["heal"]["objects"], 1, "{healed}");
+    run_ok(&mut server.local(&verify));
+    assert!(downloaded(&server.api(), 1, "raw").await == old);
+
+    // What came after the copy is not in it.
+    let copied = files_below(&copy.join("p")).len();
+    let newest = files_below(&live.join("p")).into_iter().find(|pack| {
+        let below = pack.strip_prefix(&live).expect("is below");
+        !copy.join(below).exists()
+    });
+    std::fs::remove_file(newest.expect("one that is not in the copy")).expect("removes it");
+    let told = run(&mut server.local(&["store", "heal", &words[1]]));
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
+    assert!(reason(&told).contains("the copy does not have it"), "{told:?}");
+    assert_eq!(files_below(&copy.join("p")).len(), copied);
+
+    let other = Setup::default().at(Place::default()).start();
+    let place = other.objects().display().to_string();
+    let told = run(&mut server.local(&["store", "heal", &place]));
+    assert!(reason(&told).contains("does not know the store"), "{told:?}");
+    let told = run(&mut server.local(&["store", "heal", "/nonexistent"]));
+    assert!(reason(&told).contains("there is no folder"), "{told:?}");
 }

@@ -523,21 +523,56 @@ async fn what_is_shown_once_and_cannot_be_written_is_a_failure_that_says_what_to
 }
 
 #[test]
+fn a_copy_with_a_wrong_key_leaves_nothing() {
+    let case = Case::new();
+    let other = case.key("other.key");
+    std::fs::write(&other, "another key that has more than 32 bytes").expect("writes");
+    run_ok(crate::harness::process::command("chmod").arg("600").arg(&other));
+    let (from, to) = (case.server.objects(), case.dir.path().join("above/copy"));
+    let words = [
+        "store",
+        "copy",
+        &from.display().to_string(),
+        &to.display().to_string(),
+    ];
+    let refused = run(&mut case.with_key(Some(&other), &words));
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(!case.dir.path().join("above").exists());
+    run_ok(&mut case.with_key(Some(&case.key("one.key")), &words));
+    assert!(to.join("h").exists());
+}
+
+#[test]
 fn doctor_opens_the_store() {
     let case = Case::new();
     let other = case.key("other.key");
     std::fs::write(&other, "another key that has more than 32 bytes").expect("writes");
     run_ok(crate::harness::process::command("chmod").arg("600").arg(&other));
     let ports = ["--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"];
-    let said = |key: Option<&Path>| -> Value {
+    let check = |key: Option<&Path>, name: &str| -> Value {
         let output = run(case.with_key(key, &["doctor", "--json"]).args(ports));
         let told: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
         let checks = told["checks"].as_array().expect("a list");
-        let found = checks.iter().find(|check| check["name"] == "store key");
+        let found = checks.iter().find(|check| check["name"] == name);
         found.unwrap_or_else(|| panic!("{told}")).clone()
     };
+    let said = |key: Option<&Path>| check(key, "store key");
     let one = case.key("one.key");
+    let said_of = |name: &str| check(Some(&one), name);
     assert_eq!(said(Some(&one))["state"], "ok");
+    assert_eq!(said_of("store header")["state"], "ok");
+    let header = files(&case.server.objects().join("h")).remove(0);
+    let whole = std::fs::read(&header).expect("reads");
+    std::fs::write(&header, "not a header").expect("writes");
+    assert_eq!(said(Some(&one))["state"], "ok", "the other one opens it");
+    let check = said_of("store header");
+    assert_eq!(check["state"], "warning", "{check}");
+    let text = check["text"].as_str().unwrap_or_default();
+    assert!(
+        text.contains("a server writes") && text.contains("h/0000000"),
+        "{check}"
+    );
+    std::fs::write(&header, whole).expect("writes");
     for (key, part) in [
         (None, "is encrypted, and no key is given"),
         (Some(&*other), "is not one of the store"),

@@ -6,11 +6,14 @@
 //! a folder of their own, on the same file system, so that what a crash left is found without reading
 //! every folder. A pack or whole object that would take of the disk's reserve ([`crate::room`]) is not written.
 
+mod files;
+mod filesystem;
+
 use std::collections::{HashMap, HashSet};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use rustix::fs::{CWD, OFlags, RenameFlags, fcntl_setfl};
+use rustix::fs::Access;
 
 use super::{Backend, Listed, Put, key_check};
 use crate::error::{Error, Kind, Result};
@@ -28,11 +31,10 @@ use crate::memory;
 use crate::room::Room;
 use crate::world::World;
 
+use files::{create_new, rename_new, write_synced};
+pub use filesystem::{FilesystemKind, filesystem_kind};
+
 const TEMPORARY: &str = "tmp";
-/// What a direct write is made of, whatever the disk; also where it begins in memory.
-const BLOCK: usize = 4096;
-/// Less is not worth it.
-const DIRECT: usize = 1 << 20;
 /// A temporary file this old belongs to no living writer.
 const TEMPORARY_AGE: Duration = Duration::from_hours(24);
 
@@ -60,7 +62,7 @@ struct FolderSync {
 }
 
 impl Folder {
-    /// Opens the folder, makes it if absent, and clears what crashed writers left in `tmp/`.
+    /// Opens the folder, makes it if absent, and clears what crashed writers left in `tmp/`. One that cannot be written can be read.
     pub fn open(root: &Path) -> Result<Self> {
         let root =
             std::path::absolute(root).map_err(|error| Error::io("cannot find the store's folder", error))?;
@@ -70,8 +72,12 @@ impl Folder {
             durable: Mutex::default(),
             world: World::system(),
         };
-        inner.folder_make(&root.join(TEMPORARY))?;
-        inner.temporary_clear()?;
+        let is_for_reading = root.is_dir() && rustix::fs::access(&root, Access::WRITE_OK).is_err();
+        if !is_for_reading {
+            // Only here: what is written under a mount that went away must find no such folder.
+            inner.folder_make(&root.join(TEMPORARY))?;
+            inner.temporary_clear()?;
+        }
         Ok(Self {
             inner: Arc::new(inner),
         })
@@ -440,286 +446,5 @@ fn keeps_books(key: &str) -> bool {
     key.starts_with("j/") || key.starts_with("h/")
 }
 
-fn create_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-}
-
-/// Writes as much of `data` as can go to the disk without a copy in the system's memory; gives how much that was. To
-/// make that copy takes more time than to write it, and throws out what others read; nobody reads a pack soon but
-/// the job that computes the image's checksum, which sees the disk then.
-fn write_direct(file: &File, data: &[u8]) -> io::Result<usize> {
-    let is_aligned = data.as_ptr().addr().is_multiple_of(BLOCK);
-    let whole = data.len() / BLOCK * BLOCK;
-    if !is_aligned || whole < DIRECT || fcntl_setfl(file, OFlags::DIRECT).is_err() {
-        return Ok(0);
-    }
-    let mut written = 0;
-    while written < whole {
-        match file.write_at(&data[written..whole], written as u64) {
-            Ok(some) if some > 0 && some.is_multiple_of(BLOCK) => written += some,
-            // The file system has another opinion of blocks, or of all this.
-            Ok(_) => break,
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    fcntl_setfl(file, OFlags::empty())?;
-    Ok(written)
-}
-
-fn write_synced(path: &Path, data: &[u8]) -> io::Result<()> {
-    let file = create_new(path)?;
-    let written = write_direct(&file, data)?;
-    file.write_all_at(&data[written..], written as u64)?;
-    // A failed fsync may have thrown the pages away: the file is given up, never synced again.
-    file.sync_all()
-}
-
-/// Gives the file its name unless the name is taken.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    use rustix::io::Errno;
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // The file system (NFS, some FUSE) or an old kernel has no flags for rename.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => link_new(from, to),
-        done => done.map_err(io::Error::from),
-    }
-}
-
-fn link_new(from: &Path, to: &Path) -> io::Result<()> {
-    std::fs::hard_link(from, to)?;
-    std::fs::remove_file(from)
-}
-
-/// Whether a database file may live on the file system that holds `path` (which may not exist yet).
-///
-/// SQLite's locks and its shared memory do not work over the network or through most user-space file systems;
-/// see <https://www.sqlite.org/wal.html>, "WAL does not work over a network filesystem".
-pub fn filesystem_kind(path: &Path) -> Result<FilesystemKind> {
-    let mut existing = path;
-    while !existing.try_exists().unwrap_or(false) {
-        existing = match existing.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-    }
-    let stat = rustix::fs::statfs(existing)
-        .map_err(|error| Error::io(format!("cannot look at `{}`", existing.display()), error.into()))?;
-    // The magic numbers of statfs(2); the field's type differs between architectures.
-    #[expect(
-        clippy::cast_sign_loss,
-        clippy::cast_possible_truncation,
-        reason = "magics have 32 bits"
-    )]
-    let magic = stat.f_type as u32;
-    Ok(FilesystemKind::from_magic(magic))
-}
-
-/// A file system, as far as it matters to a database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FilesystemKind {
-    /// Locks and shared memory work as SQLite needs them.
-    Local,
-    /// They do not; the name is that of the file system.
-    Unfit(&'static str),
-}
-
-impl FilesystemKind {
-    fn from_magic(magic: u32) -> Self {
-        match magic {
-            0x6969 => Self::Unfit("NFS"),
-            0xff53_4d42 | 0xfe53_4d42 | 0x517b => Self::Unfit("CIFS/SMB"),
-            0x0102_1997 => Self::Unfit("9p"),
-            0x6573_5546 => Self::Unfit("FUSE"),
-            0x00c3_6400 => Self::Unfit("Ceph"),
-            0x5346_414f | 0x7375_7245 => Self::Unfit("AFS/Coda"),
-            0x0bd0_0bd0 => Self::Unfit("Lustre"),
-            0x786f_4256 => Self::Unfit("a VirtualBox shared folder"),
-            _ => Self::Local,
-        }
-    }
-
-    /// A sentence that refuses to put the database at `path` here and says where to put it instead.
-    pub fn database_refusal(self, path: &Path) -> Option<String> {
-        let Self::Unfit(name) = self else { return None };
-        Some(format!(
-            "the database `{}` would be on {name}, where SQLite loses data: put the data folder on a local \
-             disk (the objects may stay where they are: `--objects`), or use PostgreSQL with `--database`",
-            path.display()
-        ))
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn folder() -> (tempfile::TempDir, Folder) {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::open(dir.path()).unwrap();
-        (dir, folder)
-    }
-
-    #[tokio::test]
-    async fn what_goes_to_the_disk_directly_is_what_was_given() {
-        let (dir, folder) = folder();
-        let probe = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .custom_flags(OFlags::DIRECT.bits().cast_signed())
-            .open(dir.path().join("probe"));
-        // A mapping begins where a direct write may; what lies a byte further is written the usual way.
-        let mut map = memmap2::MmapMut::map_anon(DIRECT + 3 * BLOCK).unwrap();
-        blake3::Hasher::new().finalize_xof().fill(&mut map);
-        let bytes = Bytes::from_owner(map);
-        for (n, range) in [
-            0..DIRECT,
-            0..DIRECT + 1,
-            0..DIRECT + 2 * BLOCK - 1,
-            1..DIRECT + 2 * BLOCK,
-            0..DIRECT - 1,
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let (key, data) = (format!("p/ab/{n}"), bytes.slice(range.clone()));
-            folder.put_new(&key, data.clone()).await.unwrap();
-            assert!(folder.get(&key).await.unwrap() == data, "{range:?}");
-            let file = create_new(&dir.path().join(format!("{n}"))).unwrap();
-            let written = write_direct(&file, &data).unwrap();
-            let wanted = if n < 3 { data.len() / BLOCK * BLOCK } else { 0 };
-            // Some file systems have no direct writes.
-            assert_eq!(written, if probe.is_ok() { wanted } else { 0 }, "{range:?}");
-            // The file is an ordinary one again.
-            (&file).write_all(b"x").unwrap();
-        }
-    }
-
-    #[tokio::test]
-    async fn keys_are_exclusive_under_a_race() {
-        let (dir, folder) = folder();
-        let tries = (0..16_u8).map(|n| {
-            let folder = folder.clone();
-            tokio::spawn(async move { folder.put_new("p/ab/one", Bytes::from(vec![n; 1000])).await })
-        });
-        let results = futures::future::join_all(tries).await;
-        let won = results
-            .iter()
-            .filter(|result| result.as_ref().unwrap().is_ok())
-            .count();
-        assert_eq!(won, 1);
-        for lost in results.into_iter().filter_map(|result| result.unwrap().err()) {
-            assert_eq!(lost.kind(), Kind::Exists);
-        }
-        assert_eq!(folder.get("p/ab/one").await.unwrap().len(), 1000);
-        assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
-    }
-
-    #[tokio::test]
-    async fn what_lies_where_the_disk_was_gets_nothing() {
-        let (dir, folder) = folder();
-        for is_there in [true, false] {
-            let _ = std::fs::remove_dir(dir.path().join(TEMPORARY));
-            if !is_there {
-                std::fs::remove_dir(dir.path()).unwrap();
-            }
-            let put = folder.put_new("p/ab/one", Bytes::from_static(b"x")).await;
-            assert_eq!(put.unwrap_err().kind(), Kind::NotFound);
-            assert!(folder.put_begin("p/ab/one").await.is_err());
-            assert_eq!(dir.path().exists(), is_there);
-            assert!(!dir.path().join("p").exists());
-        }
-    }
-
-    #[test]
-    fn the_fall_back_is_exclusive_too() {
-        let dir = tempfile::tempdir().unwrap();
-        let [a, b, to] = ["a", "b", "to"].map(|name| dir.path().join(name));
-        std::fs::write(&a, "a").unwrap();
-        std::fs::write(&b, "b").unwrap();
-        link_new(&a, &to).unwrap();
-        assert_eq!(
-            link_new(&b, &to).unwrap_err().kind(),
-            io::ErrorKind::AlreadyExists
-        );
-        assert_eq!(std::fs::read(&to).unwrap(), b"a");
-        assert!(!a.exists());
-    }
-
-    #[tokio::test]
-    async fn ranges_listing_and_deletion() {
-        let (_dir, folder) = folder();
-        folder
-            .put_new("p/ab/one", Bytes::from_static(b"0123456789"))
-            .await
-            .unwrap();
-        folder
-            .put_new("p/cd/two", Bytes::from_static(b"x"))
-            .await
-            .unwrap();
-        folder
-            .put_new("h/00000000", Bytes::from_static(b"header"))
-            .await
-            .unwrap();
-        assert_eq!(folder.get_range("p/ab/one", 2..5).await.unwrap(), "234");
-        assert_eq!(
-            folder.get_range("p/ab/one", 8..11).await.unwrap_err().kind(),
-            Kind::Damaged
-        );
-        assert_eq!(
-            folder.get_range("p/ab/none", 0..1).await.unwrap_err().kind(),
-            Kind::NotFound
-        );
-        let keys = |list: Vec<Result<Listed>>| {
-            let mut keys: Vec<_> = list.into_iter().map(|item| item.unwrap().key).collect();
-            keys.sort();
-            keys
-        };
-        assert_eq!(keys(folder.list("p/").collect().await), ["p/ab/one", "p/cd/two"]);
-        assert_eq!(
-            keys(folder.list("").collect().await),
-            ["h/00000000", "p/ab/one", "p/cd/two"]
-        );
-        assert_eq!(keys(folder.list("j/").collect().await), [""; 0]);
-        for (after, wanted) in [
-            ("p/ab", &["p/ab/one", "p/cd/two"][..]),
-            ("p/ab/on", &["p/ab/one", "p/cd/two"]),
-            ("p/ab/one", &["p/cd/two"]),
-            ("p/ab~", &["p/cd/two"]),
-            ("p/cd~", &[]),
-        ] {
-            assert_eq!(
-                keys(folder.list_after("p/", after).collect().await),
-                wanted,
-                "{after}"
-            );
-        }
-        folder.delete("p/ab/one").await.unwrap();
-        folder.delete("p/ab/one").await.unwrap();
-        assert_eq!(folder.stat("p/ab/one").await.unwrap(), None);
-        assert_eq!(
-            folder.put_new("../x", Bytes::new()).await.unwrap_err().kind(),
-            Kind::Invalid
-        );
-    }
-
-    #[test]
-    fn network_file_systems_are_refused_with_a_way_out() {
-        assert_eq!(
-            filesystem_kind(Path::new("/proc/none/such")).unwrap(),
-            FilesystemKind::Local
-        );
-        let refusal = FilesystemKind::from_magic(0x6969)
-            .database_refusal(Path::new("/mnt/x"))
-            .unwrap();
-        assert!(
-            refusal.contains("NFS") && refusal.contains("--database"),
-            "{refusal}"
-        );
-        assert_eq!(FilesystemKind::from_magic(0xef53), FilesystemKind::Local);
-    }
-}
+mod tests;

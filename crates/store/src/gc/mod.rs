@@ -52,7 +52,8 @@ pub struct Options {
     pub dry_run: bool,
     /// With `dry_run`: as if what is only kept to be restored were not there.
     pub purged: bool,
-    /// Packs are written anew when less than so many percent of their bytes are needed; 0 for never.
+    /// Packs are written anew when less than so many percent of their bytes are needed; 0 for those alone of which something was
+    /// found damaged, which are in any case.
     pub repack_below: u8,
     /// Where working files go, which have no names.
     pub folder: PathBuf,
@@ -123,7 +124,8 @@ pub struct Report {
     pub objects: u64,
     /// Their bytes.
     pub freed_bytes: u64,
-    /// Packs whose chunks were moved to others; they are deleted by this run or the next.
+    /// Packs whose chunks were moved to others; they are deleted by this run or the next, but for those that hold something damaged which
+    /// is needed and was not stored anew.
     pub repacked: u64,
     /// Bytes written for that.
     pub repacked_bytes: u64,

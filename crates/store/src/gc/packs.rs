@@ -28,14 +28,12 @@ impl Run {
         let mut pace = Pace::new(&self.store);
         loop {
             options.check()?;
-            let empty = rows::objects_sparse(db, number, (0, 0), PAGE)
-                .await
-                .map_err(context)?;
+            let empty = rows::objects_empty(db, number, PAGE).await.map_err(context)?;
             let tx = self.alone().await?;
             let now_us = self.store.inner.options.world.now_us();
             for object in &empty {
                 let (from, to) = (object_state::LIVE, object_state::DEAD);
-                rows::object_move(&tx, object.object, from, to, now_us)
+                rows::object_move(&tx, *object, from, to, now_us)
                     .await
                     .map_err(context)?;
             }

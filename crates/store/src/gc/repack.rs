@@ -1,4 +1,6 @@
-//! Writes packs anew that are mostly garbage: what is needed of several goes into one, and the old ones hold nothing then.
+//! Writes packs anew that are mostly garbage, or of which something was found damaged: what is needed of several goes into one,
+//! and the old ones hold nothing then, or what is damaged and was not stored anew. That is kept as long as a disk needs it: it is
+//! what names the disk as damaged, and it may be whole again one day (a bad cable, the pack put back from a copy).
 //!
 //! Frames are decoded and hashed, copied as they are (in an encrypted store they are sealed anew, with the new pack's key), and
 //! decoded and hashed again before the new pack is written: what is damaged stays where it is, and is marked. One transaction moves
@@ -14,9 +16,10 @@ use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
 use crate::ingest::pack_put::pack_write;
 use crate::pack::{self, Builder, Entry};
-use crate::rows::{self, Location, Sparse, chunk_state, object_kind};
+use crate::rows::{self, Location, Placed, Sparse, chunk_state};
 use crate::session::{Session, lease_lost};
 use crate::store::pack_key;
+use crate::verify::damaging;
 
 /// Packs that are looked for at once.
 const PAGE: u32 = 1000;
@@ -38,21 +41,17 @@ struct Repack<'a> {
 
 impl Run {
     pub(super) async fn repack(&self, options: &Options, report: &mut Report) -> Result<()> {
-        if options.repack_below == 0 {
-            return Ok(());
-        }
         let (number, db) = (self.store.inner.number, &self.store.inner.db);
         let mut pace = Pace::new(&self.store);
         let mut after = 0;
         loop {
-            let sparse = rows::objects_sparse(db, number, (after, options.repack_below), PAGE).await;
-            let sparse = sparse.map_err(|error| Error::db("cannot look for packs with garbage", error))?;
-            let Some(last) = sparse.last() else { return Ok(()) };
+            let packs = rows::packs_sparse(db, number, (after, options.repack_below), PAGE).await;
+            let mut packs = packs.map_err(|error| Error::db("cannot look for packs to write anew", error))?;
+            let Some(last) = packs.last() else { return Ok(()) };
             after = last.object;
-            let packs = sparse
-                .into_iter()
-                .filter(|one| one.chunks > 0 && one.kind == object_kind::PACK);
-            for (domain, packs) in self.by_domain(packs.collect()).await? {
+            packs.sort_by_key(|pack| (pack.domain, pack.object));
+            for packs in packs.chunk_by(|one, other| one.domain == other.domain) {
+                let domain = packs[0].domain;
                 let session = self.store.session_open_in("gc", domain).await?;
                 let mut repack = Repack {
                     run: self,
@@ -60,34 +59,11 @@ impl Run {
                     domain,
                     targets: [None, None],
                 };
-                let done = repack.packs(&packs, options, report, &mut pace).await;
+                let done = repack.packs(packs, options, report, &mut pace).await;
                 let ended = repack.session.abort().await;
                 done.and(ended)?;
             }
         }
-    }
-
-    /// The packs of each domain, which their headers tell.
-    async fn by_domain(&self, packs: Vec<Sparse>) -> Result<Vec<(i64, Vec<Sparse>)>> {
-        let mut known = Vec::with_capacity(packs.len());
-        for pack in packs {
-            let header = 0..pack::HEADER_BYTES as u64;
-            let header = self
-                .store
-                .inner
-                .backend
-                .get_range(&pack_key(pack.key), header)
-                .await;
-            match header.and_then(|header| pack::domain(&header)) {
-                Ok(domain) => known.push((domain, pack)),
-                Err(error) => skipped(&pack, error)?,
-            }
-        }
-        known.sort_by_key(|(domain, pack)| (*domain, pack.object));
-        let groups = known.chunk_by(|one, other| one.0 == other.0);
-        Ok(groups
-            .map(|group| (group[0].0, group.iter().map(|(_, pack)| *pack).collect()))
-            .collect())
     }
 }
 
@@ -116,8 +92,7 @@ impl Repack<'_> {
     /// Copies what is needed of a pack.
     async fn pack(&mut self, from: &Sparse, report: &mut Report) -> Result<()> {
         let store = Arc::clone(&self.run.store.inner);
-        let data = store.backend.get(&pack_key(from.key)).await?;
-        let entries = pack::index(&store.keys, from.key, &data)?;
+        let (entries, data) = self.frames(from).await?;
         let key = store.keys.pack_key(from.key)?;
         let digests: Vec<Digest> = entries.iter().map(|entry| entry.digest).collect();
         let hits = rows::chunks_get(&store.db, store.number, self.domain, &digests).await;
@@ -131,7 +106,7 @@ impl Repack<'_> {
         };
         let needed: Vec<Entry> = entries.into_iter().filter(is_needed).collect();
         let needed = self.whole(from, needed, &data).await?;
-        let mut slots = [false; 2];
+        let mut is_counted = false;
         for entry in &needed {
             let slot = usize::from(entry.kind == FrameKind::Node);
             if let Some(target) = &self.targets[slot]
@@ -154,11 +129,65 @@ impl Repack<'_> {
             };
             target.builder.copy(key.as_ref(), *entry, &data)?;
             target.from.push((entry.digest, from.object));
-            if !std::mem::replace(&mut slots[slot], true) {
+            if !std::mem::replace(&mut is_counted, true) {
                 target.packs += 1;
             }
         }
         Ok(())
+    }
+
+    /// The frames of a pack, and its bytes. Where it cannot be read as a whole, or its index is damaged, these are the frames that
+    /// the database knows, with what can be read of them.
+    async fn frames(&self, from: &Sparse) -> Result<(Vec<Entry>, Bytes)> {
+        let store = &self.run.store.inner;
+        let data = match store.backend.get(&pack_key(from.key)).await {
+            Err(error) if matches!(error.kind(), Kind::Io | Kind::Damaged) => None,
+            data => Some(data?).filter(|data| data.len() as u64 == from.bytes.cast_unsigned()),
+        };
+        if let Some(data) = &data {
+            match pack::index(&store.keys, from.key, data) {
+                Err(error) if error.kind() == Kind::Damaged => {}
+                entries => return Ok((entries?, data.clone())),
+            }
+        }
+        let mut rows = rows::chunks_of(&store.db, store.number, from.object)
+            .await
+            .map_err(|error| Error::db("cannot look chunks up", error))?;
+        rows.sort_unstable_by_key(|row| row.location.offset);
+        let data = match data {
+            Some(data) => data,
+            None => self.pieces(from, &mut rows).await?,
+        };
+        let entries = rows.iter().filter_map(|row| entry_of(row, &data)).collect();
+        Ok((entries, data))
+    }
+
+    /// As much of a pack as can be read, frame by frame. What cannot is left out of `rows`, and so where it is: whether it is damage
+    /// that it cannot be read now, a verification says.
+    async fn pieces(&self, from: &Sparse, rows: &mut Vec<Placed>) -> Result<Bytes> {
+        let backend = &self.run.store.inner.backend;
+        let bytes = usize::try_from(from.bytes).unwrap_or_default();
+        let mut data = vec![0; bytes.min(pack::LIMIT_BYTES)];
+        let mut read = Vec::with_capacity(rows.len());
+        for row in rows.drain(..) {
+            let (start, length) = (row.location.offset as usize, row.location.length as usize);
+            let Some(place) = data.get_mut(start..start + length) else {
+                continue;
+            };
+            let range = start as u64..(start + length) as u64;
+            match backend.get_range(&pack_key(from.key), range).await {
+                Err(error) if damaging(&error) => {}
+                frame => {
+                    let frame = frame?;
+                    if frame.len() == place.len() {
+                        place.copy_from_slice(&frame);
+                        read.push(row);
+                    }
+                }
+            }
+        }
+        *rows = read;
+        Ok(data.into())
     }
 
     /// Those of these entries whose frames are whole. The others stay where they are, marked as damaged: one flipped bit must not
@@ -224,6 +253,13 @@ impl Repack<'_> {
         report.repacked_bytes += bytes;
         Ok(())
     }
+}
+
+/// What the footer would say of a frame. One that is not whole is found out when it is decoded.
+fn entry_of(row: &Placed, pack: &[u8]) -> Option<Entry> {
+    let kind = u8::try_from(row.kind).ok().and_then(FrameKind::from_code)?;
+    let (offset, length) = (row.location.offset, row.location.length);
+    Some(pack::entry_at((row.digest, kind), offset, length, pack))
 }
 
 /// A pack that cannot be read stays as it is: to say whom that hurts is verification's part.

@@ -8,7 +8,8 @@ use sea_orm::{
     QueryOrder as _, QuerySelect as _,
 };
 
-use super::entities::{chunk, chunk_state};
+use super::entities::{chunk, chunk_state, object};
+use super::object_damaged;
 use crate::digest::Digest;
 use crate::pack::Entry;
 
@@ -171,6 +172,7 @@ pub(crate) struct Placed {
     pub(crate) domain: i64,
     pub(crate) digest: Digest,
     pub(crate) kind: i16,
+    pub(crate) state: i16,
     pub(crate) location: Location,
 }
 
@@ -191,6 +193,7 @@ pub(crate) async fn chunks_of(
             domain: row.domain,
             digest: Digest::from_slice(&row.digest)?,
             kind: row.kind,
+            state: row.state,
             location: Location {
                 object,
                 offset: row.offset.cast_unsigned(),
@@ -201,7 +204,7 @@ pub(crate) async fn chunks_of(
     Ok(rows.into_iter().filter_map(placed).collect())
 }
 
-/// Marks a chunk as damaged, if it still lies there.
+/// Marks a chunk as damaged, if it still lies there, and the object with it.
 pub(crate) async fn chunk_damage(
     db: &impl ConnectionTrait,
     store: i32,
@@ -217,11 +220,31 @@ pub(crate) async fn chunk_damage(
         .filter(chunk::Column::Object.eq(at.object))
         .filter(chunk::Column::State.is_in([chunk_state::LIVE, chunk_state::CONDEMNED]))
         .exec(db)
+        .await?;
+    object_damaged(db, at.object).await
+}
+
+/// Marks a damaged chunk as live again, if it still lies there.
+pub(crate) async fn chunk_mend(
+    db: &impl ConnectionTrait,
+    store: i32,
+    domain: i64,
+    digest: Digest,
+    at: Location,
+) -> Result<(), DbErr> {
+    chunk::Entity::update_many()
+        .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
+        .filter(chunk::Column::Store.eq(store))
+        .filter(chunk::Column::Domain.eq(domain))
+        .filter(chunk::Column::Digest.eq(digest.0.to_vec()))
+        .filter(chunk::Column::Object.eq(at.object))
+        .filter(chunk::Column::State.eq(chunk_state::DAMAGED))
+        .exec(db)
         .await
         .map(drop)
 }
 
-/// Marks every chunk of an object as damaged. Goes through the whole index.
+/// Marks an object and every chunk of it as damaged. Goes through the whole index.
 pub(crate) async fn chunks_damage_all(
     db: &impl ConnectionTrait,
     store: i32,
@@ -234,10 +257,11 @@ pub(crate) async fn chunks_damage_all(
         .filter(chunk::Column::State.is_in([chunk_state::LIVE, chunk_state::CONDEMNED]))
         .exec(db)
         .await?;
+    object_damaged(db, object).await?;
     Ok(done.rows_affected)
 }
 
-/// Marks damaged chunks as live again, but for those in these objects. Goes through the whole index.
+/// Marks damaged chunks as live again, and their objects as whole, but for these objects. Goes through the whole index.
 pub(crate) async fn chunks_mend(
     db: &impl ConnectionTrait,
     store: i32,
@@ -250,16 +274,29 @@ pub(crate) async fn chunks_mend(
         .filter(chunk::Column::Object.is_not_in(still_faulty.iter().copied()))
         .exec(db)
         .await?;
+    object::Entity::update_many()
+        .col_expr(object::Column::Damaged, Expr::value(false))
+        .filter(object::Column::Store.eq(store))
+        .filter(object::Column::Damaged.eq(true))
+        .filter(object::Column::Id.is_not_in(still_faulty.iter().copied()))
+        .exec(db)
+        .await?;
     Ok(done.rows_affected)
 }
 
-/// Marks the damaged chunks of one object as live again. Only where some chunk is damaged anything is gone through.
+/// Marks one object as whole, and its damaged chunks as live again. Only where some chunk is damaged anything is gone through.
 pub(crate) async fn chunks_mend_of(db: &impl ConnectionTrait, store: i32, object: i64) -> Result<(), DbErr> {
     chunk::Entity::update_many()
         .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
         .filter(chunk::Column::Store.eq(store))
         .filter(Expr::cust(format!("state = {}", chunk_state::DAMAGED)))
         .filter(chunk::Column::Object.eq(object))
+        .exec(db)
+        .await?;
+    object::Entity::update_many()
+        .col_expr(object::Column::Damaged, Expr::value(false))
+        .filter(object::Column::Id.eq(object))
+        .filter(object::Column::Damaged.eq(true))
         .exec(db)
         .await
         .map(drop)

@@ -116,6 +116,8 @@ entity!(object, "store_object", {
     pub created_us: i64,
     pub changed_us: i64,
     pub verified_us: i64,
+    /// Something of it was found damaged, needed or not.
+    pub damaged: bool,
 });
 
 entity!(chunk, "store_chunk", {

@@ -394,19 +394,34 @@ pub(crate) async fn chunks_bury(
     Ok(done.rows_affected)
 }
 
-/// A published object that holds little or nothing.
+/// Published objects that no chunk names: up to `limit`. Goes through the whole index.
+pub(crate) async fn objects_empty(
+    db: &impl ConnectionTrait,
+    store: i32,
+    limit: u32,
+) -> Result<Vec<i64>, DbErr> {
+    let sql = "SELECT o.id FROM store_object o LEFT JOIN \
+               (SELECT DISTINCT object FROM store_chunk WHERE store = $1) u ON u.object = o.id \
+               WHERE o.store = $1 AND o.state = $2 AND u.object IS NULL ORDER BY o.id LIMIT $3";
+    let values: [Value; 3] = [store.into(), object_state::LIVE.into(), i64::from(limit).into()];
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+    let rows = db.query_all_raw(statement).await?;
+    rows.into_iter().map(|row| row.try_get_by_index(0)).collect()
+}
+
+/// A published pack that is to be written anew.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sparse {
     pub(crate) object: i64,
     pub(crate) key: Uuid,
-    pub(crate) kind: i16,
-    /// Chunks whose rows name it.
-    pub(crate) chunks: i64,
+    pub(crate) bytes: i64,
+    /// Of all its chunks.
+    pub(crate) domain: i64,
 }
 
-/// Published objects behind number `after` without chunks, and packs that would shrink below `percent` of their bytes
-/// without their garbage: one look at both tables. Goes through the whole index.
-pub(crate) async fn objects_sparse(
+/// Packs behind number `after` that would shrink below `percent` of their bytes without their garbage, or of which something
+/// was found damaged; not those of which nothing else is left. One look at both tables. Goes through the whole index.
+pub(crate) async fn packs_sparse(
     db: &impl ConnectionTrait,
     store: i32,
     (after, percent): (i64, u8),
@@ -414,12 +429,14 @@ pub(crate) async fn objects_sparse(
 ) -> Result<Vec<Sparse>, DbErr> {
     // What a pack takes beside its frames: header and trailer, and an entry of the footer for each.
     let fixed = HEADER_BYTES + TRAILER_BYTES;
+    let damaged = chunk_state::DAMAGED;
     let sql = format!(
-        "SELECT o.id, o.key, o.kind, coalesce(u.chunks, 0) \
-         FROM store_object o LEFT JOIN (SELECT object, count(*) AS chunks, CAST(sum(length) AS bigint) AS chunk_bytes \
+        "SELECT o.id, o.key, o.bytes, u.domain \
+         FROM store_object o JOIN (SELECT object, min(domain) AS domain, count(*) AS chunks, \
+         sum(CASE WHEN state = {damaged} THEN 0 ELSE 1 END) AS whole, CAST(sum(length) AS bigint) AS chunk_bytes \
          FROM store_chunk WHERE store = $1 GROUP BY object) u ON u.object = o.id \
-         WHERE o.store = $1 AND o.state = $2 AND o.id > $6 AND (u.chunks IS NULL OR (o.kind = $3 AND \
-         (u.chunk_bytes + u.chunks * {ENTRY_BYTES} + {fixed}) * 100 < o.bytes * $4)) ORDER BY o.id LIMIT $5"
+         WHERE o.store = $1 AND o.state = $2 AND o.kind = $3 AND o.id > $6 AND u.whole > 0 AND (o.damaged OR \
+         (u.chunk_bytes + u.chunks * {ENTRY_BYTES} + {fixed}) * 100 < o.bytes * $4) ORDER BY o.id LIMIT $5"
     );
     let values: [Value; 6] = [
         store.into(),
@@ -434,8 +451,8 @@ pub(crate) async fn objects_sparse(
         Ok(Sparse {
             object: row.try_get_by_index(0)?,
             key: row.try_get_by_index(1)?,
-            kind: row.try_get_by_index(2)?,
-            chunks: row.try_get_by_index(3)?,
+            bytes: row.try_get_by_index(2)?,
+            domain: row.try_get_by_index(3)?,
         })
     };
     db.query_all_raw(statement)

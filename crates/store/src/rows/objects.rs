@@ -45,6 +45,7 @@ pub(crate) async fn object_insert(db: &impl ConnectionTrait, intent: &Intent) ->
         changed_us: Set(intent.now_us),
         // Everything is decoded and hashed before it is written.
         verified_us: Set(intent.now_us),
+        damaged: Set(false),
     };
     row.insert(db).await.map(|row| row.id)
 }
@@ -83,6 +84,17 @@ pub(crate) async fn object_publish(
         .exec(db)
         .await?;
     Ok(result.rows_affected == 1)
+}
+
+/// Notes that something of an object was found damaged.
+pub(crate) async fn object_damaged(db: &impl ConnectionTrait, id: i64) -> Result<(), DbErr> {
+    object::Entity::update_many()
+        .col_expr(object::Column::Damaged, Expr::value(true))
+        .filter(object::Column::Id.eq(id))
+        .filter(object::Column::Damaged.eq(false))
+        .exec(db)
+        .await
+        .map(drop)
 }
 
 pub(crate) async fn object_delete(db: &impl ConnectionTrait, id: i64) -> Result<(), DbErr> {

@@ -109,6 +109,7 @@ pub(crate) async fn found_insert(
         changed_us: Set(now_us),
         // Only its footer was read: it is the first that a scrub reads.
         verified_us: Set(0),
+        damaged: Set(false),
     };
     let id = row.insert(db).await?.id;
     let mut written = 0;

@@ -106,3 +106,75 @@ async fn what_is_left_of_a_store_is_no_place_for_a_new_one() {
         .await
         .unwrap();
 }
+
+async fn copy_read_back(from: &Path, to: &Path) -> Copied {
+    let options = CopyOptions {
+        read_back: true,
+        ..CopyOptions::default()
+    };
+    store::copy(&*folder(from), &*folder(to), &options, &CopyProgress::default())
+        .await
+        .unwrap()
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn reading_back_finds_and_replaces_what_was_damaged_there() {
+    let (_place, from, to) = made().await;
+    let first = copy_read_back(&from, &to).await;
+    assert_eq!((first.replaced, first.damaged.len()), (0, 0), "{first:?}");
+    let objects = first.objects;
+    // Of the same size as it should be: a pack, a header.
+    let header = to.join("h/00000000");
+    for path in [pack(&to), header.clone()] {
+        flip(&path, 100);
+        let trusted = copy(&from, &to).await.unwrap();
+        assert_eq!((trusted.objects, trusted.present), (0, objects), "trusted unread");
+        let copied = copy_read_back(&from, &to).await;
+        assert_eq!((copied.objects, copied.replaced), (1, 1), "{copied:?}");
+        assert_eq!((copied.present, copied.damaged.len()), (objects - 1, 0));
+        let source = from.join(path.strip_prefix(&to).unwrap());
+        assert!(std::fs::read(&path).unwrap() == std::fs::read(source).unwrap());
+    }
+    assert_eq!(copy_read_back(&from, &to).await.present, objects);
+}
+
+#[tokio::test]
+async fn reading_back_replaces_nothing_by_what_is_damaged_at_the_source() {
+    let (_place, from, to) = made().await;
+    copy(&from, &to).await.unwrap();
+    let whole = std::fs::read(pack(&to)).unwrap();
+    flip(&pack(&from), 100);
+    let copied = copy_read_back(&from, &to).await;
+    assert_eq!((copied.objects, copied.damaged.len()), (0, 1), "{copied:?}");
+    assert!(
+        copied.damaged[0].contains("the copy keeps what it has"),
+        "{copied:?}"
+    );
+    assert!(std::fs::read(pack(&to)).unwrap() == whole);
+    // Alike, and damaged: that is told too.
+    flip(&pack(&to), 100);
+    let copied = copy_read_back(&from, &to).await;
+    assert!(copied.damaged[0].contains("so is the copy's"), "{copied:?}");
+    // Nothing tells which of two whole objects is right.
+    flip(&pack(&to), 100);
+    for place in [&from, &to] {
+        std::fs::create_dir_all(place.join("b/ab")).unwrap();
+        let object = place.join("b/ab/abcdef00-0000-4000-8000-000000000000");
+        std::fs::write(object, place.as_os_str().as_encoded_bytes()[..4].repeat(9)).unwrap();
+    }
+    let object = to.join("b/ab/abcdef00-0000-4000-8000-000000000000");
+    flip(&object, 7);
+    let before = std::fs::read(&object).unwrap();
+    let copied = copy_read_back(&from, &to).await;
+    assert!(
+        copied.damaged.iter().any(|one| one.contains("does not tell")),
+        "{copied:?}"
+    );
+    assert!(std::fs::read(&object).unwrap() == before);
+}

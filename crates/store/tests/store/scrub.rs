@@ -1,12 +1,14 @@
 //! Reading what is stored again, oldest first, and the record of damage.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
+use sea_orm::ConnectionTrait as _;
 use store::scrub::{Health, Options, Report};
-use store::{Kind, Store};
+use store::{Fault, Faulty, Kind, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Place, import, local, noise, places};
@@ -94,6 +96,52 @@ async fn damage_is_recorded_by_disk_until_it_is_healed() {
         import(&store, &place.db, "again", &data).await;
         store.damage_update().await.unwrap();
         assert_eq!(store.health().await.unwrap().damaged_roots, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_is_made_anew_when_something_changed_and_reads_a_tree_once() {
+    for place in places().await {
+        let plain = place.store().await;
+        let common = noise(7, 10 * 65536);
+        for number in 0..30 {
+            import(&plain, &place.db, &format!("same {number}"), &common).await;
+        }
+        import(&plain, &place.db, "hurt", &noise(8, 40 * 65536)).await;
+        spoil(&place).await;
+        place.clock.advance(Duration::from_hours(25));
+        scrub(&plain).await;
+        // One that counts how often the backend is asked.
+        let counting = Arc::new(Faulty::new(Arc::clone(&place.backend), Fault::Io, 0));
+        let store = place.store_on(Arc::<Faulty>::clone(&counting)).await;
+        let asked = async |store: &Store| {
+            let before = counting.calls();
+            store.damage_update().await.unwrap();
+            counting.calls() - before
+        };
+        assert_eq!(asked(&store).await, 2, "thirty of the disks are one tree");
+        assert_eq!(asked(&store).await, 0, "nothing has changed");
+        // A disk more, a disk less, and what another process finds.
+        import(&plain, &place.db, "more", &noise(9, 50 * 65536)).await;
+        assert_eq!((asked(&store).await, asked(&store).await), (3, 0));
+        spoil(&place).await;
+        place.clock.advance(Duration::from_hours(25));
+        scrub(&plain).await;
+        assert_eq!((asked(&store).await, asked(&store).await), (3, 0));
+        assert_eq!(store.damaged_roots().await.unwrap(), 2, "{}", place.name);
+        let tx = place.begin().await;
+        assert!(store.root_delete_in_tx(&tx, "image", "hurt").await.unwrap());
+        tx.commit().await.unwrap();
+        assert_eq!((asked(&store).await, asked(&store).await), (2, 0));
+        assert_eq!(store.damaged_roots().await.unwrap(), 1);
+        // The record was written by somebody who knew less.
+        place
+            .db
+            .execute_unprepared("DELETE FROM store_damage")
+            .await
+            .unwrap();
+        asked(&store).await;
+        assert_eq!(store.damaged_roots().await.unwrap(), 1);
     }
 }
 

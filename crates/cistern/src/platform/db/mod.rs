@@ -11,10 +11,11 @@ pub mod reserve;
 pub mod rows;
 mod silence;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use rustix::fs::{Access, access};
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, IsolationLevel,
     SqliteTransactionMode, TransactionOptions, TransactionTrait,
@@ -91,6 +92,25 @@ pub struct Tx {
 /// A reading transaction, which sees the database as it was when it began to read.
 pub struct Snapshot(DatabaseTransaction);
 
+/// Whether SQLite's file lies where nothing can be written, not even beside it: it has to be told, or it will not open. What is in
+/// its log cannot be read there.
+fn is_for_reading(path: &Path) -> Result<bool> {
+    let folder = path.parent().filter(|folder| folder.is_dir());
+    if folder.is_none_or(|folder| access(folder, Access::WRITE_OK).is_ok()) {
+        return Ok(false);
+    }
+    let log = PathBuf::from(format!("{}-wal", path.display()));
+    if log.metadata().is_ok_and(|log| log.len() > 0) {
+        return Err(Error::Precondition(format!(
+            "{0} lies where nothing can be written, and what was written to it last is in {1}, which cannot be read there: copy both to \
+             a folder that can be written, and name the copy with --database sqlite:FILE",
+            path.display(),
+            log.display()
+        )));
+    }
+    Ok(true)
+}
+
 impl Db {
     /// Connects; for SQLite the file is made when it is not there.
     pub async fn open(place: &Place, max_connections: u32) -> Result<Self> {
@@ -139,7 +159,14 @@ impl Db {
     /// Connects for looking only: an SQLite file is neither made nor changed. Nobody may ask it for a writing transaction.
     pub async fn open_to_look(place: &Place) -> Result<Self> {
         let mut options = match place {
-            Place::Sqlite(path) => ConnectOptions::new(format!("sqlite://{}?mode=ro", path.display())),
+            Place::Sqlite(path) => {
+                let how = if is_for_reading(path)? {
+                    "&immutable=true"
+                } else {
+                    ""
+                };
+                ConnectOptions::new(format!("sqlite://{}?mode=ro{how}", path.display()))
+            }
             Place::Postgres(url) => ConnectOptions::new(url.clone()),
         };
         options

@@ -34,6 +34,8 @@ pub enum Command {
     RebuildIndex(RebuildArgs),
     /// Copy the store to another folder or bucket, or what that lacks of it
     Copy(CopyArgs),
+    /// Bring what is damaged or missing of the store back from a copy of it
+    Heal(HealArgs),
 }
 
 /// Flags of `stats`.
@@ -71,16 +73,31 @@ pub struct VerifyArgs {
                   store copy --read-back s3://bucket/cistern /backup/store\n\nThe keys to a bucket come from \
                   CISTERN_OBJECTS_ACCESS_KEY and CISTERN_OBJECTS_SECRET_KEY. A copy that was cut off, or made while a server wrote, is \
                   completed by the same command. To move a service: copy, stop the server, copy again, start it with \
-                  --objects DST."
+                  --objects DST. To bring what is damaged in a store back from its copy: cistern store heal."
 )]
 pub struct CopyArgs {
     /// The folder or bucket that holds the store
     src: String,
     /// The folder or bucket that it is copied to
     dst: String,
-    /// Read everything that was written again and compare
+    /// Read everything at DST and compare, also what was there already (which is trusted unread otherwise), and replace what is
+    /// damaged there. Reads all of SRC and all of DST: as long as a copy of everything takes
     #[arg(long)]
     read_back: bool,
+    #[command(flatten)]
+    local: LocalFlags,
+}
+
+/// Flags of `heal`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  cistern store heal /backup/store --data /var/lib/cistern\n  cistern store heal 's3://bucket/cistern?endpoint=https://s3.example.com' \
+                  --data /var/lib/cistern\n\nReads every stored byte, as `store verify --read-data` does. What is damaged or missing, and nothing \
+                  else, is taken from the copy, after it was verified there: the copy may be older than the store. A server may run meanwhile."
+)]
+pub struct HealArgs {
+    /// The folder or bucket that holds the copy
+    copy: String,
     #[command(flatten)]
     local: LocalFlags,
 }
@@ -104,6 +121,7 @@ pub fn run(command: Command, context: &Context) -> Outcome {
             Command::Verify(args) => verify(args, context).await,
             Command::RebuildIndex(args) => rebuild(args, context).await,
             Command::Copy(args) => copy(args, context).await,
+            Command::Heal(args) => heal(args, context).await,
         }
     })
 }
@@ -127,17 +145,17 @@ async fn stats(args: StatsArgs, context: &Context) -> Outcome {
 async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     let config = args.local.config(context)?;
     // A folder is made where there is none, which is right for one side only.
-    if !args.src.contains("://") && !std::path::Path::new(&args.src).is_dir() {
-        return Err(Failure::Failed(format!("there is no folder {}", args.src)));
-    }
-    let (from, to) = (
-        backend_open_at(&config, &args.src)?,
-        backend_open_at(&config, &args.dst)?,
-    );
+    folder_require(&args.src)?;
+    let from = backend_open_at(&config, &args.src)?;
     let options = store::CopyOptions {
         read_back: args.read_back,
         key: key_load(&config).await?,
     };
+    store::copy_check(&*from, &options)
+        .await
+        .map_err(|error| Failure::Failed(chain_of(&error)))?;
+    // This makes a folder.
+    let to = backend_open_at(&config, &args.dst)?;
     let (progress, counters) = (Progress::new(), store::CopyProgress::default());
     progress.step("copying", None);
     let copied = {
@@ -152,7 +170,7 @@ async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     progress.clear();
     let copied = copied.map_err(|error| Failure::Failed(chain_of(&error)))?;
     let told = json!({ "copy": {
-        "objects": copied.objects, "bytes": copied.bytes, "present": copied.present,
+        "objects": copied.objects, "bytes": copied.bytes, "present": copied.present, "replaced": copied.replaced,
         "gone": copied.gone, "damaged": copied.damaged,
     } });
     context.output.document(&told, || {
@@ -162,6 +180,13 @@ async fn copy(args: CopyArgs, context: &Context) -> Outcome {
             count(copied.objects, "object"),
             copied.present
         );
+        if copied.replaced > 0 {
+            let _ = write!(
+                text,
+                " {} of them replaced what was damaged there.",
+                copied.replaced
+            );
+        }
         if copied.gone > 0 {
             let _ = write!(
                 text,
@@ -176,7 +201,54 @@ async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     }
     let keys = copied.damaged.join("; ");
     Err(Failure::Failed(format!(
-        "damaged at the source: {keys}. `cistern store verify --read-data` there names the images"
+        "damaged at the source, or in doubt: {keys}. `cistern store verify --read-data` there names the images"
+    )))
+}
+
+/// Of a place to read from; a bucket is asked when it is read.
+fn folder_require(place: &str) -> Outcome {
+    if place.contains("://") || std::path::Path::new(place).is_dir() {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!("there is no folder {place}")))
+}
+
+async fn heal(args: HealArgs, context: &Context) -> Outcome {
+    folder_require(&args.copy)?;
+    let app = App::open_existing(args.local.config(context)?).await?;
+    let (progress, counters) = (Progress::new(), VerifyProgress::default());
+    progress.step("reading the store", None);
+    let healed = {
+        let mut work = std::pin::pin!(service::heal_from(&app, &args.copy, &counters));
+        loop {
+            tokio::select! {
+                done = &mut work => break done,
+                () = tokio::time::sleep(LOOK_EVERY) => progress.set(counters.bytes.load(Relaxed)),
+            }
+        }
+    };
+    progress.clear();
+    let healed = healed?;
+    let told = json!({ "heal": {
+        "objects": healed.objects, "bytes": healed.bytes, "left": healed.left, "damaged": healed.named,
+    } });
+    context
+        .output
+        .document(&told, || match healed.objects + healed.left {
+            0 => "Nothing is damaged.".to_owned(),
+            _ => format!(
+                "{} ({}) came back from the copy.",
+                count(healed.objects, "object"),
+                output::bytes(healed.bytes)
+            ),
+        });
+    if healed.left == 0 {
+        return Ok(());
+    }
+    Err(Failure::Failed(format!(
+        "{} could not be healed: {}. `cistern store verify --read-data` names the images: import them again, or heal from another copy",
+        count(healed.left, "object"),
+        healed.named.join("; ")
     )))
 }
 
@@ -246,17 +318,24 @@ async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
     let next = if report.damage.iter().all(|damage| is_mended(&damage.id)) {
         "a server writes headers and journal anew by itself: start it, wait for a minute and look again"
     } else if report.damage.iter().all(|damage| damage.kind == "store") {
-        "no image needs what is damaged"
+        "no image needs what is damaged; `cistern gc` removes it"
     } else {
-        "import the images again, which stores what is damaged anew, or restore the objects from a copy of the store"
+        "import the images again, which stores what is damaged anew, or bring it back from a copy of the store: `cistern \
+         store heal COPY`"
     };
     Err(Failure::Failed(format!("{count} damaged {what}; {next}")))
 }
 
 async fn verify_local(args: &VerifyArgs, context: &Context, progress: &Progress) -> Outcome<Report> {
-    let app = App::open_existing(args.local.config(context)?).await?;
+    let config = args.local.config(context)?;
     let counters = VerifyProgress::default();
-    let mut work = std::pin::pin!(store_verify(&app, args.read_data, &counters));
+    let mut work = std::pin::pin!(async {
+        if service::is_for_reading(&config) {
+            return service::verify_for_reading(&config, args.read_data, &counters).await;
+        }
+        let app = App::open_existing(config).await?;
+        store_verify(&app, args.read_data, &counters).await
+    });
     loop {
         tokio::select! {
             found = &mut work => {

@@ -1,7 +1,8 @@
 //! What operators can do with the store.
 
+use rustix::fs::{Access, access};
 use serde_json::json;
-use store::{RebuildProgress, Rebuilt, Store};
+use store::{Damage, Healed, RebuildProgress, Rebuilt, Store, VerifyProgress};
 
 use super::cache;
 use super::jobs::{ATTEMPTS, VERIFY};
@@ -9,6 +10,7 @@ use super::model::{Report, StoreStats};
 use crate::app::{self, App};
 use crate::config::Config;
 use crate::platform::accounts::Caller;
+use crate::platform::db::{Db, migrate};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::{self, Event, Who};
 use crate::platform::jobs::{JobRow, NewJob, job_enqueue_in_tx, job_find};
@@ -76,6 +78,50 @@ async fn verify_load(app: &App, id: i64) -> Result<Verification> {
         _ => None,
     };
     Ok(Verification { job, report })
+}
+
+/// Whether the data folder is there and cannot be written: read-only media, say.
+pub fn is_for_reading(config: &Config) -> bool {
+    config.data.is_dir() && access(&config.data, Access::WRITE_OK).is_err()
+}
+
+/// Looks for damage where nothing can be written: nothing is marked or mended, and what only the database knows of the
+/// journal, which is its newest object, is not looked for.
+pub async fn verify_for_reading(
+    config: &Config,
+    read_data: bool,
+    progress: &VerifyProgress,
+) -> Result<Vec<Damage>> {
+    let db = Db::open_to_look(&app::place(config)).await?;
+    if !migrate::is_current(&db).await? {
+        return Err(Error::Precondition(
+            "the database is empty, or older than this version of Cistern, and cannot be brought up to date where it is: copy it \
+             to a folder that can be written, with what lies beside it, and start a server there once"
+                .into(),
+        ));
+    }
+    let options = store::Options {
+        key: key_load(config).await?,
+        ..store::Options::default()
+    };
+    let store = Store::open(app::backend_open(config)?, db.conn(), options).await?;
+    Ok(store.verify_unmarked(read_data, progress).await?)
+}
+
+/// Brings what is damaged or missing of the store back from a copy of it, a folder or a bucket. A server may run.
+pub async fn heal_from(app: &App, copy: &str, progress: &VerifyProgress) -> Result<Healed> {
+    let backend = app::backend_open_at(&app.config, copy)?;
+    let options = store::Options {
+        key: key_load(&app.config).await?,
+        write_turn: app.db.write_turn(),
+        ..store::Options::default()
+    };
+    let copy = Store::open(backend, app.db.conn(), options).await;
+    let copy = copy.map_err(|error| match error.kind() {
+        store::Kind::NotFound | store::Kind::Incompatible => Error::Precondition(error.to_string()),
+        _ => error.into(),
+    })?;
+    Ok(app.store.heal_from(&copy, progress).await?)
 }
 
 /// Makes the index of chunks anew from the packs, in a database that is otherwise intact. No server may run.

@@ -1,0 +1,174 @@
+//! The folder on a real file system.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use rustix::fs::OFlags;
+
+use super::files::{BLOCK, DIRECT, link_new, write_direct};
+use super::*;
+
+fn folder() -> (tempfile::TempDir, Folder) {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Folder::open(dir.path()).unwrap();
+    (dir, folder)
+}
+
+#[tokio::test]
+async fn what_goes_to_the_disk_directly_is_what_was_given() {
+    let (dir, folder) = folder();
+    let probe = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .custom_flags(OFlags::DIRECT.bits().cast_signed())
+        .open(dir.path().join("probe"));
+    // A mapping begins where a direct write may; what lies a byte further is written the usual way.
+    let mut map = memmap2::MmapMut::map_anon(DIRECT + 3 * BLOCK).unwrap();
+    blake3::Hasher::new().finalize_xof().fill(&mut map);
+    let bytes = Bytes::from_owner(map);
+    for (n, range) in [
+        0..DIRECT,
+        0..DIRECT + 1,
+        0..DIRECT + 2 * BLOCK - 1,
+        1..DIRECT + 2 * BLOCK,
+        0..DIRECT - 1,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (key, data) = (format!("p/ab/{n}"), bytes.slice(range.clone()));
+        folder.put_new(&key, data.clone()).await.unwrap();
+        assert!(folder.get(&key).await.unwrap() == data, "{range:?}");
+        let file = create_new(&dir.path().join(format!("{n}"))).unwrap();
+        let written = write_direct(&file, &data).unwrap();
+        let wanted = if n < 3 { data.len() / BLOCK * BLOCK } else { 0 };
+        // Some file systems have no direct writes.
+        assert_eq!(written, if probe.is_ok() { wanted } else { 0 }, "{range:?}");
+        // The file is an ordinary one again.
+        (&file).write_all(b"x").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn keys_are_exclusive_under_a_race() {
+    let (dir, folder) = folder();
+    let tries = (0..16_u8).map(|n| {
+        let folder = folder.clone();
+        tokio::spawn(async move { folder.put_new("p/ab/one", Bytes::from(vec![n; 1000])).await })
+    });
+    let results = futures::future::join_all(tries).await;
+    let won = results
+        .iter()
+        .filter(|result| result.as_ref().unwrap().is_ok())
+        .count();
+    assert_eq!(won, 1);
+    for lost in results.into_iter().filter_map(|result| result.unwrap().err()) {
+        assert_eq!(lost.kind(), Kind::Exists);
+    }
+    assert_eq!(folder.get("p/ab/one").await.unwrap().len(), 1000);
+    assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_lies_where_the_disk_was_gets_nothing() {
+    let (dir, folder) = folder();
+    for is_there in [true, false] {
+        let _ = std::fs::remove_dir(dir.path().join(TEMPORARY));
+        if !is_there {
+            std::fs::remove_dir(dir.path()).unwrap();
+        }
+        let put = folder.put_new("p/ab/one", Bytes::from_static(b"x")).await;
+        assert_eq!(put.unwrap_err().kind(), Kind::NotFound);
+        assert!(folder.put_begin("p/ab/one").await.is_err());
+        assert_eq!(dir.path().exists(), is_there);
+        assert!(!dir.path().join("p").exists());
+    }
+}
+
+#[test]
+fn the_fall_back_is_exclusive_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let [a, b, to] = ["a", "b", "to"].map(|name| dir.path().join(name));
+    std::fs::write(&a, "a").unwrap();
+    std::fs::write(&b, "b").unwrap();
+    link_new(&a, &to).unwrap();
+    assert_eq!(
+        link_new(&b, &to).unwrap_err().kind(),
+        io::ErrorKind::AlreadyExists
+    );
+    assert_eq!(std::fs::read(&to).unwrap(), b"a");
+    assert!(!a.exists());
+}
+
+#[tokio::test]
+async fn ranges_listing_and_deletion() {
+    let (_dir, folder) = folder();
+    folder
+        .put_new("p/ab/one", Bytes::from_static(b"0123456789"))
+        .await
+        .unwrap();
+    folder
+        .put_new("p/cd/two", Bytes::from_static(b"x"))
+        .await
+        .unwrap();
+    folder
+        .put_new("h/00000000", Bytes::from_static(b"header"))
+        .await
+        .unwrap();
+    assert_eq!(folder.get_range("p/ab/one", 2..5).await.unwrap(), "234");
+    assert_eq!(
+        folder.get_range("p/ab/one", 8..11).await.unwrap_err().kind(),
+        Kind::Damaged
+    );
+    assert_eq!(
+        folder.get_range("p/ab/none", 0..1).await.unwrap_err().kind(),
+        Kind::NotFound
+    );
+    let keys = |list: Vec<Result<Listed>>| {
+        let mut keys: Vec<_> = list.into_iter().map(|item| item.unwrap().key).collect();
+        keys.sort();
+        keys
+    };
+    assert_eq!(keys(folder.list("p/").collect().await), ["p/ab/one", "p/cd/two"]);
+    assert_eq!(
+        keys(folder.list("").collect().await),
+        ["h/00000000", "p/ab/one", "p/cd/two"]
+    );
+    assert_eq!(keys(folder.list("j/").collect().await), [""; 0]);
+    for (after, wanted) in [
+        ("p/ab", &["p/ab/one", "p/cd/two"][..]),
+        ("p/ab/on", &["p/ab/one", "p/cd/two"]),
+        ("p/ab/one", &["p/cd/two"]),
+        ("p/ab~", &["p/cd/two"]),
+        ("p/cd~", &[]),
+    ] {
+        assert_eq!(
+            keys(folder.list_after("p/", after).collect().await),
+            wanted,
+            "{after}"
+        );
+    }
+    folder.delete("p/ab/one").await.unwrap();
+    folder.delete("p/ab/one").await.unwrap();
+    assert_eq!(folder.stat("p/ab/one").await.unwrap(), None);
+    assert_eq!(
+        folder.put_new("../x", Bytes::new()).await.unwrap_err().kind(),
+        Kind::Invalid
+    );
+}
+
+#[test]
+fn network_file_systems_are_refused_with_a_way_out() {
+    assert_eq!(
+        filesystem_kind(Path::new("/proc/none/such")).unwrap(),
+        FilesystemKind::Local
+    );
+    let refusal = FilesystemKind::from_magic(0x6969)
+        .database_refusal(Path::new("/mnt/x"))
+        .unwrap();
+    assert!(
+        refusal.contains("NFS") && refusal.contains("--database"),
+        "{refusal}"
+    );
+    assert_eq!(FilesystemKind::from_magic(0xef53), FilesystemKind::Local);
+}

@@ -1,0 +1,212 @@
+//! Damaged and missing objects come back from a copy, also an older one, and nothing else does.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use store::gc::{self, Progress};
+use store::{
+    Algorithm, Backend, CopyOptions, CopyProgress, Healed, Kind, Settings, Store, VerifyProgress, backend_open,
+};
+
+use crate::support::{Place, encrypted, files_below, import, local, noise};
+
+fn folder(path: &Path) -> Arc<dyn Backend> {
+    backend_open(path.to_str().unwrap(), &Settings::new()).unwrap()
+}
+
+/// A store with two disks, and an older copy of it, which has the first.
+struct Case {
+    place: Place,
+    store: Store,
+    copy: Store,
+    disks: [Vec<u8>; 2],
+}
+
+impl Case {
+    async fn new(place: Place) -> Self {
+        let store = place.store().await;
+        let disks = [noise(1, 3 << 20), noise(2, 3 << 20)];
+        import(&store, &place.db, "old", &disks[0]).await;
+        let to = folder(&place.dir.path().join("copy"));
+        let options = CopyOptions {
+            key: place.options().key,
+            ..CopyOptions::default()
+        };
+        store::copy(&*place.backend, &*to, &options, &CopyProgress::default())
+            .await
+            .unwrap();
+        import(&store, &place.db, "new", &disks[1]).await;
+        let copy = place.store_on(to).await;
+        Self {
+            place,
+            store,
+            copy,
+            disks,
+        }
+    }
+
+    fn live(&self) -> PathBuf {
+        self.place.dir.path().join("objects")
+    }
+
+    async fn heal(&self) -> Healed {
+        let progress = VerifyProgress::default();
+        self.store.heal_from(&self.copy, &progress).await.unwrap()
+    }
+
+    async fn verify(&self) -> Vec<store::Damage> {
+        self.store
+            .verify(true, &VerifyProgress::default())
+            .await
+            .unwrap()
+    }
+
+    async fn assert_whole(&self) {
+        assert_eq!(self.verify().await, []);
+        assert_eq!(self.store.health().await.unwrap().damaged_roots, 0);
+        for (owner, data) in ["old", "new"].into_iter().zip(&self.disks) {
+            let root = self.store.root_get("image", owner).await.unwrap().unwrap().tree;
+            let mut out = vec![0; data.len()];
+            self.store.disk_open(root).read_at(0, &mut out).await.unwrap();
+            assert!(out == *data, "{owner}");
+        }
+    }
+}
+
+/// Every object, by its path, with its bytes.
+fn content(of: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let read = |path: PathBuf| {
+        let bytes = std::fs::read(&path).unwrap();
+        (path.strip_prefix(of).unwrap().to_owned(), bytes)
+    };
+    files_below(of).into_iter().map(read).collect()
+}
+
+/// The packs that the copy has, and those that only the store has.
+fn packs(case: &Case) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let copied = content(&case.place.dir.path().join("copy"));
+    let live = content(&case.live());
+    let packs = live.into_keys().filter(|path| path.starts_with("p"));
+    let (old, new): (Vec<_>, Vec<_>) = packs.partition(|path| copied.contains_key(path));
+    let at = |paths: Vec<PathBuf>| paths.into_iter().map(|path| case.live().join(path)).collect();
+    (at(old), at(new))
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_and_missing_packs_come_back_and_nothing_else_changes() {
+    for place in [local().await, encrypted().await] {
+        let case = Case::new(place).await;
+        // What only the copy has, as gc has freed it since, is nobody's.
+        let stray = case.place.dir.path().join("copy/p/ab/abcdef00-0000-4000-8000-000000000000");
+        std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
+        std::fs::write(stray, "freed").unwrap();
+        let whole = content(&case.live());
+        assert_eq!(case.heal().await, Healed::default(), "nothing is damaged");
+        let (old, _) = packs(&case);
+        let damages: [&dyn Fn(&Path); 4] = [
+            &|pack| flip(pack, 200_000),
+            &|pack| std::fs::remove_file(pack).unwrap(),
+            &|pack| std::fs::write(pack, "cut").unwrap(),
+            &|pack| std::fs::write(pack, vec![0; 5 << 20]).unwrap(),
+        ];
+        for damage in damages {
+            damage(&old[0]);
+            let healed = case.heal().await;
+            assert_eq!((healed.objects, healed.left), (1, 0), "{healed:?}");
+            assert_eq!(healed.bytes, std::fs::metadata(&old[0]).unwrap().len());
+            assert!(content(&case.live()) == whole, "as it was before");
+            case.assert_whole().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_copy_does_not_have_whole_is_left_and_named() {
+    let case = Case::new(local().await).await;
+    let (old, new) = packs(&case);
+    for pack in [&old[0], &new[0]] {
+        flip(pack, 1000);
+    }
+    let in_copy = case
+        .place
+        .dir
+        .path()
+        .join("copy")
+        .join(old[0].strip_prefix(case.live()).unwrap());
+    flip(&in_copy, 2000);
+    let damaged = content(&case.live());
+    let healed = case.heal().await;
+    assert_eq!((healed.objects, healed.left), (0, 2), "{healed:?}");
+    assert!(healed.named.iter().any(|one| one.contains("damaged in the copy too")));
+    assert!(healed.named.iter().any(|one| one.contains("does not have it")));
+    assert!(content(&case.live()) == damaged, "nothing is replaced by what is no better");
+    assert_eq!(case.store.health().await.unwrap().damaged_roots, 2);
+    // And after gc has taken what was whole of it away, the copy still has what is left.
+    flip(&in_copy, 2000);
+    flip(&new[0], 1000);
+    let options = gc::Options {
+        now: true,
+        ..gc::Options::new(case.place.dir.path())
+    };
+    case.store.gc(&options, &Progress::default()).await.unwrap();
+    assert!(old[0].exists());
+    assert_eq!(case.heal().await.objects, 1);
+    case.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_objects_come_back_too() {
+    for place in [local().await, encrypted().await] {
+        let data = noise(5, 20 << 20);
+        let case = Case::new(place).await;
+        let session = case.store.session_open("a blob").await.unwrap();
+        let mut ingest = session.object_begin(Algorithm::Sha256);
+        ingest.write(Bytes::copy_from_slice(&data)).await.unwrap();
+        let name = {
+            use sha2::Digest as _;
+            let text = format!("sha256:{}", hex::encode(sha2::Sha256::digest(&data)));
+            text.parse().unwrap()
+        };
+        let object = ingest.finish(&name).await.unwrap();
+        let tx = case.place.begin().await;
+        session
+            .commit_objects_in_tx(&tx, &[("blob", "1", object)])
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        let path = files_below(&case.live().join("b")).remove(0);
+        let in_copy = case
+            .place
+            .dir
+            .path()
+            .join("copy")
+            .join(path.strip_prefix(case.live()).unwrap());
+        std::fs::create_dir_all(in_copy.parent().unwrap()).unwrap();
+        std::fs::copy(&path, &in_copy).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        flip(&path, 17 << 20);
+        let healed = case.heal().await;
+        assert_eq!((healed.objects, healed.left), (1, 0), "{healed:?}");
+        assert!(std::fs::read(&path).unwrap() == whole);
+        case.assert_whole().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_store_is_no_copy() {
+    let (one, other) = (local().await, local().await);
+    one.store().await;
+    other.store().await;
+    let refused = Store::open(Arc::clone(&other.backend), &one.db, one.options())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), Kind::Incompatible);
+}

@@ -24,6 +24,7 @@ use crate::platform::journal;
 use crate::platform::net::place_shown;
 use crate::platform::resources::Owner;
 use crate::platform::secrets::{self, Secrets};
+use crate::platform::storage::gc::model::GivenUp;
 use crate::platform::storage::mend::Looked;
 use crate::platform::{actions, keys, projects, random, ssh_keys, tags};
 
@@ -338,14 +339,17 @@ pub fn settles() -> Vec<journal::Settle> {
 pub struct Purger {
     /// Whether there are any.
     pub is_any: for<'a> fn(&'a App) -> BoxFuture<'a, Result<bool>>,
-    /// Gives them up; gives how many.
-    pub purge: for<'a> fn(&'a App) -> BoxFuture<'a, Result<u64>>,
+    /// Which ones they are.
+    pub list: for<'a> fn(&'a App) -> BoxFuture<'a, Result<Vec<GivenUp>>>,
+    /// Gives them up; gives which they were.
+    pub purge: for<'a> fn(&'a App) -> BoxFuture<'a, Result<Vec<GivenUp>>>,
 }
 
 /// What gives up restorable disks, one for each product that keeps any.
 pub fn purgers() -> Vec<Purger> {
     vec![Purger {
         is_any: |app| Box::pin(images::service::deleted_is_any(app)),
+        list: |app| Box::pin(images::service::deleted_list(app)),
         purge: |app| Box::pin(images::service::deleted_purge(app)),
     }]
 }

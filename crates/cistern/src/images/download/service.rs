@@ -115,11 +115,16 @@ impl Cut {
         } else {
             "the disk cannot be read"
         };
+        let range = error.range();
+        let error = match (Error::from(error), &range) {
+            (Error::Damaged(_), Some(range)) => Error::Damaged(damaged(image, range)),
+            (other, _) => other,
+        };
         Self {
             image,
-            range: error.range(),
+            range,
             reason,
-            error: error.into(),
+            error,
         }
     }
 
@@ -144,6 +149,17 @@ impl Cut {
         }
         self.error
     }
+}
+
+/// Which of the disk is damaged, and what helps.
+fn damaged(image: i64, range: &std::ops::Range<u64>) -> String {
+    format!(
+        "Image {image} is damaged: bytes {}-{} of its disk, both included, cannot be read. Importing the same content again \
+         heals it; `cistern store verify --read-data` names every damaged range, and the others can be downloaded (`Range`, \
+         or `cistern image export --range`).",
+        range.start,
+        range.end.saturating_sub(1)
+    )
 }
 
 /// Records that a download began; asked for the first byte only, or a resumed one would count many times. Within

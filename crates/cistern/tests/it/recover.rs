@@ -380,6 +380,13 @@ async fn an_older_database_is_read_and_changes_nothing() {
         ready.contains("reading only") && ready.contains("cistern recover"),
         "{ready}"
     );
+    until("the metric to tell", 30, || async {
+        let metrics = api.get("/metrics").await.bytes;
+        String::from_utf8_lossy(&metrics)
+            .contains("cistern_read_only 1\n")
+            .then_some(())
+    })
+    .await;
     let old_id = old.as_i64().expect("an id");
     assert!(downloaded(&api, old_id, "raw").await == disk);
     api.get(&format!("/v2/images/{new}")).await.expect(404);

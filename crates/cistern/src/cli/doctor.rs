@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::DateTime;
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use rustix::fs::statvfs;
 use rustix::process::{Resource, getrlimit};
@@ -15,11 +16,11 @@ use serde::Serialize;
 use store::{Store, WrappingKey};
 
 use super::flags::ServerFlags;
-use super::output::bytes as shown;
-use super::{Context, Failure, Outcome, block_on};
+use super::output::{bytes as shown, counted};
+use super::{Context, Failure, Outcome, block_on, key_flags_named};
 use crate::app;
 use crate::config::{Config, Database, Objects};
-use crate::platform::clock::Clock;
+use crate::platform::clock::{Clock, wire};
 use crate::platform::db::{Db, Place, migrate};
 use crate::platform::error::{Error, Result, chain_of};
 use crate::platform::keys::service::key_load;
@@ -266,26 +267,51 @@ async fn objects(config: &Config) -> Check {
 
 /// Whether the store opens, with the key that the settings name, as it would at a start: its header is whole, and the key is
 /// one of its keys.
-async fn store_check(config: &Config) -> Option<Check> {
+async fn store_check(config: &Config) -> Vec<Check> {
     const NAME: &str = "store key";
     let key = match key_load(config).await {
         Ok(key) => key,
-        Err(error) => return Some(failed(NAME, error.chain())),
+        Err(error) => return vec![failed(NAME, error.chain())],
     };
     let kind = key.as_ref().map(|key| key.kind().name());
     let opened = tokio::time::timeout(PATIENCE, store_open(config, key)).await;
     let no_answer = || format!("the store gave no answer within {} seconds", PATIENCE.as_secs());
-    match (opened.unwrap_or_else(|_| Err(no_answer())), kind) {
-        (Err(error), _) => Some(failed(NAME, error)),
-        (Ok(Some(store)), Some(kind)) if store.is_encrypted() => {
-            Some(ok(NAME, format!("it opens the store ({kind})")))
+    let store = match opened.unwrap_or_else(|_| Err(no_answer())) {
+        Err(error) => return vec![failed(NAME, error)],
+        Ok(None) => {
+            let text =
+                |kind| format!("can be read ({kind}); there is no store yet that it could be tried on");
+            return kind.map(|kind| ok(NAME, text(kind))).into_iter().collect();
         }
-        (Ok(Some(_)), _) => Some(ok(NAME, "the store opens; it is not encrypted and needs none")),
-        (Ok(None), Some(kind)) => Some(ok(
+        Ok(Some(store)) => store,
+    };
+    let key = match kind {
+        Some(kind) if store.is_encrypted() => format!("it opens the store ({kind})"),
+        _ => "the store opens; it is not encrypted and needs none".to_owned(),
+    };
+    vec![ok(NAME, key), data_read(&store).await]
+}
+
+/// Since when everything that is stored was read, and whether something is known to be damaged.
+async fn data_read(store: &Store) -> Check {
+    const NAME: &str = "stored data";
+    let health = match store.health().await {
+        Ok(health) => health,
+        Err(error) => return warning(NAME, format!("it is not known how it is: {}", chain_of(&error))),
+    };
+    let read = match health.oldest_us.and_then(DateTime::from_timestamp_micros) {
+        Some(oldest) => format!("all of it was read since {} (scrub)", wire(oldest)),
+        None => "nothing is stored yet".to_owned(),
+    };
+    match health.damaged_roots {
+        0 => ok(NAME, format!("{read}; no damage is known")),
+        _ => warning(
             NAME,
-            format!("can be read ({kind}); there is no store yet that it could be tried on"),
-        )),
-        (Ok(None), None) => None,
+            format!(
+                "{read}; {} known to be damaged, `cistern store verify --read-data` names them",
+                counted(health.damaged_roots, "disk")
+            ),
+        ),
     }
 }
 
@@ -315,7 +341,7 @@ async fn store_open(config: &Config, key: Option<WrappingKey>) -> Result<Option<
             "every header of the store is damaged ({}); put the objects below `h/` back from a copy of the folder or bucket",
             chain_of(&error)
         ),
-        _ => chain_of(&error),
+        _ => key_flags_named(&chain_of(&error)),
     })
 }
 
@@ -361,7 +387,7 @@ fn clock() -> Check {
             format!("it says {now}, which cannot be; set it, or TLS and expiry will fail"),
         );
     }
-    ok("clock", format!("it says {}", crate::platform::clock::wire(now)))
+    ok("clock", format!("it says {}", wire(now)))
 }
 
 fn sandbox() -> Check {

@@ -569,7 +569,7 @@ async fn verify_names_each_damaged_image_and_range() {
         assert_eq!(report["verify"]["damage"][0]["from"], from, "{report}");
         hurt = from..to + 1;
     }
-    let shown = stdout(&run(&mut server.remote(&["image", "get", "1"])));
+    let shown = stdout(&run(&mut server.remote(&["image", "show", "1"])));
     assert!(shown.contains("Health") && shown.contains("damaged"), "{shown}");
     let image = server.api().get("/v2/images/1").await.expect(200);
     assert_eq!(image["image"]["health"], "damaged");

@@ -543,3 +543,21 @@ fn a_partition_table_is_found_in_a_compressed_cluster_and_before_what_was_never_
     let image = compressed(false, &deflated(&first));
     crate::table_check(Format::Qcow2, &mut Cursor::new(image), &Limits::default()).unwrap();
 }
+
+#[test]
+fn looking_for_a_partition_table_panics_on_nothing() {
+    let mut first = mbr_disk(16)[..512].to_vec();
+    first[454..462].copy_from_slice(&[1, 0, 0, 0, 7, 0, 0, 0]);
+    for image in [Qcow2::small().build(), compressed(false, &deflated(&first))] {
+        for at in 0..image.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut bent = image.clone();
+                bent[at] = value;
+                let checked = crate::table_check(Format::Qcow2, &mut Cursor::new(bent), &Limits::default());
+                if let Err(error) = checked {
+                    assert!(error.message().ends_with('.'), "{at} {value}: {error}");
+                }
+            }
+        }
+    }
+}

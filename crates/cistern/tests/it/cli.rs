@@ -770,6 +770,10 @@ async fn doctor_changes_nothing_in_the_database() {
     server.kill();
     let text = doctor(&server);
     assert!(text.contains("its schema is that of this program"), "{text}");
+    assert!(
+        text.contains("nothing is stored yet; no damage is known"),
+        "{text}"
+    );
     // As a version left it that knew no migrations.
     let db = database(&server).await;
     execute(&db, "DROP TABLE seaql_migrations").await;

@@ -298,7 +298,11 @@ fn a_start_that_fails_leaves_neither_a_database_nor_a_key() {
     // What is there is not encrypted, or no empty place: no key is left that would open nothing.
     let plain = made(&["init"], "plain");
     assert!(plain.status.success(), "{plain:?}");
-    fails(&[&init[..], &[&key("useless")]].concat(), "plain", "no");
+    fails(
+        &[&init[..], &[&key("useless")]].concat(),
+        "plain",
+        "is not encrypted",
+    );
     std::fs::create_dir(at("third")).expect("makes it");
     std::fs::rename(at("plain").join("store"), at("third").join("store")).expect("moves it");
     std::fs::remove_dir_all(at("third").join("store/h")).expect("was there");
@@ -306,6 +310,11 @@ fn a_start_that_fails_leaves_neither_a_database_nor_a_key() {
     assert!(!at("useless.key").exists());
     let left = names(&at("third"));
     assert_eq!(left, ["store"], "{left:?}");
+    wrong_key_named(&at("first"), &key("other"));
+}
+
+/// Commands that are given a key which is not one of the store say how another is named to them.
+fn wrong_key_named(data: &Path, wrong: &str) {
     for (words, part) in [
         (["key", "list", "--unlock-key-file"], "--unlock-key-file FILE"),
         (["store", "stats", "--key-file"], "(--key-file FILE)"),
@@ -314,7 +323,7 @@ fn a_start_that_fails_leaves_neither_a_database_nor_a_key() {
             "(--key-file FILE)",
         ),
     ] {
-        let output = made(&[&words[..], &[&key("other")]].concat(), "first");
+        let output = run(cistern().args(words).arg(wrong).arg("--data").arg(data));
         let said = [&output.stdout[..], &output.stderr].concat();
         let said = String::from_utf8_lossy(&said).into_owned();
         assert!(

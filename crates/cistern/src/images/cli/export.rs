@@ -167,13 +167,19 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
             args.output.display()
         ));
     }
+    tell(&args, context, &head, (id, &sha256), started);
+    Ok(())
+}
+
+/// Says what was written where.
+fn tell(args: &Args, context: &Context, head: &Head, (id, sha256): (i64, &[u8]), started: Instant) {
     let document = json!({ "export": {
         "image_id": id,
         "format": args.format,
         "file": args.output,
         "from_byte": head.from(),
         "length": head.length,
-        "sha256": hex::encode(&sha256),
+        "sha256": hex::encode(sha256),
         "checked": head.sha256.is_some(),
     }});
     context.output.document(&document, || {
@@ -182,11 +188,10 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
             args.output.display(),
             output::bytes(head.length),
             started.elapsed().as_secs_f64(),
-            hex::encode(&sha256),
-            checked(&head),
+            hex::encode(sha256),
+            checked(head),
         )
     });
-    Ok(())
 }
 
 /// What the digest was compared with.

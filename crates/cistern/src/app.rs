@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::TryStreamExt as _;
 use futures::future::BoxFuture;
 use sea_orm_migration::MigrationTrait;
 use store::{Store, WrappingKey};
@@ -19,11 +20,13 @@ use crate::platform::data_lock::keys_lock;
 use crate::platform::db::{self, Db, Place};
 use crate::platform::error::{Context, Error, Result, chain_of};
 use crate::platform::events::Refusals;
+use crate::platform::fresh::Fresh;
 use crate::platform::jobs::{self, Engine, Queue, Registry};
 use crate::platform::journal;
 use crate::platform::net::place_shown;
 use crate::platform::resources::Owner;
 use crate::platform::secrets::{self, Secrets};
+use crate::platform::storage::gc::model::GivenUp;
 use crate::platform::storage::mend::Looked;
 use crate::platform::{actions, keys, projects, random, ssh_keys, tags};
 
@@ -76,6 +79,9 @@ impl std::ops::Deref for App {
         &self.inner
     }
 }
+
+/// The file in the data folder with [`Inner::node`].
+const NODE: &str = "node";
 
 /// What a store is opened with.
 #[derive(Debug, Default)]
@@ -162,7 +168,28 @@ impl App {
             refuse_unfit(&path)?;
         }
         let _alone = Db::start_alone(&place(&config)).await?;
+        let fresh = fresh_look(&config, &data);
         let db = Db::open(&place(&config), config.database_max_connections).await?;
+        let opening = Self::open_on(config.clone(), data, db.clone(), tell, unlock, objects);
+        let opened = Box::pin(opening).await;
+        if let (Err(error), Some(fresh)) = (&opened, fresh)
+            && is_useless(&config, &db, error).await
+        {
+            db.close().await?;
+            fresh.remove();
+        }
+        opened
+    }
+
+    /// The same on a database that answers.
+    async fn open_on(
+        config: Config,
+        data: PathBuf,
+        db: Db,
+        tell: &(dyn Fn(Opening) + Sync),
+        unlock: Unlock,
+        objects: impl FnOnce(&Config) -> Result<Arc<dyn store::Backend>>,
+    ) -> Result<Self> {
         if let Some(copy) = db::migrate::run(&db, Some(&data)).await? {
             tracing::info!(copy = %copy.display(), "the database was copied aside before it was migrated");
         }
@@ -338,14 +365,17 @@ pub fn settles() -> Vec<journal::Settle> {
 pub struct Purger {
     /// Whether there are any.
     pub is_any: for<'a> fn(&'a App) -> BoxFuture<'a, Result<bool>>,
-    /// Gives them up; gives how many.
-    pub purge: for<'a> fn(&'a App) -> BoxFuture<'a, Result<u64>>,
+    /// Which ones they are.
+    pub list: for<'a> fn(&'a App) -> BoxFuture<'a, Result<Vec<GivenUp>>>,
+    /// Gives them up; gives which they were.
+    pub purge: for<'a> fn(&'a App) -> BoxFuture<'a, Result<Vec<GivenUp>>>,
 }
 
 /// What gives up restorable disks, one for each product that keeps any.
 pub fn purgers() -> Vec<Purger> {
     vec![Purger {
         is_any: |app| Box::pin(images::service::deleted_is_any(app)),
+        list: |app| Box::pin(images::service::deleted_list(app)),
         purge: |app| Box::pin(images::service::deleted_purge(app)),
     }]
 }
@@ -371,6 +401,27 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
     list
 }
 
+/// What a start on an empty folder makes there before the store is opened.
+fn fresh_look(config: &Config, data: &Path) -> Option<Fresh> {
+    let config::Database::Sqlite(path) = config.database() else {
+        return None;
+    };
+    Fresh::look(&path, &[data.join(NODE), config.secrets_key_file()])
+}
+
+/// Whether nothing would be lost with a database that was made by a start that failed like this. Where a store was begun in it,
+/// the header may be written, or be on its way still: then it is kept, and the next start goes on. A refusal comes before
+/// anything is written.
+async fn is_useless(config: &Config, db: &Db, error: &Error) -> bool {
+    match db.has_store().await {
+        Ok(false) => true,
+        Ok(true) => {
+            matches!(error, Error::Precondition(_)) && matches!(store_is_there(config).await, Ok(false))
+        }
+        Err(_) => false,
+    }
+}
+
 /// SQLite loses data on network file systems.
 fn refuse_unfit(database: &Path) -> Result<()> {
     match store::folder::filesystem_kind(database)?.database_refusal(database) {
@@ -385,6 +436,15 @@ pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
         config::Objects::Folder(path) => backend_open_at(config, &path.display().to_string()),
         config::Objects::S3(url) => backend_open_at(config, &url),
     }
+}
+
+/// Whether the place of the objects that the settings name holds a store.
+pub async fn store_is_there(config: &Config) -> Result<bool> {
+    let backend = backend_open(config)?;
+    let listed = backend.list("h/").try_next().await;
+    listed
+        .map(|first| first.is_some())
+        .map_err(|error| objects_failed(config, error))
 }
 
 /// Another place of objects, a folder or a bucket, with the keys that the settings have.
@@ -473,7 +533,7 @@ fn folder_create(path: &Path) -> Result<PathBuf> {
 
 /// The name this folder's server goes by, drawn at the first start.
 fn node_name(data: &Path) -> Result<String> {
-    let path = data.join("node");
+    let path = data.join(NODE);
     if let Ok(name) = fs::read_to_string(&path)
         && !name.trim().is_empty()
     {

@@ -125,6 +125,10 @@ fn describe() {
         "Disks and other things that are known to be damaged: alert where it is not 0."
     );
     metrics::describe_gauge!(
+        "cistern_read_only",
+        "1 while nothing may be changed, because the database is older than the store or another than the store's: /readyz says which."
+    );
+    metrics::describe_gauge!(
         "cistern_scrub_oldest_timestamp_seconds",
         metrics::Unit::Seconds,
         "When what was read longest ago was read, in seconds since 1970."

@@ -40,6 +40,16 @@ pub fn info(format: Format, source: &mut (impl Read + Seek), limits: &Limits) ->
     }
 }
 
+/// Refuses a disk that could not boot, because it has no partition table or one that does not hold for it: a bare file
+/// system, above all. Reads the beginning of the disk. Of a raw one [`info`] says the same and more.
+pub fn table_check(format: Format, source: &mut (impl Read + Seek), limits: &Limits) -> Result<(), Error> {
+    let mut source = Source::new(source)?;
+    match format {
+        Format::Raw => raw::info(&mut source, limits).map(drop),
+        Format::Qcow2 => qcow2::table_check(&mut source, limits),
+    }
+}
+
 /// Reads the disk in `source`. The sink gets extents in ascending order, without gaps, that cover exactly
 /// `0..virtual_bytes`. Neighbours of one kind come merged; a [`Content::Data`] is at most [`MAX_DATA_BYTES`] long.
 ///

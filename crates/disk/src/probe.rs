@@ -12,7 +12,7 @@ use crate::raw;
 use crate::source::Source;
 
 /// Enough for the magic that stands deepest, that of Btrfs at 64 KiB + 64.
-const HEAD_BYTES: usize = 68 << 10;
+pub(crate) const HEAD_BYTES: usize = 68 << 10;
 const SECTOR: u64 = 512;
 
 /// Looks at the head and the tail of `source`. Whatever is neither a wrapper, qcow2 nor a partitioned raw disk is
@@ -47,6 +47,14 @@ impl Ends {
         let head = source.read_up_to(0, HEAD_BYTES)?;
         let tail = source.read_up_to(source.len().saturating_sub(SECTOR), 512)?;
         Ok(Self { head, tail })
+    }
+
+    /// Those of a disk of which only the first is known.
+    pub(crate) const fn begin(head: Vec<u8>) -> Self {
+        Self {
+            head,
+            tail: Vec::new(),
+        }
     }
 
     /// Refuses whatever carries the magic of something that is not taken.

@@ -109,6 +109,35 @@ pub(crate) fn inspect(source: &mut Source<'_>, ends: &Ends) -> Result<Partitione
     })
 }
 
+/// Checks the disk inside an image by its beginning, as far as a raw file is checked by its own. The rest of a GPT, and what
+/// is merely odd, is the guest's.
+pub(crate) fn inside_check(head: Vec<u8>, virtual_bytes: u64) -> Result<()> {
+    let ends = Ends::begin(head);
+    ends.refuse_foreign()?;
+    let Some(mbr) = Mbr::parse(&ends.head) else {
+        return Err(no_table_inside(&ends));
+    };
+    if let Err(error) = mbr.check() {
+        return Err(if ends.bare().is_some() {
+            no_table_inside(&ends)
+        } else {
+            error
+        });
+    }
+    mbr.check_within(virtual_bytes / SECTOR).map(drop)
+}
+
+fn no_table_inside(ends: &Ends) -> Error {
+    let is_known = ends.bare().is_some() || has(&ends.head, 512, gpt::SIGNATURE);
+    if is_known || has(&ends.head, 4096, gpt::SIGNATURE) {
+        return no_table(ends);
+    }
+    Error::refused(
+        "The disk in this qcow2 image has no partition table (MBR or GPT), so it could not boot. Import the whole disk of \
+         an operating system, as the distribution's cloud image has it.",
+    )
+}
+
 fn no_table(ends: &Ends) -> Error {
     if has(&ends.head, 512, gpt::SIGNATURE) {
         return Error::damaged(

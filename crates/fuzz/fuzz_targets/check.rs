@@ -31,6 +31,9 @@ pub fn read(format: Format, image: &[u8]) {
         }
         Ok(())
     });
+    if let Err(error) = disk::table_check(format, &mut Cursor::new(image), &LIMITS) {
+        assert!(error.message().ends_with('.'), "{error}");
+    }
     let info = disk::info(format, &mut Cursor::new(image), &LIMITS);
     match result {
         Ok(read) => {

@@ -198,6 +198,11 @@ fn address(text: &str) -> Result<Url, String> {
 
 /// What the server said, with its request id, by which its log can be searched.
 pub async fn refusal(response: Response) -> Failure {
+    refusal_read(response).await.1
+}
+
+/// The same, and before it the server's word for programs; empty where it gave none.
+pub async fn refusal_read(response: Response) -> (String, Failure) {
     let status = response.status();
     let path = response.url().path().to_owned();
     let bytes = response.bytes().await.unwrap_or_default();
@@ -223,13 +228,15 @@ pub async fn refusal(response: Response) -> Failure {
         StatusCode::NOT_FOUND => format!("{message} ({path})"),
         _ => message,
     };
-    match body["request_id"].as_str() {
+    let word = body["id"].as_str().unwrap_or_default().to_owned();
+    let failure = match body["request_id"].as_str() {
         Some(id) if status == StatusCode::SERVICE_UNAVAILABLE => {
             Failure::Absent(format!("{message} (request {id})"))
         }
         Some(id) if status.is_server_error() => Failure::Failed(format!("{message} (request {id})")),
         _ => Failure::Failed(message),
-    }
+    };
+    (word, failure)
 }
 
 /// The innermost cause says what happened; reqwest's own text repeats the URL.

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::DateTime;
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use rustix::fs::statvfs;
 use rustix::process::{Resource, getrlimit};
@@ -15,11 +16,11 @@ use serde::Serialize;
 use store::{Store, WrappingKey};
 
 use super::flags::ServerFlags;
-use super::output::bytes as shown;
-use super::{Context, Failure, Outcome, block_on};
+use super::output::{bytes as shown, counted};
+use super::{Context, Failure, Outcome, block_on, key_flags_named};
 use crate::app;
 use crate::config::{Config, Database, Objects};
-use crate::platform::clock::Clock;
+use crate::platform::clock::{Clock, wire};
 use crate::platform::db::{Db, Place, migrate};
 use crate::platform::error::{Error, Result, chain_of};
 use crate::platform::keys::service::key_load;
@@ -288,7 +289,7 @@ async fn store_checks(config: &Config) -> Vec<Check> {
         Some(kind) if store.is_encrypted() => ok(NAME, format!("it opens the store ({kind})")),
         _ => ok(NAME, "the store opens; it is not encrypted and needs none"),
     };
-    vec![key, headers(&store).await]
+    vec![key, headers(&store).await, data_read(&store).await]
 }
 
 /// Whether both copies of the store's header are whole. With one of them everything goes on, and a server writes the other anew.
@@ -308,6 +309,29 @@ async fn headers(store: &Store) -> Check {
         }
         Ok(Err(error)) => failed(NAME, chain_of(&error)),
         Err(_) => failed(NAME, format!("no answer within {} seconds", PATIENCE.as_secs())),
+    }
+}
+
+/// Since when everything that is stored was read, and whether something is known to be damaged.
+async fn data_read(store: &Store) -> Check {
+    const NAME: &str = "stored data";
+    let health = match store.health().await {
+        Ok(health) => health,
+        Err(error) => return warning(NAME, format!("it is not known how it is: {}", chain_of(&error))),
+    };
+    let read = match health.oldest_us.and_then(DateTime::from_timestamp_micros) {
+        Some(oldest) => format!("all of it was read since {} (scrub)", wire(oldest)),
+        None => "nothing is stored yet".to_owned(),
+    };
+    match health.damaged_roots {
+        0 => ok(NAME, format!("{read}; no damage is known")),
+        _ => warning(
+            NAME,
+            format!(
+                "{read}; {} known to be damaged, `cistern store verify --read-data` names them",
+                counted(health.damaged_roots, "disk")
+            ),
+        ),
     }
 }
 
@@ -337,7 +361,7 @@ async fn store_open(config: &Config, key: Option<WrappingKey>) -> Result<Option<
             "every header of the store is damaged ({}); put the objects below `h/` back from a copy of the folder or bucket",
             chain_of(&error)
         ),
-        _ => chain_of(&error),
+        _ => key_flags_named(&chain_of(&error)),
     })
 }
 
@@ -383,7 +407,7 @@ fn clock() -> Check {
             format!("it says {now}, which cannot be; set it, or TLS and expiry will fail"),
         );
     }
-    ok("clock", format!("it says {}", crate::platform::clock::wire(now)))
+    ok("clock", format!("it says {}", wire(now)))
 }
 
 fn sandbox() -> Check {

@@ -1,9 +1,11 @@
 //! Flags made from the table of settings, for `serve` (all) and for local commands (where the data is).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
+use url::Url;
 
 use super::{Context, Failure, Outcome};
 use crate::config::settings::{Kind, SETTINGS, Setting};
@@ -41,6 +43,37 @@ impl LocalFlags {
         self.0.load(context).map(|loaded| loaded.config)
     }
 
+    /// These flags as they are typed, for another command on this installation: `--data` always, which `data` is, the others
+    /// where they were given. A password in an address is left out, as the word PASSWORD.
+    pub fn shown(&self, data: &Path) -> String {
+        self.shown_with(data, &|flag| Some(flag))
+    }
+
+    /// The same for `cistern key`, whose `--key-file` is the key to add: the one that opens the store has a flag of its own.
+    /// A command has none, and has to be in the settings.
+    pub fn shown_for_keys(&self, data: &Path) -> String {
+        self.shown_with(data, &|flag| match flag {
+            "key-file" => Some("unlock-key-file"),
+            "key-command" => None,
+            other => Some(other),
+        })
+    }
+
+    fn shown_with(&self, data: &Path, name: &dyn Fn(&str) -> Option<&str>) -> String {
+        let mut words = format!("--data {}", quoted(&data.display().to_string()));
+        if let Some(file) = &self.0.file {
+            let _ = write!(words, " --config {}", quoted(&file.display().to_string()));
+        }
+        for setting in local().filter(|setting| setting.key != "data") {
+            let given = self.0.values.get(setting.key);
+            let flag = setting.flag().unwrap_or_default();
+            if let (Some(value), Some(flag)) = (given, name(&flag)) {
+                let _ = write!(words, " --{flag} {}", quoted(&without_password(value)));
+            }
+        }
+        words
+    }
+
     /// Whether `--data` was given: where a command can be local or remote, that makes it local.
     pub fn has_data(&self) -> bool {
         self.0.values.contains_key("data")
@@ -73,6 +106,25 @@ impl Given {
             }
         }
     }
+}
+
+fn without_password(value: &str) -> String {
+    let Ok(mut url) = Url::parse(value) else {
+        return value.to_owned();
+    };
+    if url.password().is_none() || url.set_password(Some("PASSWORD")).is_err() {
+        return value.to_owned();
+    }
+    url.to_string()
+}
+
+/// A word as a shell has to be given it.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn all() -> impl Iterator<Item = &'static Setting> {
@@ -167,3 +219,57 @@ macro_rules! flags_of {
 flags_of!(ServerFlags, all);
 flags_of!(LocalFlags, local);
 flags_of!(PlaceFlags, place);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::command;
+
+    fn read(words: &[&str]) -> LocalFlags {
+        let command = <LocalFlags as clap::Args>::augment_args(Command::new("cistern"));
+        let matches = command.try_get_matches_from(words).expect("can be typed");
+        LocalFlags::from_arg_matches(&matches).expect("are read")
+    }
+
+    #[test]
+    fn flags_that_are_shown_can_be_typed_again_and_mean_the_same() {
+        let objects = "s3://images?endpoint=https://s3.example.com";
+        let given = read(&[
+            "cistern",
+            "--objects",
+            objects,
+            "--key-command",
+            "it's here",
+            "--config",
+            "c.toml",
+            "--database",
+            "postgres://c@db/c",
+            "--secrets-key-file",
+            "a b/secrets.key",
+        ]);
+        let shown = given.shown(Path::new("/srv/my data"));
+        // A shell joins what is quoted with what follows, and takes the quotes away.
+        let script = format!("printf '%s\\n' cistern {shown}");
+        let printed = command::shell(&script).expect("a shell");
+        let out = String::from_utf8(printed).expect("text");
+        let again = read(&out.lines().collect::<Vec<_>>());
+        assert_eq!(again.0.file, given.0.file);
+        let mut wanted = given.0.values.clone();
+        wanted.insert("data", "/srv/my data".into());
+        assert_eq!(again.0.values, wanted, "{shown}");
+    }
+
+    #[test]
+    fn the_key_that_opens_the_store_has_another_flag_where_keys_are_changed() {
+        let given = read(&["cistern", "--key-file", "k", "--objects", "o"]);
+        let shown = given.shown_for_keys(Path::new("d"));
+        assert_eq!(shown, "--data d --objects o --unlock-key-file k");
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let given = read(&["cistern", "--database", "postgres://c:geheim@db/c"]);
+        let shown = given.shown(Path::new("d"));
+        assert_eq!(shown, "--data d --database postgres://c:PASSWORD@db/c");
+    }
+}

@@ -23,7 +23,7 @@ use crate::images::sandbox;
 use crate::platform::accounts::cli as accounts;
 use crate::platform::error::Error;
 use crate::platform::{events, jobs};
-pub use flags::{LocalFlags, PlaceFlags};
+pub use flags::{LocalFlags, PlaceFlags, quoted};
 pub use output::Output;
 
 const EXAMPLES: &str = "Examples:
@@ -211,8 +211,16 @@ fn usage(error: &clap::Error) -> ExitCode {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         // Beside the user at this machine there is nobody from whom a cause must be kept.
-        Self::Failed(error.chain())
+        Self::Failed(key_flags_named(&error.chain()))
     }
+}
+
+/// A sentence of the store that names the settings of its key, with the flags of commands beside them.
+pub fn key_flags_named(sentence: &str) -> String {
+    sentence.replace(
+        "set `key_file` or `key_command`",
+        "set `key_file` (--key-file FILE) or `key_command` (--key-command COMMAND)",
+    )
 }
 
 #[cfg(test)]
@@ -222,6 +230,20 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_missing_key_is_asked_for_by_setting_and_flag() {
+        let error = Error::Precondition("no key is given: set `key_file` or `key_command` to one".into());
+        let Failure::Failed(said) = Failure::from(error) else {
+            panic!("a sentence");
+        };
+        for part in [
+            "`key_file` (--key-file FILE)",
+            "`key_command` (--key-command COMMAND)",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
     }
 
     #[test]

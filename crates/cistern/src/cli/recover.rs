@@ -40,6 +40,9 @@ pub struct Args {
 /// Recovers, and says what came back and what did not.
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let config = args.flags.config(context)?;
+    let has_key = config.key_file.is_some() || config.key_command.is_some();
+    let needs_key = args.recovery_key && !has_key;
+    let place = args.flags.shown(&config.data);
     let key = args.recovery_key.then(recovery_ask).transpose()?;
     let kept = args.keep_database;
     let options = journal::Options {
@@ -53,26 +56,27 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         let recovered = journal::recover(&config, options, &|step| progress.step(step, None)).await;
         progress.clear();
         let recovered = recovered?;
-        let data = config.data.display().to_string();
         context.output.document(&json!({ "recovered": recovered }), || {
             if kept {
-                return kept_text(&recovered, &data);
+                return kept_text(&recovered, &place);
             }
-            text(&recovered, &data)
+            text(&recovered, &place, needs_key)
         });
         Ok(())
     })
 }
 
-fn kept_text(found: &Recovered, data: &str) -> String {
+/// `place` are the flags that say where the installation is.
+fn kept_text(found: &Recovered, place: &str) -> String {
     format!(
-        "The database is the store's again; {} chunks in {} are in the index.\nNext: cistern store verify --data {data}",
+        "The database is the store's again; {} chunks in {} are in the index.\nNext: cistern store verify {place}",
         found.chunks,
         count(found.packs, "pack"),
     )
 }
 
-fn text(found: &Recovered, data: &str) -> String {
+/// With `needs_key` the store was opened with the printed key, which no server can be given.
+fn text(found: &Recovered, place: &str, needs_key: bool) -> String {
     let rows = |table: &str| found.rows.get(table).copied().unwrap_or(0);
     let mut lines = vec![format!(
         "Brought back as of {}: {}, {}, {}, {}; {} chunks in {}.",
@@ -112,12 +116,47 @@ fn text(found: &Recovered, data: &str) -> String {
             .iter()
             .map(|what| format!("unreadable pack {what}")),
     );
+    let key = if needs_key { " --key-file NEW.key" } else { "" };
+    if needs_key {
+        lines.push(format!(
+            "Next: cistern key add --key-file NEW.key --recovery-key {place}"
+        ));
+    }
     if !found.salvaged.is_empty() || !found.unreadable.is_empty() {
-        lines.push(format!("Next: cistern store verify --read-data --data {data}"));
+        lines.push(format!("Next: cistern store verify --read-data {place}{key}"));
     }
     if let Some(aside) = &found.aside {
         lines.push(format!("The database from before is {aside}."));
     }
-    lines.push(format!("Next: cistern serve --data {data}"));
+    lines.push(format!("Next: cistern serve {place}{key}"));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_next_has_the_flags_that_were_given() {
+        let found = Recovered {
+            salvaged: vec!["p/1".into()],
+            ..Recovered::default()
+        };
+        let place = "--data d --objects o --key-file k";
+        let told = text(&found, place, false);
+        for line in [
+            format!("Next: cistern store verify --read-data {place}"),
+            format!("Next: cistern serve {place}"),
+        ] {
+            assert!(told.lines().any(|l| l == line), "{line}: {told}");
+        }
+        assert!(kept_text(&found, place).ends_with(&format!("verify {place}")));
+        // Nothing has the printed key's flag but commands that ask for it.
+        let told = text(&found, "--data d", true);
+        let add = told
+            .find("Next: cistern key add --key-file NEW.key --recovery-key --data d\n")
+            .unwrap_or_else(|| panic!("{told}"));
+        let serve = told.find("Next: cistern serve --data d --key-file NEW.key");
+        assert!(serve.is_some_and(|serve| add < serve), "{told}");
+    }
 }

@@ -7,8 +7,8 @@ use serde_json::json;
 use super::flags::{LocalFlags, ServerFlags};
 use super::output::is_closed;
 use super::{Context, Failure, Outcome, block_on};
-use crate::app::App;
-use crate::config::Config;
+use crate::app::{App, store_is_there};
+use crate::config::{Config, Database};
 use crate::platform::journal;
 use crate::platform::keys::cli::{recovery_make, recovery_text};
 use crate::platform::keys::service::key_from_or_into_file;
@@ -69,6 +69,8 @@ pub fn init(args: &InitArgs, context: &Context) -> Outcome {
             (App::open(config).await?, None)
         };
         let data = app.data.display().to_string();
+        let place = args.flags.shown(&app.data);
+        let keys_place = args.flags.shown_for_keys(&app.data);
         let first = app.first_start().await?;
         journal::flush(&app).await?;
         let token = first.as_ref().map(|f| f.token.as_str());
@@ -76,10 +78,7 @@ pub fn init(args: &InitArgs, context: &Context) -> Outcome {
         let sign_in = first.as_ref().map(|f| format!("/sign-in/{}", f.sign_in));
         let document = json!({ "data": data, "created": first.is_some(), "token": token, "sign_in_path": sign_in,
                 "recovery_key": recovery });
-        let next = match (&app.config.key_file, encrypt) {
-            (Some(file), true) => format!("cistern serve --data {data} --key-file {}", file.display()),
-            _ => format!("cistern serve --data {data}"),
-        };
+        let next = format!("cistern serve {place}");
         let shown = context.output.document_once(&document, || {
             let made = match (token, &sign_in) {
                 (Some(token), Some(sign_in)) => format!(
@@ -93,40 +92,80 @@ pub fn init(args: &InitArgs, context: &Context) -> Outcome {
             parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
         });
         match shown {
-            Err(error) if token.is_some() || recovery.is_some() || !is_closed(&error) => Err(
-                Failure::Failed(lost(&data, &error, token.is_some(), recovery.is_some())),
-            ),
+            Err(error) if token.is_some() || recovery.is_some() || !is_closed(&error) => {
+                Err(Failure::Failed(lost(
+                    &data,
+                    (&place, &keys_place),
+                    &error,
+                    token.is_some(),
+                    recovery.is_some(),
+                )))
+            }
             _ => Ok(()),
         }
     })
 }
 
-/// What to do where what is shown once could not be written.
-fn lost(data: &str, error: &std::io::Error, has_token: bool, has_recovery: bool) -> String {
+/// What to do where what is shown once could not be written; `place` are the flags that say where the installation is, the
+/// second for `cistern key`.
+fn lost(
+    data: &str,
+    (place, keys_place): (&str, &str),
+    error: &std::io::Error,
+    has_token: bool,
+    has_recovery: bool,
+) -> String {
     let mut text =
         format!("{data} is there, but what was to be shown could not be written to standard output: {error}");
     if has_token {
         let _ = write!(
             text,
-            "; make a new token with `cistern token create --data {data}` and a sign-in link with `cistern user link \
-             owner@localhost --data {data}`"
+            "; make a new token with `cistern token create {place}` and a sign-in link with `cistern user link \
+             owner@localhost {place}`"
         );
     }
     if has_recovery {
         let _ = write!(
             text,
-            "; nobody has the recovery key: make a new one with `cistern key add --recovery --data {data}`, and take the lost \
-             one away with `cistern key remove ID --data {data}` (`cistern key list` names it)"
+            "; nobody has the recovery key: make a new one with `cistern key add --recovery {keys_place}`, and take the lost \
+             one away with `cistern key remove ID {keys_place}` (`cistern key list` names it)"
         );
     }
     text
 }
 
-/// Makes or opens an encrypted installation, and its recovery key where it has none.
+/// Makes or opens an encrypted installation, and its recovery key where it has none. A key file that was made for an
+/// installation that could not be is taken away again.
 async fn open_encrypted(config: Config) -> Outcome<(App, Option<String>)> {
-    if let Some(path) = &config.key_file {
-        key_from_or_into_file(path)?;
+    let Some(path) = config.key_file.clone() else {
+        return open_with_key(config).await;
+    };
+    // Before there is a key: a place that does not answer needs none.
+    let was_there = store_is_there(&config).await?;
+    let (_, is_new) = key_from_or_into_file(&path)?;
+    let opened = open_with_key(config.clone()).await;
+    if !is_new {
+        return opened;
     }
+    let Err(failure) = opened else {
+        return opened;
+    };
+    // A new key opens no store that was there before. One that was begun just now needs it, and then its database is there.
+    let is_gone = matches!(config.database(), Database::Sqlite(path) if !path.exists());
+    let is_useless = was_there || is_gone;
+    if is_useless && std::fs::remove_file(&path).is_ok() {
+        return Err(failure);
+    }
+    let file = path.display();
+    Err(match failure {
+        Failure::Failed(reason) => Failure::Failed(format!(
+            "{reason}; the new key file {file} was left where it is: the store that was begun may need it"
+        )),
+        other => other,
+    })
+}
+
+async fn open_with_key(config: Config) -> Outcome<(App, Option<String>)> {
     let app = App::open_encrypted(config).await?;
     let _alone = app.keys_alone().await?;
     let recovery = recovery_make(&app).await?;

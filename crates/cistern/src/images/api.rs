@@ -73,14 +73,29 @@ pub struct ImageBody {
     new_bytes: Option<i64>,
     /// `ok`, or `damaged` where stored data that it needs was found damaged; importing it again heals it.
     health: &'static str,
+    /// Which bytes of its disk those are, as far as is known; the first hundred ranges. Only of one image, not in lists.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    damage: Vec<DamagedRange>,
     /// The SHA-256 of its downloads by format, once they are known.
     checksums: BTreeMap<String, String>,
+    /// When it was deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted_at: Option<String>,
     /// Until when a deleted image can be restored.
     #[serde(skip_serializing_if = "Option::is_none")]
     restorable_until: Option<String>,
     /// How far the import is, while it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     import: Option<serde_json::Value>,
+}
+
+/// Damaged bytes of a disk.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DamagedRange {
+    /// The first.
+    from: u64,
+    /// The one after the last.
+    to: u64,
 }
 
 impl ImageBody {
@@ -112,7 +127,9 @@ impl ImageBody {
             logical_bytes: row.logical_bytes,
             new_bytes: row.new_bytes,
             health: "ok",
+            damage: Vec::new(),
             checksums: BTreeMap::new(),
+            deleted_at: row.deleted_at.map(wire),
             restorable_until: row.purge_at.filter(|_| is_restorable).map(wire),
             import: None,
         }
@@ -423,6 +440,14 @@ pub(super) async fn answer(app: &App, caller: &Caller, row: Model) -> Result<Jso
     let mut bodies = bodies(app, caller, vec![row]).await?;
     let mut image = bodies.pop().ok_or_else(|| Error::bug("one row makes one body"))?;
     image.import = import;
+    if image.health == "damaged" {
+        let ranges = service::image_damage(app, image.id).await?;
+        let told = |range: std::ops::Range<u64>| DamagedRange {
+            from: range.start,
+            to: range.end,
+        };
+        image.damage = ranges.into_iter().map(told).collect();
+    }
     Ok(Json(ImageAnswer { image }))
 }
 

@@ -48,6 +48,10 @@ pub enum Error {
     /// 503: what the server stands on is away, and is nobody's fault who asks.
     #[error("{0} does not answer at the moment; try again.")]
     Away(Base),
+    /// 503: stored data is damaged, which no further try changes; the sentence says what does. Its word for programs is
+    /// `damaged`.
+    #[error("{0}")]
+    Damaged(String),
     /// 500: a fault of ours.
     #[error("Something went wrong on our side. The server's log has the details under this request id.")]
     Internal {
@@ -162,7 +166,8 @@ impl From<store::Error> for Error {
         match source.kind() {
             store::Kind::NoSpace => {
                 tracing::error!(error = chain_of(&source), "the store is full");
-                Self::Unavailable("The store is full; its operator has to free or add space.".into())
+                Self::Unavailable("The store is full; its operator has to add space, or free some: `cistern gc --now --purge` gives up deleted images \
+                     and frees what nothing needs.".into())
             }
             store::Kind::Unavailable => {
                 tracing::warn!(error = chain_of(&source), "the store does not answer");
@@ -174,7 +179,7 @@ impl From<store::Error> for Error {
             }
             store::Kind::Damaged => {
                 tracing::error!(error = chain_of(&source), "stored data is damaged");
-                Self::Unavailable(
+                Self::Damaged(
                     "A part of the stored data is damaged; `cistern store verify --read-data` names the images that it \
                      hits, and importing them again heals them."
                         .into(),

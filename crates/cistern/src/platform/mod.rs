@@ -11,6 +11,7 @@ pub mod data_lock;
 pub mod db;
 pub mod error;
 pub mod events;
+pub mod fresh;
 pub mod jobs;
 pub mod journal;
 pub mod keys;

@@ -334,15 +334,18 @@ fn certificate(config: &Config) -> Result<Option<Arc<Certificate>>> {
 
 /// What must be looked after while the server runs. Ended by its handle.
 async fn upkeep(app: App, certificate: Option<Arc<Certificate>>) {
-    let (mut files, mut metrics) = (interval(CERTIFICATE_EVERY), interval(METRICS_EVERY));
+    let (mut files, mut folding) = (interval(CERTIFICATE_EVERY), interval(METRICS_EVERY));
     let mut room = interval(ROOM_EVERY);
     room.set_missed_tick_behavior(MissedTickBehavior::Delay);
     files.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = files.tick() => certificate_reload(&app, certificate.as_deref(), Look::Usual),
-            _ = room.tick() => app.db.reserve_look().await,
-            _ = metrics.tick() => telemetry::metrics_upkeep(),
+            _ = room.tick() => {
+                app.db.reserve_look().await;
+                metrics::gauge!("cistern_read_only").set(f64::from(u8::from(app.db.refusal().is_some())));
+            }
+            _ = folding.tick() => telemetry::metrics_upkeep(),
         }
     }
 }

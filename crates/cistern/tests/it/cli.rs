@@ -420,13 +420,18 @@ async fn wrong_usage_is_2_and_says_what_is_right() {
             "http://host:port",
         ),
         (vec!["events", "--since", "yesterday"], "2026-01-31T08:00:00Z"),
-        (vec!["image", "restore", "web"], "cistern image list --deleted"),
     ] {
         let output = run(&mut server.remote(&words));
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains(part), "{words:?}: {said}");
         assert_eq!(output.status.code(), Some(2), "{words:?}");
     }
+    let output = run(&mut server.remote(&["image", "restore", "web"]));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        reason(&output).contains("cistern image list --deleted"),
+        "{output:?}"
+    );
     let mut nobody = server.remote(&["image", "list"]);
     let output = run(nobody.env_remove("CISTERN_TOKEN"));
     assert_eq!(output.status.code(), Some(2));
@@ -516,6 +521,23 @@ async fn a_file_is_uploaded_where_that_is_asked_for() {
     }
 }
 
+/// What is whole of image 1 can be saved: what is before its one damaged range, and what is behind it.
+fn saved_around(server: &Server, hurt: &std::ops::Range<u64>, disk: &[u8], out: &Path) {
+    for (part, wanted) in [
+        (0..hurt.start, format!("0-{}", hurt.start - 1)),
+        (hurt.end..disk.len() as u64, format!("{}-", hurt.end)),
+    ] {
+        let words = ["image", "export", "1", "--range", &wanted, "-o"];
+        run_ok(server.remote(&words).arg(out));
+        let [from, to] = [part.start, part.end].map(|at| usize::try_from(at).expect("small"));
+        assert!(
+            std::fs::read(out).expect("is there") == disk[from..to],
+            "{wanted}"
+        );
+        std::fs::remove_file(out).expect("is ours");
+    }
+}
+
 #[tokio::test]
 async fn verify_names_each_damaged_image_and_range() {
     let server = Setup::default().uncached().start();
@@ -527,6 +549,7 @@ async fn verify_names_each_damaged_image_and_range() {
     largest_spoil(&server.objects());
 
     let words = ["store", "verify", "--read-data"];
+    let mut hurt = 0..0;
     for mut command in [server.local(&words), server.remote(&words)] {
         let output = run(&mut command);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -547,18 +570,36 @@ async fn verify_names_each_damaged_image_and_range() {
         assert_eq!(json.status.code(), Some(1));
         let report: Value = serde_json::from_slice(&json.stdout).expect("one JSON document");
         assert_eq!(report["verify"]["damage"][0]["from"], from, "{report}");
+        hurt = from..to + 1;
     }
-    let shown = stdout(&run(&mut server.remote(&["image", "get", "1"])));
+    let shown = stdout(&run(&mut server.remote(&["image", "show", "1"])));
     assert!(shown.contains("Health") && shown.contains("damaged"), "{shown}");
+    let image = server.api().get("/v2/images/1").await.expect(200);
+    assert_eq!(image["image"]["health"], "damaged");
     assert_eq!(
-        server.api().get("/v2/images/1").await.expect(200)["image"]["health"],
-        "damaged"
+        image["image"]["damage"],
+        json!([{ "from": hurt.start, "to": hurt.end }]),
+        "{image}"
     );
+    let listed = stdout(&run(&mut server.remote(&["image", "list"])));
+    assert!(listed.contains("available, damaged"), "{listed}");
+    let listed = document(&mut server.remote(&["image", "list"]));
+    assert_eq!(listed["images"][0]["health"], "damaged", "{listed}");
     // The range that is named is the one that cannot be read.
     let out = server.data().join("out.raw");
     let export = run(server.remote(&["image", "export", "1", "-o"]).arg(&out));
     assert_eq!(export.status.code(), Some(1), "{export:?}");
     assert!(!out.exists(), "a damaged disk is not delivered");
+    let said = String::from_utf8_lossy(&export.stderr).into_owned();
+    let range = format!("bytes {}-{}", hurt.start, hurt.end - 1);
+    for part in [&range, "import the same content again", "--range"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(
+        !said.contains("given up") && said.matches("going on").count() <= 1,
+        "{said}"
+    );
+    saved_around(&server, &hurt, &disk, &out);
     // What the command says to do helps, also the image that was hurt. The old client's connection is long over.
     let api = server.api();
     let again = imported(&api, "again", &url).await;
@@ -795,6 +836,10 @@ async fn doctor_changes_nothing_in_the_database() {
     server.kill();
     let text = doctor(&server);
     assert!(text.contains("its schema is that of this program"), "{text}");
+    assert!(
+        text.contains("nothing is stored yet; no damage is known"),
+        "{text}"
+    );
     // As a version left it that knew no migrations.
     let db = database(&server).await;
     execute(&db, "DROP TABLE seaql_migrations").await;

@@ -425,6 +425,13 @@ async fn an_installation_is_what_it_was_made_as() {
     command.args(["--key-file", &key]);
     let text = refusal(command);
     assert!(text.contains("is not encrypted"), "{text}");
+    assert!(
+        !dir.path().join("k").exists(),
+        "the key that it made opens nothing"
+    );
+    std::fs::write(&key, "A secret of more than 32 bytes, it has to be.").expect("writes");
+    let own = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&key, own).expect("is ours");
     let mut command = clear.local(&SERVE);
     let text = refusal({
         command.args(["--key-file", &key]);
@@ -438,6 +445,7 @@ async fn an_installation_is_what_it_was_made_as() {
     let fresh = Setup::default().env("CISTERN_KEY_FILE", &key).stopped();
     let text = refusal(fresh.local(&SERVE));
     assert!(text.contains("cistern init --encrypt"), "{text}");
+    assert!(!fresh.data().join("cistern.sqlite").exists());
     let output = run(&mut Setup::default().stopped().local(&["init", "--encrypt"]));
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     // What was begun without is finished with it; a second time changes nothing, and shows no key again.

@@ -234,7 +234,9 @@ async fn a_full_disk_is_said_and_what_is_there_stays() {
     let id = import(&api, "new", &files.put("new.img", new.clone())).await;
     let job = tried_again(&api, id).await;
     assert!(
-        job["error"].as_str().is_some_and(|e| e.contains("store is full")),
+        job["error"]
+            .as_str()
+            .is_some_and(|e| e.contains("store is full") && e.contains("cistern gc --now --purge")),
         "{job:#}"
     );
     assert_eq!(

@@ -61,6 +61,7 @@ async fn a_deleted_image_is_kept_for_a_day_and_purged_when_asked() {
     api.delete("/v2/images/1").await.expect(204);
     let dry = gc(&api, json!({ "purge": true, "dry_run": true })).await;
     assert!(dry["report"]["condemned_bytes"].as_u64() > Some(1 << 20), "{dry}");
+    named_one(&dry);
     assert_eq!(
         stats(&api).await["stored_bytes"],
         full["stored_bytes"],
@@ -74,6 +75,7 @@ async fn a_deleted_image_is_kept_for_a_day_and_purged_when_asked() {
         "{run}"
     );
     assert!(report["freed_bytes"].as_u64() > Some(1 << 20), "{run}");
+    named_one(&run);
     let left = stats(&api).await;
     assert!(
         left["stored_bytes"].as_u64() < full["stored_bytes"].as_u64(),
@@ -103,6 +105,28 @@ async fn a_deleted_image_is_kept_for_a_day_and_purged_when_asked() {
     run_ok(&mut server.local(&["store", "verify", "--read-data"]));
 }
 
+/// Image 1 is what a run gives up, or would.
+fn named_one(run: &Value) {
+    let named = run["report"]["given_up"].as_array().expect("a list");
+    let [one] = &named[..] else {
+        panic!("one image: {run}");
+    };
+    let (id, name, kind) = (&one["id"], &one["name"], &one["kind"]);
+    assert_eq!(
+        (id, name, kind),
+        (&json!(1), &json!("one"), &json!("image")),
+        "{run}"
+    );
+    assert_eq!(one["virtual_bytes"], 8 << 20, "{run}");
+    assert!(one["logical_bytes"].as_u64() > Some(1 << 20), "{run}");
+    for field in ["team", "deleted_at", "restorable_until"] {
+        assert!(
+            one[field].as_str().is_some_and(|text| !text.is_empty()),
+            "{field}: {run}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn the_command_frees_with_and_without_a_server() {
     let (mut server, files) = (Server::start(), Files::start().await);
@@ -122,8 +146,15 @@ async fn the_command_frees_with_and_without_a_server() {
     assert!(freed["gc"]["freed_bytes"].as_u64() > Some(1 << 20), "{freed}");
     // Beside the running server, and on the folder of one that is stopped.
     api.delete("/v2/images/2").await.expect(204);
+    let would = stdout(&run(&mut server.remote(&["gc", "--purge", "--dry-run"])));
+    assert!(
+        would.contains("Would give up 1 deleted image ") && would.contains(" two "),
+        "{would}"
+    );
+    assert_eq!(stats(&api).await["restorable"], 1, "a dry run gives nothing up");
     let beside = document(&mut server.local(&["gc", "--now", "--purge"]));
     assert_eq!(beside["gc"]["purged"], 1, "{beside}");
+    assert_eq!(beside["gc"]["given_up"][0]["name"], "two", "{beside}");
     assert!(beside["gc"]["freed_bytes"].as_u64() > Some(1 << 20), "{beside}");
     api.delete("/v2/images/3?purge=true").await.expect(204);
     server.kill();

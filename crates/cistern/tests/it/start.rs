@@ -2,12 +2,13 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::harness::api::Api;
-use crate::harness::process::{cistern, run, run_ok};
+use crate::harness::process::{cistern, reason, run, run_ok};
 use crate::harness::server::token_in;
 use crate::harness::{Server, until};
 
@@ -227,4 +228,107 @@ async fn a_later_start_tells_how_to_make_a_token_until_one_was_used() {
     server.terminate();
     server.start_again();
     assert_eq!(told(&server), 1, "{}", server.log_text());
+}
+
+/// The names of what is in a folder, but for what says which process had it.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).expect("lists");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.retain(|name| !name.contains(".lock"));
+    names.sort();
+    names
+}
+
+#[test]
+fn a_start_that_fails_leaves_neither_a_database_nor_a_key() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| dir.path().join(name);
+    let key = |name: &str| at(&format!("{name}.key")).display().to_string();
+    let made = |words: &[&str], data: &str| {
+        let mut command = cistern();
+        command.args(words).arg("--data").arg(at(data));
+        run(&mut command)
+    };
+    let fails = |words: &[&str], data: &str, said: &str| {
+        let output = made(words, data);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
+        assert!(reason(&output).contains(said), "{words:?}: {output:?}");
+    };
+    let init = ["init", "--encrypt", "--key-file"];
+    let right = made(&[&init[..], &[&key("right")]].concat(), "first");
+    assert!(right.status.success(), "{right:?}");
+    let shown = String::from_utf8_lossy(&right.stdout).into_owned();
+    let next = format!(
+        "Next: cistern serve --data {} --key-file {}",
+        at("first").display(),
+        key("right")
+    );
+    assert!(shown.lines().any(|line| line == next), "{next}: {shown}");
+
+    // A server with another key, or without one, on the same objects.
+    std::fs::copy(key("right"), key("other")).expect("copies its mode");
+    std::fs::write(key("other"), "Another secret of more than 32 bytes, at least.").expect("writes");
+    let objects = at("first").join("store").display().to_string();
+    let serve = [
+        "serve",
+        "--listen-api=127.0.0.1:0",
+        "--listen-registry=127.0.0.1:0",
+        "--objects",
+        &objects,
+    ];
+    fails(
+        &[&serve[..], &["--key-file", &key("other")]].concat(),
+        "second",
+        "(--key-file FILE)",
+    );
+    fails(&serve, "second", "no key is given");
+    fails(
+        &[&serve[..], &["--key-file", &key("right")]].concat(),
+        "second",
+        "cistern recover",
+    );
+    let left = names(&at("second"));
+    assert!(
+        !left
+            .iter()
+            .any(|name| name.contains("sqlite") || name == "node" || name == "secrets.key"),
+        "{left:?}"
+    );
+    // What is there is not encrypted, or no empty place: no key is left that would open nothing.
+    let plain = made(&["init"], "plain");
+    assert!(plain.status.success(), "{plain:?}");
+    fails(
+        &[&init[..], &[&key("useless")]].concat(),
+        "plain",
+        "is not encrypted",
+    );
+    std::fs::create_dir(at("third")).expect("makes it");
+    std::fs::rename(at("plain").join("store"), at("third").join("store")).expect("moves it");
+    std::fs::remove_dir_all(at("third").join("store/h")).expect("was there");
+    fails(&[&init[..], &[&key("useless")]].concat(), "third", "is not empty");
+    assert!(!at("useless.key").exists());
+    let left = names(&at("third"));
+    assert_eq!(left, ["store"], "{left:?}");
+    wrong_key_named(&at("first"), &key("other"));
+}
+
+/// Commands that are given a key which is not one of the store say how another is named to them.
+fn wrong_key_named(data: &Path, wrong: &str) {
+    for (words, part) in [
+        (["key", "list", "--unlock-key-file"], "--unlock-key-file FILE"),
+        (["store", "stats", "--key-file"], "(--key-file FILE)"),
+        (
+            ["doctor", "--listen-api=127.0.0.1:0", "--key-file"],
+            "(--key-file FILE)",
+        ),
+    ] {
+        let output = run(cistern().args(words).arg(wrong).arg("--data").arg(data));
+        let said = [&output.stdout[..], &output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(
+            !output.status.success() && said.contains(part),
+            "{words:?}: {said}"
+        );
+    }
 }

@@ -259,20 +259,9 @@ async fn odd_and_empty_disks_come_out_as_they_went_in() {
     let Some(qemu) = find("qemu-img") else {
         return judged_by_qemu(&file.path, &file.path);
     };
-    for bytes in [512, 197_120, 64 << 20, (100 << 30) + 512] {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let empty = Source {
-            path: dir.path().join("empty.qcow2"),
-            dir,
-        };
+    for bytes in [1024, 197_120, 64 << 20, (100 << 30) + 512] {
+        let empty = empty_qcow2(&qemu, bytes);
         let size = bytes.to_string();
-        let mut create = command(qemu.to_str().expect("UTF-8"));
-        run_ok(
-            create
-                .args(["create", "-q", "-f", "qcow2"])
-                .arg(&empty.path)
-                .arg(&size),
-        );
         let (output, json) = import(&server, &empty, &size, &[]);
         if bytes > 100 << 30 {
             assert_eq!(output.status.code(), Some(1));
@@ -289,6 +278,24 @@ async fn odd_and_empty_disks_come_out_as_they_went_in() {
             bytes,
         );
     }
+}
+
+/// A disk of `bytes` with nothing on it but its partition table.
+fn empty_qcow2(qemu: &Path, bytes: u64) -> Source {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (raw, path) = (dir.path().join("empty.raw"), dir.path().join("empty.qcow2"));
+    let mut first = [0; 512];
+    let count = u32::try_from(bytes / 512 - 1).expect("below 2 TiB");
+    (first[450], first[454]) = (0x83, 1);
+    first[458..462].copy_from_slice(&count.to_le_bytes());
+    first[510..].copy_from_slice(&[0x55, 0xaa]);
+    std::fs::write(&raw, first).expect("writes");
+    let file = std::fs::File::options().write(true).open(&raw).expect("opens");
+    file.set_len(bytes).expect("becomes sparse");
+    let mut convert = command(qemu.to_str().expect("UTF-8"));
+    convert.args(["convert", "-q", "-f", "raw", "-O", "qcow2"]);
+    run_ok(convert.arg(&raw).arg(&path));
+    Source { path, dir }
 }
 
 /// Exports an image in both formats, and holds both against the file it was made of.

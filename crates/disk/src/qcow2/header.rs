@@ -47,6 +47,14 @@ pub(crate) struct Header {
 }
 
 impl Header {
+    /// That of the same image with a disk that ends after so many bytes.
+    pub(crate) fn only(mut self, bytes: u64) -> Self {
+        let span = self.cluster_bytes() * self.l2_entries();
+        self.virtual_bytes = self.virtual_bytes.min(bytes);
+        self.l1_entries = self.l1_entries.min(self.virtual_bytes.div_ceil(span));
+        self
+    }
+
     /// Reads and checks the header, its extensions and where its tables are.
     pub(crate) fn read(source: &mut Source<'_>, limits: &Limits) -> Result<Self> {
         let bytes = source.read_up_to(0, 4096)?;

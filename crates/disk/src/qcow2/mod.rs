@@ -12,8 +12,10 @@ mod reader;
 use std::io;
 
 use crate::error::Result;
-use crate::extents::Extent;
+use crate::extents::{Content, Extent};
 use crate::format::{Info, Limits};
+use crate::probe::HEAD_BYTES;
+use crate::raw;
 use crate::source::Source;
 use header::Header;
 
@@ -35,6 +37,40 @@ pub(crate) fn read(
         ));
     }
     Ok(info)
+}
+
+/// Refuses the disk where it is no more bootable than a raw one without a partition table.
+pub(crate) fn table_check(source: &mut Source<'_>, limits: &Limits) -> Result<()> {
+    let header = Header::read(source, limits)?;
+    let virtual_bytes = header.virtual_bytes;
+    let head = head(&header.only(HEAD_BYTES as u64), source)?;
+    raw::inside_check(head, virtual_bytes)
+}
+
+/// The whole disk, which is a short one.
+fn head(header: &Header, source: &mut Source<'_>) -> Result<Vec<u8>> {
+    let place = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
+    let mut head = vec![0; place(header.virtual_bytes)];
+    let mut stored = Vec::new();
+    reader::read(header, source, &mut |extent| {
+        let range = place(extent.offset)..place(extent.offset.saturating_add(extent.length));
+        match extent.content {
+            Content::Zero => {}
+            Content::Source(at) => stored.push((range, at)),
+            Content::Data(bytes) => {
+                if let Some(part) = head.get_mut(range) {
+                    part.copy_from_slice(bytes);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    for (range, at) in stored {
+        if let Some(part) = head.get_mut(range) {
+            source.read_at(at, part)?;
+        }
+    }
+    Ok(head)
 }
 
 #[cfg(test)]

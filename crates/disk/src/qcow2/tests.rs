@@ -6,7 +6,7 @@ use flate2::write::DeflateEncoder;
 
 use crate::error::ErrorKind;
 use crate::extents::{Content, Extent};
-use crate::fixture::{Qcow2, put_u32, put_u64};
+use crate::fixture::{Qcow2, mbr_disk, put_u32, put_u64};
 use crate::format::{Format, Limits};
 use crate::{Error, Info};
 
@@ -491,4 +491,73 @@ fn a_failing_sink_stops_the_reading() {
         },
     );
     assert_eq!((error.unwrap_err().kind(), calls), (ErrorKind::Io, 1));
+}
+
+/// What is said of this disk as a raw file, and in a qcow2 image.
+fn table_checked(disk: &[u8]) -> [Result<(), Error>; 2] {
+    let image = Qcow2 {
+        virtual_bytes: disk.len() as u64,
+        l2: (0..disk.len() / 512).map(|n| ((4 + n) as u64 * 512, 0)).collect(),
+        data: disk.to_vec(),
+        ..Qcow2::small()
+    };
+    [(Format::Raw, disk.to_vec()), (Format::Qcow2, image.build())]
+        .map(|(format, file)| crate::table_check(format, &mut Cursor::new(file), &Limits::default()))
+}
+
+#[test]
+fn a_disk_without_a_partition_table_is_refused_whatever_it_is_in() {
+    let good = mbr_disk(32);
+    for checked in table_checked(&good) {
+        checked.unwrap();
+    }
+    let mut bare = vec![0; 32 * 512];
+    bare[1080..1082].copy_from_slice(&[0x53, 0xef]);
+    let mut empty_table = good.clone();
+    empty_table[446..510].fill(0);
+    let mut cut = good.clone();
+    cut[458] = 0xff;
+    for (disk, words) in [
+        (
+            &bare,
+            "an ext2, ext3 or ext4 file system without a partition table",
+        ),
+        (&empty_table, "empty partition table"),
+        (&cut, "cut off"),
+    ] {
+        for checked in table_checked(disk) {
+            let error = checked.unwrap_err();
+            assert!(error.message().contains(words), "{error}");
+        }
+    }
+    let [raw, inside] = table_checked(&vec![0; 32 * 512]).map(|checked| checked.unwrap_err());
+    assert!(raw.message().contains("not recognised"), "{raw}");
+    assert!(inside.message().contains("no partition table"), "{inside}");
+}
+
+#[test]
+fn a_partition_table_is_found_in_a_compressed_cluster_and_before_what_was_never_written() {
+    let mut first = mbr_disk(16)[..512].to_vec();
+    // From sector 1 to the end of a disk of 4 KiB.
+    first[454..462].copy_from_slice(&[1, 0, 0, 0, 7, 0, 0, 0]);
+    let image = compressed(false, &deflated(&first));
+    crate::table_check(Format::Qcow2, &mut Cursor::new(image), &Limits::default()).unwrap();
+}
+
+#[test]
+fn looking_for_a_partition_table_panics_on_nothing() {
+    let mut first = mbr_disk(16)[..512].to_vec();
+    first[454..462].copy_from_slice(&[1, 0, 0, 0, 7, 0, 0, 0]);
+    for image in [Qcow2::small().build(), compressed(false, &deflated(&first))] {
+        for at in 0..image.len() {
+            for value in [0, 1, 0x7f, 0xff] {
+                let mut bent = image.clone();
+                bent[at] = value;
+                let checked = crate::table_check(Format::Qcow2, &mut Cursor::new(bent), &Limits::default());
+                if let Err(error) = checked {
+                    assert!(error.message().ends_with('.'), "{at} {value}: {error}");
+                }
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use url::form_urlencoded;
 
 use self::sink::Sink;
-use super::image_find;
+use super::{image_find, show};
 use crate::cli::client::{self, Client, Remote};
 use crate::cli::progress::Progress;
 use crate::cli::{Context, Failure, Outcome, output};
@@ -26,7 +26,14 @@ const EXAMPLES: &str = "Examples:
   cistern image export web --format qcow2 -o web.qcow2
   cistern image export 12 --format raw -o - | zstd > disk.raw.zst
 
-The file appears under its name when it is complete and checked. A command that was cut off goes on where it was.";
+  cistern image export 12 --range 0-1048575 -o first-mib.raw
+
+The file appears under its name when it is complete and checked. A command that was cut off goes on where it was.
+
+--range START-END counts bytes of the raw disk from 0 and includes both, as HTTP and `cistern store verify` do; START- goes
+to the end. The file then has these bytes alone. It saves what is whole of a damaged image; to put parts together again:
+  truncate -s DISK_BYTES disk.raw
+  dd if=PART of=disk.raw bs=1M conv=notrunc oflag=seek_bytes seek=START";
 
 /// Flags of `export`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +45,9 @@ pub struct Args {
     /// raw or qcow2
     #[arg(long, value_name = "FORMAT", default_value = "raw", value_parser = parse_format)]
     format: Format,
+    /// Only these bytes of the disk, first and last included; raw only
+    #[arg(long, value_name = "START-END", value_parser = parse_range)]
+    range: Option<Part>,
     /// Where to write it; - for stdout
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -49,12 +59,56 @@ fn parse_format(text: &str) -> Result<Format, String> {
     text.parse().map_err(|_| "raw or qcow2".to_owned())
 }
 
-/// What the server says of a file before it sends it.
+/// Bytes of a disk: the first, and the last; none for all that follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    first: u64,
+    last: Option<u64>,
+}
+
+/// What is to be downloaded, from what the server says of a file before it sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Head {
     etag: String,
+    /// Of what is downloaded.
     length: u64,
+    /// Where only a part of the file is wanted: where that begins.
+    part: Option<u64>,
+    /// Of what is downloaded. The server knows it of whole files only.
     sha256: Option<Vec<u8>>,
+}
+
+impl Head {
+    /// The byte of the file that is the first one to come.
+    fn from(&self) -> u64 {
+        self.part.unwrap_or(0)
+    }
+
+    /// What names exactly these bytes.
+    fn tag(&self) -> String {
+        match self.part {
+            Some(from) => format!("{} {from}+{}", self.etag, self.length),
+            None => self.etag.clone(),
+        }
+    }
+
+    /// Only these bytes of the file.
+    fn only(self, part: Part) -> Outcome<Self> {
+        let end = part.last.map_or(self.length, |last| last.saturating_add(1));
+        if part.first >= end || end > self.length {
+            return Err(Failure::Failed(format!(
+                "the disk has {} bytes, from 0 to {}; choose a --range inside",
+                self.length,
+                self.length.saturating_sub(1)
+            )));
+        }
+        Ok(Self {
+            length: end - part.first,
+            part: Some(part.first),
+            sha256: None,
+            ..self
+        })
+    }
 }
 
 /// Downloads and says where it is.
@@ -66,13 +120,21 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
             "`-o -` and --json both want stdout; choose one".into(),
         ));
     }
+    if args.range.is_some() && args.format != Format::Raw {
+        return Err(Failure::Usage(
+            "--range is of the raw disk; leave --format qcow2 out".into(),
+        ));
+    }
     let client = args.remote.client(context)?;
     let id = image_find(&client, &args.image, true).await?;
     let query: String = form_urlencoded::Serializer::new(String::new())
         .append_pair("format", args.format.as_str())
         .finish();
     let path = format!("/v2/images/{id}/download?{query}");
-    let head = head_read(&client.send(client.request(Method::HEAD, &path)?).await?)?;
+    let mut head = head_read(&client.send(client.request(Method::HEAD, &path)?).await?)?;
+    if let Some(part) = args.range {
+        head = head.only(part)?;
+    }
 
     let progress = Arc::new(Progress::new());
     let target = (!to_stdout).then_some(args.output.as_path());
@@ -81,8 +143,15 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
         &format!("exporting image {id} as {}", args.format.as_str()),
         Some(head.length),
     );
+    let work = Work {
+        client: &client,
+        image: id,
+        path: &path,
+        head: &head,
+        progress: &progress,
+    };
     let done = tokio::select! {
-        done = transfer(&client, &path, &head, &mut sink, &progress) => done,
+        done = transfer(&work, &mut sink) => done,
         _ = tokio::signal::ctrl_c() => Err(interrupted(&args, to_stdout)),
     };
     progress.clear();
@@ -98,36 +167,46 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
             args.output.display()
         ));
     }
+    tell(&args, context, &head, (id, &sha256), started);
+    Ok(())
+}
+
+/// Says what was written where.
+fn tell(args: &Args, context: &Context, head: &Head, (id, sha256): (i64, &[u8]), started: Instant) {
     let document = json!({ "export": {
         "image_id": id,
         "format": args.format,
         "file": args.output,
+        "from_byte": head.from(),
         "length": head.length,
-        "sha256": hex::encode(&sha256),
+        "sha256": hex::encode(sha256),
         "checked": head.sha256.is_some(),
     }});
     context.output.document(&document, || {
-        let checked = if head.sha256.is_some() {
-            "checked"
-        } else {
-            "not checked yet: the server is still hashing"
-        };
         format!(
-            "{}: {} in {:.1} s\nSHA-256 {} ({checked})",
+            "{}: {} in {:.1} s\nSHA-256 {} ({})",
             args.output.display(),
             output::bytes(head.length),
             started.elapsed().as_secs_f64(),
-            hex::encode(&sha256)
+            hex::encode(sha256),
+            checked(head),
         )
     });
-    Ok(())
+}
+
+/// What the digest was compared with.
+fn checked(head: &Head) -> &'static str {
+    match (&head.sha256, head.part) {
+        (Some(_), _) => "checked",
+        (None, None) => "not checked yet: the server is still hashing",
+        (None, Some(_)) => "of this part, for which the server has none to compare",
+    }
 }
 
 fn unwritable(args: &Args, error: &std::io::Error) -> Failure {
     Failure::Failed(format!("cannot write `{}`: {error}", args.output.display()))
 }
 
-/// Fills the sink, from where it is, over as many connections as it takes.
 fn interrupted(args: &Args, to_stdout: bool) -> Failure {
     if to_stdout {
         return Failure::Failed("interrupted".into());
@@ -138,14 +217,26 @@ fn interrupted(args: &Args, to_stdout: bool) -> Failure {
     ))
 }
 
-async fn transfer(client: &Client, path: &str, head: &Head, sink: &mut Sink, progress: &Progress) -> Outcome {
+/// What is downloaded.
+struct Work<'a> {
+    client: &'a Client,
+    image: i64,
+    path: &'a str,
+    head: &'a Head,
+    progress: &'a Progress,
+}
+
+/// Fills the sink, from where it is, over as many connections as it takes.
+async fn transfer(work: &Work<'_>, sink: &mut Sink) -> Outcome {
+    let (head, progress) = (work.head, work.progress);
     let mut failures = 0;
     progress.set(sink.at());
     while sink.at() < head.length {
         let before = sink.at();
-        let failure = match part(client, path, head, sink, progress).await {
+        let failure = match part(work, sink).await {
             Ok(()) => continue,
             Err(Cut::Final(failure)) => return Err(failure),
+            Err(Cut::Damaged(failure)) => return Err(damaged(work, &failure).await),
             Err(Cut::Passing(failure)) => failure,
         };
         failures = if sink.at() > before { 1 } else { failures + 1 };
@@ -166,7 +257,7 @@ fn reason(failure: &Failure) -> &str {
     }
 }
 
-/// The last attempt failed as well. What the server said tells whether it is the store that does not answer, or damage.
+/// The last attempt failed as well. What the server said tells why.
 fn given_up(failure: &Failure, at: u64) -> Failure {
     let reason = reason(failure);
     Failure::Failed(format!(
@@ -174,10 +265,33 @@ fn given_up(failure: &Failure, at: u64) -> Failure {
     ))
 }
 
+/// Stored data is damaged, which trying again does not mend: the server's sentence, and what else it knows to be damaged.
+async fn damaged(work: &Work<'_>, failure: &Failure) -> Failure {
+    let image = work.image;
+    let known = match work.client.get(&format!("/v2/images/{image}")).await {
+        Ok(answer) => show::damaged_ranges(&answer["image"]),
+        Err(_) => Vec::new(),
+    };
+    Failure::Failed(damaged_text(reason(failure), image, &known))
+}
+
+fn damaged_text(reason: &str, image: i64, known: &[String]) -> String {
+    let known = match known {
+        [] => String::new(),
+        ranges => format!(" Known to be damaged so far: bytes {}.", ranges.join(", ")),
+    };
+    format!(
+        "{reason}{known}\nTo heal it, import the same content again, under any name. To save what is whole: `cistern image \
+         export {image} --range START-END -o FILE`, with ranges that leave the damaged ones out"
+    )
+}
+
 /// Why a part did not arrive.
 enum Cut {
     /// Trying again may help.
     Passing(Failure),
+    /// Stored data is damaged.
+    Damaged(Failure),
     /// It will not.
     Final(Failure),
 }
@@ -189,51 +303,64 @@ impl From<Failure> for Cut {
 }
 
 /// One connection's worth.
-async fn part(
-    client: &Client,
-    path: &str,
-    head: &Head,
-    sink: &mut Sink,
-    progress: &Progress,
-) -> Result<(), Cut> {
+async fn part(work: &Work<'_>, sink: &mut Sink) -> Result<(), Cut> {
+    let Work {
+        client, path, head, ..
+    } = work;
     let mut request = client.request(Method::GET, path)?;
-    if sink.at() > 0 {
+    let is_part = head.part.is_some() || sink.at() > 0;
+    if is_part {
         // `If-Range`: should the file be another by now, the answer is 200, and we stop.
+        let from = head.from() + sink.at();
+        let last = head.from() + head.length - 1;
         request = request
-            .header("range", format!("bytes={}-", sink.at()))
+            .header("range", format!("bytes={from}-{last}"))
             .header("if-range", &head.etag);
     }
-    let mut response = match request.send().await {
+    let response = match request.send().await {
         Ok(response) => response,
         Err(error) => return Err(Cut::Passing(client.unreachable(&error))),
     };
     let status = response.status();
-    if status.is_server_error() {
-        return Err(Cut::Passing(client::refusal(response).await));
-    }
     if !status.is_success() {
-        return Err(Cut::Final(client::refusal(response).await));
+        return Err(refused(response).await);
     }
-    let is_part = status == StatusCode::PARTIAL_CONTENT;
-    if is_part != (sink.at() > 0) || head_etag(&response) != Some(head.etag.as_str()) {
+    if is_part != (status == StatusCode::PARTIAL_CONTENT) || head_etag(&response) != Some(head.etag.as_str())
+    {
         return Err(Cut::Final(Failure::Failed(
             "the image is another than when the export began; run the command again".into(),
         )));
     }
+    receive(work, response, sink).await
+}
+
+/// Whether what was refused may be had later.
+async fn refused(response: Response) -> Cut {
+    let is_fault = response.status().is_server_error();
+    let (word, failure) = client::refusal_read(response).await;
+    match word.as_str() {
+        "damaged" => Cut::Damaged(failure),
+        _ if is_fault => Cut::Passing(failure),
+        _ => Cut::Final(failure),
+    }
+}
+
+/// Writes what arrives.
+async fn receive(work: &Work<'_>, mut response: Response, sink: &mut Sink) -> Result<(), Cut> {
     loop {
         match response.chunk().await {
             Ok(Some(bytes)) => {
                 let end = sink.at() + bytes.len() as u64;
-                if end > head.length {
+                if end > work.head.length {
                     return Err(Cut::Final(Failure::Failed(
                         "the server sent more than it said".into(),
                     )));
                 }
                 let written = sink.write(bytes).await;
                 written.map_err(|e| Cut::Final(Failure::Failed(format!("cannot write the file: {e}"))))?;
-                progress.set(end);
+                work.progress.set(end);
             }
-            Ok(None) if sink.at() == head.length => return Ok(()),
+            Ok(None) if sink.at() == work.head.length => return Ok(()),
             // A cut also ends a body. Where the server had a reason, it answers the next request with it.
             Ok(None) | Err(_) => {
                 return Err(Cut::Passing(Failure::Absent("the connection was cut".into())));
@@ -257,8 +384,26 @@ fn head_read(response: &Response) -> Outcome<Head> {
     Ok(Head {
         etag: etag.to_owned(),
         length,
+        part: None,
         sha256: text("repr-digest").and_then(digest_read),
     })
+}
+
+/// A range as HTTP writes it: `START-END`, both included, or `START-` for the rest.
+fn parse_range(text: &str) -> Result<Part, String> {
+    let wrong = || "write it as START-END, the first and the last byte, or as START- for the rest".to_owned();
+    let (first, last) = text.split_once('-').ok_or_else(wrong)?;
+    let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());
+    let last = if last.is_empty() {
+        None
+    } else {
+        Some(number(last)?)
+    };
+    let first = number(first)?;
+    if last.is_some_and(|last| last < first) {
+        return Err(format!("{text} ends before it begins; {}", wrong()));
+    }
+    Ok(Part { first, last })
 }
 
 /// The SHA-256 of a `Repr-Digest` (RFC 9530).
@@ -285,6 +430,54 @@ mod tests {
             text.ends_with("given up at byte 7 after 6 attempts") && !text.contains("verify"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn damage_is_told_with_all_that_is_known_of_it_and_what_helps() {
+        let told = damaged_text(
+            "Image 7 is damaged: bytes 0-65535",
+            7,
+            &["0-65535".into(), "8-9".into()],
+        );
+        for part in [
+            "Image 7 is damaged: bytes 0-65535",
+            "bytes 0-65535, 8-9.",
+            "import the same content again",
+            "cistern image export 7 --range START-END",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_range_includes_both_its_ends() {
+        let head = Head {
+            etag: "\"x\"".into(),
+            length: 100,
+            part: None,
+            sha256: Some(vec![7; 32]),
+        };
+        let of = |text: &str| {
+            let part = parse_range(text).map_err(Failure::Usage)?;
+            let cut = head.clone().only(part)?;
+            assert_eq!(cut.sha256, None, "the digest is of the whole");
+            assert_ne!(cut.tag(), head.tag());
+            Ok::<_, Failure>((cut.from(), cut.length))
+        };
+        for (text, from, length) in [
+            ("0-0", 0, 1),
+            ("10-19", 10, 10),
+            ("90-", 90, 10),
+            ("0-99", 0, 100),
+        ] {
+            assert_eq!(of(text).expect("inside"), (from, length), "{text}");
+        }
+        for outside in ["100-", "0-100", "100-100", "0-18446744073709551615"] {
+            assert!(matches!(of(outside), Err(Failure::Failed(_))), "{outside}");
+        }
+        for wrong in ["", "-", "-5", "5", "9-8", "a-b", "1..2"] {
+            assert!(matches!(of(wrong), Err(Failure::Usage(_))), "{wrong}");
+        }
     }
 
     #[test]

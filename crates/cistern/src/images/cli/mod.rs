@@ -22,14 +22,17 @@ pub enum Command {
     /// List your images
     List(ListArgs),
     /// Show an image
-    #[command(after_help = "Examples:\n  cistern image get web\n  cistern image get 12 --json")]
+    #[command(
+        visible_alias = "show",
+        after_help = "Examples:\n  cistern image get web\n  cistern image get 12 --json"
+    )]
     Get(OneArgs),
     /// Rename an image, describe, tag and protect it
     Update(update::Args),
     /// Delete an image; it can be restored for a day
     Delete(DeleteArgs),
     /// Bring a deleted image back
-    #[command(after_help = "Example:\n  cistern image restore 12")]
+    #[command(after_help = "Examples:\n  cistern image restore web\n  cistern image restore 12")]
     Restore(RestoreArgs),
     /// Download an image as raw or qcow2
     Export(export::Args),
@@ -67,8 +70,8 @@ pub struct OneArgs {
 /// Flags of `restore`.
 #[derive(Debug, clap::Args)]
 pub struct RestoreArgs {
-    /// Its number, as `cistern image list --deleted` shows it
-    #[arg(value_name = "ID")]
+    /// Its number, as `cistern image list --deleted` shows it, or its name where only one that can be restored has it
+    #[arg(value_name = "ID|NAME")]
     image: String,
     #[command(flatten)]
     remote: Remote,
@@ -163,11 +166,9 @@ async fn delete(args: DeleteArgs, context: &Context) -> Outcome {
 
 async fn restore(args: RestoreArgs, context: &Context) -> Outcome {
     let client = args.remote.client(context)?;
-    let Ok(id) = args.image.parse::<i64>() else {
-        // Deleted images of one name may be many, of many days.
-        return Err(Failure::Usage(
-            "a deleted image is restored by its number; `cistern image list --deleted` shows it".into(),
-        ));
+    let id = match args.image.parse::<i64>() {
+        Ok(id) => id,
+        Err(_) => restorable_find(&image_list(&client, "deleted=true").await?, &args.image)?,
     };
     let answer = client
         .post(&format!("/v2/images/{id}/restore"), &Value::Null)
@@ -176,6 +177,30 @@ async fn restore(args: RestoreArgs, context: &Context) -> Outcome {
         .output
         .document(&answer, || format!("Image {id} is back."));
     Ok(())
+}
+
+/// The number of the one image of this name that can be restored. Of one name there may be many.
+fn restorable_find(deleted: &[Value], name: &str) -> Outcome<i64> {
+    let of_name = || deleted.iter().filter(|image| image["name"] == name);
+    let found: Vec<&Value> = of_name()
+        .filter(|image| image["restorable_until"].is_string())
+        .collect();
+    match found[..] {
+        [image] => image["id"]
+            .as_i64()
+            .ok_or_else(|| Failure::Failed("the server's answer is not understood".into())),
+        [] if of_name().next().is_some() => Err(Failure::Failed(format!(
+            "no deleted image `{name}` can be restored any more; `cistern image list --deleted` says why"
+        ))),
+        [] => Err(Failure::Failed(format!(
+            "no deleted image is called `{name}`; `cistern image list --deleted` shows what was deleted"
+        ))),
+        _ => Err(Failure::Failed(format!(
+            "{} deleted images are called `{name}`; restore one by its number:\n{}",
+            found.len(),
+            show::candidates_table(&found)
+        ))),
+    }
 }
 
 /// All pages of a list.
@@ -240,5 +265,49 @@ async fn give_up(client: &Client, path: &str) {
             _ => return,
         }
         tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_name_restores_the_one_image_that_it_can_mean_and_otherwise_says_which_there_are() {
+        let of = |id: i64, name: &str, until: Option<&str>| {
+            json!({ "id": id, "name": name, "restorable_until": until, "virtual_bytes": 8 << 20,
+                    "deleted_at": "2026-01-02T03:04:05Z" })
+        };
+        let until = Some("2026-01-03T03:04:05Z");
+        let deleted = [
+            of(1, "web", None),
+            of(2, "web", until),
+            of(3, "db", until),
+            of(4, "db", until),
+            of(5, "old", None),
+        ];
+        assert_eq!(restorable_find(&deleted, "web").expect("one"), 2);
+        for (name, parts) in [
+            (
+                "db",
+                &[
+                    "2 deleted images",
+                    " 3 ",
+                    " 4 ",
+                    "2026-01-02T03:04:05Z",
+                    "8.0 MiB",
+                ][..],
+            ),
+            ("old", &["any more"]),
+            ("new", &["no deleted image is called `new`"]),
+        ] {
+            let Err(Failure::Failed(said)) = restorable_find(&deleted, name) else {
+                panic!("{name} is refused");
+            };
+            for part in parts {
+                assert!(said.contains(part), "{part}: {said}");
+            }
+        }
     }
 }

@@ -15,7 +15,10 @@ pub fn image_table(images: &[Value], now: Time) -> String {
         [
             text(&image["id"]),
             text(&image["name"]),
-            text(&image["status"]),
+            match image["health"].as_str() {
+                Some("damaged") => format!("{}, damaged", text(&image["status"])),
+                _ => text(&image["status"]),
+            },
             size(&image["virtual_bytes"]),
             size(&image["logical_bytes"]),
             text(&image["format"]),
@@ -52,6 +55,20 @@ pub fn deleted_table(images: &[Value], now: Time) -> String {
     table(["ID>", "NAME", "AGE>", "RESTORE, OR WHY NOT"], rows)
 }
 
+/// Deleted images of one name that can be restored.
+pub fn candidates_table(images: &[&Value]) -> String {
+    let rows = images.iter().map(|image| {
+        [
+            text(&image["id"]),
+            text(&image["deleted_at"]),
+            text(&image["restorable_until"]),
+            size(&image["virtual_bytes"]),
+            size(&image["logical_bytes"]),
+        ]
+    });
+    table(["ID>", "DELETED", "RESTORABLE UNTIL", "DISK>", "DATA>"], rows)
+}
+
 /// One image, a line a fact.
 pub fn one(image: &Value, now: Time) -> String {
     let mut facts = vec![
@@ -69,11 +86,7 @@ pub fn one(image: &Value, now: Time) -> String {
     add("Data", size(&image["logical_bytes"]));
     add("New in store", size(&image["new_bytes"]));
     if image["health"] == "damaged" {
-        add(
-            "Health",
-            "damaged: `cistern store verify --read-data` names the ranges, importing it again heals it"
-                .into(),
-        );
+        add("Health", damaged(image));
     }
     add("Format", text(&image["variant"]));
     add("Distribution", text(&image["distribution"]));
@@ -98,6 +111,29 @@ pub fn one(image: &Value, now: Time) -> String {
         .map(|(name, value)| format!("{name:width$}  {value}"))
         .collect();
     lines.join("\n")
+}
+
+/// That it is damaged, where, and what helps.
+fn damaged(image: &Value) -> String {
+    let known = match damaged_ranges(image) {
+        ranges if ranges.is_empty() => String::new(),
+        ranges => format!(" at bytes {}", ranges.join(", ")),
+    };
+    format!(
+        "damaged{known}: `cistern store verify --read-data` names every range, importing it again heals it, `cistern image \
+         export --range` saves the rest"
+    )
+}
+
+/// The damaged ranges that are known of one image, as people and `--range` write them: first and last byte.
+pub fn damaged_ranges(image: &Value) -> Vec<String> {
+    let ranges = image["damage"].as_array().into_iter().flatten();
+    ranges
+        .filter_map(|range| {
+            let (from, to) = (range["from"].as_u64()?, range["to"].as_u64()?);
+            Some(format!("{from}-{}", to.saturating_sub(1)))
+        })
+        .collect()
 }
 
 /// The status, and how far an import is.
@@ -184,6 +220,24 @@ mod tests {
         }
         assert!(!shown.contains('\u{1b}'), "a name cannot steer the terminal");
         assert!(image_table(&[], now()).contains("cistern image import"));
+    }
+
+    #[test]
+    fn a_damaged_image_says_so_in_the_list_and_where_when_it_is_looked_at() {
+        let mut hurt = image();
+        hurt["health"] = "damaged".into();
+        let shown = image_table(&[image(), hurt.clone()], now());
+        let lines: Vec<&str> = shown.lines().collect();
+        assert!(
+            !lines[1].contains("damaged") && lines[2].contains("available, damaged"),
+            "{shown}"
+        );
+        hurt["damage"] = json!([{ "from": 0, "to": 65_536 }, { "from": 131_072, "to": 196_608 }]);
+        let shown = one(&hurt, now());
+        assert!(
+            shown.contains("damaged at bytes 0-65535, 131072-196607"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -128,6 +128,10 @@ impl Cut {
             ),
             _ => ("the disk cannot be read", error.into()),
         };
+        let error = match (error, &range) {
+            (Error::Damaged(_), Some(range)) => Error::Damaged(damaged(image, range)),
+            (other, _) => other,
+        };
         Self {
             image,
             range,
@@ -157,6 +161,17 @@ impl Cut {
         }
         self.error
     }
+}
+
+/// Which of the disk is damaged, and what helps.
+fn damaged(image: i64, range: &std::ops::Range<u64>) -> String {
+    format!(
+        "Image {image} is damaged: bytes {}-{} of its disk, both included, cannot be read. Importing the same content again \
+         heals it; `cistern store verify --read-data` names every damaged range, and the others can be downloaded (`Range`, \
+         or `cistern image export --range`).",
+        range.start,
+        range.end.saturating_sub(1)
+    )
 }
 
 /// Records that a download began; asked for the first byte only, or a resumed one would count many times. Within

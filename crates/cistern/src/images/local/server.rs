@@ -149,7 +149,7 @@ async fn image_create(app: &App, caller: &Caller, request: Request, file: File) 
 async fn refusal_record(app: &App, caller: &Caller, error: &Error) {
     if matches!(
         error,
-        Error::Internal { .. } | Error::Unavailable(_) | Error::Away(_)
+        Error::Internal { .. } | Error::Unavailable(_) | Error::Damaged(_) | Error::Away(_)
     ) {
         return;
     }

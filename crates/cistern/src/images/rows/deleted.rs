@@ -107,6 +107,24 @@ pub async fn image_list_due(conn: &impl ConnectionTrait, now: Time, limit: u64) 
         .await
 }
 
+/// Some deleted images behind number `after` that could still be restored, by number.
+pub async fn image_list_restorable(
+    conn: &impl ConnectionTrait,
+    now: Time,
+    after: i64,
+    limit: u64,
+) -> Result<Vec<Model>, DbErr> {
+    Entity::find()
+        .filter(Column::Status.eq(Status::Deleted.as_str()))
+        .filter(Column::PurgeAt.gt(now))
+        .filter(Column::RootDigest.is_not_null())
+        .filter(Column::Id.gt(after))
+        .order_by_asc(Column::Id)
+        .limit(limit)
+        .all(conn)
+        .await
+}
+
 /// Some images that were deleted before `before` and keep no disk.
 pub async fn image_list_old(
     conn: &impl ConnectionTrait,

@@ -153,6 +153,7 @@ fn read<W: Write>(
         ..Limits::default()
     };
     let info = disk::info(format, &mut input, &limits)?;
+    disk::table_check(format, &mut input, &limits)?;
     writer.write(&Record::Info(info)).map_err(pipe)?;
     let info = disk::read(format, &mut input, &limits, &mut |extent| {
         writer.write(&Record::Extent(extent))

@@ -1,5 +1,8 @@
 //! Deleting images, bringing them back, and giving their disks up in the end.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use chrono::TimeDelta;
 use serde_json::json;
 
@@ -9,13 +12,14 @@ use crate::images::checksum;
 use crate::images::jobs;
 use crate::images::model::Status;
 use crate::images::rows::{self, Model};
-use crate::platform::accounts::Caller;
-use crate::platform::clock::Time;
+use crate::platform::accounts::{Caller, service as accounts};
+use crate::platform::clock::{Time, wire};
 use crate::platform::db::Tx;
 use crate::platform::error::{Error, Result};
 use crate::platform::events::{self, Event};
 use crate::platform::jobs as engine;
 use crate::platform::projects;
+use crate::platform::storage::gc::model::GivenUp;
 
 /// How long a deleted image can be restored.
 const RESTORE_FOR: TimeDelta = TimeDelta::hours(24);
@@ -129,15 +133,55 @@ pub async fn deleted_is_any(app: &App) -> Result<bool> {
     Ok(!rows.is_empty())
 }
 
-/// Gives up the disks of all deleted images, also where they could still be restored; gives how many.
-pub async fn deleted_purge(app: &App) -> Result<u64> {
-    // Nothing that is deleted now can be restored for longer.
-    purge_due(app, app.clock.now() + RESTORE_FOR).await
+/// The deleted images that could still be restored.
+pub async fn deleted_list(app: &App) -> Result<Vec<GivenUp>> {
+    let now = app.clock.now();
+    let mut all = Vec::new();
+    loop {
+        let after = all.last().map_or(0, |row: &Model| row.id);
+        let rows = rows::image_list_restorable(app.db.conn(), now, after, 100).await?;
+        if rows.is_empty() {
+            return told(app, all).await;
+        }
+        all.extend(rows);
+    }
 }
 
-/// Gives up the disks of deleted images that could be restored until `due` at most.
-async fn purge_due(app: &App, due: Time) -> Result<u64> {
-    let mut purged = 0;
+/// Gives up the disks of all deleted images, also where they could still be restored; gives those that could.
+pub async fn deleted_purge(app: &App) -> Result<Vec<GivenUp>> {
+    let now = app.clock.now();
+    // Nothing that is deleted now can be restored for longer.
+    let mut purged = purge_due(app, now + RESTORE_FOR).await?;
+    purged.retain(|row| row.purge_at.is_some_and(|until| until > now));
+    told(app, purged).await
+}
+
+/// What is told of deleted images that are given up.
+async fn told(app: &App, rows: Vec<Model>) -> Result<Vec<GivenUp>> {
+    let mut teams: HashMap<i64, String> = HashMap::new();
+    for row in &rows {
+        if let Entry::Vacant(unknown) = teams.entry(row.team_id) {
+            unknown.insert(accounts::team_name(app, row.team_id).await?);
+        }
+    }
+    let size = |bytes: Option<i64>| bytes.unwrap_or(0).unsigned_abs();
+    let one = |row: Model| GivenUp {
+        kind: "image".into(),
+        id: row.id,
+        team: teams.get(&row.team_id).cloned().unwrap_or_default(),
+        team_id: row.team_id,
+        deleted_at: row.deleted_at.map(wire),
+        restorable_until: row.purge_at.map(wire),
+        virtual_bytes: size(row.virtual_bytes),
+        logical_bytes: size(row.logical_bytes),
+        name: row.name,
+    };
+    Ok(rows.into_iter().map(one).collect())
+}
+
+/// Gives up the disks of deleted images that could be restored until `due` at most; gives which.
+async fn purge_due(app: &App, due: Time) -> Result<Vec<Model>> {
+    let mut purged = Vec::new();
     loop {
         let rows = rows::image_list_due(app.db.conn(), due, 100).await?;
         if rows.is_empty() {
@@ -145,16 +189,17 @@ async fn purge_due(app: &App, due: Time) -> Result<u64> {
         }
         for row in rows {
             let tx = app.db.write().await?;
-            if disk_forget_in_tx(app, &tx, row.id, Some(due)).await? {
+            let is_done = disk_forget_in_tx(app, &tx, row.id, Some(due)).await?;
+            if is_done {
                 let who = events::Who {
                     team_id: Some(row.team_id),
                     ..events::Who::default()
                 };
-                let event = Event::done("image.purge", "image", row.id);
+                let event = Event::done("image.purge", "image", row.id).with(json!({ "name": row.name }));
                 events::record_in_tx(&*tx, app.clock.now(), &who, event).await?;
-                purged += 1;
             }
             tx.commit().await?;
+            purged.extend(is_done.then_some(row));
         }
     }
 }

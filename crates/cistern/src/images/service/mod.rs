@@ -3,6 +3,7 @@
 mod deletion;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use sea_orm::ConnectionTrait;
 use serde_json::json;
@@ -32,7 +33,8 @@ use crate::platform::tags::service as tags;
 
 use deletion::is_importing;
 pub use deletion::{
-    deleted_is_any, deleted_purge, image_delete, image_import_cancel, image_restore, image_sweep,
+    deleted_is_any, deleted_list, deleted_purge, image_delete, image_import_cancel, image_restore,
+    image_sweep,
 };
 
 /// How often the sweeper looks.
@@ -441,6 +443,22 @@ pub async fn images_damaged(app: &App, ids: &[i64]) -> Result<HashSet<i64>> {
     let owners: Vec<&str> = owners.iter().map(String::as_str).collect();
     let damaged = app.store.damaged_among(jobs::ROOT_KIND, &owners).await?;
     Ok(damaged.iter().filter_map(|owner| owner.parse().ok()).collect())
+}
+
+/// The ranges of an image's disk that are known to be damaged, in order, those that touch as one; the first hundred.
+pub async fn image_damage(app: &App, id: i64) -> Result<Vec<Range<u64>>> {
+    let damage = app.store.damage_of(jobs::ROOT_KIND, &id.to_string()).await?;
+    let mut ranges: Vec<Range<u64>> = damage.into_iter().map(|damage| damage.range).collect();
+    ranges.sort_by_key(|range| range.start);
+    let mut joined: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => joined.push(range),
+        }
+    }
+    joined.truncate(100);
+    Ok(joined)
 }
 
 /// Ends an import that failed or was cancelled: the image is `deleted` and says why.

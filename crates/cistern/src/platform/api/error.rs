@@ -35,6 +35,7 @@ pub fn status(error: &Error) -> (StatusCode, &'static str) {
         Error::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "unprocessable_entity"),
         Error::TooMany { .. } | Error::TooManyOpen(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
         Error::Unavailable(_) | Error::Away(_) => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
+        Error::Damaged(_) => (StatusCode::SERVICE_UNAVAILABLE, "damaged"),
         Error::Internal { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
     }
 }

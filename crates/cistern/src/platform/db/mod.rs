@@ -224,6 +224,12 @@ impl Db {
         Ok(schema)
     }
 
+    /// Whether a store was begun in this database.
+    pub async fn has_store(&self) -> Result<bool> {
+        let begun = rows::store_is_begun(&self.conn).await;
+        begun.context("could not look whether a store was begun")
+    }
+
     /// Ends all connections.
     pub async fn close(self) -> Result<()> {
         self.conn.close().await.context("could not close the database")

@@ -18,6 +18,15 @@ pub async fn migrations_applied(conn: &DatabaseConnection) -> Result<Vec<String>
     Ok(rows.into_iter().map(|row| row.version).collect())
 }
 
+/// Whether a store was begun in this database: from then on the two belong together. None where it was not migrated yet.
+pub async fn store_is_begun(conn: &DatabaseConnection) -> Result<bool, DbErr> {
+    if !SchemaManager::new(conn).has_table("store_meta").await? {
+        return Ok(false);
+    }
+    let any = Statement::from_string(conn.get_database_backend(), "SELECT id FROM store_meta LIMIT 1");
+    Ok(conn.query_one_raw(any).await?.is_some())
+}
+
 /// Copies a whole SQLite database, consistently, into a new file.
 pub async fn sqlite_copy_into(conn: &impl ConnectionTrait, path: &str) -> Result<(), DbErr> {
     let statement = Statement::from_sql_and_values(DbBackend::Sqlite, "VACUUM INTO ?", [path.into()]);

@@ -83,7 +83,7 @@ impl From<Error> for JobError {
                 tracing::warn!(error = error.chain(), "job attempt failed");
                 Self::Retry("Something went wrong on our side. The server's log has the details under this job's number.".into())
             }
-            Error::Unavailable(_) | Error::TooMany { .. } | Error::TooManyOpen(_) => {
+            Error::Unavailable(_) | Error::Damaged(_) | Error::TooMany { .. } | Error::TooManyOpen(_) => {
                 tracing::warn!(error = error.chain(), "job attempt failed");
                 Self::Retry(error.to_string())
             }

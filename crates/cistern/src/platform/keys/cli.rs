@@ -117,7 +117,17 @@ async fn open(place: &PlaceFlags, unlock: &Unlock, context: &Context) -> Outcome
         None if unlock.recovery_key => Some(recovery_ask()?),
         None => service::key_load(&config).await?,
     };
-    Ok(App::open_existing_with(config, key).await?)
+    App::open_existing_with(config, key).await.map_err(unopened)
+}
+
+/// Here `--key-file` is the key to add: the one that opens the store has flags of its own.
+fn unopened(error: Error) -> Failure {
+    match error {
+        Error::Precondition(text) if text.contains("`key_file`") => Failure::Failed(format!(
+            "{text}; or name such a key here with --unlock-key-file FILE, or --recovery-key"
+        )),
+        other => other.into(),
+    }
 }
 
 async fn list(args: ListArgs, context: &Context) -> Outcome {
@@ -136,7 +146,7 @@ async fn list(args: ListArgs, context: &Context) -> Outcome {
 async fn add(args: AddArgs, context: &Context) -> Outcome {
     let recovery = args.recovery.then(|| RecoveryKey::draw(&World::system()));
     let wrapping = match (&args.key_file, &args.key_command, &recovery) {
-        (Some(path), ..) => service::key_from_or_into_file(path)?,
+        (Some(path), ..) => service::key_from_or_into_file(path)?.0,
         (_, Some(line), _) => service::key_from_command(line).await?,
         (_, _, Some(recovery)) => recovery.wrapping(),
         _ => {

@@ -27,7 +27,7 @@ pub fn key_from_file(path: &Path) -> Result<WrappingKey> {
     let shown = path.display();
     let refused = |error: io::Error| {
         let next = if error.kind() == io::ErrorKind::NotFound {
-            "look at `key_file`, and at whether what should be mounted there is"
+            "look at `key_file`, or at the flag that names it, and at whether what should be mounted there is"
         } else {
             "run this as the user that the server runs as, or as root"
         };
@@ -59,8 +59,8 @@ pub async fn key_from_command(line: &str) -> Result<WrappingKey> {
     key_new(KeyKind::KeyCommand, &printed, "what `key_command` printed")
 }
 
-/// The key in a file; where there is no such file, a new key in a new one.
-pub fn key_from_or_into_file(path: &Path) -> Result<WrappingKey> {
+/// The key in a file; where there is no such file, a new key in a new one, and true.
+pub fn key_from_or_into_file(path: &Path) -> Result<(WrappingKey, bool)> {
     let text = format!("{}\n", STANDARD.encode(random::bytes::<32>()));
     let write = || -> io::Result<()> {
         let mut file = File::options()
@@ -76,7 +76,7 @@ pub fn key_from_or_into_file(path: &Path) -> Result<WrappingKey> {
             "cannot make the key file {}: {error}",
             path.display()
         ))),
-        _ => key_from_file(path),
+        written => Ok((key_from_file(path)?, written.is_ok())),
     }
 }
 

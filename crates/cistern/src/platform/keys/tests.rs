@@ -18,7 +18,7 @@ fn a_key_file_that_everybody_reads_is_refused_and_a_new_one_is_its_owners() {
     let error = key_from_file(&path).expect_err("is not there").to_string();
     assert!(error.contains("look at `key_file`"), "{error}");
     assert_eq!(
-        key_from_or_into_file(&path).expect("is made").kind(),
+        key_from_or_into_file(&path).expect("is made").0.kind(),
         KeyKind::KeyFile
     );
     let text = std::fs::read(&path).expect("is there");

@@ -15,7 +15,7 @@ use crate::app::{App, backend_open_at};
 use crate::cli::client::Remote;
 use crate::cli::output::counted as count;
 use crate::cli::progress::Progress;
-use crate::cli::{Context, Failure, LocalFlags, Outcome, block_on, output};
+use crate::cli::{Context, Failure, LocalFlags, Outcome, block_on, key_flags_named, output};
 use crate::platform::data_lock;
 use crate::platform::error::chain_of;
 use crate::platform::keys::service::key_load;
@@ -72,7 +72,8 @@ pub struct VerifyArgs {
     after_help = "Examples:\n  cistern store copy /var/lib/cistern/store 's3://bucket/cistern?endpoint=https://s3.example.com'\n  cistern \
                   store copy --read-back s3://bucket/cistern /backup/store\n\nThe keys to a bucket come from \
                   CISTERN_OBJECTS_ACCESS_KEY and CISTERN_OBJECTS_SECRET_KEY. A copy that was cut off, or made while a server wrote, is \
-                  completed by the same command. To move a service: copy, stop the server, copy again, start it with \
+                  completed by the same command. A copy of an encrypted store needs one of its keys (--key-file or --key-command), to check \
+                  what it copies; the copy opens with the same keys. To move a service: copy, stop the server, copy again, start it with \
                   --objects DST. To bring what is damaged in a store back from its copy: cistern store heal."
 )]
 pub struct CopyArgs {
@@ -129,11 +130,7 @@ pub fn run(command: Command, context: &Context) -> Outcome {
 async fn stats(args: StatsArgs, context: &Context) -> Outcome {
     let stats: StoreStats = if args.local.has_data() {
         let app = App::open_existing(args.local.config(context)?).await?;
-        app.store
-            .stats()
-            .await
-            .map_err(crate::platform::error::Error::from)?
-            .into()
+        service::figures(&app).await?
     } else {
         let answer = args.remote.client(context)?.get("/v2/store/stats").await?;
         read(&answer["stats"])?
@@ -168,7 +165,7 @@ async fn copy(args: CopyArgs, context: &Context) -> Outcome {
         }
     };
     progress.clear();
-    let copied = copied.map_err(|error| Failure::Failed(chain_of(&error)))?;
+    let copied = copied.map_err(|error| Failure::Failed(key_flags_named(&chain_of(&error))))?;
     let told = json!({ "copy": {
         "objects": copied.objects, "bytes": copied.bytes, "present": copied.present, "replaced": copied.replaced,
         "gone": copied.gone, "damaged": copied.damaged,
@@ -385,8 +382,8 @@ fn stats_text(stats: &StoreStats) -> String {
     };
     format!(
         "Disks      {:>12}  in {}\nData       {:>12}  without zeros, as if nothing were shared\nStored     {:>12}{saved}\n\
-         Chunks     {:>12}  in {}\nGarbage    {:>12}  freed by the next runs of gc\nRestorable {:>12}  at most, in {} that \
-         gc --purge gives up\nWriting    {:>12}  at work now",
+         Chunks     {:>12}  in {}\nGarbage    {:>12}  found by gc so far, freed by its next runs; `cistern gc --dry-run` looks for all of it\n\
+         Restorable {:>12}  at most, in {} that gc --purge gives up\nWriting    {:>12}  at work now",
         bytes(stats.virtual_bytes),
         count(stats.roots, "disk"),
         bytes(stats.logical_bytes),
@@ -397,7 +394,15 @@ fn stats_text(stats: &StoreStats) -> String {
         bytes(stats.restorable_bytes),
         count(stats.restorable, "deleted image"),
         count(stats.open_sessions, "import"),
-    ) + &bucket_text(stats)
+    ) + &read_text(stats)
+        + &bucket_text(stats)
+}
+
+/// Since when everything was read.
+fn read_text(stats: &StoreStats) -> String {
+    stats.read_since.as_ref().map_or_else(String::new, |since| {
+        format!("\nRead       all of it since {since}, by the scrub or as it was written")
+    })
 }
 
 /// What the bucket was asked since the server started, and what it need not be asked.
@@ -510,12 +515,15 @@ mod tests {
             restorable: 1,
             restorable_bytes: 1,
             open_sessions: 0,
+            read_since: Some("2026-01-02T03:04:05Z".into()),
             cache: None,
             requests: None,
         };
         let text = stats_text(&stats);
         assert!(
-            text.contains("1.5 times less") && text.contains("2 disks"),
+            text.contains("1.5 times less")
+                && text.contains("2 disks")
+                && text.contains("all of it since 2026-01-02T03:04:05Z"),
             "{text}"
         );
         // What a deleted image has left behind.

@@ -25,7 +25,8 @@ pub struct StoreStats {
     pub chunks: u64,
     /// What the chunks take of the packs.
     pub chunk_bytes: u64,
-    /// What nothing needs any more, as far as `gc` has found out; it frees it in time.
+    /// What of `stored_bytes` nothing needs any more, as far as `gc` has found out: it frees it in time. The report of a run has
+    /// the same figure, as it is after the run.
     pub garbage_bytes: u64,
     /// Disks of deleted things that can still be restored.
     pub restorable: u64,
@@ -33,6 +34,10 @@ pub struct StoreStats {
     pub restorable_bytes: u64,
     /// Who is writing now.
     pub open_sessions: u64,
+    /// Everything that is stored was read and hashed since then, by the scrub or when it was written; none where nothing is
+    /// stored. A verification (`store verify --read-data`) does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_since: Option<String>,
     /// The cache of packs of a bucket, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<CacheFigures>,
@@ -55,6 +60,7 @@ impl From<store::Stats> for StoreStats {
             restorable: stats.restorable_roots,
             restorable_bytes: stats.restorable_bytes,
             open_sessions: stats.open_sessions,
+            read_since: None,
             cache: None,
             requests: None,
         }

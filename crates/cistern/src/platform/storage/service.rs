@@ -1,5 +1,6 @@
 //! What operators can do with the store.
 
+use chrono::DateTime;
 use rustix::fs::{Access, access};
 use serde_json::json;
 use store::{Damage, Healed, RebuildProgress, Rebuilt, Store, VerifyProgress};
@@ -10,6 +11,7 @@ use super::model::{Report, StoreStats};
 use crate::app::{self, App};
 use crate::config::Config;
 use crate::platform::accounts::Caller;
+use crate::platform::clock::wire;
 use crate::platform::db::{Db, migrate};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::{self, Event, Who};
@@ -30,6 +32,16 @@ pub async fn store_stats(app: &App, caller: &Caller) -> Result<StoreStats> {
     Ok(StoreStats {
         cache: cache::cache_figures(app),
         requests: app.store.requests().map(Into::into),
+        ..figures(app).await?
+    })
+}
+
+/// The figures that the database has; cache and requests are a server's.
+pub(super) async fn figures(app: &App) -> Result<StoreStats> {
+    let oldest_us = app.store.health().await?.oldest_us;
+    let read_since = oldest_us.and_then(DateTime::from_timestamp_micros).map(wire);
+    Ok(StoreStats {
+        read_since,
         ..app.store.stats().await?.into()
     })
 }

@@ -194,7 +194,7 @@ fn folder(path: &Path) -> &Path {
 /// that stretch may be anything, so it is fetched again.
 fn part_open(target: &Path, head: &Head) -> io::Result<(Place, Sha256, u64)> {
     let mut name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(format!(".part-{}", hex::encode(&Sha256::digest(&head.etag)[..8])));
+    name.push(format!(".part-{}", hex::encode(&Sha256::digest(head.tag())[..8])));
     let part = target.with_file_name(name);
     let file = part_lock(&part)?;
     let kept = file.metadata()?.len().min(head.length).saturating_sub(SYNC_BYTES);
@@ -291,6 +291,7 @@ mod tests {
         Head {
             etag: "\"raw-1-x\"".into(),
             length: bytes.len() as u64,
+            part: None,
             sha256: with_digest.then(|| Sha256::digest(bytes).to_vec()),
         }
     }

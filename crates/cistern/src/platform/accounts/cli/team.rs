@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{open, page, shown, state, usage};
 use crate::cli::table::table;
-use crate::cli::{Context, LocalFlags, Outcome, block_on};
+use crate::cli::{Context, LocalFlags, Outcome, block_on, quoted};
 use crate::platform::accounts::Role;
 use crate::platform::accounts::service::{self, MemberView};
 use crate::platform::clock::wire;
@@ -114,11 +114,12 @@ async fn create(args: Create, context: &Context) -> Outcome {
         json!({ "team": { "id": team.id, "uuid": team.uuid, "name": team.name, "owner": owner.email } });
     context.output.document(&document, || {
         format!(
-            "Team {0} is made; its owner is {1}. Next: `cistern token create --team '{0}' --data {2}`, or `cistern user \
-             create EMAIL --team '{0}' --data {2}` for somebody new.",
+            "Team {0} is made; its owner is {1}. Next: `cistern token create --team {2} {3}`, or `cistern user create \
+             EMAIL --team {2} {3}` for somebody new.",
             team.name,
             owner.email,
-            app.data.display()
+            quoted(&team.name),
+            args.local.shown(&app.data)
         )
     });
     Ok(())

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{open, page, prompt, shown, state, usage};
 use crate::cli::table::table;
-use crate::cli::{Context, LocalFlags, Outcome, block_on, output};
+use crate::cli::{Context, LocalFlags, Outcome, block_on, output, quoted};
 use crate::config::Config;
 use crate::platform::accounts::service::{self, UserNew};
 use crate::platform::accounts::{Role, rows};
@@ -127,12 +127,14 @@ async fn create(args: Create, context: &Context) -> Outcome {
     let user = service::user_create_as(&app, &Who::default(), &new).await?;
     context.output.document(&json!({ "user": document(&user) }), || {
         format!(
-            "{0} is a user now, {1} of {2}. Next: `cistern user link {0} --data {3}` lets them in to the console, `cistern \
-             token create --user {0} --team '{2}' --data {3}` makes them a token.",
+            "{0} is a user now, {1} of {2}. Next: `cistern user link {3} {5}` lets them in to the console, `cistern token \
+             create --user {3} --team {4} {5}` makes them a token.",
             user.email,
             role.as_str(),
             team.name,
-            app.data.display()
+            quoted(&user.email),
+            quoted(&team.name),
+            args.local.shown(&app.data)
         )
     });
     Ok(())

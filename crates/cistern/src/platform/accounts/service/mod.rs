@@ -25,7 +25,9 @@ pub use sign_in::{
     SESSION_LIFE, Session, link_check, link_create, link_use, password_change, password_set, session_end,
     sign_in_forget, sign_in_password,
 };
-pub use teams::{account_get, team_create, team_find, team_list, team_lock_in_tx, team_of, team_rename};
+pub use teams::{
+    account_get, team_create, team_find, team_list, team_lock_in_tx, team_name, team_of, team_rename,
+};
 pub use tokens::{
     TokenSpec, TokenView, scopes_parse, token_create, token_create_by, token_get, token_info, token_list,
     token_list_all, token_revoke, token_revoke_local, token_revoke_self,

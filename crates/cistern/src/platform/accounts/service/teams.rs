@@ -26,6 +26,12 @@ pub async fn team_of(app: &App, caller: &Caller) -> Result<rows::team::Model> {
         .ok_or(Error::NotFound)
 }
 
+/// A team's name, for those who may know every team; empty where it is gone.
+pub async fn team_name(app: &App, id: i64) -> Result<String> {
+    let team = rows::team_get(app.db.conn(), id).await?;
+    Ok(team.map(|team| team.name).unwrap_or_default())
+}
+
 /// Has transactions that change what a team has one of take turns, on PostgreSQL; with SQLite all writers do.
 pub async fn team_lock_in_tx(conn: &impl ConnectionTrait, id: i64) -> Result<()> {
     rows::team_lock(conn, id).await?;

@@ -8,10 +8,12 @@ use store::gc::Progress as Counters;
 use tokio_util::sync::CancellationToken;
 
 use super::jobs::gc_run;
-use super::model::{Report, Wish};
+use super::model::{GivenUp, Report, Wish};
 use crate::app::App;
 use crate::cli::client::Remote;
+use crate::cli::output::counted as count;
 use crate::cli::progress::Progress;
+use crate::cli::table::table;
 use crate::cli::{Context, Failure, LocalFlags, Outcome, block_on, output};
 
 /// How often it is looked how far a run is.
@@ -21,16 +23,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(300);
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  cistern gc                        free what has been garbage for an hour\n  cistern gc \
-                  --dry-run --purge     what would the strongest run free?\n  cistern gc --now --purge --data DIR"
+                  --dry-run --purge     which deleted images would --purge give up, and what would that free?\n  cistern gc \
+                  --now --purge --data DIR\n\n--purge ends the time to restore of every deleted image of every team. To give \
+                  up only one of them:\n  cistern image delete ID --purge"
 )]
 pub struct Args {
     /// Do not wait: what is garbage now goes now
     #[arg(long)]
     now: bool,
-    /// Also give up deleted images that could still be restored
+    /// Also give up every deleted image that could still be restored; with --dry-run only list them
     #[arg(long)]
     purge: bool,
-    /// Only say what would be freed
+    /// Only say what would be given up and freed
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -99,11 +103,18 @@ async fn remote(args: Args, wish: Wish, context: &Context, progress: &Progress) 
     }
 }
 
+/// Why a run was not done, and what it had given up before that.
 fn reason(run: &Value) -> String {
-    match (run["error"].as_str(), run["status"].as_str()) {
+    let reason = match (run["error"].as_str(), run["status"].as_str()) {
         (Some(reason), _) => reason.to_owned(),
         (None, Some("cancelled")) => "the run was cancelled; what it had freed stays freed".into(),
         _ => "the run was not done".into(),
+    };
+    match serde_json::from_value::<Report>(run["report"].clone()) {
+        Ok(report) if report.purged > 0 && !report.dry_run => {
+            format!("{}\n{reason}", given_up_text(&report))
+        }
+        _ => reason,
     }
 }
 
@@ -116,22 +127,22 @@ fn show(progress: &Progress, freed_bytes: u64) {
 
 fn text(report: &Report, wish: Wish) -> String {
     let bytes = output::bytes;
+    let mut lines = Vec::new();
+    if report.purged > 0 {
+        lines.push(given_up_text(report));
+    }
     if report.dry_run {
-        return match report.condemned {
+        lines.push(match report.condemned {
             0 => "Nothing would be freed.".into(),
             _ => format!(
-                "About {} would be freed, in {} chunks that nothing needs.",
+                "About {} would be freed, in {} chunks that nothing needs, also those that earlier runs found: with --now at \
+                 once, otherwise `gc.grace_minutes` after a run has found them. In packs that are mostly needed it stays until \
+                 less than `gc.repack_below_percent` of them is.",
                 bytes(report.condemned_bytes),
                 report.condemned
             ),
-        };
-    }
-    let mut lines = Vec::new();
-    if report.purged > 0 {
-        lines.push(format!(
-            "Gave up {} deleted images that could still be restored.",
-            report.purged
-        ));
+        });
+        return lines.join("\n");
     }
     lines.push(match report.objects {
         0 => "Nothing was freed.".into(),
@@ -145,6 +156,12 @@ fn text(report: &Report, wish: Wish) -> String {
             report.repacked
         ));
     }
+    if report.repacked > 0 {
+        lines.push(match report.freed_bytes.checked_sub(report.repacked_bytes) {
+            Some(less) => format!("Together the store takes {} less.", bytes(less)),
+            None => "The packs that this replaces are deleted by the next run.".into(),
+        });
+    }
     if report.condemned > 0 && !wish.now {
         lines.push(format!(
             "Found {} more in {} chunks; a later run frees them, `cistern gc --now` at once.",
@@ -152,12 +169,75 @@ fn text(report: &Report, wish: Wish) -> String {
             report.condemned
         ));
     }
+    if report.garbage_bytes > 0 {
+        lines.push(format!(
+            "Garbage left in packs: {}, as `cistern store stats` shows it.",
+            bytes(report.garbage_bytes)
+        ));
+    }
     lines.join("\n")
+}
+
+/// Which deleted images can be restored no more, or could not after a run that is no dry one.
+fn given_up_text(report: &Report) -> String {
+    let what = count(report.purged, "deleted image");
+    let head = if report.dry_run {
+        format!(
+            "Would give up {what} that can still be restored (`cistern image delete ID --purge` gives up one):"
+        )
+    } else {
+        format!("Gave up {what} that could still be restored:")
+    };
+    let more = report.purged.saturating_sub(report.given_up.len() as u64);
+    let more = if more > 0 {
+        format!("\nand {more} more")
+    } else {
+        String::new()
+    };
+    format!("{head}\n{}{more}", given_up_table(&report.given_up))
+}
+
+fn given_up_table(given_up: &[GivenUp]) -> String {
+    let rows = given_up.iter().map(|one| {
+        [
+            one.id.to_string(),
+            one.name.clone(),
+            one.team.clone(),
+            one.deleted_at.clone().unwrap_or_default(),
+            one.restorable_until.clone().unwrap_or_default(),
+            output::bytes(one.virtual_bytes),
+            output::bytes(one.logical_bytes),
+        ]
+    });
+    let header = [
+        "ID>",
+        "NAME",
+        "TEAM",
+        "DELETED",
+        "RESTORABLE UNTIL",
+        "DISK>",
+        "DATA>",
+    ];
+    table(header, rows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn given_up() -> GivenUp {
+        GivenUp {
+            kind: "image".into(),
+            id: 7,
+            name: "web".into(),
+            team: "Shop".into(),
+            team_id: 1,
+            deleted_at: Some("2026-01-02T03:04:05Z".into()),
+            restorable_until: Some("2026-01-03T03:04:05Z".into()),
+            virtual_bytes: 8 << 20,
+            logical_bytes: 5 << 20,
+        }
+    }
 
     #[test]
     fn what_was_done_and_what_comes_is_told() {
@@ -167,12 +247,27 @@ mod tests {
             objects: 2,
             freed_bytes: 3 << 20,
             purged: 1,
+            given_up: vec![given_up()],
+            garbage_bytes: 9 << 20,
             ..Report::default()
         };
         let told = text(&report, Wish::default());
-        for part in ["Gave up 1", "in 2 objects", "7 chunks", "--now"] {
+        for part in [
+            "Gave up 1",
+            "in 2 objects",
+            "7 chunks",
+            "--now",
+            "left in packs: 9.0 MiB",
+        ] {
             assert!(told.contains(part), "{part}: {told}");
         }
+        let repacked = Report {
+            repacked: 1,
+            repacked_bytes: 1 << 20,
+            ..report.clone()
+        };
+        let told = text(&repacked, Wish::default());
+        assert!(told.contains("takes 2.0 MiB less"), "{told}");
         let now = Wish {
             now: true,
             ..Wish::default()
@@ -182,7 +277,32 @@ mod tests {
             dry_run: true,
             ..report
         };
-        assert!(text(&dry, now).starts_with("About 7"), "{}", text(&dry, now));
+        let told = text(&dry, now);
+        for part in [
+            "Would give up 1 deleted image ",
+            "image delete ID --purge",
+            "About 7",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
         assert_eq!(text(&Report::default(), now), "Nothing was freed.");
+    }
+
+    #[test]
+    fn what_is_given_up_is_named_also_where_the_run_failed_later() {
+        let report = Report {
+            purged: 3,
+            given_up: vec![given_up()],
+            ..Report::default()
+        };
+        let failed = json!({ "status": "failed", "error": "no room", "report": report });
+        for told in [text(&report, Wish::default()), reason(&failed)] {
+            let line = told.lines().nth(2).unwrap_or_default();
+            for part in ["7", "web", "Shop", "2026-01-02T03:04:05Z", "8.0 MiB", "5.0 MiB"] {
+                assert!(line.contains(part), "{part}: {told}");
+            }
+            assert!(told.contains("and 2 more"), "{told}");
+        }
+        assert!(reason(&failed).ends_with("no room"));
     }
 }

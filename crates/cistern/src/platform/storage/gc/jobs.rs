@@ -9,11 +9,11 @@ use store::gc::{Options, Progress};
 use tokio_util::sync::CancellationToken;
 
 use super::model::{Report, Wish};
-use super::service::purge;
+use super::service::give_up;
 use crate::app::App;
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::{self, Event, Who};
-use crate::platform::jobs::{JobContext, JobError, JobKind, failed_nothing};
+use crate::platform::jobs::{JobContext, JobError, JobKind, failed_nothing, job_find};
 use crate::platform::journal;
 
 /// The job's kind.
@@ -38,11 +38,18 @@ pub fn gc_kind() -> JobKind {
 pub async fn gc_run(app: &App, wish: Wish, stop: &CancellationToken, progress: &Progress) -> Result<Report> {
     // By an older database what is needed is garbage.
     journal::guard(app).await?;
-    let purged = if wish.purge && !wish.dry_run {
-        purge(app).await?
-    } else {
-        0
-    };
+    let begun = Report::begun(wish, give_up(app, wish).await?);
+    gc_free(app, wish, begun, stop, progress).await
+}
+
+/// A run that has given up what it is to give up.
+async fn gc_free(
+    app: &App,
+    wish: Wish,
+    begun: Report,
+    stop: &CancellationToken,
+    progress: &Progress,
+) -> Result<Report> {
     let minutes = |minutes: u32| Duration::from_mins(u64::from(minutes));
     let options = Options {
         grace: minutes(app.config.gc.grace_minutes),
@@ -68,7 +75,8 @@ pub async fn gc_run(app: &App, wish: Wish, stop: &CancellationToken, progress: &
         repacked = report.repacked,
         "gc is done"
     );
-    Ok(Report::new(wish, purged, &report))
+    let garbage_bytes = app.store.stats().await?.garbage_bytes;
+    Ok(begun.ended(&report, garbage_bytes))
 }
 
 fn told(error: store::Error) -> Error {
@@ -97,8 +105,10 @@ pub fn progress_told(progress: &Progress) -> Value {
 async fn run(context: JobContext) -> Result<(), JobError> {
     let wish: Wish = context.job.payload()?;
     let progress = Arc::new(Progress::default());
+    let begun = begin(&context, wish).await?;
     let report = {
-        let mut work = std::pin::pin!(gc_run(&context.app, wish, &context.stop, &progress));
+        let work = gc_free(&context.app, wish, begun, &context.stop, &progress);
+        let mut work = std::pin::pin!(work);
         let mut ticks = tokio::time::interval(SHOW_EVERY);
         loop {
             tokio::select! {
@@ -130,6 +140,30 @@ async fn run(context: JobContext) -> Result<(), JobError> {
     events::record_in_tx(&*tx, context.app.clock.now(), &Who::default(), event).await?;
     context.complete_in_tx(&tx).await?;
     Ok(tx.commit().await?)
+}
+
+/// Gives up what is to be given up, and keeps which that was: a later attempt finds it given up already, and a run that
+/// fails has given it up all the same.
+async fn begin(context: &JobContext, wish: Wish) -> Result<Report, JobError> {
+    let app = &context.app;
+    journal::guard(app).await?;
+    let job = job_find(app, context.job.id).await?;
+    let earlier = job.and_then(|job| job.state);
+    let mut begun = match earlier {
+        Some(state) => serde_json::from_value(state).context("could not read what a gc did before")?,
+        None => Report::begun(wish, Vec::new()),
+    };
+    let given_up = give_up(app, wish).await?;
+    if wish.dry_run {
+        return Ok(Report::begun(wish, given_up));
+    }
+    if !given_up.is_empty() {
+        begun.add(given_up);
+        context
+            .save_state(serde_json::to_value(&begun).context("could not keep what a gc gave up")?)
+            .await?;
+    }
+    Ok(begun)
 }
 
 /// That another run took the fence is no fault: the next attempt is after it.

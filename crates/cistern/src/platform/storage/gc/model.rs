@@ -16,19 +16,50 @@ pub struct Wish {
     pub dry_run: bool,
 }
 
+/// Most given-up things that one report names; `purged` counts them all.
+pub const MAX_NAMED: usize = 1000;
+
+/// A deleted thing whose disk a run gives up although it could still be restored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = GcGivenUp)]
+pub struct GivenUp {
+    /// `image`.
+    pub kind: String,
+    /// Its number.
+    pub id: i64,
+    /// Its name.
+    pub name: String,
+    /// Its team's number.
+    pub team_id: i64,
+    /// Its team's name.
+    pub team: String,
+    /// When it was deleted.
+    pub deleted_at: Option<String>,
+    /// Until when it could have been restored.
+    pub restorable_until: Option<String>,
+    /// The size of its disk, in bytes.
+    pub virtual_bytes: u64,
+    /// What of that is not zeros, in bytes: no more than that becomes garbage.
+    pub logical_bytes: u64,
+}
+
 /// What a run did, or with `dry_run` would have begun with. Bytes are what they take in the backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = GcReport)]
 pub struct Report {
     /// Whether only a figure was wanted.
     pub dry_run: bool,
-    /// Deleted things whose disks were given up before the run.
+    /// Deleted things that could still be restored, and whose disks were given up before the run; with `dry_run` those that
+    /// would be.
     pub purged: u64,
+    /// Which those are, the first thousand. Also told by a run that failed after it had given them up.
+    #[serde(default)]
+    pub given_up: Vec<GivenUp>,
     /// Different trees that are kept.
     pub roots: u64,
     /// Entries of trees that were marked.
     pub entries: u64,
-    /// Chunks that nothing needs, found by this run.
+    /// Chunks that nothing needs, found by this run; with `dry_run` also those that earlier runs found and that are still there.
     pub condemned: u64,
     /// Their bytes, which this run or a later one frees.
     pub condemned_bytes: u64,
@@ -44,14 +75,34 @@ pub struct Report {
     pub repacked_bytes: u64,
     /// Objects that no row names and that are waited for.
     pub orphans: u64,
+    /// What is garbage in packs after this run, the figure of `GET /v2/store/stats`: what is waited for, and what lies in packs of
+    /// which too much is needed for writing them anew. With `dry_run` that is before it looked.
+    #[serde(default)]
+    pub garbage_bytes: u64,
 }
 
 impl Report {
-    /// Of a finished run.
-    pub fn new(wish: Wish, purged: u64, report: &store::gc::Report) -> Self {
-        Self {
+    /// Of a run that has given these up, and so far did nothing else.
+    pub fn begun(wish: Wish, given_up: Vec<GivenUp>) -> Self {
+        let mut report = Self {
             dry_run: wish.dry_run,
-            purged,
+            ..Self::default()
+        };
+        report.add(given_up);
+        report
+    }
+
+    /// Counts and names what was given up by an attempt.
+    pub fn add(&mut self, given_up: Vec<GivenUp>) {
+        self.purged += given_up.len() as u64;
+        self.given_up.extend(given_up);
+        self.given_up.truncate(MAX_NAMED);
+    }
+
+    /// The same run, finished.
+    pub fn ended(self, report: &store::gc::Report, garbage_bytes: u64) -> Self {
+        Self {
+            garbage_bytes,
             roots: report.roots,
             entries: report.entries,
             condemned: report.condemned,
@@ -62,6 +113,7 @@ impl Report {
             repacked: report.repacked,
             repacked_bytes: report.repacked_bytes,
             orphans: report.orphans,
+            ..self
         }
     }
 }

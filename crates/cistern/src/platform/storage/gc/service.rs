@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use serde_json::json;
 
 use super::jobs::{ATTEMPTS, GC};
-use super::model::{Report, Wish};
+use super::model::{GivenUp, Report, Wish};
 use crate::app::{self, App};
 use crate::platform::accounts::Caller;
 use crate::platform::error::{Context, Error, Result};
@@ -75,13 +75,19 @@ pub async fn is_restorable(app: &App) -> Result<bool> {
     Ok(false)
 }
 
-/// Gives up what could still be restored, of every product. Gives how many disks.
-pub(super) async fn purge(app: &App) -> Result<u64> {
-    let mut purged = 0;
-    for purger in app::purgers() {
-        purged += (purger.purge)(app).await?;
+/// Gives up what could still be restored, of every product, where `wish` says so; with a dry run only says what that would
+/// be.
+pub(super) async fn give_up(app: &App, wish: Wish) -> Result<Vec<GivenUp>> {
+    let mut given_up = Vec::new();
+    for purger in app::purgers().into_iter().filter(|_| wish.purge) {
+        let some = if wish.dry_run {
+            (purger.list)(app).await?
+        } else {
+            (purger.purge)(app).await?
+        };
+        given_up.extend(some);
     }
-    Ok(purged)
+    Ok(given_up)
 }
 
 /// Enqueues a run. That somebody asked for it is an event; that it was due is none.

@@ -730,6 +730,8 @@ def collection(args, disk):
     for name, pairs in named.items():
         marked = number(pairs, "gc, nothing to free", r"\(([\d.]+) M/s")
         text.append(verdict(f"marked, {name}", f"{marked:.2f} M entries/s", "≥ 1 M/s", marked >= 1))
+        peak = number(pairs, "gc, nothing to free, memory", r"peak (\d+) MiB")
+        text.append(verdict(f"peak of memory of a process that collects, {name}", f"{peak:.0f} MiB", "≤ 150 MiB", peak <= 150))
         share = number(pairs, "an import beside gc", r"([\d.]+) of the rate")
         text.append(verdict(f"an import beside gc, {name}", f"{share:.2f} of its rate", "≥ 0.9", share >= 0.9))
     return "\n".join(text)

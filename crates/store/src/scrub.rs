@@ -106,7 +106,7 @@ impl Store {
     async fn object_scrub(&self, object: &rows::object::Model, progress: &VerifyProgress) -> Result<bool> {
         let is_faulty = self.object_verify(object, progress).await?;
         let now_us = self.inner.options.world.now_us();
-        let noted = rows::object_verified(&self.inner.db, object.id, now_us).await;
+        let noted = rows::objects_verified(&self.inner.db, vec![object.id], now_us).await;
         noted.map_err(|error| Error::db("cannot note what was read", error))?;
         Ok(is_faulty)
     }

@@ -65,9 +65,9 @@ pub(crate) struct Fault {
 
 impl Store {
     /// Verifies every published pack, every root, the headers and the journal. Without `read_data` packs are looked up and their sizes
-    /// compared, and trees are read; with it every frame is decoded and hashed.
+    /// compared, and trees are read; with it every frame is decoded and hashed, which spares the scrub that for a while.
     pub async fn verify(&self, read_data: bool, progress: &VerifyProgress) -> Result<Vec<Damage>> {
-        let faults = self.packs_verify(read_data, progress).await?;
+        let faults = self.packs_verify(read_data, read_data, progress).await?;
         self.chunks_mark(&faults).await?;
         if read_data {
             self.chunks_mend(&faults).await?;
@@ -77,9 +77,9 @@ impl Store {
         Ok(damage)
     }
 
-    /// The same where the database cannot be written: nothing is marked.
+    /// The same where the database cannot be written: nothing is marked or noted.
     pub async fn verify_unmarked(&self, read_data: bool, progress: &VerifyProgress) -> Result<Vec<Damage>> {
-        let faults = self.packs_verify(read_data, progress).await?;
+        let faults = self.packs_verify(read_data, false, progress).await?;
         self.damage_find(&faults, read_data, progress).await
     }
 
@@ -165,7 +165,13 @@ impl Store {
         Ok(damage)
     }
 
-    async fn packs_verify(&self, read_data: bool, progress: &VerifyProgress) -> Result<HashMap<i64, Fault>> {
+    /// What is wrong with packs and whole objects. With `is_noted` it is noted that they were read.
+    async fn packs_verify(
+        &self,
+        read_data: bool,
+        is_noted: bool,
+        progress: &VerifyProgress,
+    ) -> Result<HashMap<i64, Fault>> {
         let mut faults = HashMap::new();
         let mut after = 0;
         loop {
@@ -175,6 +181,7 @@ impl Store {
                 return Ok(faults);
             };
             after = last.id;
+            let ids = page.iter().map(|object| object.id).collect();
             let mut found = futures::stream::iter(page)
                 .map(|object| async move {
                     let fault = self.fault_find(&object, read_data, progress).await?;
@@ -184,6 +191,12 @@ impl Store {
                 .buffered(PACKS_AT_ONCE);
             while let Some(fault) = found.try_next().await? {
                 faults.extend(fault);
+            }
+            drop(found);
+            if is_noted {
+                let noted =
+                    rows::objects_verified(&self.inner.db, ids, self.inner.options.world.now_us()).await;
+                noted.map_err(|error| Error::db("cannot note what was read", error))?;
             }
         }
     }

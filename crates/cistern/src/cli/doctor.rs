@@ -320,7 +320,7 @@ async fn data_read(store: &Store) -> Check {
         Err(error) => return warning(NAME, format!("it is not known how it is: {}", chain_of(&error))),
     };
     let read = match health.oldest_us.and_then(DateTime::from_timestamp_micros) {
-        Some(oldest) => format!("all of it was read since {} (scrub)", wire(oldest)),
+        Some(oldest) => format!("all of it was read since {}", wire(oldest)),
         None => "nothing is stored yet".to_owned(),
     };
     match health.damaged_roots {

@@ -9,6 +9,7 @@ use crate::harness::images::{downloaded, import, imported, settled};
 use crate::harness::process::{run, run_ok};
 use crate::harness::server::Setup;
 use crate::harness::{Server, disks, until, world};
+use crate::recover::journaled;
 
 pub(crate) async fn database(server: &Server) -> DatabaseConnection {
     Database::connect(server.database_url()).await.expect("connects")
@@ -231,6 +232,7 @@ async fn the_copy_made_before_an_upgrade_is_one_to_go_on_with() {
         .post("/v2/tags", &serde_json::json!({ "name": "later" }))
         .await
         .expect(201);
+    journaled(&server).await;
     server.terminate();
     let copy = copies(&server, &db).await.pop().expect("a copy");
     if is_postgres {

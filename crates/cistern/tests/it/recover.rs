@@ -48,7 +48,7 @@ async fn lose(server: &Server) {
 }
 
 /// Waits until the journal has every change.
-async fn journaled(server: &Server) {
+pub(crate) async fn journaled(server: &Server) {
     let db = database(server).await;
     until("the journal to have every change", 10, || async {
         let left = texts(&db, "SELECT CAST(COUNT(*) AS TEXT) FROM journal_change").await;

@@ -55,11 +55,15 @@ pub(crate) async fn objects_oldest(db: &impl ConnectionTrait, store: i32) -> Res
     Ok(oldest.flatten())
 }
 
-/// Notes that an object was read.
-pub(crate) async fn object_verified(db: &impl ConnectionTrait, id: i64, now_us: i64) -> Result<(), DbErr> {
+/// Notes that objects were read.
+pub(crate) async fn objects_verified(
+    db: &impl ConnectionTrait,
+    ids: Vec<i64>,
+    now_us: i64,
+) -> Result<(), DbErr> {
     object::Entity::update_many()
         .col_expr(object::Column::VerifiedUs, Expr::value(now_us))
-        .filter(object::Column::Id.eq(id))
+        .filter(object::Column::Id.is_in(ids))
         .exec(db)
         .await
         .map(drop)

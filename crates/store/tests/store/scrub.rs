@@ -68,6 +68,15 @@ async fn what_was_read_longest_ago_is_read_first_and_not_twice() {
         );
         place.clock.advance(Duration::from_hours(25));
         assert_eq!(scrub(&store).await.objects, 2);
+
+        // Who has all of it read spares the scrub that; who only looks does not.
+        place.clock.advance(Duration::from_hours(25));
+        let progress = store::VerifyProgress::default();
+        assert_eq!(store.verify(true, &progress).await.unwrap(), []);
+        assert_eq!(scrub(&store).await.objects, 0);
+        place.clock.advance(Duration::from_hours(25));
+        assert_eq!(store.verify(false, &progress).await.unwrap(), []);
+        assert_eq!(scrub(&store).await.objects, 2);
     }
 }
 

@@ -34,8 +34,8 @@ pub struct StoreStats {
     pub restorable_bytes: u64,
     /// Who is writing now.
     pub open_sessions: u64,
-    /// Everything that is stored was read and hashed since then, by the scrub or when it was written; none where nothing is
-    /// stored. A verification (`store verify --read-data`) does not count.
+    /// Everything that is stored was read and hashed since then, by the scrub, a verification that reads data, or when it was
+    /// written; none where nothing is stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_since: Option<String>,
     /// The cache of packs of a bucket, where there is one.

@@ -1,0 +1,179 @@
+//! `cistern store verify`: on a data folder, or by a server.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde_json::json;
+use store::VerifyProgress;
+
+use super::{LOOK_EVERY, read};
+use crate::app::App;
+use crate::cli::client::Remote;
+use crate::cli::output::counted as count;
+use crate::cli::progress::Progress;
+use crate::cli::{Context, Failure, LocalFlags, Outcome, output};
+use crate::platform::storage::mend::{is_mended, store_verify};
+use crate::platform::storage::model::Report;
+use crate::platform::storage::service;
+
+/// Flags of `verify`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  cistern store verify                            is everything there?\n  cistern store \
+                  verify --read-data --data DIR   is every byte of it right?"
+)]
+pub struct VerifyArgs {
+    /// Read and hash every stored byte
+    #[arg(long)]
+    read_data: bool,
+    #[command(flatten)]
+    local: LocalFlags,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+pub(super) async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
+    let progress = Progress::new();
+    let step = if args.read_data {
+        "reading the store"
+    } else {
+        "looking through the store"
+    };
+    progress.step(step, None);
+    let found = if args.local.has_data() {
+        verify_local(&args, context, &progress).await
+    } else {
+        verify_remote(&args, context, &progress).await
+    };
+    progress.clear();
+    let report = found?;
+    context
+        .output
+        .document(&json!({ "verify": report }), || report_text(&report));
+    if report.is_clean() {
+        return Ok(());
+    }
+    let count = report.damage.len() as u64 + report.more;
+    let what = if count == 1 { "range" } else { "ranges" };
+    let next = if report.damage.iter().all(|damage| is_mended(&damage.id)) {
+        "a server writes headers and journal anew by itself: start it, wait for a minute and look again"
+    } else if report.damage.iter().all(|damage| damage.kind == "store") {
+        "no image needs what is damaged; `cistern gc` removes it"
+    } else {
+        "import the images again, which stores what is damaged anew, or bring it back from a copy of the store: `cistern \
+         store heal COPY`"
+    };
+    Err(Failure::Failed(format!("{count} damaged {what}; {next}")))
+}
+
+async fn verify_local(args: &VerifyArgs, context: &Context, progress: &Progress) -> Outcome<Report> {
+    let config = args.local.config(context)?;
+    let counters = VerifyProgress::default();
+    let mut work = std::pin::pin!(async {
+        if service::is_for_reading(&config) {
+            return service::verify_for_reading(&config, args.read_data, &counters).await;
+        }
+        let app = App::open_existing(config).await?;
+        store_verify(&app, args.read_data, &counters).await
+    });
+    loop {
+        tokio::select! {
+            found = &mut work => {
+                return Ok(Report::new(args.read_data, found?, &counters));
+            }
+            () = tokio::time::sleep(LOOK_EVERY) => progress.set(counters.bytes.load(Relaxed)),
+        }
+    }
+}
+
+async fn verify_remote(args: &VerifyArgs, context: &Context, progress: &Progress) -> Outcome<Report> {
+    let client = args.remote.client(context)?;
+    let body = json!({ "read_data": args.read_data });
+    let mut answer = client.post("/v2/store/verify", &body).await?;
+    loop {
+        let run = &answer["verification"];
+        if let Some(bytes) = run["progress"]["bytes"].as_u64() {
+            progress.set(bytes);
+        }
+        match run["status"].as_str() {
+            Some("done") => return read(&run["report"]),
+            Some("queued" | "running") => {}
+            _ => {
+                let reason = run["error"].as_str().unwrap_or("the verification was not done");
+                return Err(Failure::Failed(reason.to_owned()));
+            }
+        }
+        let path = format!("/v2/store/verify/{}", run["id"]);
+        tokio::time::sleep(LOOK_EVERY).await;
+        answer = client.get(&path).await?;
+    }
+}
+
+fn report_text(report: &Report) -> String {
+    let mut lines: Vec<String> = report
+        .damage
+        .iter()
+        .map(|d| {
+            format!(
+                "{} {}: bytes {}-{}: {}",
+                d.kind,
+                d.id,
+                d.from,
+                d.to.saturating_sub(1),
+                d.reason
+            )
+        })
+        .collect();
+    if report.more > 0 {
+        lines.push(format!("and {} more", report.more));
+    }
+    if report.is_clean() {
+        let how = if report.read_data {
+            "every byte was read"
+        } else {
+            "nothing is missing; --read-data reads it all"
+        };
+        let (disks, packs) = (count(report.roots, "disk"), count(report.packs, "pack"));
+        lines.push(format!(
+            "No damage in {disks} and {packs} ({}): {how}.",
+            output::bytes(report.bytes)
+        ));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::storage::model::Damage;
+
+    #[test]
+    fn each_damaged_range_is_a_line() {
+        let damage = Damage {
+            kind: "image".into(),
+            id: "7".into(),
+            from: 65_536,
+            to: 131_072,
+            reason: "the object is too short".into(),
+        };
+        let report = Report {
+            damage: vec![damage.clone(), damage],
+            more: 3,
+            ..Report::default()
+        };
+        let text = report_text(&report);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "image 7: bytes 65536-131071: the object is too short");
+        assert_eq!((lines.len(), lines[2]), (3, "and 3 more"));
+    }
+
+    #[test]
+    fn a_clean_store_says_what_was_looked_at() {
+        let report = Report {
+            roots: 1,
+            packs: 2,
+            ..Report::default()
+        };
+        let text = report_text(&report);
+        assert!(text.starts_with("No damage in 1 disk and 2 packs"), "{text}");
+    }
+}

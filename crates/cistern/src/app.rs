@@ -16,7 +16,7 @@ use crate::images::workfile::SpoolKey;
 use crate::images::{self, download::Downloads, handed::Handed, uploads::turns::Turns};
 use crate::platform::accounts::{SignIns, service as accounts};
 use crate::platform::clock::Clock;
-use crate::platform::data_lock::keys_lock;
+use crate::platform::data_lock::{keys_lock, objects_check};
 use crate::platform::db::{self, Db, Place};
 use crate::platform::error::{Context, Error, Result, chain_of};
 use crate::platform::events::Refusals;
@@ -317,6 +317,7 @@ pub async fn existing_open(config: &Config) -> Result<Db> {
             config.data.display()
         )));
     }
+    objects_check(&config.data, &config.objects_shown())?;
     // Migrating is for the server: it may be running, and be older than this command.
     let db = Db::open(&place(config), 1).await?;
     if !db::migrate::is_current(&db).await? {

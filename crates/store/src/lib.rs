@@ -32,6 +32,7 @@ pub mod backend;
 mod cache;
 mod copy;
 mod digest;
+mod doubt;
 mod error;
 mod format;
 pub mod gc;

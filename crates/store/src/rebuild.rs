@@ -56,6 +56,8 @@ pub struct Rebuilt {
     pub salvaged: Vec<String>,
     /// Packs of which nothing could be read (the first of them, with the reason).
     pub unreadable: Vec<String>,
+    /// Disks and whole objects that need something which was not found.
+    pub damaged_roots: u64,
 }
 
 /// An object as it was found.
@@ -117,6 +119,10 @@ impl Store {
                 self.found_write(found, &mut rebuilt).await?;
             }
         }
+        // The index does not know what it lacks; the trees do.
+        self.damage_doubt();
+        self.damage_update().await?;
+        rebuilt.damaged_roots = self.damaged_roots().await?;
         let (db, number) = (&self.inner.db, self.inner.number);
         rows::index_ready(db, number)
             .await

@@ -144,30 +144,30 @@ impl Store {
     }
 
     /// Brings the record up to date with the index. Without damage anywhere that is two small queries; with damage the trees are walked
-    /// where marks or roots have changed since this process did it last.
+    /// where marks or roots have changed since this process did it last, or where a reader was in doubt ([`Store::damage_doubt`]).
     pub async fn damage_update(&self) -> Result<()> {
         let (db, number) = (&self.inner.db, self.inner.number);
         let context = |error| Error::db("cannot keep the record of damage", error);
         let is_clean = !rows::chunks_any_damaged(db, number).await.map_err(context)?;
         let known = rows::damage_roots(db, number).await.map_err(context)?;
-        if is_clean && known == 0 {
+        let is_doubted = self.inner.doubt.trees_taken();
+        if is_clean && known == 0 && !is_doubted {
             *self.damage_recorded() = None;
+            self.inner.doubt.forget();
             return Ok(());
         }
         // Looked at before the trees are: what changes meanwhile differs from it the next time.
         let inputs = self.damage_inputs(known).await?;
-        if self.damage_recorded().as_ref() == Some(&inputs) {
+        if !is_doubted && self.damage_recorded().as_ref() == Some(&inputs) {
             return Ok(());
         }
-        let mut found = Vec::new();
-        if !is_clean {
-            let mut walk = Walk::new(self, Judge::Marks, RANGES_KEPT);
-            for root in self.root_list().await? {
-                walk.root(&root).await?;
-            }
-            found = walk.damage;
-            found.extend(self.objects_damage().await?);
+        // Also where nothing is marked any more: what is in no index has no mark.
+        let mut walk = Walk::new(self, Judge::Marks, RANGES_KEPT);
+        for root in self.root_list().await? {
+            walk.root(&root).await?;
         }
+        let mut found = walk.damage;
+        found.extend(self.objects_damage().await?);
         let now_us = self.inner.options.world.now_us();
         rows::damage_replace(db, number, now_us, &found)
             .await

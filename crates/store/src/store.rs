@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::backend::{self, Backend, Probe, Requests};
 use crate::cache::{CacheOptions, CacheStats, PackCache};
 use crate::digest::{Digest, FrameKind, Keys};
+use crate::doubt::Doubt;
 use crate::error::{Error, Kind, Result};
 use crate::header::{DedupDomain, Header, header_load};
 use crate::keys::WrappingKey;
@@ -95,6 +96,7 @@ pub(crate) struct Inner {
     pub(crate) has_nowait: AtomicBool,
     /// What is found damaged, or healed, is not in the record of damage yet.
     pub(crate) damage_is_stale: AtomicBool,
+    pub(crate) doubt: Doubt,
     /// What the record of damage was made from, by this process.
     pub(crate) damage_recorded: Mutex<Option<Inputs>>,
     pub(crate) cache: OnceLock<Arc<PackCache>>,
@@ -196,6 +198,19 @@ impl Store {
                 Err(Error::new(Kind::NotFound, text))
             }
         }
+    }
+
+    /// The key of one of the `limit` objects that were published last and are not there (any more), if there is such a one. An older
+    /// copy of the store lacks them.
+    pub async fn newest_missing(&self, limit: u64) -> Result<Option<String>> {
+        let newest = rows::objects_newest(&self.inner.db, self.inner.number, limit).await;
+        for object in newest.map_err(|error| Error::db("cannot list the newest objects", error))? {
+            let key = object.object_key();
+            if self.inner.backend.stat(&key).await?.is_none() {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
     }
 
     /// The root of `kind` and `owner`, if it is there.

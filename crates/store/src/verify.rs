@@ -94,6 +94,9 @@ impl Store {
             faults,
             tried: HashMap::new(),
             named: HashSet::new(),
+            has_marks: rows::chunks_any_damaged(&self.inner.db, self.inner.number)
+                .await
+                .map_err(|error| Error::db("cannot look for damage", error))?,
         };
         let mut walk = Walk::new(self, Judge::Suspects(suspects), usize::MAX);
         for root in self.root_list().await? {
@@ -410,6 +413,8 @@ pub(crate) struct Suspects<'a> {
     tried: HashMap<(i64, Digest), Option<String>>,
     /// Objects whose damage was found to hit a disk.
     named: HashSet<i64>,
+    /// Whether any chunk is marked as damaged.
+    has_marks: bool,
 }
 
 impl Suspects<'_> {
@@ -421,12 +426,19 @@ impl Suspects<'_> {
         digests: &[Digest],
     ) -> Result<HashMap<Digest, String>> {
         let places = store.locate(domain, digests).await?;
+        // What was found damaged before is damaged, also for who does not read it now.
+        let marked = if self.has_marks {
+            store.marked(domain, digests).await?
+        } else {
+            HashMap::new()
+        };
         let mut bad = HashMap::new();
         for digest in digests {
             let reason = match places.get(digest) {
                 Some(at) => self.chunk(store, *digest, *at).await?,
                 None => Some("the chunk is in no index".to_owned()),
             };
+            let reason = reason.or_else(|| marked.get(digest).cloned());
             bad.extend(reason.map(|reason| (*digest, reason)));
         }
         Ok(bad)

@@ -25,6 +25,7 @@ use crate::platform::error::Error;
 use crate::platform::{events, jobs};
 pub use flags::{LocalFlags, PlaceFlags, quoted};
 pub use output::Output;
+pub use recover::missing_text;
 
 const EXAMPLES: &str = "Examples:
   cistern serve                                   start with everything in ./cistern-data

@@ -68,11 +68,29 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
 
 /// `place` are the flags that say where the installation is.
 fn kept_text(found: &Recovered, place: &str) -> String {
-    format!(
-        "The database is the store's again; {} chunks in {} are in the index.\nNext: cistern store verify {place}",
+    let mut lines = vec![format!(
+        "The database is the store's again; {} chunks in {} are in the index.",
         found.chunks,
         count(found.packs, "pack"),
-    )
+    )];
+    lines.extend(missing_text(found.damaged_roots));
+    lines.push(format!("Next: cistern store verify {place}"));
+    lines.join("\n")
+}
+
+/// Says that some images are not whole.
+pub fn missing_text(damaged: u64) -> Option<String> {
+    (damaged > 0).then(|| {
+        format!(
+            "DAMAGED: {} that no pack in the store has; `cistern store verify` names what is missing. Import the same content again, or, \
+             where a copy of the store has the packs, stop the server, put those into the store that are not there, and run \
+             `cistern store rebuild-index`.",
+            match damaged {
+                1 => "1 image needs data".to_owned(),
+                many => format!("{many} images need data"),
+            }
+        )
+    })
 }
 
 /// With `needs_key` the store was opened with the printed key, which no server can be given.
@@ -122,7 +140,8 @@ fn text(found: &Recovered, place: &str, needs_key: bool) -> String {
             "Next: cistern key add --key-file NEW.key --recovery-key {place}"
         ));
     }
-    if !found.salvaged.is_empty() || !found.unreadable.is_empty() {
+    lines.extend(missing_text(found.damaged_roots));
+    if !found.salvaged.is_empty() || !found.unreadable.is_empty() || found.damaged_roots > 0 {
         lines.push(format!("Next: cistern store verify --read-data {place}{key}"));
     }
     if let Some(aside) = &found.aside {
@@ -149,6 +168,13 @@ mod tests {
             format!("Next: cistern serve {place}"),
         ] {
             assert!(told.lines().any(|l| l == line), "{line}: {told}");
+        }
+        let missing = Recovered {
+            damaged_roots: 2,
+            ..Recovered::default()
+        };
+        for told in [text(&missing, place, false), kept_text(&missing, place)] {
+            assert!(told.contains("2 images need data"), "{told}");
         }
         assert!(kept_text(&found, place).ends_with(&format!("verify {place}")));
         // Nothing has the printed key's flag but commands that ask for it.

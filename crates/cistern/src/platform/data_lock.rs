@@ -7,6 +7,9 @@ use std::path::Path;
 
 use crate::platform::error::{Error, Result};
 
+/// The file that is locked: the process, and where its objects lie.
+const LOCK: &str = "cistern.lock";
+
 /// Held while a server uses a data folder.
 #[derive(Debug)]
 pub struct DataLock {
@@ -28,8 +31,10 @@ pub fn data_folder_make(data: &Path) -> Result<()> {
 
 /// Takes the folder for this process. The lock is the kernel's (flock), so it cannot be left behind by a crash; the
 /// file's text is only for the message.
-pub fn data_lock(data: &Path) -> Result<DataLock> {
-    let path = data.join("cistern.lock");
+///
+/// `objects` is where its objects lie, for people: other commands on the folder compare it ([`objects_check`]).
+pub fn data_lock(data: &Path, objects: &str) -> Result<DataLock> {
+    let path = data.join(LOCK);
     let mut file = lock_open(&path).map_err(|error| {
         Error::Precondition(format!(
             "cannot write `{}`: {error}; the data folder must belong to the user that runs the server",
@@ -44,7 +49,7 @@ pub fn data_lock(data: &Path) -> Result<DataLock> {
     let written = file
         .set_len(0)
         .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .and_then(|()| writeln!(file, "{}\n{objects}", std::process::id()))
         .and_then(|()| file.flush());
     match written {
         // The text is for a message only, and a full disk no reason not to start.
@@ -54,6 +59,27 @@ pub fn data_lock(data: &Path) -> Result<DataLock> {
         _ => {}
     }
     Ok(DataLock { _file: file })
+}
+
+/// Refuses a command whose objects are not those of the server that runs on its data folder: it would change the server's database
+/// by what lies elsewhere.
+pub fn objects_check(data: &Path, objects: &str) -> Result<()> {
+    let Ok(mut file) = File::open(data.join(LOCK)) else {
+        return Ok(());
+    };
+    if !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+        return Ok(());
+    }
+    let mut text = String::new();
+    let read = file.read_to_string(&mut text);
+    match text.lines().nth(1) {
+        Some(used) if read.is_ok() && used != objects => Err(Error::Precondition(format!(
+            "the server that runs on `{}` has its objects in `{used}`, and this command was told `{objects}`: give it the same with \
+             `--objects` (or CISTERN_OBJECTS)",
+            data.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Waits until no other process or task changes the keys of this folder's store, and keeps them out until it is dropped. A lock of
@@ -88,8 +114,8 @@ fn lock_open(path: &Path) -> std::io::Result<File> {
 
 fn held(file: &mut File, data: &Path) -> Error {
     let mut pid = String::new();
-    let by = match file.read_to_string(&mut pid) {
-        Ok(_) if !pid.trim().is_empty() => format!("process {}", pid.trim()),
+    let by = match (file.read_to_string(&mut pid), pid.lines().next()) {
+        (Ok(_), Some(pid)) => format!("process {}", pid.trim()),
         _ => "another process".to_owned(),
     };
     Error::Precondition(format!(
@@ -107,22 +133,26 @@ mod tests {
     #[test]
     fn a_second_server_is_refused_by_pid_until_the_first_ends() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let first = data_lock(dir.path()).expect("the first takes it");
-        let refusal = data_lock(dir.path())
+        let first = data_lock(dir.path(), "/a").expect("the first takes it");
+        let refusal = data_lock(dir.path(), "/a")
             .expect_err("the second is refused")
             .to_string();
         assert!(
             refusal.contains(&format!("process {}", std::process::id())),
             "{refusal}"
         );
+        objects_check(dir.path(), "/a").expect("the same place");
+        let refusal = objects_check(dir.path(), "/b").expect_err("another").to_string();
+        assert!(refusal.contains("has its objects in `/a`"), "{refusal}");
         drop(first);
-        data_lock(dir.path()).expect("free again");
+        objects_check(dir.path(), "/b").expect("no server runs");
+        data_lock(dir.path(), "/b").expect("free again");
     }
 
     #[test]
     fn the_keys_are_changed_by_one_at_a_time_beside_a_server() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let _server = data_lock(dir.path()).expect("the server takes it");
+        let _server = data_lock(dir.path(), "/a").expect("the server takes it");
         let first = keys_lock(dir.path()).expect("the first takes it");
         let path = dir.path().join("keys.lock");
         let mode = std::fs::metadata(&path).expect("is there").permissions().mode();

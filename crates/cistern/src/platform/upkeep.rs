@@ -13,7 +13,7 @@ use super::jobs::service as jobs;
 use super::journal;
 use super::storage::gc::service as gc;
 use super::storage::mend::look_due;
-use super::storage::scrub::service::{health_tell, scrub_due};
+use super::storage::scrub::service::{damaged_tell, health_tell, scrub_due};
 use crate::app::App;
 
 /// How often; the first time when the server starts.
@@ -38,10 +38,12 @@ pub async fn run(app: App) {
 }
 
 async fn health_once(app: &App) -> Result<()> {
-    if !app.store.damage_looked_for() {
-        return Ok(());
+    if app.store.damage_looked_for() {
+        return health_tell(app).await.map(drop);
     }
-    health_tell(app).await.map(drop)
+    // What another process has found.
+    damaged_tell(app.store.damaged_roots().await?);
+    Ok(())
 }
 
 async fn once(app: &App) -> Result<()> {

@@ -511,7 +511,7 @@ fn process_end(code: i32) -> ! {
 /// Makes the data folder where it is not there, and holds it against a server.
 pub fn data_take(config: &Config) -> Result<DataLock> {
     data_folder_make(&config.data)?;
-    data_lock(&config.data)
+    data_lock(&config.data, &config.objects_shown())
 }
 
 pub use tls::provider_install;

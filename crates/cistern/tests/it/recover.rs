@@ -11,6 +11,7 @@ use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported};
 use crate::harness::process::{run, run_ok};
 use crate::harness::server::Setup;
+use crate::harness::world::Place;
 use crate::harness::{Server, disks, files_below, until, world};
 use crate::migrate::{database, execute, texts};
 
@@ -434,7 +435,7 @@ fn copy_below(from: &Path, to: &Path) {
 }
 
 #[tokio::test]
-async fn an_older_store_under_its_newest_database_is_noticed_at_the_start() {
+async fn an_older_store_under_its_newest_database_is_read_only_until_it_is_taken_as_it_is() {
     let (setup, dir) = setup();
     let mut server = setup.uncached().start();
     let files = Files::start().await;
@@ -448,21 +449,62 @@ async fn an_older_store_under_its_newest_database_is_noticed_at_the_start() {
     copy_below(&objects(&server, &dir), &copy);
     server.start_again();
     let new = import(&server, "new", 65).await.expect("an id");
+    journaled(&server).await;
     server.terminate();
     put_back(&copy, &objects(&server, &dir));
+    let before = kept(&server, &dir);
     server.start_again();
     let api = server.api();
-    let health = async |id: i64| {
+    let body = json!({ "name": "x" });
+    let refused_here = api.send_unjudged(Method::POST, "/v2/tags", Some(&body)).await;
+    let said = String::from_utf8_lossy(&refused_here.bytes).into_owned();
+    assert_eq!(refused_here.status, 412, "{said}");
+    assert!(
+        said.contains("older copy") && said.contains("--keep-database"),
+        "{said}"
+    );
+    let said = refused(&server, &["gc", "--now"]);
+    assert!(said.contains("older copy"), "{said}");
+    server.terminate();
+    assert_eq!(kept(&server, &dir), before, "nothing was written or deleted");
+
+    // What it names as the way out is one, and says what is lost.
+    let told = run_ok(&mut server.local(&["recover", "--keep-database"]));
+    assert!(told.contains("1 image needs data"), "{told}");
+    server.start_again();
+    let api = server.api();
+    for (id, health) in [(old, "ok"), (new, "damaged")] {
         let image = api.get(&format!("/v2/images/{id}")).await.expect(200);
-        image["image"]["health"].clone()
-    };
-    until("what is missing to be told", 60, async || {
-        (health(new).await == "damaged").then_some(())
+        assert_eq!(image["image"]["health"], health, "{image:#}");
+    }
+    import(&server, "again", 65).await.expect("an id");
+    until("it to be healed", 60, async || {
+        let image = api.get(&format!("/v2/images/{new}")).await.expect(200);
+        (image["image"]["health"] == "ok").then_some(())
     })
     .await;
-    assert_eq!(health(old).await, "ok");
-    let events = run_ok(&mut server.local(&["events", "--json"]));
-    assert!(events.contains("store.verify_start"), "{events}");
+}
+
+#[tokio::test]
+async fn a_command_on_other_objects_than_the_servers_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let setup = Setup::default().at(Place::default());
+    let server = setup
+        .env("CISTERN_OBJECTS", &dir.path().join("moved").display().to_string())
+        .start();
+    let elsewhere = dir.path().join("elsewhere").display().to_string();
+    for words in [&["gc", "--now"][..], &["store", "verify"], &["store", "stats"]] {
+        let mut command = server.local(words);
+        let output = run(command.args(["--objects", &elsewhere]));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
+        assert!(
+            said.contains("has its objects in") && said.contains("moved"),
+            "{said}"
+        );
+        run_ok(&mut server.local(words));
+    }
+    assert!(!Path::new(&elsewhere).exists(), "it was not made");
 }
 
 /// The kill comes the moment that somebody has seen it.

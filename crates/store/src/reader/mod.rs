@@ -230,30 +230,35 @@ impl Inner {
         }
     }
 
-    /// Marks a chunk whose bytes were read and are wrong, so that no import relies on it. That an object is gone tells
-    /// nothing of a single chunk; an import finds that out by itself.
+    /// Marks a chunk whose bytes were read and are wrong, so that no import relies on it. Where it is not a single chunk, the
+    /// pack is looked at.
     async fn damage_mark(&self, error: &Error) {
         let (Kind::Damaged, Some(range)) = (error.kind(), error.range()) else {
             return;
         };
         let index = range.start / CHUNK;
-        if self.bytes(&(index..index + 1)) != range {
-            return;
-        }
         let Ok(Some(leaf)) = self.leaf(&(index..index + 1)).await else {
             return;
         };
-        let Some((digest, Some(at))) = leaf.chunk(in_leaf(index)) else {
-            return;
+        let (digest, at) = match leaf.chunk(in_leaf(index)) {
+            Some((digest, Some(at))) => (digest, at),
+            Some((_, None)) => return self.tree.store.damage_doubt(),
+            None => return,
         };
+        if self.bytes(&(index..index + 1)) != range {
+            return self.tree.store.object_doubt(at.object).await;
+        }
         // Another may have healed it meanwhile, and its new place is not at fault.
         let wanted = vec![Wanted { index, digest, at }];
         let Ok(pack) = self.tree.store.stored(at.object).await else {
             return;
         };
-        let again = self.share(pack, wanted, (Caching::Pass, true)).await;
-        if !again.is_err_and(|error| error.kind() == Kind::Damaged) {
-            return;
+        match self.share(pack, wanted, (Caching::Pass, true)).await {
+            Err(error) if error.kind() == Kind::Damaged => {}
+            Err(error) if error.kind() == Kind::NotFound => {
+                return self.tree.store.object_doubt(at.object).await;
+            }
+            _ => return,
         }
         let store = &self.tree.store.inner;
         let domain = self.tree.root.domain;

@@ -150,6 +150,12 @@ impl TreeReader {
             .frame_find(FrameKind::Node, self.root.domain, digest, self.caching)
             .await;
         let node = loaded.and_then(|plain| Node::decode(&plain, level));
+        if self.caching == Caching::Fill
+            && let Err(error) = &node
+            && matches!(error.kind(), Kind::NotFound | Kind::Damaged)
+        {
+            self.store.frame_doubt(self.root.domain, digest).await;
+        }
         node.map_err(|error| damaged_at(error, self.span(level, index)))
     }
 

@@ -147,6 +147,21 @@ pub(crate) async fn objects_page(
         .await
 }
 
+/// The published objects that were written last, newest first.
+pub(crate) async fn objects_newest(
+    db: &impl ConnectionTrait,
+    store: i32,
+    limit: u64,
+) -> Result<Vec<object::Model>, DbErr> {
+    object::Entity::find()
+        .filter(object::Column::Store.eq(store))
+        .filter(object::Column::State.eq(object_state::LIVE))
+        .order_by_desc(object::Column::Id)
+        .limit(limit)
+        .all(db)
+        .await
+}
+
 /// Sums over the published objects of a kind: number, bytes, frames.
 pub(crate) async fn objects_sum(
     db: &impl ConnectionTrait,

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{Inner, Opening, Options, Store};
 use crate::backend::Backend;
 use crate::digest::Keys;
+use crate::doubt::Doubt;
 use crate::error::{Error, Kind, Result};
 use crate::header::{FEATURE_ENCRYPTED, FEATURES_WRITE, Found, Header, header_load};
 use crate::keyring;
@@ -131,6 +132,7 @@ impl Store {
             leaves: Leaves::default(),
             has_nowait: AtomicBool::new(true),
             damage_is_stale: AtomicBool::new(false),
+            doubt: Doubt::default(),
             damage_recorded: Mutex::default(),
             cache: OnceLock::new(),
             writers: AtomicUsize::new(0),

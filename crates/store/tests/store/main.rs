@@ -5,6 +5,7 @@
 mod cache;
 mod copy;
 mod damage;
+mod doubt;
 mod encryption;
 mod faults;
 mod format;

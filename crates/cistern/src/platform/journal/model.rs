@@ -70,6 +70,8 @@ pub struct Recovered {
     pub salvaged: Vec<String>,
     /// Packs of which nothing could be read.
     pub unreadable: Vec<String>,
+    /// Disks and whole objects of which the store lacks something.
+    pub damaged_roots: u64,
     /// Where the database from before is now.
     pub aside: Option<String>,
 }

@@ -123,6 +123,7 @@ async fn index_make(
     let found = store.rebuild_index(&RebuildProgress::default()).await?;
     (report.packs, report.chunks) = (found.packs, found.chunks);
     (report.salvaged, report.unreadable) = (found.salvaged, found.unreadable);
+    report.damaged_roots = found.damaged_roots;
     Ok(())
 }
 

@@ -47,6 +47,14 @@ const OTHER: &str = "the store's journal is written with another database than t
                      elsewhere: nothing is changed or deleted. Start the server with the other; or, to go on with this one, \
                      stop both and run `cistern recover --keep-database`, which forgets what the other has";
 
+/// The refusal where the store is an older one.
+const OLDER_STORE: &str = "has neither the newest objects that this database knows nor the newest of the journal: it is an older copy \
+                           of the store, or `objects` names another place than before. Nothing is changed or deleted. Name the \
+                           place that was used last; or, where what is newer is lost, stop the server and run `cistern recover \
+                           --keep-database`, which goes on with what is there";
+/// Objects that are looked for before a store is taken for an older one.
+const NEWEST: u64 = 64;
+
 /// What the writer of this process holds.
 #[derive(Debug, Default)]
 pub struct Writer {
@@ -80,9 +88,28 @@ pub async fn open(app: &App) -> Result<()> {
         rows::state_insert(&*tx, rows::state_new(random::uuid(), 0)).await?;
         tx.commit().await?;
     }
-    match guard(app).await {
+    let fits = match guard(app).await {
+        Ok(()) => older_refuse(app).await,
+        other => other,
+    };
+    match fits {
         Err(Error::Precondition(_)) => Ok(()),
         other => other,
+    }
+}
+
+/// Fails as [`guard`] does where the store lacks what its database has written last. A journal object alone that is missing is
+/// mended; a store that lacks data as well was written on elsewhere.
+async fn older_refuse(app: &App) -> Result<()> {
+    if newest_fault(app).await?.is_none() {
+        return Ok(());
+    }
+    match app.store.newest_missing(NEWEST).await? {
+        None => Ok(()),
+        Some(key) => {
+            let sentence = format!("`{}`, which lacks `{key}`, {OLDER_STORE}", app.store.describe());
+            refuse(app, &sentence)
+        }
     }
 }
 

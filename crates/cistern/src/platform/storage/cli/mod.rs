@@ -15,8 +15,9 @@ use crate::app::App;
 use crate::cli::client::Remote;
 use crate::cli::output::counted as count;
 use crate::cli::progress::Progress;
-use crate::cli::{Context, Failure, LocalFlags, Outcome, block_on, output};
-use crate::platform::data_lock;
+
+use crate::cli::{Context, Failure, LocalFlags, Outcome, block_on, missing_text, output};
+use crate::serve;
 
 /// How often it is looked how far a verification is.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -86,7 +87,7 @@ async fn stats(args: StatsArgs, context: &Context) -> Outcome {
 
 async fn rebuild(args: RebuildArgs, context: &Context) -> Outcome {
     let config = args.local.config(context)?;
-    let _lock = data_lock::data_lock(&config.data)?;
+    let _lock = serve::data_take(&config)?;
     let progress = Progress::new();
     progress.step("reading the index of every pack", None);
     let rebuilt = service::index_rebuild(&config).await;
@@ -94,9 +95,12 @@ async fn rebuild(args: RebuildArgs, context: &Context) -> Outcome {
     let rebuilt = rebuilt?;
     let document = json!({ "rebuilt": {
         "packs": rebuilt.packs, "stored_bytes": rebuilt.stored_bytes, "chunks": rebuilt.chunks,
-        "salvaged": rebuilt.salvaged, "unreadable": rebuilt.unreadable,
+        "salvaged": rebuilt.salvaged, "unreadable": rebuilt.unreadable, "damaged_roots": rebuilt.damaged_roots,
     } });
     context.output.document(&document, || rebuilt_text(&rebuilt));
+    if let Some(missing) = missing_text(rebuilt.damaged_roots) {
+        return Err(Failure::Failed(missing));
+    }
     if rebuilt.unreadable.is_empty() {
         return Ok(());
     }

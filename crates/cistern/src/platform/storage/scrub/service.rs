@@ -11,15 +11,18 @@ use crate::platform::jobs::{NewJob, job_enqueue_in_tx, job_is_open};
 pub async fn health_tell(app: &App) -> Result<store::scrub::Health> {
     app.store.damage_update().await?;
     let health = app.store.health().await?;
-    let gauge = |name, value: f64| metrics::gauge!(name).set(value);
-    #[expect(clippy::cast_precision_loss, reason = "gauges need no single units")]
-    {
-        gauge("cistern_store_damaged", health.damaged_roots as f64);
-        if let Some(oldest_us) = health.oldest_us {
-            gauge("cistern_scrub_oldest_timestamp_seconds", oldest_us as f64 / 1e6);
-        }
+    damaged_tell(health.damaged_roots);
+    if let Some(oldest_us) = health.oldest_us {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge needs no microseconds")]
+        metrics::gauge!("cistern_scrub_oldest_timestamp_seconds").set(oldest_us as f64 / 1e6);
     }
     Ok(health)
+}
+
+/// Says in `/metrics` how many disks and whole objects are known to be damaged.
+pub fn damaged_tell(roots: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge needs no single units")]
+    metrics::gauge!("cistern_store_damaged").set(roots as f64);
 }
 
 /// Begins a scrub when something was read too long ago and none waits or runs.

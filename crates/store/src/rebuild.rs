@@ -121,7 +121,12 @@ impl Store {
         }
         // The index does not know what it lacks; the trees do.
         self.damage_doubt();
-        self.damage_update().await?;
+        match self.damage_update().await {
+            Err(error) if error.retryable() => return Err(error),
+            // A root that makes no sense is no reason to bring nothing back.
+            Err(error) => tracing::error!(%error, "could not look which disks lack something"),
+            Ok(()) => {}
+        }
         rebuilt.damaged_roots = self.damaged_roots().await?;
         let (db, number) = (&self.inner.db, self.inner.number);
         rows::index_ready(db, number)

@@ -17,7 +17,7 @@ use crate::cli::output::counted as count;
 use crate::cli::progress::Progress;
 
 use crate::cli::{Context, Failure, LocalFlags, Outcome, block_on, missing_text, output};
-use crate::serve;
+use crate::platform::data_lock::data_lock;
 
 /// How often it is looked how far a verification is.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -87,7 +87,7 @@ async fn stats(args: StatsArgs, context: &Context) -> Outcome {
 
 async fn rebuild(args: RebuildArgs, context: &Context) -> Outcome {
     let config = args.local.config(context)?;
-    let _lock = serve::data_take(&config)?;
+    let _lock = data_lock(&config.data, &config.objects_shown())?;
     let progress = Progress::new();
     progress.step("reading the index of every pack", None);
     let rebuilt = service::index_rebuild(&config).await;

@@ -339,7 +339,17 @@ pub(crate) async fn header_load(backend: &dyn Backend) -> Result<Option<Found>> 
             Err(error) => return Err(place(error)),
         }
     }
-    damaged.map_or(Ok(None), |error| Err(place(error)))
+    damaged.map_or(Ok(None), |error| Err(place(none_whole(error))))
+}
+
+/// Of the last of the headers, none of which can be used.
+fn none_whole(error: Error) -> Error {
+    if error.kind() == Kind::NotFound {
+        return error;
+    }
+    let text = "every header of the store is damaged: put the objects below `h/` back from a copy of the folder or bucket. \
+                Nothing else of the store is hurt by that";
+    Error::new(Kind::HeadersDamaged, text).with_source(error)
 }
 
 /// The code that an encrypted store's header ends with.

@@ -125,7 +125,7 @@ fn folder_require(place: &str) -> Outcome {
 
 pub(super) async fn heal(args: HealArgs, context: &Context) -> Outcome {
     folder_require(&args.copy)?;
-    let app = App::open_existing(args.local.config(context)?).await?;
+    let app = App::open_existing(args.local.installed(context)?).await?;
     let (progress, counters) = (Progress::new(), VerifyProgress::default());
     progress.step("reading the store", None);
     let healed = {

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::harness::process::{run, run_ok};
-use crate::harness::server::Setup;
-use crate::harness::world;
+use crate::harness::files::Files;
+use crate::harness::images::imported;
+use crate::harness::process::{reason, run, run_ok};
+use crate::harness::server::{Server, Setup};
+use crate::harness::{disks, world};
 
 const PORTS: [&str; 2] = ["--listen-api=127.0.0.1:0", "--listen-registry=127.0.0.1:0"];
 
@@ -194,4 +196,48 @@ fn headers_of_which_none_is_whole_are_named_wherever_they_are_met() {
         0,
         "{told:#}"
     );
+}
+
+/// An image whose packs are all gone, and a copy of the store that was made before it.
+#[tokio::test]
+async fn gc_and_a_copy_name_what_is_missing_and_what_helps() {
+    if !is_local() {
+        return;
+    }
+    let mut server = Server::start();
+    let (dir, files) = (
+        tempfile::tempdir().expect("a temporary folder"),
+        Files::start().await,
+    );
+    let (objects, copy) = (server.objects(), dir.path().join("copy"));
+    let (from, to) = (objects.display().to_string(), copy.display().to_string());
+    run_ok(&mut server.local(&["store", "copy", &from, &to]));
+    imported(&server.api(), "one", &files.put("one.img", disks::raw(8, 1))).await;
+    server.terminate();
+    std::fs::remove_dir_all(objects.join("p")).expect("holds the image");
+
+    let fails = |words: &[&str], parts: &[&str]| {
+        let output = run(&mut server.local(words));
+        let said = reason(&output);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
+        for part in parts {
+            assert!(said.contains(part), "{words:?}: no `{part}` in {said}");
+        }
+    };
+    let helps = [
+        "`p/",
+        "cistern store verify",
+        "cistern store heal COPY",
+        "image delete ID --purge",
+    ];
+    fails(&["gc"], &helps);
+    let helps = [
+        "the copy does not have it",
+        "wrote an older pack anew",
+        "cistern recover --data NEW --objects COPY2",
+    ];
+    fails(&["store", "heal", &to], &helps);
+    let made = Made::new();
+    let other = made.data.join("store").display().to_string();
+    fails(&["store", "heal", &other], &["is a copy of another store ("]);
 }

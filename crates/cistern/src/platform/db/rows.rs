@@ -46,6 +46,13 @@ pub async fn journal_intended(conn: &DatabaseConnection) -> Result<Option<(i64, 
         .transpose()
 }
 
+/// Whether this database was made from a store's journal, or taken as that store's, by a recovery.
+pub async fn journal_is_recovered(conn: &impl ConnectionTrait) -> Result<bool, DbErr> {
+    let begun = "SELECT id FROM journal_state WHERE foreign_generation > 0";
+    let begun = Statement::from_string(conn.get_database_backend(), begun);
+    Ok(conn.query_one_raw(begun).await?.is_some())
+}
+
 /// Copies a whole SQLite database, consistently, into a new file.
 pub async fn sqlite_copy_into(conn: &impl ConnectionTrait, path: &str) -> Result<(), DbErr> {
     let statement = Statement::from_sql_and_values(DbBackend::Sqlite, "VACUUM INTO ?", [path.into()]);

@@ -245,7 +245,12 @@ mod tests {
         let deleted = json!({ "id": 7, "name": "web", "restorable_until": "2026-01-03T01:04:05Z" });
         let failed = json!({ "id": 8, "name": "db", "error_message": "It is an ISO." });
         let shown = deleted_table(&[deleted, failed, json!({ "id": 9 })], now());
-        for part in ["image restore 7` until 2026-01-03", "It is an ISO.", "is gone", "disk was nearly full"] {
+        for part in [
+            "image restore 7` until 2026-01-03",
+            "It is an ISO.",
+            "is gone",
+            "disk was nearly full",
+        ] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
     }

@@ -26,6 +26,8 @@ pub enum Kind {
     NoSpace,
     /// Stored bytes are missing or are not what was written. [`Error::range`] says which of a disk.
     Damaged,
+    /// No copy of the store's header is whole: nothing of it can be opened until one is put back.
+    HeadersDamaged,
     /// The session's lease is over or was taken away: nothing of it may be published. Start again.
     LeaseLost,
     /// Another format, other feature bits, another store, or a key that does not fit.

@@ -114,7 +114,8 @@ impl Header {
                 }
                 refused(format!(
                     "the key given is not one of the store {id}: set `key_file` or `key_command` to a key that was added \
-                     to it and not removed since, or use the recovery key"
+                     to it and not removed since. Where only the recovery key is left, `cistern key add --key-file NEW \
+                     --recovery-key` adds a new one (`cistern recover` takes --recovery-key itself)"
                 ))
             }
         }
@@ -339,7 +340,22 @@ pub(crate) async fn header_load(backend: &dyn Backend) -> Result<Option<Found>> 
             Err(error) => return Err(place(error)),
         }
     }
-    damaged.map_or(Ok(None), |error| Err(place(error)))
+    damaged.map_or(Ok(None), |error| Err(place(none_whole(error))))
+}
+
+/// Which store is in a backend, as its header says; no key is needed. `None` where there is none.
+pub async fn store_id_of(backend: &dyn Backend) -> Result<Option<Uuid>> {
+    Ok(header_load(backend).await?.map(|found| found.header.store_id))
+}
+
+/// Of the last of the headers, none of which can be used.
+fn none_whole(error: Error) -> Error {
+    if error.kind() == Kind::NotFound {
+        return error;
+    }
+    let text = "every header of the store is damaged: put the objects below `h/` back from a copy of the folder or bucket. \
+                Nothing else of the store is hurt by that";
+    Error::new(Kind::HeadersDamaged, text).with_source(error)
 }
 
 /// The code that an encrypted store's header ends with.

@@ -28,7 +28,9 @@ pub struct Healed {
     pub bytes: u64,
     /// Objects that are damaged and stay so.
     pub left: u64,
-    /// The first of those, each with the reason.
+    /// Those of them that the copy does not have.
+    pub absent: u64,
+    /// The first of those that stay damaged, each with the reason.
     pub named: Vec<String>,
 }
 
@@ -65,7 +67,10 @@ impl Store {
         let key = object.object_key();
         let unread = VerifyProgress::default();
         let is_damaged = match copy.inner.backend.stat(&key).await? {
-            None => Some("the copy does not have it"),
+            None => {
+                healed.absent += 1;
+                Some("the copy does not have it")
+            }
             Some(_) => copy
                 .is_damaged(object, &unread)
                 .await?

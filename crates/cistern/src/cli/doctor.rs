@@ -2,6 +2,8 @@
 //!
 //! Nothing is changed: the database is not migrated, and a probe that is written to the objects is removed again.
 
+mod database;
+
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
@@ -21,7 +23,7 @@ use super::{Context, Failure, Outcome, block_on, key_flags_named};
 use crate::app;
 use crate::config::{Config, Database, Objects};
 use crate::platform::clock::{Clock, wire};
-use crate::platform::db::{Db, Place, migrate};
+use crate::platform::db::{Db, migrate};
 use crate::platform::error::{Error, Result, chain_of};
 use crate::platform::keys::service::key_load;
 use crate::platform::random;
@@ -94,9 +96,9 @@ async fn all(config: &Config) -> Vec<Check> {
         folder(&config.data),
         file_system(config),
         room("space", &config.data),
-        database(config).await,
-        objects(config).await,
     ];
+    checks.extend(database::checks(config).await);
+    checks.push(objects(config).await);
     checks.extend(store_checks(config).await);
     let is_running = is_running(&config.data);
     checks.push(port("port api", "listen-api", config.listen_api, is_running));
@@ -214,32 +216,6 @@ fn room(name: &'static str, path: &Path) -> Check {
     }
 }
 
-async fn database(config: &Config) -> Check {
-    const NAME: &str = "database";
-    let place = match config.database() {
-        Database::Sqlite(path) if !path.exists() => {
-            return ok(
-                NAME,
-                format!("{} is not there yet; the first start makes it", path.display()),
-            );
-        }
-        Database::Sqlite(path) => Place::Sqlite(path),
-        Database::Postgres(url) => Place::Postgres(url.expose().to_owned()),
-    };
-    let db = match Db::open_to_look(&place).await {
-        Ok(db) => db,
-        Err(error) => return failed(NAME, format!("it cannot be opened: {}", error.chain())),
-    };
-    match migrate::is_current(&db).await {
-        Ok(true) => ok(NAME, "it answers, and its schema is that of this program"),
-        Ok(false) => ok(
-            NAME,
-            "it answers; the next start copies it aside and brings its schema up to date",
-        ),
-        Err(error) => failed(NAME, error.chain()),
-    }
-}
-
 async fn objects(config: &Config) -> Check {
     const NAME: &str = "objects";
     if let Objects::Folder(path) = config.objects()
@@ -276,9 +252,9 @@ async fn store_checks(config: &Config) -> Vec<Check> {
     let kind = key.as_ref().map(|key| key.kind().name());
     let opened = tokio::time::timeout(PATIENCE, store_open(config, key)).await;
     let no_answer = || format!("the store gave no answer within {} seconds", PATIENCE.as_secs());
-    let store = match (opened.unwrap_or_else(|_| Err(no_answer())), kind) {
+    let (store, db) = match (opened.unwrap_or_else(|_| Err(no_answer())), kind) {
         (Err(error), _) => return vec![failed(NAME, error)],
-        (Ok(Some(store)), _) => store,
+        (Ok(Some(opened)), _) => opened,
         (Ok(None), Some(kind)) => {
             let text = format!("can be read ({kind}); there is no store yet that it could be tried on");
             return vec![ok(NAME, text)];
@@ -289,7 +265,12 @@ async fn store_checks(config: &Config) -> Vec<Check> {
         Some(kind) if store.is_encrypted() => ok(NAME, format!("it opens the store ({kind})")),
         _ => ok(NAME, "the store opens; it is not encrypted and needs none"),
     };
-    vec![key, headers(&store).await, data_read(&store).await]
+    vec![
+        key,
+        headers(&store).await,
+        database::age(config, &db, &store).await,
+        data_read(&store).await,
+    ]
 }
 
 /// Whether both copies of the store's header are whole. With one of them everything goes on, and a server writes the other anew.
@@ -335,10 +316,15 @@ async fn data_read(store: &Store) -> Check {
     }
 }
 
+/// Whether there is a place of objects to look into: opening a folder backend would make it.
+fn objects_there(config: &Config) -> bool {
+    !matches!(config.objects(), Objects::Folder(path) if !path.is_dir())
+}
+
 /// Opens the store, for which its database is needed; none where the first start or an upgrade is still to come, or where
 /// another check says why it cannot be opened. Changes nothing.
-async fn store_open(config: &Config, key: Option<WrappingKey>) -> Result<Option<Store>, String> {
-    if matches!(config.objects(), Objects::Folder(path) if !path.is_dir()) {
+async fn store_open(config: &Config, key: Option<WrappingKey>) -> Result<Option<(Store, Db)>, String> {
+    if !objects_there(config) {
         return Ok(None);
     }
     if matches!(config.database(), Database::Sqlite(path) if !path.exists()) {
@@ -356,13 +342,9 @@ async fn store_open(config: &Config, key: Option<WrappingKey>) -> Result<Option<
         ..store::Options::default()
     };
     let opened = Store::open(backend, db.conn(), options).await;
-    opened.map(Some).map_err(|error| match error.kind() {
-        store::Kind::Damaged => format!(
-            "every header of the store is damaged ({}); put the objects below `h/` back from a copy of the folder or bucket",
-            chain_of(&error)
-        ),
-        _ => key_flags_named(&chain_of(&error)),
-    })
+    opened
+        .map(|store| Some((store, db)))
+        .map_err(|error| key_flags_named(&chain_of(&error)))
 }
 
 /// Writes, reads and removes one small object; returns the place's name.

@@ -74,14 +74,28 @@ pub enum Base {
     Store,
 }
 
+/// SQLite's words for a file that is damaged (`SQLITE_CORRUPT`, 11) and for one that is no database (any more: `SQLITE_NOTADB`, 26).
+const CORRUPT: [&str; 2] = ["database disk image is malformed", "file is not a database"];
+/// A read that fails is damage to SQLite too, so that the disk may be what has to be looked at.
+pub const DATABASE_DAMAGED: &str = "The database is damaged, or its disk fails; what is stored is untouched. Its operator has to stop \
+                                    the server and run `cistern recover --data DIR` (DIR is its data folder), which makes a new \
+                                    database from the store and moves the damaged one aside.";
+
 /// The result of a service operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// A fault of ours, with what was being done.
+    /// A fault of ours, with what was being done; or, where a damaged database is below it, [`Error::Damaged`]: wherever that is
+    /// met, there is one way out of it.
     pub fn internal(context: impl Into<String>, source: impl StdError + Send + Sync + 'static) -> Self {
+        let context = context.into();
+        let chain = chain_of(&source);
+        if CORRUPT.iter().any(|words| chain.contains(words)) {
+            tracing::error!(error = chain, "the database is damaged: {context}");
+            return Self::Damaged(DATABASE_DAMAGED.into());
+        }
         Self::Internal {
-            context: context.into(),
+            context,
             source: Some(Box::new(source)),
         }
     }
@@ -127,8 +141,8 @@ impl From<sea_orm::DbErr> for Error {
 }
 
 impl Error {
-    /// SQLite's words for a full disk (result codes 13 and 4874) and one that fails (10, 11), and PostgreSQL's for a full one
-    /// (`53100`), are the operator's to mend;
+    /// SQLite's words for a full disk (result codes 13 and 4874) and one that fails (10), and PostgreSQL's for a full one
+    /// (`53100`), are the operator's to mend, as a damaged file is ([`Error::internal`]);
     /// a database that does not answer is [`Error::Away`]; the rest is a fault of ours.
     pub fn database(context: &str, source: sea_orm::DbErr) -> Self {
         let text = source.to_string();
@@ -141,14 +155,11 @@ impl Error {
                 "The database's disk is full; its operator has to free or add space.".into(),
             );
         }
-        // A read that fails is "malformed" (11) to SQLite, as damage is.
-        if ["disk I/O error", "disk image is malformed"]
-            .iter()
-            .any(|words| text.contains(words))
-        {
+        if text.contains("disk I/O error") {
             tracing::error!(error = text, "the database's disk fails: {context}");
             return Self::Unavailable(
-                "The database's disk fails, or its file is damaged; its operator has to look after it."
+                "The database's disk fails; its operator has to look after it. Where it cannot be read any more, `cistern \
+                 recover` makes a new database from the store."
                     .into(),
             );
         }
@@ -177,6 +188,7 @@ impl From<store::Error> for Error {
                 tracing::warn!(error = chain_of(&source), "the database does not answer");
                 Self::Away(Base::Database)
             }
+            store::Kind::HeadersDamaged => Self::Damaged(chain_of(&source)),
             store::Kind::Damaged => {
                 tracing::error!(error = chain_of(&source), "stored data is damaged");
                 Self::Damaged(

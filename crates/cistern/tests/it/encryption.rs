@@ -386,6 +386,7 @@ async fn keys_rotate_and_the_printed_one_recovers() {
     let words = ["key", "add", "--key-file", &one_text, "--recovery-key"];
     let (done, said) = told(case.with_key(None, &words), &mistyped);
     assert!(!done && said.contains("typing mistake"), "{said}");
+    assert!(!one.exists(), "no key is made that opens nothing");
     let (done, said) = told(case.with_key(None, &words), &typed);
     assert!(done, "{said}");
     case.server.start_again();

@@ -155,6 +155,8 @@ async fn the_command_frees_with_and_without_a_server() {
     let beside = document(&mut server.local(&["gc", "--now", "--purge"]));
     assert_eq!(beside["gc"]["purged"], 1, "{beside}");
     assert_eq!(beside["gc"]["given_up"][0]["name"], "two", "{beside}");
+    let events = run_ok(&mut server.local(&["events", "--what", "image.purge", "--json"]));
+    assert!(events.contains("room was needed"), "{events}");
     assert!(beside["gc"]["freed_bytes"].as_u64() > Some(1 << 20), "{beside}");
     api.delete("/v2/images/3?purge=true").await.expect(204);
     server.kill();

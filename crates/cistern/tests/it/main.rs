@@ -23,6 +23,7 @@ mod imports;
 mod input;
 mod jobs;
 mod kill;
+mod lost;
 mod memory;
 mod migrate;
 mod nginx;

@@ -252,6 +252,8 @@ async fn everything_comes_back_from_the_store_alone() {
     assert_eq!(told["imports_ended"], json!(1), "{told:#}");
 
     was.server.start_again();
+    let log = was.server.log_text();
+    assert!(!log.contains("no API token was used"), "tokens came back: {log}");
     let api = was.server.api();
     assert_seen(&was).await;
     assert!(downloaded(&api, was.images[0].0, "raw").await == was.images[0].1);

@@ -330,5 +330,8 @@ fn wrong_key_named(data: &Path, wrong: &str) {
             !output.status.success() && said.contains(part),
             "{words:?}: {said}"
         );
+        // Where only the printed key is left.
+        let add = "`cistern key add --key-file NEW --recovery-key`";
+        assert!(said.contains(add), "{words:?}: {said}");
     }
 }

@@ -293,7 +293,10 @@ async fn nodes_read(store: &Store, level: u8, wanted: Vec<Wanted>) -> Result<Vec
     };
     let (pack, key, data) = match read.await {
         // The nodes may have moved since they were looked up.
-        Err(error) if error.kind() == Kind::NotFound => return nodes_find(store, level, &wanted).await,
+        Err(error) if error.kind() == Kind::NotFound => {
+            let found = nodes_find(store, level, &wanted).await;
+            return found.map_err(|still| still.context(error));
+        }
         read => read?,
     };
     let keys = store.inner.keys.clone();

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
+use crate::pack;
 use crate::rows;
 use crate::session::micros;
 use crate::store::Store;
@@ -129,6 +130,9 @@ pub struct Report {
     pub repacked: u64,
     /// Bytes written for that.
     pub repacked_bytes: u64,
+    /// Where packs could not be written anew for want of room: how many bytes the first of them takes; otherwise 0.
+    #[serde(default)]
+    pub no_room_bytes: u64,
     /// Objects that no row names, waiting to be deleted.
     pub orphans: u64,
     /// Condemned chunks that turned out to be needed and live again: 0, unless the protocol has a hole.
@@ -264,6 +268,9 @@ impl Run {
             // What needs no room has been freed by then.
             Err(error) if error.kind() == Kind::NoSpace => {
                 tracing::warn!(%error, "there is no room to write packs anew that are mostly garbage");
+                if report.no_room_bytes == 0 {
+                    report.no_room_bytes = pack::LIMIT_BYTES as u64;
+                }
             }
             done => done?,
         }

@@ -228,7 +228,11 @@ impl Repack<'_> {
             .await?;
         let bytes = sealed.bytes.len() as u64;
         let session = &self.session.inner;
-        let object = pack_write(session, sealed.id, sealed.bytes, sealed.entries.len()).await?;
+        let written = pack_write(session, sealed.id, sealed.bytes, sealed.entries.len()).await;
+        if matches!(&written, Err(error) if error.kind() == Kind::NoSpace) {
+            report.no_room_bytes = bytes;
+        }
+        let object = written?;
         let moved: Vec<_> = sealed
             .entries
             .iter()

@@ -206,7 +206,8 @@ async fn what_does_not_belong_together_is_refused() {
     let error = Store::open(std::sync::Arc::clone(&one.backend), &one.db, Options::default())
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), Kind::Damaged);
+    assert_eq!(error.kind(), Kind::HeadersDamaged);
+    assert!(error.to_string().contains("below `h/`"), "{error}");
     drop(store);
 }
 

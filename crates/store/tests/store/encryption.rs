@@ -268,7 +268,7 @@ async fn a_damaged_header_is_replaced_by_its_copy_and_both_damaged_open_nothing(
     spoil("h/00000003");
     assert_eq!(
         open(&place, Some(key(1))).await.unwrap_err().kind(),
-        Kind::Damaged
+        Kind::HeadersDamaged
     );
 }
 

@@ -397,7 +397,7 @@ async fn no_failure_of_the_backend_costs_a_chunk() {
         Fault::Short,
         Fault::NoSpace,
     ] {
-        let mut struck = 0;
+        let (mut struck, mut narrow) = (0, 0);
         for fail_at in 1.. {
             let place = local().await;
             let plain = place.store().await;
@@ -424,6 +424,7 @@ async fn no_failure_of_the_backend_costs_a_chunk() {
             let done = store.gc(&now(&place), &Progress::default()).await;
             let calls = faulty.calls();
             struck += u64::from(done.is_err());
+            narrow += u64::from(done.as_ref().is_ok_and(|report| report.no_room_bytes > 0));
             assert!(
                 read(&plain, root).await.unwrap() == kept,
                 "{fault:?} at {fail_at}: {done:?}"
@@ -443,6 +444,11 @@ async fn no_failure_of_the_backend_costs_a_chunk() {
             }
         }
         assert!(struck >= 4, "{fault:?} struck {struck} times");
+        assert_eq!(
+            narrow > 0,
+            fault == Fault::NoSpace,
+            "{fault:?}: {narrow} had no room"
+        );
     }
 }
 

@@ -152,10 +152,10 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
     };
     let done = tokio::select! {
         done = transfer(&work, &mut sink) => done,
-        _ = tokio::signal::ctrl_c() => Err(interrupted(&args, to_stdout)),
+        _ = tokio::signal::ctrl_c() => Err(Failure::Failed("interrupted".into())),
     };
     progress.clear();
-    done?;
+    done.map_err(|failure| kept(failure, sink.part()))?;
     let replaces = target.is_some_and(std::path::Path::is_file);
     let sha256 = sink.finish().await.map_err(|e| unwritable(&args, &e))?;
     if to_stdout {
@@ -207,14 +207,20 @@ fn unwritable(args: &Args, error: &std::io::Error) -> Failure {
     Failure::Failed(format!("cannot write `{}`: {error}", args.output.display()))
 }
 
-fn interrupted(args: &Args, to_stdout: bool) -> Failure {
-    if to_stdout {
-        return Failure::Failed("interrupted".into());
+/// A failure, and where what had arrived by then is.
+fn kept(failure: Failure, part: Option<&std::path::Path>) -> Failure {
+    let Some(part) = part else { return failure };
+    let with = |reason: String| {
+        format!(
+            "{reason}; what arrived is kept in {}: the same command goes on with it, and it can be removed",
+            part.display()
+        )
+    };
+    match failure {
+        Failure::Failed(reason) => Failure::Failed(with(reason)),
+        Failure::Absent(reason) => Failure::Absent(with(reason)),
+        other => other,
     }
-    let file = args.output.display();
-    Failure::Failed(format!(
-        "interrupted; the same command goes on with what arrived, which is in {file}.part-… beside it"
-    ))
 }
 
 /// What is downloaded.
@@ -418,6 +424,20 @@ fn digest_read(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_says_where_what_arrived_is() {
+        let part = std::path::Path::new("disk.raw.part-1");
+        let Failure::Failed(said) = kept(Failure::Failed("cut off".into()), Some(part)) else {
+            panic!("a sentence");
+        };
+        assert!(
+            said.starts_with("cut off; ") && said.contains("disk.raw.part-1: the same command"),
+            "{said}"
+        );
+        let plain = kept(Failure::Failed("cut off".into()), None);
+        assert!(matches!(plain, Failure::Failed(said) if said == "cut off"));
+    }
 
     #[test]
     fn the_last_word_of_an_export_is_the_servers() {

@@ -158,7 +158,10 @@ async fn delete(args: DeleteArgs, context: &Context) -> Outcome {
         if args.purge {
             format!("Deleted image {id} for good.")
         } else {
-            format!("Deleted image {id}. Within a day `cistern image restore {id}` brings it back.")
+            format!(
+                "Deleted image {id}. Within a day (or less, where the disk gets nearly full) `cistern image restore {id}` brings it \
+                 back."
+            )
         }
     });
     Ok(())

@@ -43,7 +43,7 @@ pub fn deleted_table(images: &[Value], now: Time) -> String {
         ) {
             (Some(until), _) => format!("`cistern image restore {}` until {until}", image["id"]),
             (None, Some(reason)) if !reason.is_empty() => reason.to_owned(),
-            _ => "its disk is gone".to_owned(),
+            _ => "its disk is gone: a day is over, or the disk was nearly full, or it was purged".to_owned(),
         };
         [
             text(&image["id"]),
@@ -245,7 +245,12 @@ mod tests {
         let deleted = json!({ "id": 7, "name": "web", "restorable_until": "2026-01-03T01:04:05Z" });
         let failed = json!({ "id": 8, "name": "db", "error_message": "It is an ISO." });
         let shown = deleted_table(&[deleted, failed, json!({ "id": 9 })], now());
-        for part in ["image restore 7` until 2026-01-03", "It is an ISO.", "is gone"] {
+        for part in [
+            "image restore 7` until 2026-01-03",
+            "It is an ISO.",
+            "is gone",
+            "disk was nearly full",
+        ] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
     }

@@ -25,6 +25,11 @@ use crate::platform::storage::gc::model::GivenUp;
 const RESTORE_FOR: TimeDelta = TimeDelta::hours(24);
 /// How long the row of a deleted image still answers after that.
 const TOMBSTONE_FOR: TimeDelta = TimeDelta::days(30);
+/// Why a disk was given up when its time was over, as its event says.
+const OVER: &str = "its time to be restored was over";
+/// Why it was before: a server begins such a gc by itself where its disk is nearly full.
+const EARLY: &str =
+    "room was needed: a gc with purge ran, which somebody asked for or a nearly full disk began";
 /// What Terraform looks for in the answer to a second delete.
 const DELETED_ALREADY: &str = "Image Can not delete an already deleted image.";
 
@@ -111,7 +116,8 @@ pub async fn image_restore(app: &App, caller: &Caller, id: i64) -> Result<Model>
     }
     if !rows::image_unhide(&*tx, now, &row).await? {
         return Err(Error::invalid(format!(
-            "Image {id} cannot be restored: its data is gone. Import it again."
+            "Image {id} cannot be restored: its data is gone. Deleted images are kept for a day, or less where the disk gets \
+             nearly full, or where they are purged. Import it again."
         )));
     }
     restorable_in_tx(app, &tx, id, false).await?;
@@ -195,8 +201,15 @@ async fn purge_due(app: &App, due: Time) -> Result<Vec<Model>> {
                     team_id: Some(row.team_id),
                     ..events::Who::default()
                 };
-                let event = Event::done("image.purge", "image", row.id).with(json!({ "name": row.name }));
-                events::record_in_tx(&*tx, app.clock.now(), &who, event).await?;
+                let now = app.clock.now();
+                let reason = if row.purge_at.is_some_and(|until| until > now) {
+                    EARLY
+                } else {
+                    OVER
+                };
+                let detail = json!({ "name": row.name, "reason": reason });
+                let event = Event::done("image.purge", "image", row.id).with(detail);
+                events::record_in_tx(&*tx, now, &who, event).await?;
             }
             tx.commit().await?;
             purged.extend(is_done.then_some(row));

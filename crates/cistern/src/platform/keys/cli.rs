@@ -111,7 +111,7 @@ pub fn run(command: Command, context: &Context) -> Outcome {
 }
 
 async fn open(place: &PlaceFlags, unlock: &Unlock, context: &Context) -> Outcome<App> {
-    let config = place.config(context)?;
+    let config = place.installed(context)?;
     let key = match &unlock.unlock_key_file {
         Some(path) => Some(service::key_from_file(path)?),
         None if unlock.recovery_key => Some(recovery_ask()?),
@@ -145,16 +145,18 @@ async fn list(args: ListArgs, context: &Context) -> Outcome {
 
 async fn add(args: AddArgs, context: &Context) -> Outcome {
     let recovery = args.recovery.then(|| RecoveryKey::draw(&World::system()));
+    if args.key_file.is_none() && args.key_command.is_none() && recovery.is_none() {
+        let text = "say which key to add: --key-file FILE, --key-command COMMAND or --recovery";
+        return Err(Failure::Usage(text.into()));
+    }
+    // Before a file is made: a mistyped key must leave none.
+    let app = open(&args.place, &args.unlock, context).await?;
     let wrapping = match (&args.key_file, &args.key_command, &recovery) {
-        (Some(path), ..) => service::key_from_or_into_file(path)?.0,
         (_, Some(line), _) => service::key_from_command(line).await?,
         (_, _, Some(recovery)) => recovery.wrapping(),
-        _ => {
-            let text = "say which key to add: --key-file FILE, --key-command COMMAND or --recovery";
-            return Err(Failure::Usage(text.into()));
-        }
+        (Some(path), ..) => service::key_from_or_into_file(path)?.0,
+        (None, None, None) => return Ok(()),
     };
-    let app = open(&args.place, &args.unlock, context).await?;
     let _alone = app.keys_alone().await?;
     let added = app.store.key_add(&wrapping).await.map_err(told)?;
     let text = recovery.as_ref().map(RecoveryKey::text);
@@ -222,7 +224,7 @@ async fn recovery_keep(app: &App, id: &str) -> Outcome {
 }
 
 async fn reset_secrets(args: ResetArgs, context: &Context) -> Outcome {
-    let was_there = App::secrets_reset(args.place.config(context)?).await?;
+    let was_there = App::secrets_reset(args.place.installed(context)?).await?;
     context.output.document(&json!({ "reset": was_there }), || {
         "The next start takes the key to secrets that it finds, or makes one. Imports by URL that were under way have to \
          be started again."

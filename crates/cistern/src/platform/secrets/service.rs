@@ -23,24 +23,13 @@ pub async fn open(
     let key = match (key_read(path)?, &known) {
         (Some(key), _) => key,
         (None, None) => key_make(path)?,
-        (None, Some(_)) => {
-            return Err(Error::Precondition(format!(
-                "the key to the secrets in the database is not at {}: copy it there from another server of this \
-                 installation or from a backup, or name its place in `secrets_key_file`. If it is lost, `cistern key \
-                 reset-secrets` goes on without it, and imports by URL that are under way have to be started again",
-                path.display()
-            )));
-        }
+        (None, Some(_)) => return Err(lost(path)),
     };
     let secrets = Secrets::new(key);
     let fingerprint = secrets.fingerprint()?;
     match known {
         Some(known) if known == fingerprint => Ok(secrets),
-        Some(_) => Err(Error::Precondition(format!(
-            "the key at {} is not the one that the secrets in this database are sealed with: all servers of an \
-             installation need the same file; copy it from one that works, or name its place in `secrets_key_file`",
-            path.display()
-        ))),
+        Some(_) => Err(other(path)),
         None => {
             let tx = db.write().await?;
             rows::fingerprint_insert(&*tx, &fingerprint).await?;
@@ -49,6 +38,35 @@ pub async fn open(
             Ok(secrets)
         }
     }
+}
+
+/// Whether a start would find the key that the database knows; makes nothing.
+pub async fn look(path: &Path, db: &Db) -> Result<()> {
+    let Some(known) = rows::fingerprint_get(db.conn()).await? else {
+        return Ok(());
+    };
+    let key = key_read(path)?.ok_or_else(|| lost(path))?;
+    if Secrets::new(key).fingerprint()? != known {
+        return Err(other(path));
+    }
+    Ok(())
+}
+
+fn lost(path: &Path) -> Error {
+    Error::Precondition(format!(
+        "the key to the secrets in the database is not at {}: copy it there from another server of this installation or from a \
+         backup, or name its place in `secrets_key_file`. If it is lost, `cistern key reset-secrets` goes on without it, and \
+         imports by URL that are under way have to be started again",
+        path.display()
+    ))
+}
+
+fn other(path: &Path) -> Error {
+    Error::Precondition(format!(
+        "the key at {} is not the one that the secrets in this database are sealed with: all servers of an installation need the \
+         same file; copy it from one that works, or name its place in `secrets_key_file`",
+        path.display()
+    ))
 }
 
 /// Forgets which key there was: the next start takes the one it finds, or makes one. False where there was none.

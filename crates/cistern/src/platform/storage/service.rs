@@ -123,6 +123,15 @@ pub async fn verify_for_reading(
 /// Brings what is damaged or missing of the store back from a copy of it, a folder or a bucket. A server may run.
 pub async fn heal_from(app: &App, copy: &str, progress: &VerifyProgress) -> Result<Healed> {
     let backend = app::backend_open_at(&app.config, copy)?;
+    if let Some(other) = store::store_id_of(&*backend).await?
+        && other != app.store.id()
+    {
+        return Err(Error::Precondition(format!(
+            "`{copy}` is a copy of another store ({other}) than this installation's ({}): nothing of this one can come back from there; \
+             name a copy of this store",
+            app.store.id()
+        )));
+    }
     let options = store::Options {
         key: key_load(&app.config).await?,
         write_turn: app.db.write_turn(),

@@ -27,6 +27,7 @@ const SYNC_BYTES: u64 = 64 << 20;
 /// A file that is being filled from its start.
 pub struct Sink {
     writer: Option<Writer>,
+    part: Option<PathBuf>,
     parts: Vec<Bytes>,
     held: usize,
     at: u64,
@@ -64,7 +65,12 @@ impl Sink {
             }
             Some(path) => part_open(path, head)?,
         };
+        let part = match &place {
+            Place::Part { part, .. } => Some(part.clone()),
+            Place::Stream(_) => None,
+        };
         Ok(Self {
+            part,
             writer: Some(Writer {
                 place,
                 hasher,
@@ -77,6 +83,11 @@ impl Sink {
             length: head.length,
             wanted: head.sha256.clone(),
         })
+    }
+
+    /// The file that is kept where this is not finished, for the same command to go on with.
+    pub fn part(&self) -> Option<&Path> {
+        self.part.as_deref()
     }
 
     /// How many bytes it has.

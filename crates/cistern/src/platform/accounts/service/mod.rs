@@ -57,10 +57,12 @@ const FIRST_TEAM: &str = "My Team";
 /// Where there is no user yet: makes the first team and its owner, who is also the operator, in one transaction.
 pub async fn first_start(app: &App) -> Result<Option<FirstStart>> {
     let now = app.clock.now();
+    // When tokens were used is not in the journal: after a recovery none was, as far as the database knows.
+    let is_recovered = app.db.is_recovered().await?;
     let tx = app.db.write().await?;
     if rows::user_any(&*tx).await? {
         // A first start that was cut off before its greeting has told its token to nobody.
-        if !rows::token_any_used(&*tx).await? {
+        if !is_recovered && !rows::token_any_used(&*tx).await? {
             tracing::warn!(
                 "no API token was used so far; if the first one is lost, `cistern token create` makes another, with this \
                  server's settings"

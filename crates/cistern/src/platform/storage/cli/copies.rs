@@ -123,9 +123,15 @@ fn folder_require(place: &str) -> Outcome {
     Err(Failure::Failed(format!("there is no folder {place}")))
 }
 
+/// What helps where a copy lacks an object.
+const ABSENT: &str = ". What the copy does not have was written after it was made: by an import, or by a gc that wrote an older pack \
+                      anew. An image that is older than the copy is whole in the copy all the same: `cistern store copy COPY COPY2`, \
+                      `cistern recover --data NEW --objects COPY2`, `cistern serve --data NEW --objects COPY2`, export the image there, \
+                      and import it here, which heals it";
+
 pub(super) async fn heal(args: HealArgs, context: &Context) -> Outcome {
     folder_require(&args.copy)?;
-    let app = App::open_existing(args.local.config(context)?).await?;
+    let app = App::open_existing(args.local.installed(context)?).await?;
     let (progress, counters) = (Progress::new(), VerifyProgress::default());
     progress.step("reading the store", None);
     let healed = {
@@ -155,9 +161,13 @@ pub(super) async fn heal(args: HealArgs, context: &Context) -> Outcome {
     if healed.left == 0 {
         return Ok(());
     }
-    Err(Failure::Failed(format!(
+    let mut text = format!(
         "{} could not be healed: {}. `cistern store verify --read-data` names the images: import them again, or heal from another copy",
         count(healed.left, "object"),
         healed.named.join("; ")
-    )))
+    );
+    if healed.absent > 0 {
+        text.push_str(ABSENT);
+    }
+    Err(Failure::Failed(text))
 }

@@ -68,7 +68,7 @@ pub fn run(args: Args, context: &Context) -> Outcome {
 }
 
 async fn local(args: Args, wish: Wish, context: &Context, progress: &Progress) -> Outcome<Report> {
-    let app = App::open_existing(args.local.config(context)?).await?;
+    let app = App::open_existing(args.local.installed(context)?).await?;
     let (counters, stop) = (Counters::default(), CancellationToken::new());
     let mut work = std::pin::pin!(gc_run(&app, wish, &stop, &counters));
     loop {
@@ -151,9 +151,10 @@ fn text(report: &Report, wish: Wish) -> String {
     });
     if report.repacked > 0 {
         lines.push(format!(
-            "Wrote {} of {} packs that were mostly garbage anew.",
+            "Wrote {} of {} anew that {} mostly garbage or in part damaged.",
             bytes(report.repacked_bytes),
-            report.repacked
+            count(report.repacked, "pack"),
+            if report.repacked == 1 { "was" } else { "were" }
         ));
     }
     if report.repacked > 0 {
@@ -162,6 +163,7 @@ fn text(report: &Report, wish: Wish) -> String {
             None => "The packs that this replaces are deleted by the next run.".into(),
         });
     }
+    lines.extend(no_room_text(report));
     if report.condemned > 0 && !wish.now {
         lines.push(format!(
             "Found {} more in {} chunks; a later run frees them, `cistern gc --now` at once.",
@@ -176,6 +178,18 @@ fn text(report: &Report, wish: Wish) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// What a run could not do for want of room, and what helps.
+fn no_room_text(report: &Report) -> Option<String> {
+    (report.no_room_bytes > 0).then(|| {
+        format!(
+            "There was no room to write packs anew that are mostly garbage, which frees what lies in them: at least {} more have to be \
+             free. Add space, or give up images (`cistern image delete ID --purge`): packs that nothing needs any more are deleted \
+             without that room. Then run `cistern gc --now` again.",
+            output::bytes(report.no_room_bytes)
+        )
+    })
 }
 
 /// Which deleted images can be restored no more, or could not after a run that is no dry one.
@@ -268,6 +282,15 @@ mod tests {
         };
         let told = text(&repacked, Wish::default());
         assert!(told.contains("takes 2.0 MiB less"), "{told}");
+        assert!(told.contains("of 1 pack anew that was mostly"), "{told}");
+        let narrow = Report {
+            no_room_bytes: 3 << 20,
+            ..Report::default()
+        };
+        let told = text(&narrow, Wish::default());
+        for part in ["Nothing was freed.", "no room", "3.0 MiB", "--purge"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
         let now = Wish {
             now: true,
             ..Wish::default()

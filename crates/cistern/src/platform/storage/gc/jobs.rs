@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::model::{Report, Wish};
 use super::service::give_up;
 use crate::app::App;
-use crate::platform::error::{Context, Error, Result};
+use crate::platform::error::{Context, Error, Result, chain_of};
 use crate::platform::events::{self, Event, Who};
 use crate::platform::jobs::{JobContext, JobError, JobKind, failed_nothing, job_find};
 use crate::platform::journal;
@@ -86,6 +86,16 @@ fn told(error: store::Error) -> Error {
         ),
         store::Kind::Stopped => {
             Error::Precondition("stopped; what was freed stays freed, and the next gc goes on".into())
+        }
+        // What a run has to read itself are the trees of images, by which it knows what they need.
+        store::Kind::Damaged | store::Kind::NotFound => {
+            tracing::error!(error = chain_of(&error), "gc cannot read what it has to");
+            Error::Damaged(format!(
+                "gc stopped before it freed anything more, because an object of the store that it has to read is missing or damaged: \
+                 {}. `cistern store verify` names the images that this hits; bring the object back with `cistern store heal COPY`, \
+                 import those images again, or give them up with `cistern image delete ID --purge`; then gc runs again",
+                chain_of(&error)
+            ))
         }
         _ => error.into(),
     }

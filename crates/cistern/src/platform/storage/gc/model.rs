@@ -73,6 +73,10 @@ pub struct Report {
     pub repacked: u64,
     /// What was written for that.
     pub repacked_bytes: u64,
+    /// Where packs that are mostly garbage could not be written anew for want of room: how many bytes the first of them takes, which
+    /// have to be free for that; otherwise 0.
+    #[serde(default)]
+    pub no_room_bytes: u64,
     /// Objects that no row names and that are waited for.
     pub orphans: u64,
     /// What is garbage in packs after this run, the figure of `GET /v2/store/stats`: what is waited for, and what lies in packs of
@@ -112,6 +116,7 @@ impl Report {
             freed_bytes: report.freed_bytes,
             repacked: report.repacked,
             repacked_bytes: report.repacked_bytes,
+            no_room_bytes: report.no_room_bytes,
             orphans: report.orphans,
             ..self
         }

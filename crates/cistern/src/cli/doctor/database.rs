@@ -1,0 +1,112 @@
+//! The database: whether it is there where its store is, whole, as new as the store, and whether its secrets can be read.
+
+use std::path::Path;
+
+use store::Store;
+
+use super::{Check, PATIENCE, failed, objects_there, ok};
+use crate::app;
+use crate::cli::flags::{database_lost, quoted};
+use crate::config::{Config, Database};
+use crate::platform::db::{Db, migrate};
+use crate::platform::error::{DATABASE_DAMAGED, Error, Result, chain_of};
+use crate::platform::secrets;
+
+const NAME: &str = "database";
+
+/// The database, and the key to the secrets in it.
+pub(super) async fn checks(config: &Config) -> Vec<Check> {
+    if let Database::Sqlite(path) = config.database()
+        && !path.exists()
+    {
+        return vec![missing(config, &path).await];
+    }
+    let db = match Db::open_to_look(&app::place(config)).await {
+        Ok(db) => db,
+        Err(error) => return vec![cannot("it cannot be opened", &error)],
+    };
+    match look(&db).await {
+        Ok((check, true)) => vec![check, secrets_key(config, &db).await],
+        Ok((check, false)) => vec![check],
+        Err(error) => vec![cannot("it cannot be read", &error)],
+    }
+}
+
+fn cannot(what: &str, error: &Error) -> Check {
+    failed(NAME, format!("{what}: {}", error.chain()))
+}
+
+/// A start makes the file, but not beside a store that another one belongs to.
+async fn missing(config: &Config, path: &Path) -> Check {
+    let shown = path.display();
+    let is_there = async { Ok::<_, Error>(objects_there(config) && app::store_is_there(config).await?) };
+    match tokio::time::timeout(PATIENCE, is_there).await {
+        Ok(Ok(true)) => failed(NAME, database_lost(config, path)),
+        Ok(Ok(false)) => ok(
+            NAME,
+            format!("{shown} is not there yet; the first start makes it"),
+        ),
+        Ok(Err(_)) | Err(_) => failed(
+            NAME,
+            format!("{shown} is not there, and whether there is a store that it belongs to cannot be seen"),
+        ),
+    }
+}
+
+/// What is to be said of an open database, and whether its tables are those of this program.
+async fn look(db: &Db) -> Result<(Check, bool)> {
+    let faults = db.faults().await?;
+    if !faults.is_empty() {
+        let text = format!("{DATABASE_DAMAGED} ({})", faults.join("; "));
+        return Ok((failed(NAME, text), false));
+    }
+    let is_current = migrate::is_current(db).await?;
+    let text = if is_current {
+        "it answers, is whole, and its schema is that of this program"
+    } else {
+        "it answers and is whole; the next start copies it aside and brings its schema up to date"
+    };
+    Ok((ok(NAME, text), is_current))
+}
+
+async fn secrets_key(config: &Config, db: &Db) -> Check {
+    const NAME: &str = "secrets key";
+    let path = config.secrets_key_file();
+    match secrets::service::look(&path, db).await {
+        Ok(()) => ok(
+            NAME,
+            "it is that of the secrets in the database, or the first start makes it",
+        ),
+        Err(error) => failed(NAME, error.chain()),
+    }
+}
+
+/// Whether the store's journal knows more than the database: a server then only reads.
+pub(super) async fn age(config: &Config, db: &Db, store: &Store) -> Check {
+    const NAME: &str = "journal";
+    let listed = match tokio::time::timeout(PATIENCE, store.journal().list()).await {
+        Ok(Ok(listed)) => listed,
+        Ok(Err(error)) => return failed(NAME, chain_of(&error)),
+        Err(_) => return failed(NAME, format!("no answer within {} seconds", PATIENCE.as_secs())),
+    };
+    // After the listing: what is listed was intended before.
+    let known = match db.journal_intended().await {
+        Ok(known) => known,
+        Err(error) => return failed(NAME, error.chain()),
+    };
+    let newest = listed
+        .last()
+        .map(|one| (i64::from(one.place.generation), one.place.sequence.cast_signed()));
+    if newest <= known {
+        return ok(NAME, "the database knows all that the store's journal has");
+    }
+    failed(
+        NAME,
+        format!(
+            "the database is older than the store, whose journal holds changes that it does not know: a server changes and deletes \
+             nothing. Put the newest database back, or stop the server and run `cistern recover --data {}`, which makes a new one \
+             from the store",
+            quoted(&config.data.display().to_string())
+        ),
+    )
+}

@@ -1,0 +1,243 @@
+//! Something of an installation is lost or damaged: whatever is tried names the way out.
+
+use std::path::{Path, PathBuf};
+
+use crate::harness::files::Files;
+use crate::harness::images::imported;
+use crate::harness::process::{reason, run, run_ok};
+use crate::harness::server::{Server, Setup};
+use crate::harness::{disks, world};
+
+const PORTS: [&str; 2] = ["--listen-api=127.0.0.1:0", "--listen-registry=127.0.0.1:0"];
+
+/// A folder that `cistern init` made, with its objects in it.
+struct Made {
+    setup: Setup,
+    data: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Made {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (setup, data) = (Setup::default(), dir.path().join("data"));
+        run_ok(&mut setup.command(&data, &["init"]));
+        // Which leaves everything in the database's file, and nothing in the log beside it.
+        run_ok(&mut setup.command(&data, &["recover"]));
+        Self {
+            setup,
+            data,
+            _dir: dir,
+        }
+    }
+
+    fn database(&self) -> PathBuf {
+        self.data.join("cistern.sqlite")
+    }
+
+    /// What a command that has to fail says.
+    fn fails(&self, words: &[&str]) -> String {
+        let mut command = self.setup.command(&self.data, words);
+        if matches!(words[0], "serve" | "doctor") {
+            command.args(PORTS);
+        }
+        let output = run(&mut command);
+        let said = [&output.stdout[..], &output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
+        said
+    }
+
+    fn all_say(&self, commands: &[&[&str]], part: &str) {
+        for words in commands {
+            let said = self.fails(words);
+            assert!(said.contains(part), "{words:?}: {said}");
+        }
+    }
+
+    fn doctor_is_well(&self) {
+        run_ok(self.setup.command(&self.data, &["doctor"]).args(PORTS));
+    }
+}
+
+/// Only with SQLite and a folder the database and the objects are files that a test can spoil.
+fn is_local() -> bool {
+    world::name() == "sqlite+folder"
+}
+
+/// Overwrites a part of a file.
+fn spoil(path: &Path, from: usize, to: usize) {
+    let mut bytes = std::fs::read(path).expect("reads");
+    let end = to.min(bytes.len());
+    bytes[from..end].fill(0xa5);
+    std::fs::write(path, bytes).expect("writes");
+}
+
+#[test]
+fn a_database_that_is_missing_beside_its_store_leads_to_recover() {
+    if !is_local() {
+        return;
+    }
+    let made = Made::new();
+    std::fs::remove_file(made.database()).expect("is there");
+    let recover = format!("cistern recover --data {}", made.data.display());
+    let commands = [&["doctor"][..], &["token", "list"], &["gc"], &["store", "verify"]];
+    made.all_say(&commands, &recover);
+    made.all_say(&[&["serve"]], "cistern recover");
+    run_ok(&mut made.setup.command(&made.data, &["recover"]));
+    made.doctor_is_well();
+    // Where there is no store either, the first start makes both.
+    std::fs::remove_dir_all(&made.data).expect("is there");
+    made.doctor_is_well();
+    made.all_say(&[&["token", "list"]], "cistern serve --data");
+}
+
+#[test]
+fn a_damaged_database_leads_to_recover_which_mends_it() {
+    if !is_local() {
+        return;
+    }
+    let commands = [
+        &["doctor"][..],
+        &["serve"],
+        &["gc"],
+        &["store", "verify"],
+        &["store", "rebuild-index"],
+        &["token", "list"],
+    ];
+    for (from, to) in [(0, 4096), (100, 40_960)] {
+        let made = Made::new();
+        spoil(&made.database(), from, to);
+        made.all_say(&commands, "run `cistern recover --data");
+        run_ok(&mut made.setup.command(&made.data, &["recover"]));
+        made.doctor_is_well();
+    }
+}
+
+#[test]
+fn doctor_finds_damage_that_no_command_meets() {
+    if !is_local() {
+        return;
+    }
+    let made = Made::new();
+    let length = std::fs::metadata(made.database()).expect("is there").len();
+    let length = usize::try_from(length).expect("small");
+    spoil(&made.database(), length - 4 * 4096, length);
+    made.all_say(&[&["doctor"]], "run `cistern recover --data");
+}
+
+#[test]
+fn doctor_tells_an_older_database_and_a_lost_key_to_secrets() {
+    if !is_local() {
+        return;
+    }
+    let made = Made::new();
+    let older = made.data.with_extension("older");
+    std::fs::copy(made.database(), &older).expect("copies");
+    let key = made.data.join("secrets.key");
+    let aside = made.data.with_extension("key");
+    std::fs::rename(&key, &aside).expect("is there");
+    made.all_say(&[&["doctor"], &["serve"]], "reset-secrets");
+    std::fs::rename(&aside, &key).expect("is there");
+    made.doctor_is_well();
+
+    run_ok(&mut made.setup.command(&made.data, &["token", "create"]));
+    run_ok(&mut made.setup.command(&made.data, &["gc"]));
+    made.doctor_is_well();
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", made.database().display()));
+    }
+    std::fs::copy(&older, made.database()).expect("copies");
+    let said = made.fails(&["doctor"]);
+    assert!(said.contains("older than the store"), "{said}");
+    assert!(said.contains("cistern recover --data"), "{said}");
+}
+
+#[test]
+fn headers_of_which_none_is_whole_are_named_wherever_they_are_met() {
+    if !is_local() {
+        return;
+    }
+    let made = Made::new();
+    let headers = made.data.join("store/h");
+    let copy = made.data.with_extension("copy");
+    let copied = copy.display().to_string();
+    run_ok(&mut made.setup.command(
+        &made.data,
+        &[
+            "store",
+            "copy",
+            &made.data.join("store").display().to_string(),
+            &copied,
+        ],
+    ));
+    for entry in std::fs::read_dir(&headers).expect("lists") {
+        spoil(&entry.expect("an entry").path(), 40, 60);
+    }
+    let commands = [
+        &["doctor"][..],
+        &["serve"],
+        &["store", "verify"],
+        &["store", "heal", &copied],
+        &["recover"],
+    ];
+    made.all_say(&commands, "below `h/` back from a copy");
+    for entry in std::fs::read_dir(copy.join("h")).expect("lists") {
+        let entry = entry.expect("an entry");
+        std::fs::copy(entry.path(), headers.join(entry.file_name())).expect("copies");
+    }
+    made.doctor_is_well();
+    let told = run_ok(&mut made.setup.command(&made.data, &["store", "verify", "--json"]));
+    let told: serde_json::Value = serde_json::from_str(&told).expect("one document");
+    assert_eq!(
+        told["verification"]["report"]["damaged"]
+            .as_array()
+            .map_or(0, Vec::len),
+        0,
+        "{told:#}"
+    );
+}
+
+/// An image whose packs are all gone, and a copy of the store that was made before it.
+#[tokio::test]
+async fn gc_and_a_copy_name_what_is_missing_and_what_helps() {
+    if !is_local() {
+        return;
+    }
+    let mut server = Server::start();
+    let (dir, files) = (
+        tempfile::tempdir().expect("a temporary folder"),
+        Files::start().await,
+    );
+    let (objects, copy) = (server.objects(), dir.path().join("copy"));
+    let (from, to) = (objects.display().to_string(), copy.display().to_string());
+    run_ok(&mut server.local(&["store", "copy", &from, &to]));
+    imported(&server.api(), "one", &files.put("one.img", disks::raw(8, 1))).await;
+    server.terminate();
+    std::fs::remove_dir_all(objects.join("p")).expect("holds the image");
+
+    let fails = |words: &[&str], parts: &[&str]| {
+        let output = run(&mut server.local(words));
+        let said = reason(&output);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
+        for part in parts {
+            assert!(said.contains(part), "{words:?}: no `{part}` in {said}");
+        }
+    };
+    let helps = [
+        "`p/",
+        "cistern store verify",
+        "cistern store heal COPY",
+        "image delete ID --purge",
+    ];
+    fails(&["gc"], &helps);
+    let helps = [
+        "the copy does not have it",
+        "wrote an older pack anew",
+        "cistern recover --data NEW --objects COPY2",
+    ];
+    fails(&["store", "heal", &to], &helps);
+    let made = Made::new();
+    let other = made.data.join("store").display().to_string();
+    fails(&["store", "heal", &other], &["is a copy of another store ("]);
+}

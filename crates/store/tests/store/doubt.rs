@@ -52,7 +52,7 @@ async fn a_pack_that_is_gone_is_recorded_by_who_reads_it() {
     // The tree is in memory, so that it is the chunks that are missed.
     let root = store.root_get("image", "one").await.unwrap().unwrap().tree;
     let disk = store.disk_open(root);
-    disk.read_at(0, &mut [0; 65536]).await.unwrap();
+    disk.read_at(0, &mut vec![0; 65536]).await.unwrap();
     std::fs::remove_file(pack).unwrap();
     disk.read_at(0, &mut vec![0; 1 << 20]).await.unwrap_err();
     assert_eq!(recorded_after_a_read(&store).await, (1, 1 << 20));

@@ -236,12 +236,14 @@ impl Store {
         }
         let tail_at = item.bytes.saturating_sub(TAIL_BYTES);
         let tail = backend.get_range(&item.key, tail_at..item.bytes).await?;
-        let footer = pack::footer_range(item.bytes, &tail[tail.len() - TRAILER_BYTES..])?;
+        let header = backend.get_range(&item.key, 0..HEADER_BYTES as u64).await?;
+        let trailer = &tail[tail.len() - TRAILER_BYTES..];
+        pack::pack_format_check(&header, trailer)?;
+        let footer = pack::footer_range(item.bytes, trailer)?;
         let footer = match footer.start.checked_sub(tail_at).map(usize::try_from) {
             Some(Ok(at)) => tail.slice(at..),
             _ => backend.get_range(&item.key, footer).await?,
         };
-        let header = backend.get_range(&item.key, 0..HEADER_BYTES as u64).await?;
         let entries = pack::index_open(&self.inner.keys, id, &header, &footer)?;
         let domain = pack::domain(&header)?;
         Ok(found(id, item, domain, entries))
@@ -253,11 +255,10 @@ impl Store {
             return Err(Error::new(Kind::Damaged, "the object is larger than any pack"));
         }
         let data = self.inner.backend.get(&item.key).await?;
-        let domain = match pack::domain(&data) {
-            Ok(domain) => domain,
-            // There is only one.
-            Err(_) if self.inner.header.dedup_domain == DedupDomain::Installation => 0,
-            Err(error) => return Err(error),
+        // There may be only one; what the header says is not to be trusted where its code does not match.
+        let domain = match self.inner.header.dedup_domain {
+            DedupDomain::Installation => 0,
+            DedupDomain::Team => pack::domain(&data)?,
         };
         let keys = self.inner.keys.clone();
         let world = &self.inner.options.world;

@@ -120,6 +120,37 @@ pub(crate) async fn found_insert(
     Ok((id, written))
 }
 
+/// Corrects what the row of a published object says of its size, and writes rows of what is in it and in no index, or marked as
+/// damaged. They are as new as if a session that begins now had written them. False where it is not published any more.
+pub(crate) async fn found_correct(
+    db: &impl ConnectionTrait,
+    store: i32,
+    object: i64,
+    found: &ObjectFound,
+) -> Result<bool, DbErr> {
+    let Some(gate) = super::gate::gate_shared(db, store).await? else {
+        return Ok(false);
+    };
+    let corrected = object::Entity::update_many()
+        .col_expr(object::Column::Bytes, Expr::value(found.bytes.cast_signed()))
+        .col_expr(
+            object::Column::Frames,
+            Expr::value(i32::try_from(found.frames()).unwrap_or(i32::MAX)),
+        )
+        .filter(object::Column::Id.eq(object))
+        .filter(object::Column::State.eq(object_state::LIVE))
+        .exec(db)
+        .await?;
+    if corrected.rows_affected == 0 {
+        return Ok(false);
+    }
+    for (domain, entries) in &found.entries {
+        let entries: Vec<_> = entries.iter().map(|entry| (object, *entry)).collect();
+        chunks_insert(db, store, *domain, gate.epoch, &entries).await?;
+    }
+    Ok(true)
+}
+
 /// Marks the store as ready, at an epoch above all that its rows know.
 pub(crate) async fn index_ready(db: &impl ConnectionTrait, store: i32) -> Result<(), DbErr> {
     let newest: Option<i64> = root::Entity::find()

@@ -59,7 +59,7 @@ pub struct Rebuilt {
 }
 
 /// An object as it was found.
-enum Found {
+pub(crate) enum Found {
     Whole(ObjectFound),
     Salvaged(ObjectFound, String),
     Unreadable(String),
@@ -229,7 +229,7 @@ impl Store {
     }
 
     /// What a pack's footer says.
-    async fn pack_index(&self, id: Uuid, item: &Listed) -> Result<ObjectFound> {
+    pub(crate) async fn pack_index(&self, id: Uuid, item: &Listed) -> Result<ObjectFound> {
         let backend = &self.inner.backend;
         if item.bytes < (HEADER_BYTES + TRAILER_BYTES) as u64 {
             return Err(Error::new(Kind::Damaged, "the pack was cut short"));
@@ -270,7 +270,7 @@ impl Store {
 impl Store {
     /// A whole object says nothing of itself: it is what its bytes hash to. One that no root names is garbage, and gc finds
     /// it by its row.
-    async fn whole_find(&self, (id, item): (Uuid, Listed)) -> Result<Found> {
+    pub(crate) async fn whole_find(&self, (id, item): (Uuid, Listed)) -> Result<Found> {
         let mut found = ObjectFound {
             kind: object_kind::BLOB,
             id,
@@ -316,7 +316,7 @@ impl Store {
     }
 }
 
-fn found(id: Uuid, item: &Listed, domain: i64, entries: Vec<Entry>) -> ObjectFound {
+pub(crate) fn found(id: Uuid, item: &Listed, domain: i64, entries: Vec<Entry>) -> ObjectFound {
     ObjectFound {
         kind: object_kind::PACK,
         id,

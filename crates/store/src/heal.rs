@@ -5,10 +5,13 @@
 //! index that was made anew from what was damaged gets what it lacks of it. Objects never change and no key is used twice, so what is whole there is what was damaged here. Headers and journal are not
 //! touched: those a server writes anew by itself. It can run beside a server, and be cut off and repeated.
 
+mod missing;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use crate::backend::{Backend, Listed};
 use crate::copy::{object_replace, object_write, tolerated};
@@ -62,6 +65,7 @@ impl Store {
                 progress.packs.fetch_add(1, Relaxed);
             }
         }
+        self.missing_take(&copy, &mut healed).await?;
         self.damage_update().await?;
         Ok(healed)
     }
@@ -141,26 +145,28 @@ impl Store {
             return Ok(Err("the copy does not have it".to_owned()));
         };
         let item = Listed { key, bytes };
-        let judged = match object.kind {
-            object_kind::BLOB => self.blob_judge(object, item).await,
-            _ => self.pack_judge(object, item).await,
+        let judged = if object.kind == object_kind::BLOB {
+            self.blob_judge(object, item).await
+        } else {
+            let judged = self.pack_judge(object.key, &item).await;
+            judged.map(|(found, data)| Whole {
+                found,
+                pack: Some(data),
+            })
         };
         let told = |error| format!("it is damaged in the copy too ({error})");
         Ok(tolerated(judged)?.map_err(told))
     }
 
-    async fn pack_judge(&self, object: &object::Model, item: Listed) -> Result<Whole> {
+    async fn pack_judge(&self, id: Uuid, item: &Listed) -> Result<(ObjectFound, Bytes)> {
         if item.bytes > pack::LIMIT_BYTES as u64 {
             return Err(Error::new(Kind::Damaged, "the object is larger than any pack"));
         }
         let data = self.inner.backend.get(&item.key).await?;
-        let (keys, id, read) = (self.inner.keys.clone(), object.key, data.clone());
+        let (keys, read) = (self.inner.keys.clone(), data.clone());
         let world = &self.inner.options.world;
         let entries = world.compute(move || pack::verify(&keys, id, &read)).await?;
-        Ok(Whole {
-            found: found(id, &item, pack::domain(&data)?, entries),
-            pack: Some(data),
-        })
+        Ok((found(id, item, pack::domain(&data)?, entries), data))
     }
 
     /// The digest of a whole object is in the index, or its name is a root's.

@@ -141,7 +141,7 @@ impl Store {
                     continue;
                 }
             };
-            let (number, new) = rows::found_insert(&tx, self.inner.number, &object, now_us)
+            let (number, new) = rows::found_insert(&tx, self.inner.number, (&object, rows::OLDEST), now_us)
                 .await
                 .map_err(context)?;
             if object.kind == object_kind::PACK {

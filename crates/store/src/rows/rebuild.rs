@@ -15,7 +15,7 @@ use crate::digest::Digest;
 use crate::pack::Entry;
 
 /// The epoch of everything that a rebuild finds: lower than that of any session.
-const OLDEST: i64 = 1;
+pub(crate) const OLDEST: i64 = 1;
 
 /// An object that is in the backend.
 #[derive(Debug, Clone)]
@@ -88,12 +88,12 @@ pub(crate) async fn names_kept(
     Ok(rows.into_iter().filter_map(known).collect())
 }
 
-/// Writes the rows of an object; where another has a chunk already, that one's row stays. Gives the object's number, and
+/// Writes the rows of an object, as of an epoch; where another has a chunk already, that one's row stays. Gives the object's number, and
 /// how many of its chunks are new.
 pub(crate) async fn found_insert(
     db: &impl ConnectionTrait,
     store: i32,
-    found: &ObjectFound,
+    (found, epoch): (&ObjectFound, i64),
     now_us: i64,
 ) -> Result<(i64, u64), DbErr> {
     let row = object::ActiveModel {
@@ -115,7 +115,7 @@ pub(crate) async fn found_insert(
     let mut written = 0;
     for (domain, entries) in &found.entries {
         let entries: Vec<_> = entries.iter().map(|entry| (id, *entry)).collect();
-        written += chunks_insert(db, store, *domain, OLDEST, &entries).await?;
+        written += chunks_insert(db, store, *domain, epoch, &entries).await?;
     }
     Ok((id, written))
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use store::{Backend, Copied, CopyOptions, CopyProgress, Kind, Settings, Store, backend_open};
+use store::{Backend, Copied, CopyOptions, CopyProgress, Fault, Faulty, Kind, Settings, Store, backend_open};
 
 use crate::support::{Place, import, local, noise};
 
@@ -208,5 +208,33 @@ async fn the_whole_one_wins_and_not_the_longer_one() {
             assert!(std::fs::read(&target).unwrap() == whole);
             std::fs::write(&source, &whole).unwrap();
         }
+    }
+}
+
+/// A destination that refuses what would replace a damaged object keeps what it has.
+#[tokio::test]
+async fn whatever_call_fails_what_was_there_is_there() {
+    let (_place, from, to) = made().await;
+    copy(&from, &to).await.unwrap();
+    let (source, target) = (pack(&from), pack(&to));
+    let whole = std::fs::read(&source).unwrap();
+    flip(&target, 100);
+    let damaged = std::fs::read(&target).unwrap();
+    let options = CopyOptions {
+        read_back: true,
+        ..CopyOptions::default()
+    };
+    let device = Faulty::new(folder(&to), Fault::NoSpace, 0);
+    for call in 1.. {
+        std::fs::write(&target, &damaged).unwrap();
+        device.rearm(call);
+        let done = store::copy(&*folder(&from), &device, &options, &CopyProgress::default()).await;
+        let now = std::fs::read(&target).unwrap_or_default();
+        assert!(now == damaged || now == whole, "at call {call}");
+        if device.calls() < call {
+            assert_eq!(done.unwrap().replaced, 1);
+            break;
+        }
+        assert!(done.is_err(), "at call {call}");
     }
 }

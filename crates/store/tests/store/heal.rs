@@ -279,6 +279,49 @@ async fn a_copy_from_before_a_change_of_keys_is_one() {
     assert!(std::fs::read(&old[0]).unwrap() == whole[key]);
 }
 
+/// A pack was missing when the index was made anew, so that no row names it: its trees tell that it is needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_no_row_knows_comes_back_where_a_disk_needs_it() {
+    for place in [local().await, encrypted().await] {
+        let mut case = Case::new(place).await;
+        let stray = case
+            .place
+            .dir
+            .path()
+            .join("copy/p/ab/abcdef00-0000-4000-8000-000000000000");
+        std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
+        std::fs::write(stray, "freed").unwrap();
+        let whole = content(&case.live());
+        let (old, _) = packs(&case);
+        let place = &case.place;
+        // Gone altogether, or so that nothing of it can be read.
+        for left in [None, Some("rubbish")] {
+            std::fs::remove_file(&old[0]).unwrap();
+            if let Some(left) = left {
+                std::fs::write(&old[0], left).unwrap();
+            }
+            let rebuilding =
+                Store::open_to_rebuild(Arc::clone(&place.backend), &place.db, place.options()).await;
+            let progress = RebuildProgress::default();
+            rebuilding.unwrap().rebuild_index(&progress).await.unwrap();
+            case.store = place.store().await;
+            assert_ne!(
+                case.store.verify(true, &VerifyProgress::default()).await.unwrap(),
+                []
+            );
+            let healed = case
+                .store
+                .heal_from(Arc::clone(&case.copy), &VerifyProgress::default())
+                .await
+                .unwrap();
+            assert_eq!((healed.objects, healed.left), (1, 0), "{healed:?}");
+            assert!(content(&case.live()) == whole, "and nothing that gc has freed");
+        }
+        case.assert_whole().await;
+        assert_eq!(case.heal().await, Healed::default());
+    }
+}
+
 /// The index was made anew while a pack was cut: its row has the wrong size, and lacks what lay behind the cut.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pack_that_was_cut_when_the_index_was_made_anew_comes_back_with_what_is_in_it() {

@@ -6,8 +6,8 @@
 //! database knows nothing of the place: a service goes on with the copy when it is told to, and from then on the copy is
 //! ahead, and nothing is copied to it any more.
 //!
-//! What is there with the right size is trusted unread, unless all of it is to be read back: then both sides are compared, and what is
-//! damaged at the destination is replaced by what is whole at the source.
+//! What is there with the same size is trusted unread, unless all of it is to be read back. Of what differs both sides are judged by
+//! themselves, and what is damaged at the destination is replaced by what is whole at the source.
 
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
@@ -54,7 +54,8 @@ pub struct Copied {
     pub bytes: u64,
     /// Objects that were there already.
     pub present: u64,
-    /// Of the objects written, those that were there already and damaged: only found where everything is read back.
+    /// Of the objects written, those that were there already and damaged: those of the same size are only found where everything is
+    /// read back.
     pub replaced: u64,
     /// Objects that were gone when their turn came: gc ran meanwhile, and what it wrote in their place may not be copied yet.
     pub gone: u64,
@@ -210,21 +211,11 @@ struct Copier<'a> {
 
 impl Copier<'_> {
     async fn object(&self, item: Listed) -> Result<Done> {
-        let there = self.to.stat(&item.key).await?;
-        if there == Some(item.bytes) && !self.read_back {
-            return Ok(Done::Present);
-        }
-        // Of two that differ the longer is whole.
-        if there > Some(item.bytes) {
-            return Ok(Done::Kept(format!(
-                "{}: cut short; the copy keeps the whole one that it has",
-                item.key
-            )));
-        }
-        let done = if there == Some(item.bytes) {
-            self.compare(&item).await
-        } else {
-            self.write(&item, there.is_some()).await
+        let done = match self.to.stat(&item.key).await? {
+            None => self.write(&item, false).await,
+            Some(there) if there == item.bytes && !self.read_back => return Ok(Done::Present),
+            Some(there) if item.key.starts_with("b/") => self.compare_whole(&item, there).await,
+            Some(there) => self.compare(&item, there).await,
         };
         match done {
             // Gc may have deleted it since it was listed.
@@ -235,7 +226,7 @@ impl Copier<'_> {
         }
     }
 
-    /// Writes an object, in the place of one that is shorter where `replaces`. A damaged pack replaces nothing.
+    /// Writes an object, in the place of what is there where `replaces`.
     async fn write(&self, item: &Listed, replaces: bool) -> Result<Done> {
         if item.bytes > pack::LIMIT_BYTES as u64 {
             self.write_large(item, replaces).await?;
@@ -246,12 +237,6 @@ impl Copier<'_> {
             Some(id) => self.damage(id, data.clone()).await?,
             None => None,
         };
-        if replaces && let Some(reason) = damage {
-            return Ok(Done::Kept(format!(
-                "{}: {reason}; the copy keeps what it has",
-                item.key
-            )));
-        }
         if replaces {
             self.replace(&item.key, data).await?;
         } else {
@@ -288,14 +273,21 @@ impl Copier<'_> {
         }
     }
 
-    /// Reads an object that both sides have with the same size. What is damaged at the destination alone is replaced.
-    async fn compare(&self, item: &Listed) -> Result<Done> {
+    /// Reads an object that both sides have, here with `there` bytes: which of two that differ is whole, each says itself, and not its
+    /// length. What is damaged at the destination alone is replaced.
+    async fn compare(&self, item: &Listed, there: u64) -> Result<Done> {
         let key = &item.key;
-        if key.starts_with("b/") {
-            return self.compare_whole(item).await;
+        let is_possible = |bytes: u64| !key.starts_with("p/") || bytes <= pack::LIMIT_BYTES as u64;
+        if !is_possible(item.bytes) {
+            let text = format!("{key}: it is larger than any pack; the copy keeps what it has");
+            return Ok(Done::Kept(text));
         }
         let source = self.from.get(key).await?;
-        let there = tolerated(self.to.get(key).await)?;
+        let there = if is_possible(there) {
+            tolerated(self.to.get(key).await)?
+        } else {
+            Err(Error::new(Kind::Damaged, "it is larger than any pack"))
+        };
         let is_same = matches!(&there, Ok(there) if *there == source);
         // Of the others both sides are alike only where they are whole, or were copied damaged by who knew.
         let fault = match self.fault(key, source.clone()).await? {
@@ -320,8 +312,18 @@ impl Copier<'_> {
         Ok(Done::Replaced(item.bytes))
     }
 
-    /// A whole object can be as large as it likes, and nothing in it tells what it should be.
-    async fn compare_whole(&self, item: &Listed) -> Result<Done> {
+    /// A whole object can be as large as it likes, and nothing in it tells what it should be. One that is shorter here was cut off on
+    /// its way.
+    async fn compare_whole(&self, item: &Listed, there: u64) -> Result<Done> {
+        if there < item.bytes {
+            return self.write(item, true).await;
+        }
+        if there > item.bytes {
+            return Ok(Done::Kept(format!(
+                "{}: it has {} bytes, and the copy's {there}: one of the two is not whole, and the copy keeps what it has; where a                  verification of the source finds nothing, remove the copy's and copy again",
+                item.key, item.bytes
+            )));
+        }
         for piece in pieces(item.bytes) {
             let source = self.from.get_range(&item.key, piece.clone()).await?;
             let there = tolerated(self.to.get_range(&item.key, piece).await)?;
@@ -382,7 +384,7 @@ fn journal_fault(keys: &Keys, data: &[u8]) -> Option<Error> {
 }
 
 /// An error that says that this object cannot be read goes in; another ends the work.
-fn tolerated<T>(read: Result<T>) -> Result<Result<T>> {
+pub(crate) fn tolerated<T>(read: Result<T>) -> Result<Result<T>> {
     match read {
         Err(error) if !damaging(&error) => Err(error),
         read => Ok(read),
@@ -395,12 +397,11 @@ fn pieces(bytes: u64) -> impl Iterator<Item = Range<u64>> {
     starts.map(move |start| start..bytes.min(start + PIECE_BYTES))
 }
 
-/// Writes `data` in the place of what has this key. All of it is at the backend before that goes: a full disk must not cost what
-/// was there.
-async fn object_replace(to: &dyn Backend, key: &str, data: Bytes) -> Result<()> {
-    let mut put = to.put_begin(key).await?;
+/// Writes `data` in the place of what has this key, which stays there until all of it is at the backend and takes its place at once:
+/// neither a full disk nor a service that refuses may cost what was there.
+pub(crate) async fn object_replace(to: &dyn Backend, key: &str, data: Bytes) -> Result<()> {
+    let mut put = to.put_replace(key).await?;
     put.write(data).await?;
-    to.delete(key).await?;
     put.finish().await
 }
 
@@ -412,15 +413,16 @@ pub(crate) async fn object_write(
     item: &Listed,
     replaces: bool,
 ) -> Result<blake3::Hash> {
-    let mut put = to.put_begin(&item.key).await?;
+    let mut put = if replaces {
+        to.put_replace(&item.key).await?
+    } else {
+        to.put_begin(&item.key).await?
+    };
     let mut written = blake3::Hasher::new();
     for piece in pieces(item.bytes) {
         let data = from.get_range(&item.key, piece).await?;
         written.update(&data);
         put.write(data).await?;
-    }
-    if replaces {
-        to.delete(&item.key).await?;
     }
     put.finish().await?;
     Ok(written.finalize())

@@ -34,6 +34,8 @@ pub enum Kind {
     Incompatible,
     /// The caller asked for something that cannot be.
     Invalid,
+    /// The backend does not let us, or gives an answer that nobody knows: it says nothing of what is stored.
+    Refused,
     /// A passing failure: the same call may succeed later.
     Unavailable,
     /// The same, and it is the database that does not answer.
@@ -100,9 +102,11 @@ impl Error {
         matches!(self.kind, Kind::Unavailable | Kind::DatabaseAway)
     }
 
-    /// From an I/O error, keeping "no space", "exists", "not found" and "try again" apart.
+    /// From an I/O error, keeping "no space", "exists", "not found", "not allowed" and "try again" apart.
     pub(crate) fn io(context: impl Into<String>, source: io::Error) -> Self {
         let kind = match source.kind() {
+            _ if is_short_of(&source) => Kind::Unavailable,
+            io::ErrorKind::PermissionDenied => Kind::Refused,
             io::ErrorKind::NotFound => Kind::NotFound,
             io::ErrorKind::AlreadyExists => Kind::Exists,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
@@ -135,6 +139,13 @@ impl Error {
     }
 }
 
+/// Whether this process or the system has too much open, or no memory: it passes, and is no word on the disk.
+fn is_short_of(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    Errno::from_io_error(error).is_some_and(|errno| short.contains(&errno))
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.context)?;
@@ -150,5 +161,27 @@ impl StdError for Error {
         self.source
             .as_deref()
             .map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::damaging;
+
+    #[test]
+    fn only_what_a_device_says_of_bytes_is_damage() {
+        use rustix::io::Errno;
+        let damage = |errno: Errno| damaging(&Error::io("cannot read", errno.into()));
+        assert!(damage(Errno::IO) && damage(Errno::NOENT));
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::ACCESS,
+            Errno::PERM,
+        ] {
+            assert!(!damage(errno), "{errno}");
+        }
     }
 }

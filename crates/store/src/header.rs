@@ -343,11 +343,6 @@ pub(crate) async fn header_load(backend: &dyn Backend) -> Result<Option<Found>> 
     damaged.map_or(Ok(None), |error| Err(place(none_whole(error))))
 }
 
-/// Which store is in a backend, as its header says; no key is needed. `None` where there is none.
-pub async fn store_id_of(backend: &dyn Backend) -> Result<Option<Uuid>> {
-    Ok(header_load(backend).await?.map(|found| found.header.store_id))
-}
-
 /// Of the last of the headers, none of which can be used.
 fn none_whole(error: Error) -> Error {
     if error.kind() == Kind::NotFound {

@@ -68,7 +68,7 @@ pub use copy::{Copied, CopyOptions, CopyProgress, copy, copy_check};
 pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
 pub use format::FORMAT;
-pub use header::{DedupDomain, Header, store_id_of};
+pub use header::{DedupDomain, Header};
 pub use heal::Healed;
 pub use ingest::{Disk, Ingest, IngestStats, Progress};
 pub use journal::{

@@ -61,7 +61,7 @@ pub struct Rebuilt {
 }
 
 /// An object as it was found.
-enum Found {
+pub(crate) enum Found {
     Whole(ObjectFound),
     Salvaged(ObjectFound, String),
     Unreadable(String),
@@ -152,7 +152,7 @@ impl Store {
                     continue;
                 }
             };
-            let (number, new) = rows::found_insert(&tx, self.inner.number, &object, now_us)
+            let (number, new) = rows::found_insert(&tx, self.inner.number, (&object, rows::OLDEST), now_us)
                 .await
                 .map_err(context)?;
             if object.kind == object_kind::PACK {
@@ -240,19 +240,21 @@ impl Store {
     }
 
     /// What a pack's footer says.
-    async fn pack_index(&self, id: Uuid, item: &Listed) -> Result<ObjectFound> {
+    pub(crate) async fn pack_index(&self, id: Uuid, item: &Listed) -> Result<ObjectFound> {
         let backend = &self.inner.backend;
         if item.bytes < (HEADER_BYTES + TRAILER_BYTES) as u64 {
             return Err(Error::new(Kind::Damaged, "the pack was cut short"));
         }
         let tail_at = item.bytes.saturating_sub(TAIL_BYTES);
         let tail = backend.get_range(&item.key, tail_at..item.bytes).await?;
-        let footer = pack::footer_range(item.bytes, &tail[tail.len() - TRAILER_BYTES..])?;
+        let header = backend.get_range(&item.key, 0..HEADER_BYTES as u64).await?;
+        let trailer = &tail[tail.len() - TRAILER_BYTES..];
+        pack::pack_format_check(&header, trailer)?;
+        let footer = pack::footer_range(item.bytes, trailer)?;
         let footer = match footer.start.checked_sub(tail_at).map(usize::try_from) {
             Some(Ok(at)) => tail.slice(at..),
             _ => backend.get_range(&item.key, footer).await?,
         };
-        let header = backend.get_range(&item.key, 0..HEADER_BYTES as u64).await?;
         let entries = pack::index_open(&self.inner.keys, id, &header, &footer)?;
         let domain = pack::domain(&header)?;
         Ok(found(id, item, domain, entries))
@@ -264,11 +266,10 @@ impl Store {
             return Err(Error::new(Kind::Damaged, "the object is larger than any pack"));
         }
         let data = self.inner.backend.get(&item.key).await?;
-        let domain = match pack::domain(&data) {
-            Ok(domain) => domain,
-            // There is only one.
-            Err(_) if self.inner.header.dedup_domain == DedupDomain::Installation => 0,
-            Err(error) => return Err(error),
+        // There may be only one; what the header says is not to be trusted where its code does not match.
+        let domain = match self.inner.header.dedup_domain {
+            DedupDomain::Installation => 0,
+            DedupDomain::Team => pack::domain(&data)?,
         };
         let keys = self.inner.keys.clone();
         let world = &self.inner.options.world;
@@ -280,7 +281,7 @@ impl Store {
 impl Store {
     /// A whole object says nothing of itself: it is what its bytes hash to. One that no root names is garbage, and gc finds
     /// it by its row.
-    async fn whole_find(&self, (id, item): (Uuid, Listed)) -> Result<Found> {
+    pub(crate) async fn whole_find(&self, (id, item): (Uuid, Listed)) -> Result<Found> {
         let mut found = ObjectFound {
             kind: object_kind::BLOB,
             id,
@@ -326,7 +327,7 @@ impl Store {
     }
 }
 
-fn found(id: Uuid, item: &Listed, domain: i64, entries: Vec<Entry>) -> ObjectFound {
+pub(crate) fn found(id: Uuid, item: &Listed, domain: i64, entries: Vec<Entry>) -> ObjectFound {
     ObjectFound {
         kind: object_kind::PACK,
         id,

@@ -270,7 +270,7 @@ impl Store {
 
     /// Takes the mark from what can be read again.
     async fn chunks_mend(&self, faults: &HashMap<i64, Fault>) -> Result<()> {
-        let bad: Vec<i64> = faults.keys().copied().collect();
+        let bad = faults.keys().copied().collect();
         let mended = rows::chunks_mend(&self.inner.db, self.inner.number, &bad).await;
         mended
             .map(drop)

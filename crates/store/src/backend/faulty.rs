@@ -132,6 +132,15 @@ impl Backend for Faulty {
         Ok(Box::new(FaultyPut { inner, faulty }))
     }
 
+    async fn put_replace(&self, key: &str) -> Result<Box<dyn Put>> {
+        if self.strikes() {
+            return Err(self.error());
+        }
+        let inner = self.inner.put_replace(key).await?;
+        let faulty = self.clone();
+        Ok(Box::new(FaultyPut { inner, faulty }))
+    }
+
     async fn get(&self, key: &str) -> Result<Bytes> {
         if !self.strikes() {
             return self.inner.get(key).await;

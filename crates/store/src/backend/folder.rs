@@ -1,6 +1,6 @@
 //! A folder as a backend: one file an object.
 //!
-//! An object is written to `tmp/`, synced, moved to its name without ever replacing one
+//! An object is written to `tmp/`, synced, moved to its name without replacing one, but for a damaged one that is to be replaced
 //! (`renameat2(RENAME_NOREPLACE)`, or link and unlink where the file system lacks it), and then the folder
 //! that holds the name is synced. Writers that wait for the same folder share one sync. Temporary files have
 //! a folder of their own, on the same file system, so that what a crash left is found without reading
@@ -91,6 +91,18 @@ impl Folder {
         let done = tokio::task::spawn_blocking(move || work(&inner)).await;
         done.map_err(|error| Error::new(Kind::Io, "a file operation was stopped").with_source(error))?
     }
+
+    async fn begin(&self, key: &str, naming: Naming) -> Result<Box<dyn Put>> {
+        key_check(key)?;
+        let context = format!("cannot begin object `{key}`");
+        let file = self.run(|inner| Temporary::create(inner).map_err(|error| Error::io(context, error)));
+        Ok(Box::new(FolderPut {
+            file: Some(file.await?),
+            inner: Arc::clone(&self.inner),
+            key: key.to_owned(),
+            naming,
+        }))
+    }
 }
 
 #[async_trait]
@@ -102,14 +114,11 @@ impl Backend for Folder {
     }
 
     async fn put_begin(&self, key: &str) -> Result<Box<dyn Put>> {
-        key_check(key)?;
-        let context = format!("cannot begin object `{key}`");
-        let file = self.run(|inner| Temporary::create(inner).map_err(|error| Error::io(context, error)));
-        Ok(Box::new(FolderPut {
-            file: Some(file.await?),
-            inner: Arc::clone(&self.inner),
-            key: key.to_owned(),
-        }))
+        self.begin(key, Naming::New).await
+    }
+
+    async fn put_replace(&self, key: &str) -> Result<Box<dyn Put>> {
+        self.begin(key, Naming::Replace).await
     }
 
     async fn get(&self, key: &str) -> Result<Bytes> {
@@ -196,7 +205,17 @@ impl Backend for Folder {
 struct FolderPut {
     inner: Arc<Inner>,
     key: String,
+    naming: Naming,
     file: Option<Temporary>,
+}
+
+/// What becomes of an object that has the name already.
+#[derive(Debug, Clone, Copy)]
+enum Naming {
+    /// It stays, and the new one fails.
+    New,
+    /// The new one takes its place.
+    Replace,
 }
 
 /// A file under `tmp/`; what is there of it when this is dropped goes.
@@ -255,10 +274,11 @@ impl Put for FolderPut {
     }
 
     async fn finish(mut self: Box<Self>) -> Result<()> {
-        self.run(|inner, key, file| {
+        let naming = self.naming;
+        self.run(move |inner, key, file| {
             let synced = file.file.sync_all();
             synced.map_err(|error| Error::io(format!("cannot write object `{key}`"), error))?;
-            inner.name(&file.path, key)
+            inner.name(&file.path, key, naming)
         })
         .await
     }
@@ -300,7 +320,7 @@ impl Inner {
             )
         };
         let written = write_synced(&temporary, data).map_err(failed);
-        let named = written.and_then(|()| self.name(&temporary, key));
+        let named = written.and_then(|()| self.name(&temporary, key, Naming::New));
         if named.is_err() {
             // That error is what counts; a file that stays is cleared at a later start.
             let _ = std::fs::remove_file(&temporary);
@@ -310,7 +330,7 @@ impl Inner {
 
     /// Gives a file that was synced its name, durably. The folders of the name are made only now: where the disk of the
     /// store is gone, whatever lies in its place has no folder for temporary files, and nothing is made there.
-    fn name(&self, file: &Path, key: &str) -> Result<()> {
+    fn name(&self, file: &Path, key: &str, naming: Naming) -> Result<()> {
         let target = self.root.join(key);
         let folder = target.parent().unwrap_or(&self.root);
         self.folder_make(folder)?;
@@ -320,7 +340,11 @@ impl Inner {
                 error,
             )
         };
-        rename_new(file, &target).map_err(failed)?;
+        match naming {
+            Naming::New => rename_new(file, &target),
+            Naming::Replace => std::fs::rename(file, &target),
+        }
+        .map_err(failed)?;
         self.folder_sync(folder)
     }
 

@@ -137,6 +137,10 @@ mod tests {
             self.0.put_begin(key).await
         }
 
+        async fn put_replace(&self, key: &str) -> Result<Box<dyn Put>> {
+            self.0.put_replace(key).await
+        }
+
         async fn get(&self, key: &str) -> Result<Bytes> {
             let data = self.0.get(key).await?;
             Ok(if self.1 == Lie::OtherBytes {

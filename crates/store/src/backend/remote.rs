@@ -122,7 +122,8 @@ impl Remote {
             ErrorKind::RateLimited => Kind::Unavailable,
             ErrorKind::ConfigInvalid | ErrorKind::Unsupported => Kind::Invalid,
             _ if error.is_temporary() => Kind::Unavailable,
-            _ => Kind::Io,
+            // No right to it (403), or an answer that nobody knows: it says nothing of the bytes.
+            _ => Kind::Refused,
         };
         // Kind and message only: what opendal adds may quote requests.
         let shown = error.to_string();
@@ -302,6 +303,11 @@ impl Backend for Remote {
             writer,
             bytes: 0,
         }))
+    }
+
+    /// A put without a condition takes the place of what is there, at once and whole, also one in parts when it is completed.
+    async fn put_replace(&self, key: &str) -> Result<Box<dyn Put>> {
+        self.put_begin(key).await
     }
 
     async fn get(&self, key: &str) -> Result<Bytes> {
@@ -540,6 +546,46 @@ mod tests {
         let listed = tokio::time::timeout(Duration::from_secs(10), listed).await;
         let error = listed.expect("it ends by itself").unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    }
+
+    /// Answers every request so, and closes the connection.
+    fn answering(status: &'static str) -> String {
+        use std::io::{Read as _, Write as _};
+
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = format!("http://{}", server.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in server.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 4096]);
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        at
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_says_nothing_of_the_bytes_is_no_damage() {
+        for status in [
+            "403 Forbidden",
+            "401 Unauthorized",
+            "418 Teapot",
+            "400 Bad Request",
+        ] {
+            let settings = Settings::from([
+                ("access_key_id".to_owned(), "a".to_owned()),
+                ("secret_access_key".to_owned(), "b".to_owned()),
+                ("endpoint".to_owned(), answering(status)),
+            ]);
+            let mut remote = Remote::open("s3://bucket", &settings).unwrap();
+            remote.pause = Duration::from_millis(1);
+            let whole = remote.get("p/aa/x").await.unwrap_err();
+            let range = remote.get_range("p/aa/x", 0..9).await.unwrap_err();
+            for error in [whole, range] {
+                assert!(!crate::verify::damaging(&error), "{status}: {error:?}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -14,13 +14,30 @@ use crate::error::{Error, Kind, Result};
 use crate::format::format_check;
 use crate::seal::ObjectKey;
 
+/// Refuses a pack of another format. Only where header and trailer both say so: one alone is a bit that is not what was written,
+/// and the pack is damaged.
+pub(crate) fn pack_format_check(header: &[u8], trailer: &[u8]) -> Result<()> {
+    let is_marked = header.len() == HEADER_BYTES
+        && trailer.len() == TRAILER_BYTES
+        && &header[..8] == HEADER_MAGIC
+        && &trailer[56..] == TRAILER_MAGIC;
+    if !is_marked {
+        return Ok(());
+    }
+    let (first, last) = (u32_at(header, 8), u32_at(trailer, 8));
+    if first == last {
+        return format_check("pack", first);
+    }
+    let text = format!("a pack says at its start that it has format {first}, and at its end {last}");
+    Err(Error::new(Kind::Damaged, text))
+}
+
 /// Which bytes of a pack of `pack_bytes` hold footer and trailer, told by its last 64 bytes.
 pub fn footer_range(pack_bytes: u64, trailer: &[u8]) -> Result<Range<u64>> {
     let damaged = |what: &str| Error::new(Kind::Damaged, format!("pack {what}"));
     if trailer.len() != TRAILER_BYTES || &trailer[56..] != TRAILER_MAGIC {
         return Err(damaged("has no trailer: it was cut or overwritten"));
     }
-    format_check("pack", u32_at(trailer, 8))?;
     let footer = u64::from(u32_at(trailer, 0));
     let length = u64::from(u32_at(trailer, 4)) * ENTRY_BYTES as u64 + TRAILER_BYTES as u64;
     if footer < HEADER_BYTES as u64 || pack_bytes > LIMIT_BYTES as u64 || footer + length != pack_bytes {
@@ -43,7 +60,9 @@ pub(crate) fn index(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
     if pack.len() < HEADER_BYTES + TRAILER_BYTES {
         return Err(damaged());
     }
-    let footer = footer_range(pack.len() as u64, &pack[pack.len() - TRAILER_BYTES..])?;
+    let trailer = &pack[pack.len() - TRAILER_BYTES..];
+    pack_format_check(&pack[..HEADER_BYTES], trailer)?;
+    let footer = footer_range(pack.len() as u64, trailer)?;
     let start = usize::try_from(footer.start).map_err(|_| damaged())?;
     index_open(keys, id, &pack[..HEADER_BYTES], &pack[start..])
 }

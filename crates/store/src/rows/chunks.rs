@@ -1,6 +1,6 @@
 //! Chunks: which digest lies where.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sea_orm::sea_query::{Expr, ExprTrait as _, LockType, OnConflict, Query};
 use sea_orm::{
@@ -14,7 +14,7 @@ use crate::digest::Digest;
 use crate::pack::Entry;
 
 /// Rows in one statement: few enough bound values for SQLite (32,766) and PostgreSQL (65,535).
-const ROWS_A_STATEMENT: usize = 1000;
+pub(super) const ROWS_A_STATEMENT: usize = 1000;
 /// Digests in one look-up. Always padded to this many, so that one prepared statement serves all.
 pub(crate) const LOOKUP: usize = 128;
 
@@ -261,27 +261,53 @@ pub(crate) async fn chunks_damage_all(
     Ok(done.rows_affected)
 }
 
-/// Marks damaged chunks as live again, and their objects as whole, but for these objects. Goes through the whole index.
+/// Marks damaged chunks as live again, and their objects as whole, but for these objects. Reads the rows of the damaged chunks and
+/// of all objects.
 pub(crate) async fn chunks_mend(
     db: &impl ConnectionTrait,
     store: i32,
-    still_faulty: &[i64],
+    still_faulty: &HashSet<i64>,
 ) -> Result<u64, DbErr> {
-    let done = chunk::Entity::update_many()
-        .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
+    let of_chunks: Vec<i64> = chunk::Entity::find()
+        .select_only()
+        .column(chunk::Column::Object)
+        .distinct()
         .filter(chunk::Column::Store.eq(store))
-        .filter(chunk::Column::State.eq(chunk_state::DAMAGED))
-        .filter(chunk::Column::Object.is_not_in(still_faulty.iter().copied()))
-        .exec(db)
+        // Written out: a parameter could not use the index of the damaged.
+        .filter(Expr::cust(format!("state = {}", chunk_state::DAMAGED)))
+        .into_tuple()
+        .all(db)
         .await?;
-    object::Entity::update_many()
-        .col_expr(object::Column::Damaged, Expr::value(false))
+    let of_objects: Vec<i64> = object::Entity::find()
+        .select_only()
+        .column(object::Column::Id)
         .filter(object::Column::Store.eq(store))
         .filter(object::Column::Damaged.eq(true))
-        .filter(object::Column::Id.is_not_in(still_faulty.iter().copied()))
-        .exec(db)
+        .into_tuple()
+        .all(db)
         .await?;
-    Ok(done.rows_affected)
+    // Those that are whole are named: of the others there may be more than one statement takes.
+    let whole = of_chunks.into_iter().chain(of_objects);
+    let whole: BTreeSet<i64> = whole.filter(|object| !still_faulty.contains(object)).collect();
+    let whole: Vec<i64> = whole.into_iter().collect();
+    let mut mended = 0;
+    for objects in whole.chunks(ROWS_A_STATEMENT) {
+        let done = chunk::Entity::update_many()
+            .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
+            .filter(chunk::Column::Store.eq(store))
+            .filter(Expr::cust(format!("state = {}", chunk_state::DAMAGED)))
+            .filter(chunk::Column::Object.is_in(objects.iter().copied()))
+            .exec(db)
+            .await?;
+        mended += done.rows_affected;
+        object::Entity::update_many()
+            .col_expr(object::Column::Damaged, Expr::value(false))
+            .filter(object::Column::Id.is_in(objects.iter().copied()))
+            .filter(object::Column::Damaged.eq(true))
+            .exec(db)
+            .await?;
+    }
+    Ok(mended)
 }
 
 /// Marks one object as whole, and its damaged chunks as live again. Only where some chunk is damaged anything is gone through.

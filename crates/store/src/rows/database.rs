@@ -20,8 +20,8 @@ use crate::world::{Turn, World};
 /// those). Otherwise looking a hundred digests up goes through all of a store of less than two gigabytes.
 pub const POSTGRES_SETTINGS: [(&str, &str); 1] = [("random_page_cost", "1.1")];
 
-/// The pool of connections.
-#[derive(Debug)]
+/// The pool of connections. Clones share it, and the turn.
+#[derive(Debug, Clone)]
 pub(crate) struct Database {
     pool: DatabaseConnection,
     world: World,

@@ -9,6 +9,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
+use super::chunks::ROWS_A_STATEMENT;
 use super::entities::{object, object_state};
 use crate::store::key_of;
 
@@ -124,10 +125,15 @@ pub(crate) async fn objects_dead(db: &impl ConnectionTrait, store: i32) -> Resul
 
 /// Objects by number.
 pub(crate) async fn objects_get(db: &impl ConnectionTrait, ids: &[i64]) -> Result<Vec<object::Model>, DbErr> {
-    object::Entity::find()
-        .filter(object::Column::Id.is_in(ids.iter().copied()))
-        .all(db)
-        .await
+    let mut found = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(ROWS_A_STATEMENT) {
+        let rows = object::Entity::find()
+            .filter(object::Column::Id.is_in(ids.iter().copied()))
+            .all(db)
+            .await?;
+        found.extend(rows);
+    }
+    Ok(found)
 }
 
 /// Published objects after number `after`, in order: a page.

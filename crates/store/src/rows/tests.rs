@@ -9,7 +9,7 @@ use sea_orm_migration::MigratorTrait as _;
 
 use super::{
     Digests, Hit, POSTGRES_SETTINGS, chunk_state, chunks_bury, chunks_condemn, chunks_get, chunks_insert,
-    chunks_move, chunks_resurrect, gc::move_statement,
+    chunks_mend, chunks_move, chunks_resurrect, gc::move_statement, objects_get,
 };
 use crate::digest::{Digest, FrameKind};
 use crate::ingest::pack_put::tests::Migrator;
@@ -217,4 +217,20 @@ async fn each_statement_reads_what_it_names_on_postgresql() {
         .execute_unprepared(&format!("DROP DATABASE {name}"))
         .await
         .unwrap();
+}
+
+/// More objects are still faulty than one statement takes values on either database.
+#[tokio::test]
+async fn what_is_whole_again_is_found_beside_any_number_of_faulty_objects() {
+    let db = Database::connect("sqlite::memory:").await.unwrap();
+    planted(&db).await;
+    let damage = format!("UPDATE store_chunk SET state = {}", chunk_state::DAMAGED);
+    db.execute_unprepared(&damage).await.unwrap();
+    let mut faulty: std::collections::HashSet<i64> = (0..100_000).collect();
+    assert_eq!(chunks_mend(&db, STORE, &faulty).await.unwrap(), 0);
+    faulty.remove(&7);
+    assert_eq!(chunks_mend(&db, STORE, &faulty).await.unwrap(), u64::from(ROWS));
+    assert_eq!(chunks_mend(&db, STORE, &faulty).await.unwrap(), 0);
+    let many: Vec<i64> = (0..100_000).collect();
+    assert!(objects_get(&db, &many).await.unwrap().is_empty());
 }

@@ -143,6 +143,46 @@ impl Store {
         })
     }
 
+    /// The same store as it lies in another place: a copy, read with the keys and the index of this one, whatever keys its own
+    /// header has. Fails where no store or another one is there.
+    pub(crate) async fn elsewhere(&self, backend: Arc<dyn Backend>) -> Result<Self> {
+        let place = backend.describe();
+        let Some(found) = header_load(&*backend).await? else {
+            return Err(Error::new(Kind::NotFound, format!("`{place}` holds no store")));
+        };
+        if found.header.store_id != self.id() {
+            let text = format!(
+                "`{place}` is a copy of another store ({}) than this one ({}): nothing of this can come back from there; name a copy of \
+                 this store",
+                found.header.store_id,
+                self.id()
+            );
+            return Err(Error::new(Kind::Incompatible, text));
+        }
+        let own = &self.inner;
+        let inner = Inner {
+            backend,
+            db: own.db.clone(),
+            options: own.options.clone(),
+            header: own.header.clone(),
+            keys: own.keys.clone(),
+            number: own.number,
+            memory: Arc::default(),
+            read_ahead: Budget::default(),
+            leaves: Leaves::default(),
+            has_nowait: AtomicBool::new(true),
+            damage_is_stale: AtomicBool::new(false),
+            doubt: Doubt::default(),
+            damage_recorded: Mutex::default(),
+            cache: OnceLock::new(),
+            writers: AtomicUsize::new(0),
+            objects: Mutex::default(),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
     /// Opens the store, or makes it where neither backend nor database has one.
     pub async fn open_or_init(
         backend: Arc<dyn Backend>,

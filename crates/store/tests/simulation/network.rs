@@ -278,6 +278,7 @@ struct Parts {
     wire: Wire,
     key: String,
     data: Vec<u8>,
+    replaces: bool,
 }
 
 #[async_trait]
@@ -288,7 +289,11 @@ impl Put for Parts {
     }
 
     async fn finish(self: Box<Self>) -> Result<()> {
-        self.wire.put_new(&self.key, Bytes::from(self.data)).await
+        let data = Bytes::from(self.data);
+        if self.replaces {
+            return self.wire.change(Change::Put(self.key, data)).await;
+        }
+        self.wire.put_new(&self.key, data).await
     }
 
     async fn abort(self: Box<Self>) -> Result<()> {
@@ -310,6 +315,16 @@ impl Backend for Wire {
             wire: self.clone(),
             key: key.to_owned(),
             data: Vec::new(),
+            replaces: false,
+        }))
+    }
+
+    async fn put_replace(&self, key: &str) -> Result<Box<dyn Put>> {
+        Ok(Box::new(Parts {
+            wire: self.clone(),
+            key: key.to_owned(),
+            data: Vec::new(),
+            replaces: true,
         }))
     }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use store::{Backend, Copied, CopyOptions, CopyProgress, Kind, Settings, Store, backend_open};
+use store::{Backend, Copied, CopyOptions, CopyProgress, Fault, Faulty, Kind, Settings, Store, backend_open};
 
 use crate::support::{Place, import, local, noise};
 
@@ -45,7 +45,7 @@ async fn a_cut_or_damaged_source_replaces_nothing() {
         std::fs::write(&source, &whole[..length]).unwrap();
         let copied = copy(&from, &to).await.unwrap();
         assert_eq!((copied.objects, copied.damaged.len()), (0, 1), "{copied:?}");
-        assert!(copied.damaged[0].contains("cut short"), "{copied:?}");
+        assert!(copied.damaged[0].contains("keeps what it has"), "{copied:?}");
         assert!(std::fs::read(&target).unwrap() == whole, "at {length}");
     }
     // Longer than what is there, and damaged.
@@ -177,4 +177,64 @@ async fn reading_back_replaces_nothing_by_what_is_damaged_at_the_source() {
         "{copied:?}"
     );
     assert!(std::fs::read(&object).unwrap() == before);
+}
+
+/// Bytes that were added make neither side the whole one.
+#[tokio::test]
+async fn the_whole_one_wins_and_not_the_longer_one() {
+    let (_place, from, to) = made().await;
+    copy(&from, &to).await.unwrap();
+    let (source, target) = (pack(&from), pack(&to));
+    let whole = std::fs::read(&source).unwrap();
+    let lengthened = [&whole[..], &[0]].concat();
+    let far_longer = [&whole[..], &vec![0; 17 << 20]].concat();
+    for read_back in [false, true] {
+        for longer in [&lengthened, &far_longer] {
+            let run = async || {
+                if read_back {
+                    copy_read_back(&from, &to).await
+                } else {
+                    copy(&from, &to).await.unwrap()
+                }
+            };
+            std::fs::write(&target, longer).unwrap();
+            let copied = run().await;
+            assert_eq!((copied.replaced, copied.damaged.len()), (1, 0), "{copied:?}");
+            assert!(std::fs::read(&target).unwrap() == whole);
+            std::fs::write(&source, longer).unwrap();
+            let copied = run().await;
+            assert_eq!((copied.objects, copied.damaged.len()), (0, 1), "{copied:?}");
+            assert!(!copied.damaged[0].contains("cut short"), "{copied:?}");
+            assert!(std::fs::read(&target).unwrap() == whole);
+            std::fs::write(&source, &whole).unwrap();
+        }
+    }
+}
+
+/// A destination that refuses what would replace a damaged object keeps what it has.
+#[tokio::test]
+async fn whatever_call_fails_what_was_there_is_there() {
+    let (_place, from, to) = made().await;
+    copy(&from, &to).await.unwrap();
+    let (source, target) = (pack(&from), pack(&to));
+    let whole = std::fs::read(&source).unwrap();
+    flip(&target, 100);
+    let damaged = std::fs::read(&target).unwrap();
+    let options = CopyOptions {
+        read_back: true,
+        ..CopyOptions::default()
+    };
+    let device = Faulty::new(folder(&to), Fault::NoSpace, 0);
+    for call in 1.. {
+        std::fs::write(&target, &damaged).unwrap();
+        device.rearm(call);
+        let done = store::copy(&*folder(&from), &device, &options, &CopyProgress::default()).await;
+        let now = std::fs::read(&target).unwrap_or_default();
+        assert!(now == damaged || now == whole, "at call {call}");
+        if device.calls() < call {
+            assert_eq!(done.unwrap().replaced, 1);
+            break;
+        }
+        assert!(done.is_err(), "at call {call}");
+    }
 }

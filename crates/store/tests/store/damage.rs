@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use store::gc::{self, Progress, Report};
 use store::{
     Damage, Error, Fault, Faulty, JournalHead, JournalLink, JournalPart, JournalPlace, Kind, Options, Store,
-    VerifyProgress,
+    VerifyProgress, scrub,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{CHUNK, Place, encrypted, import, local, noise};
 
@@ -116,6 +119,39 @@ async fn a_flipped_bit_in_a_shared_frame_names_both_disks() {
     );
     assert_bad(&case, "one", &[3]).await;
     assert_bad(&case, "two", &[3]).await;
+}
+
+/// The codec, and the cipher: neither says that a newer version wrote the frame.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_a_frame_header_is_named_and_its_content_is_stored_anew() {
+    for (place, tag, byte) in [
+        (local().await, 0, 0),
+        (local().await, 0, 1),
+        (encrypted().await, 16, 0),
+        (encrypted().await, 16, 1),
+    ] {
+        let case = case_in(place).await;
+        let mut bytes = std::fs::read(&case.packs[0]).unwrap();
+        bytes[64 + 3 * (65536 + 16 + tag) + byte] ^= 0x40;
+        std::fs::write(&case.packs[0], &bytes).unwrap();
+        let damage = verify(&case.store, true).await;
+        let hit = damage.iter().map(|one| (one.owner.as_str(), one.range.clone()));
+        let expected = [("one", 3 * CHUNK..4 * CHUNK), ("two", 3 * CHUNK..4 * CHUNK)];
+        assert_eq!(hit.collect::<Vec<_>>(), expected, "byte {byte}");
+        case.place.clock.advance(Duration::from_hours(25));
+        let options = scrub::Options {
+            bytes_per_second: 1 << 40,
+            every: Duration::from_hours(24),
+            time: Duration::from_mins(1),
+            stop: CancellationToken::new(),
+        };
+        let scrubbed = case.store.scrub(&options, &AtomicU64::new(0)).await.unwrap();
+        assert_eq!((scrubbed.objects, scrubbed.damaged), (2, 1), "{scrubbed:?}");
+        import(&case.store, &case.place.db, "again", &case.two).await;
+        assert_eq!(packs(&case.place).len(), 3, "it is stored anew");
+        assert_bad(&case, "one", &[]).await;
+        assert_bad(&case, "two", &[]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

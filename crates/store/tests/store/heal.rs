@@ -7,7 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use store::gc::{self, Progress};
 use store::{
-    Algorithm, Backend, CopyOptions, CopyProgress, Healed, Kind, Settings, Store, VerifyProgress, backend_open,
+    Algorithm, Backend, CopyOptions, CopyProgress, Fault, Faulty, Healed, KeyKind, Kind, Options,
+    RebuildProgress, Settings, Store, VerifyProgress, WrappingKey, backend_open,
 };
 
 use crate::support::{Place, encrypted, files_below, import, local, noise};
@@ -20,7 +21,7 @@ fn folder(path: &Path) -> Arc<dyn Backend> {
 struct Case {
     place: Place,
     store: Store,
-    copy: Store,
+    copy: Arc<dyn Backend>,
     disks: [Vec<u8>; 2],
 }
 
@@ -38,11 +39,10 @@ impl Case {
             .await
             .unwrap();
         import(&store, &place.db, "new", &disks[1]).await;
-        let copy = place.store_on(to).await;
         Self {
             place,
             store,
-            copy,
+            copy: to,
             disks,
         }
     }
@@ -53,14 +53,14 @@ impl Case {
 
     async fn heal(&self) -> Healed {
         let progress = VerifyProgress::default();
-        self.store.heal_from(&self.copy, &progress).await.unwrap()
+        self.store
+            .heal_from(Arc::clone(&self.copy), &progress)
+            .await
+            .unwrap()
     }
 
     async fn verify(&self) -> Vec<store::Damage> {
-        self.store
-            .verify(true, &VerifyProgress::default())
-            .await
-            .unwrap()
+        self.store.verify(true, &VerifyProgress::default()).await.unwrap()
     }
 
     async fn assert_whole(&self) {
@@ -105,7 +105,11 @@ async fn damaged_and_missing_packs_come_back_and_nothing_else_changes() {
     for place in [local().await, encrypted().await] {
         let case = Case::new(place).await;
         // What only the copy has, as gc has freed it since, is nobody's.
-        let stray = case.place.dir.path().join("copy/p/ab/abcdef00-0000-4000-8000-000000000000");
+        let stray = case
+            .place
+            .dir
+            .path()
+            .join("copy/p/ab/abcdef00-0000-4000-8000-000000000000");
         std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
         std::fs::write(stray, "freed").unwrap();
         let whole = content(&case.live());
@@ -145,9 +149,17 @@ async fn what_the_copy_does_not_have_whole_is_left_and_named() {
     let damaged = content(&case.live());
     let healed = case.heal().await;
     assert_eq!((healed.objects, healed.left), (0, 2), "{healed:?}");
-    assert!(healed.named.iter().any(|one| one.contains("damaged in the copy too")));
+    assert!(
+        healed
+            .named
+            .iter()
+            .any(|one| one.contains("damaged in the copy too"))
+    );
     assert!(healed.named.iter().any(|one| one.contains("does not have it")));
-    assert!(content(&case.live()) == damaged, "nothing is replaced by what is no better");
+    assert!(
+        content(&case.live()) == damaged,
+        "nothing is replaced by what is no better"
+    );
     assert_eq!(case.store.health().await.unwrap().damaged_roots, 2);
     // And after gc has taken what was whole of it away, the copy still has what is left.
     flip(&in_copy, 2000);
@@ -203,10 +215,135 @@ async fn whole_objects_come_back_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_store_is_no_copy() {
     let (one, other) = (local().await, local().await);
-    one.store().await;
+    let store = one.store().await;
+    let progress = VerifyProgress::default();
+    let refused = store.heal_from(Arc::clone(&other.backend), &progress).await;
+    assert_eq!(refused.unwrap_err().kind(), Kind::NotFound);
     other.store().await;
-    let refused = Store::open(Arc::clone(&other.backend), &one.db, one.options())
+    let refused = store.heal_from(Arc::clone(&other.backend), &progress).await;
+    assert_eq!(refused.unwrap_err().kind(), Kind::Incompatible);
+}
+
+/// A write that fails must not cost what was there.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_call_fails_the_damaged_object_or_the_whole_one_is_there() {
+    let case = Case::new(local().await).await;
+    let (old, _) = packs(&case);
+    let whole = std::fs::read(&old[0]).unwrap();
+    flip(&old[0], 200_000);
+    let damaged = std::fs::read(&old[0]).unwrap();
+    for fault in [Fault::NoSpace, Fault::Unavailable, Fault::AnswerLost] {
+        let device = Arc::new(Faulty::new(Arc::clone(&case.place.backend), fault, 0));
+        let store = case.place.store_on(Arc::clone(&device) as _).await;
+        for call in 1.. {
+            std::fs::write(&old[0], &damaged).unwrap();
+            device.rearm(call);
+            let done = store
+                .heal_from(Arc::clone(&case.copy), &VerifyProgress::default())
+                .await;
+            let is_over = device.calls() < call;
+            let now = std::fs::read(&old[0]).unwrap_or_default();
+            assert!(now == damaged || now == whole, "{fault:?} at call {call}");
+            if is_over {
+                assert_eq!(done.unwrap().objects, 1);
+                break;
+            }
+            assert!(done.is_err(), "{fault:?} at call {call}");
+        }
+    }
+    case.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_from_before_a_change_of_keys_is_one() {
+    let case = Case::new(encrypted().await).await;
+    let (old, _) = packs(&case);
+    let whole = content(&case.live());
+    let new = WrappingKey::new(KeyKind::KeyFile, &[45; 44]).unwrap();
+    case.store.key_add(&new).await.unwrap();
+    let options = Options {
+        key: Some(new),
+        ..case.place.options()
+    };
+    let store = Store::open(Arc::clone(&case.place.backend), &case.place.db, options).await;
+    let store = store.unwrap();
+    let first = store.header().wrapped_keys[0].id.clone();
+    store.key_remove(&first).await.unwrap();
+    flip(&old[0], 200_000);
+    let healed = store
+        .heal_from(Arc::clone(&case.copy), &VerifyProgress::default())
         .await
-        .unwrap_err();
-    assert_eq!(refused.kind(), Kind::Incompatible);
+        .unwrap();
+    assert_eq!((healed.objects, healed.left), (1, 0), "{healed:?}");
+    let key = old[0].strip_prefix(case.live()).unwrap();
+    assert!(std::fs::read(&old[0]).unwrap() == whole[key]);
+}
+
+/// A pack was missing when the index was made anew, so that no row names it: its trees tell that it is needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_no_row_knows_comes_back_where_a_disk_needs_it() {
+    for place in [local().await, encrypted().await] {
+        let mut case = Case::new(place).await;
+        let stray = case
+            .place
+            .dir
+            .path()
+            .join("copy/p/ab/abcdef00-0000-4000-8000-000000000000");
+        std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
+        std::fs::write(stray, "freed").unwrap();
+        let whole = content(&case.live());
+        let (old, _) = packs(&case);
+        let place = &case.place;
+        // Gone altogether, or so that nothing of it can be read.
+        for left in [None, Some("rubbish")] {
+            std::fs::remove_file(&old[0]).unwrap();
+            if let Some(left) = left {
+                std::fs::write(&old[0], left).unwrap();
+            }
+            let rebuilding =
+                Store::open_to_rebuild(Arc::clone(&place.backend), &place.db, place.options()).await;
+            let progress = RebuildProgress::default();
+            rebuilding.unwrap().rebuild_index(&progress).await.unwrap();
+            case.store = place.store().await;
+            assert_ne!(
+                case.store.verify(true, &VerifyProgress::default()).await.unwrap(),
+                []
+            );
+            let healed = case
+                .store
+                .heal_from(Arc::clone(&case.copy), &VerifyProgress::default())
+                .await
+                .unwrap();
+            assert_eq!((healed.objects, healed.left), (1, 0), "{healed:?}");
+            assert!(content(&case.live()) == whole, "and nothing that gc has freed");
+        }
+        case.assert_whole().await;
+        assert_eq!(case.heal().await, Healed::default());
+    }
+}
+
+/// The index was made anew while a pack was cut: its row has the wrong size, and lacks what lay behind the cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_was_cut_when_the_index_was_made_anew_comes_back_with_what_is_in_it() {
+    for place in [local().await, encrypted().await] {
+        let mut case = Case::new(place).await;
+        let (old, _) = packs(&case);
+        let whole = std::fs::read(&old[0]).unwrap();
+        std::fs::write(&old[0], &whole[..1_000_000]).unwrap();
+        let place = &case.place;
+        let rebuilding = Store::open_to_rebuild(Arc::clone(&place.backend), &place.db, place.options()).await;
+        let rebuilt = rebuilding
+            .unwrap()
+            .rebuild_index(&RebuildProgress::default())
+            .await
+            .unwrap();
+        assert_eq!(rebuilt.salvaged.len(), 1, "{rebuilt:?}");
+        case.store = place.store().await;
+        assert_ne!(case.verify().await, []);
+        let healed = case.heal().await;
+        assert_eq!((healed.objects, healed.left), (1, 0), "{healed:?}");
+        assert!(std::fs::read(&old[0]).unwrap() == whole);
+        case.assert_whole().await;
+        assert_eq!(case.heal().await, Healed::default());
+    }
 }

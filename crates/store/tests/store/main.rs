@@ -10,6 +10,7 @@ mod encryption;
 mod faults;
 mod format;
 mod gc;
+mod heal;
 mod model;
 mod objects;
 mod rebuild;

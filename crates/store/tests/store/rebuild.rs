@@ -153,6 +153,37 @@ async fn a_pack_without_its_footer_gives_its_whole_frames_and_one_of_rubbish_is_
     }
 }
 
+/// The format's field among them: a newer version says it at both ends.
+#[tokio::test]
+async fn no_flipped_byte_of_a_header_or_trailer_ends_a_rebuild() {
+    for place in [local().await, encrypted().await] {
+        let data = noise(7, 200_000);
+        import(&place.store().await, &place.db, "one", &data).await;
+        let pack = packs(&place).remove(0);
+        let whole = std::fs::read(&pack).unwrap();
+        for at in (0..64).chain(whole.len() - 64..whole.len()) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 2;
+            std::fs::write(&pack, bytes).unwrap();
+            let rebuilt = rebuild(&place).await;
+            assert_eq!(
+                (rebuilt.packs, rebuilt.salvaged.len()),
+                (1, 1),
+                "byte {at}: {rebuilt:?}"
+            );
+            assert_reads(&place.store().await, "one", &data).await;
+        }
+        let mut bytes = whole.clone();
+        bytes[8] = 2;
+        let trailer = whole.len() - 64;
+        bytes[trailer + 8] = 2;
+        std::fs::write(&pack, bytes).unwrap();
+        let store = Store::open_to_rebuild(Arc::clone(&place.backend), &place.db, place.options()).await;
+        let refused = store.unwrap().rebuild_index(&RebuildProgress::default()).await;
+        assert_eq!(refused.unwrap_err().kind(), Kind::Incompatible, "both say so");
+    }
+}
+
 /// Takes a whole object in and publishes it.
 async fn whole(store: &Store, place: &Place, owner: &str, name: &str, algorithm: Algorithm, data: &[u8]) {
     let name: ObjectName = name.parse().unwrap();

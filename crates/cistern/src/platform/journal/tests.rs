@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use proptest::prelude::*;
 use sea_orm::ConnectionTrait as _;
 use store::gc::Progress;
-use store::{Backend, Fault, Faulty, Folder, JournalPlace};
+use store::{Backend, Fault, Faulty, Folder, JournalPlace, VerifyProgress};
 use tokio_util::sync::CancellationToken;
 
 use super::model::Entry;
@@ -22,6 +22,7 @@ use crate::platform::random;
 use crate::platform::storage::gc::jobs::gc_run;
 use crate::platform::storage::gc::model::Wish;
 use crate::platform::storage::mend::look_due;
+use crate::platform::storage::service::heal_from;
 
 /// An installation whose objects lie beside its data folder, and can be made to fail.
 struct Case {
@@ -519,6 +520,9 @@ async fn an_older_database_and_another_ones_are_refused() {
     let write = case.app.db.write().await.map(drop);
     assert_eq!(refusal(write), said);
     assert!(refusal(flush_one(&case).await).contains("cistern recover"));
+    let copy = case.dir.path().join("objects").display().to_string();
+    let healed = heal_from(&case.app, &copy, &VerifyProgress::default()).await;
+    assert_eq!(refusal(healed.map(drop)), said);
     assert_eq!(case.objects(), before, "nothing was written");
 
     // One with higher numbers, which is of another lineage.

@@ -122,27 +122,16 @@ pub async fn verify_for_reading(
 
 /// Brings what is damaged or missing of the store back from a copy of it, a folder or a bucket. A server may run.
 pub async fn heal_from(app: &App, copy: &str, progress: &VerifyProgress) -> Result<Healed> {
-    let backend = app::backend_open_at(&app.config, copy)?;
-    if let Some(other) = store::store_id_of(&*backend).await?
-        && other != app.store.id()
-    {
-        return Err(Error::Precondition(format!(
-            "`{copy}` is a copy of another store ({other}) than this installation's ({}): nothing of this one can come back from there; \
-             name a copy of this store",
-            app.store.id()
-        )));
+    // What an older database has in mind may not be what the store holds now.
+    if let Some(sentence) = app.db.refusal() {
+        return Err(Error::Precondition(sentence.to_owned()));
     }
-    let options = store::Options {
-        key: key_load(&app.config).await?,
-        write_turn: app.db.write_turn(),
-        ..store::Options::default()
-    };
-    let copy = Store::open(backend, app.db.conn(), options).await;
-    let copy = copy.map_err(|error| match error.kind() {
+    let backend = app::backend_open_at(&app.config, copy)?;
+    let healed = app.store.heal_from(backend, progress).await;
+    healed.map_err(|error| match error.kind() {
         store::Kind::NotFound | store::Kind::Incompatible => Error::Precondition(error.to_string()),
         _ => error.into(),
-    })?;
-    Ok(app.store.heal_from(&copy, progress).await?)
+    })
 }
 
 /// Makes the index of chunks anew from the packs, in a database that is otherwise intact. No server may run.

@@ -101,6 +101,28 @@ fn the_fall_back_is_exclusive_too() {
 }
 
 #[tokio::test]
+async fn what_replaces_an_object_takes_its_place_at_the_end_and_nothing_else_may() {
+    let (dir, folder) = folder();
+    folder
+        .put_new("p/ab/one", Bytes::from_static(b"old"))
+        .await
+        .unwrap();
+    let mut given_up = folder.put_replace("p/ab/one").await.unwrap();
+    given_up.write(Bytes::from_static(b"never")).await.unwrap();
+    given_up.abort().await.unwrap();
+    let mut put = folder.put_replace("p/ab/one").await.unwrap();
+    put.write(Bytes::from_static(b"newer")).await.unwrap();
+    assert_eq!(folder.get("p/ab/one").await.unwrap(), "old");
+    put.finish().await.unwrap();
+    assert_eq!(folder.get("p/ab/one").await.unwrap(), "newer");
+    let mut put = folder.put_begin("p/ab/one").await.unwrap();
+    put.write(Bytes::from_static(b"other")).await.unwrap();
+    assert_eq!(put.finish().await.unwrap_err().kind(), Kind::Exists);
+    assert_eq!(folder.get("p/ab/one").await.unwrap(), "newer");
+    assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn ranges_listing_and_deletion() {
     let (_dir, folder) = folder();
     folder

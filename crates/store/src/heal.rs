@@ -70,6 +70,10 @@ impl Store {
             }
         }
         self.missing_take(&copy, &mut healed).await?;
+        if healed.objects > 0 {
+            // What was in no index had no mark either.
+            self.damage_doubt();
+        }
         self.damage_update().await?;
         Ok(healed)
     }

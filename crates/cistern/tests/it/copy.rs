@@ -150,7 +150,7 @@ async fn what_is_damaged_comes_back_from_an_older_copy_while_the_server_runs() {
     let other = Setup::default().at(Place::default()).start();
     let place = other.objects().display().to_string();
     let told = run(&mut server.local(&["store", "heal", &place]));
-    assert!(reason(&told).contains("the database does not know"), "{told:?}");
+    assert!(reason(&told).contains("is a copy of another store"), "{told:?}");
     let told = run(&mut server.local(&["store", "heal", "/nonexistent"]));
     assert!(reason(&told).contains("there is no folder"), "{told:?}");
 }

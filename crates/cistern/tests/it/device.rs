@@ -66,7 +66,11 @@ fn refused(answer: &Answer) {
         assert!(!sentence.contains(inner), "{sentence}");
     }
     assert!(
-        sentence.contains("The database's disk") && sentence.contains("its operator"),
+        // What SQLite makes of a read that fails may also be a damaged file.
+        ["The database's disk", "or its disk fails"]
+            .iter()
+            .any(|part| sentence.contains(part))
+            && sentence.to_lowercase().contains("its operator"),
         "{sentence}"
     );
 }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::header::Header;
 use crate::journal::{Journal, JournalHead, JournalListed, JournalPart, JournalPlace};
 use crate::store::Store;
-use crate::verify::{Damage, damaging};
+use crate::verify::{Damage, tolerated};
 
 /// Journal objects that are read at once.
 const AT_ONCE: usize = 8;
@@ -117,14 +117,6 @@ async fn generation_verify(journal: &Journal, items: &[JournalListed], read_data
         }
     }
     Ok(looked)
-}
-
-/// An error that says something about the stored bytes goes in; another ends the run, because it proves nothing.
-fn tolerated<T>(read: Result<T>) -> Result<std::result::Result<T, Error>> {
-    match read {
-        Err(error) if !damaging(&error) => Err(error),
-        read => Ok(read),
-    }
 }
 
 impl Looked {

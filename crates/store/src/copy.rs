@@ -24,7 +24,7 @@ use crate::gc::id_of;
 use crate::header::{Header, header_load};
 use crate::keys::WrappingKey;
 use crate::pack;
-use crate::verify::damaging;
+use crate::verify::tolerated;
 use crate::world::World;
 
 /// What lies where, in the order in which it is copied.
@@ -320,7 +320,8 @@ impl Copier<'_> {
         }
         if there > item.bytes {
             return Ok(Done::Kept(format!(
-                "{}: it has {} bytes, and the copy's {there}: one of the two is not whole, and the copy keeps what it has; where a                  verification of the source finds nothing, remove the copy's and copy again",
+                "{}: it has {} bytes, and the copy's {there}: one of the two is not whole, and the copy keeps what it has; where a \
+                 verification of the source finds nothing, remove the copy's and copy again",
                 item.key, item.bytes
             )));
         }
@@ -381,14 +382,6 @@ fn journal_fault(keys: &Keys, data: &[u8]) -> Option<Error> {
         return None;
     }
     Some(Error::new(Kind::Damaged, "it does not match its code"))
-}
-
-/// An error that says that this object cannot be read goes in; another ends the work.
-pub(crate) fn tolerated<T>(read: Result<T>) -> Result<Result<T>> {
-    match read {
-        Err(error) if !damaging(&error) => Err(error),
-        read => Ok(read),
-    }
 }
 
 /// The ranges in which an object of so many bytes is read.

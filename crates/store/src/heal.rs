@@ -14,13 +14,13 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::backend::{Backend, Listed};
-use crate::copy::{object_replace, object_write, tolerated};
+use crate::copy::{object_replace, object_write};
 use crate::error::{Error, Kind, Result};
 use crate::pack;
 use crate::rebuild::{Found, found};
 use crate::rows::{self, ObjectFound, object, object_kind};
 use crate::store::Store;
-use crate::verify::{VerifyProgress, damaging};
+use crate::verify::{VerifyProgress, damaging, tolerated};
 
 /// Objects that are listed at once.
 const PAGE: u64 = 256;

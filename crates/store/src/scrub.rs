@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::rows::{self, chunk_state};
 use crate::session::micros;
 use crate::store::Store;
-use crate::verify::{Damage, VerifyProgress};
+use crate::verify::{Damage, FOUND_DAMAGED, VerifyProgress};
 use crate::walk::{Judge, Walk};
 
 /// Objects that are looked for at once.
@@ -221,7 +221,7 @@ impl Store {
                     kind: row.kind,
                     owner: row.owner,
                     range: 0..of.bytes,
-                    reason: "its stored bytes were found damaged".into(),
+                    reason: FOUND_DAMAGED.into(),
                 });
             }
         }

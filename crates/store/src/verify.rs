@@ -29,6 +29,9 @@ const PIECE_BYTES: usize = 4 << 20;
 /// Packs in memory at once.
 const PACKS_AT_ONCE: usize = 2;
 
+/// Why a chunk that is marked in the index is damaged.
+pub(crate) const FOUND_DAMAGED: &str = "its stored bytes were found damaged";
+
 /// A damaged part of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
@@ -94,9 +97,6 @@ impl Store {
             faults,
             tried: HashMap::new(),
             named: HashSet::new(),
-            has_marks: rows::chunks_any_damaged(&self.inner.db, self.inner.number)
-                .await
-                .map_err(|error| Error::db("cannot look for damage", error))?,
         };
         let mut walk = Walk::new(self, Judge::Suspects(suspects), usize::MAX);
         for root in self.root_list().await? {
@@ -413,8 +413,6 @@ pub(crate) struct Suspects<'a> {
     tried: HashMap<(i64, Digest), Option<String>>,
     /// Objects whose damage was found to hit a disk.
     named: HashSet<i64>,
-    /// Whether any chunk is marked as damaged.
-    has_marks: bool,
 }
 
 impl Suspects<'_> {
@@ -425,20 +423,18 @@ impl Suspects<'_> {
         domain: i64,
         digests: &[Digest],
     ) -> Result<HashMap<Digest, String>> {
-        let places = store.locate(domain, digests).await?;
-        // What was found damaged before is damaged, also for who does not read it now.
-        let marked = if self.has_marks {
-            store.marked(domain, digests).await?
-        } else {
-            HashMap::new()
-        };
+        let hits = rows::chunks_get(&store.inner.db, store.inner.number, domain, digests).await;
+        let hits = hits.map_err(|error| Error::db("cannot look chunks up", error))?;
         let mut bad = HashMap::new();
         for digest in digests {
-            let reason = match places.get(digest) {
-                Some(at) => self.chunk(store, *digest, *at).await?,
+            let reason = match hits.get(digest) {
+                // What was found damaged before is damaged, also for who does not read it now.
+                Some(hit) => self
+                    .chunk(store, *digest, hit.location)
+                    .await?
+                    .or_else(|| (hit.state == chunk_state::DAMAGED).then(|| FOUND_DAMAGED.to_owned())),
                 None => Some("the chunk is in no index".to_owned()),
             };
-            let reason = reason.or_else(|| marked.get(digest).cloned());
             bad.extend(reason.map(|reason| (*digest, reason)));
         }
         Ok(bad)
@@ -473,6 +469,14 @@ impl Suspects<'_> {
         let places = store.locate(domain, &[digest]).await?;
         self.named.extend(places.values().map(|at| at.object));
         Ok(())
+    }
+}
+
+/// An error that says something about stored bytes goes in; another ends the work, because it proves nothing.
+pub(crate) fn tolerated<T>(read: Result<T>) -> Result<Result<T>> {
+    match read {
+        Err(error) if !damaging(&error) => Err(error),
+        read => Ok(read),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::reader::nodes::TreeReader;
 use crate::rows::{self, chunk_state};
 use crate::store::{Root, Store};
 use crate::tree::{FAN_OUT, child_span};
-use crate::verify::{Damage, Suspects, damaging};
+use crate::verify::{Damage, FOUND_DAMAGED, Suspects, damaging};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 
@@ -150,12 +150,12 @@ impl<'a> Walk<'a> {
 
 impl Store {
     /// Those of these digests that are marked as damaged, or in no pack any more, with the reason.
-    pub(crate) async fn marked(&self, domain: i64, digests: &[Digest]) -> Result<HashMap<Digest, String>> {
+    async fn marked(&self, domain: i64, digests: &[Digest]) -> Result<HashMap<Digest, String>> {
         let hits = rows::chunks_get(&self.inner.db, self.inner.number, domain, digests).await;
         let hits = hits.map_err(|error| Error::db("cannot look chunks up", error))?;
         let reason = |digest: &Digest| match hits.get(digest) {
             Some(hit) if hit.state != chunk_state::DAMAGED => None,
-            Some(_) => Some("its stored bytes were found damaged"),
+            Some(_) => Some(FOUND_DAMAGED),
             None => Some("it is in no index"),
         };
         let bad = digests

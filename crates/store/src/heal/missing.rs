@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Healed;
 use crate::backend::Listed;
-use crate::copy::{object_replace, tolerated};
+use crate::copy::object_replace;
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Result};
 use crate::gc::id_of;
@@ -19,7 +19,7 @@ use crate::reader::packs::Caching;
 use crate::rows::{self, ObjectFound};
 use crate::store::Store;
 use crate::tree::{Node, TreeRoot};
-use crate::verify::{VerifyProgress, damaging};
+use crate::verify::{VerifyProgress, damaging, tolerated};
 
 /// Packs of the copy that are looked up at once.
 const PAGE: usize = 256;

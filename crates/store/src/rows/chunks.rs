@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use sea_orm::sea_query::{Expr, ExprTrait as _, LockType, OnConflict, Query};
 use sea_orm::{
     ColumnTrait as _, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _,
+    QueryOrder as _, QuerySelect as _, UpdateMany,
 };
 
 use super::entities::{chunk, chunk_state, object};
@@ -212,15 +212,9 @@ pub(crate) async fn chunk_damage(
     digest: Digest,
     at: Location,
 ) -> Result<(), DbErr> {
-    chunk::Entity::update_many()
-        .col_expr(chunk::Column::State, Expr::value(chunk_state::DAMAGED))
-        .filter(chunk::Column::Store.eq(store))
-        .filter(chunk::Column::Domain.eq(domain))
-        .filter(chunk::Column::Digest.eq(digest.0.to_vec()))
-        .filter(chunk::Column::Object.eq(at.object))
-        .filter(chunk::Column::State.is_in([chunk_state::LIVE, chunk_state::CONDEMNED]))
-        .exec(db)
-        .await?;
+    let marked = state_set(store, domain, digest, at, chunk_state::DAMAGED)
+        .filter(chunk::Column::State.is_in([chunk_state::LIVE, chunk_state::CONDEMNED]));
+    marked.exec(db).await?;
     object_damaged(db, at.object).await
 }
 
@@ -232,16 +226,19 @@ pub(crate) async fn chunk_mend(
     digest: Digest,
     at: Location,
 ) -> Result<(), DbErr> {
+    let mended = state_set(store, domain, digest, at, chunk_state::LIVE)
+        .filter(chunk::Column::State.eq(chunk_state::DAMAGED));
+    mended.exec(db).await.map(drop)
+}
+
+/// Sets the state of a chunk, if it still lies there.
+fn state_set(store: i32, domain: i64, digest: Digest, at: Location, state: i16) -> UpdateMany<chunk::Entity> {
     chunk::Entity::update_many()
-        .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
+        .col_expr(chunk::Column::State, Expr::value(state))
         .filter(chunk::Column::Store.eq(store))
         .filter(chunk::Column::Domain.eq(domain))
         .filter(chunk::Column::Digest.eq(digest.0.to_vec()))
         .filter(chunk::Column::Object.eq(at.object))
-        .filter(chunk::Column::State.eq(chunk_state::DAMAGED))
-        .exec(db)
-        .await
-        .map(drop)
 }
 
 /// Marks an object and every chunk of it as damaged. Goes through the whole index.

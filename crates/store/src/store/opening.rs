@@ -120,9 +120,20 @@ impl Store {
             return Err(Error::new(Kind::Incompatible, text));
         }
         let number = row.id;
+        let db = rows::Database::new(db.clone(), options.world.clone(), options.write_turn.clone());
+        Ok(Self::on(backend, db, options, (header, keys, number)))
+    }
+
+    /// A store of which nothing is in memory yet.
+    fn on(
+        backend: Arc<dyn Backend>,
+        db: rows::Database,
+        options: Options,
+        (header, keys, number): (Header, Keys, i32),
+    ) -> Self {
         let inner = Inner {
             backend,
-            db: rows::Database::new(db.clone(), options.world.clone(), options.write_turn.clone()),
+            db,
             options,
             header,
             keys,
@@ -138,9 +149,9 @@ impl Store {
             writers: AtomicUsize::new(0),
             objects: Mutex::default(),
         };
-        Ok(Self {
+        Self {
             inner: Arc::new(inner),
-        })
+        }
     }
 
     /// The same store as it lies in another place: a copy, read with the keys and the index of this one, whatever keys its own
@@ -160,27 +171,8 @@ impl Store {
             return Err(Error::new(Kind::Incompatible, text));
         }
         let own = &self.inner;
-        let inner = Inner {
-            backend,
-            db: own.db.clone(),
-            options: own.options.clone(),
-            header: own.header.clone(),
-            keys: own.keys.clone(),
-            number: own.number,
-            memory: Arc::default(),
-            read_ahead: Budget::default(),
-            leaves: Leaves::default(),
-            has_nowait: AtomicBool::new(true),
-            damage_is_stale: AtomicBool::new(false),
-            doubt: Doubt::default(),
-            damage_recorded: Mutex::default(),
-            cache: OnceLock::new(),
-            writers: AtomicUsize::new(0),
-            objects: Mutex::default(),
-        };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        let known = (own.header.clone(), own.keys.clone(), own.number);
+        Ok(Self::on(backend, own.db.clone(), own.options.clone(), known))
     }
 
     /// Opens the store, or makes it where neither backend nor database has one.

@@ -47,6 +47,14 @@ impl Case {
         }
     }
 
+    /// What only the copy has, as gc has freed it since.
+    fn stray_put(&self) {
+        let copy = self.place.dir.path().join("copy");
+        let stray = copy.join("p/ab/abcdef00-0000-4000-8000-000000000000");
+        std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
+        std::fs::write(stray, "freed").unwrap();
+    }
+
     fn live(&self) -> PathBuf {
         self.place.dir.path().join("objects")
     }
@@ -105,13 +113,7 @@ async fn damaged_and_missing_packs_come_back_and_nothing_else_changes() {
     for place in [local().await, encrypted().await] {
         let case = Case::new(place).await;
         // What only the copy has, as gc has freed it since, is nobody's.
-        let stray = case
-            .place
-            .dir
-            .path()
-            .join("copy/p/ab/abcdef00-0000-4000-8000-000000000000");
-        std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
-        std::fs::write(stray, "freed").unwrap();
+        case.stray_put();
         let whole = content(&case.live());
         assert_eq!(case.heal().await, Healed::default(), "nothing is damaged");
         let (old, _) = packs(&case);
@@ -284,13 +286,7 @@ async fn a_copy_from_before_a_change_of_keys_is_one() {
 async fn a_pack_that_no_row_knows_comes_back_where_a_disk_needs_it() {
     for place in [local().await, encrypted().await] {
         let mut case = Case::new(place).await;
-        let stray = case
-            .place
-            .dir
-            .path()
-            .join("copy/p/ab/abcdef00-0000-4000-8000-000000000000");
-        std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
-        std::fs::write(stray, "freed").unwrap();
+        case.stray_put();
         let whole = content(&case.live());
         let (old, _) = packs(&case);
         let place = &case.place;

@@ -23,7 +23,8 @@ use self::plan::{plan_make, report_new};
 use self::replay::replay;
 use self::target::Target;
 use super::model::Recovered;
-use super::service::{begin_anew_in_tx, dump, shown, state_forget_in_tx};
+use super::rows;
+use super::service::{begin_anew_in_tx, dump, shown};
 use crate::app::{self, App};
 use crate::config::{self, Config};
 use crate::platform::clock::Clock;
@@ -188,7 +189,7 @@ async fn is_written_after(journal: &Journal, last: JournalPlace) -> Result<bool>
 /// store's any more.
 async fn give_up(app: &App, last_generation: u32) -> Result<()> {
     let tx = app.db.write().await?;
-    state_forget_in_tx(&tx).await?;
+    rows::state_forget(&*tx).await?;
     tx.commit().await?;
     let journal = app.store.journal();
     // The end of its dump goes first: what is not whole is nobody's.

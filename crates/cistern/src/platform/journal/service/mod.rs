@@ -480,9 +480,3 @@ pub(super) async fn begin_anew_in_tx(
     rows::state_insert(&**tx, rows::state_new(random::uuid(), foreign_generation)).await?;
     Ok(())
 }
-
-/// Makes a database that a recovery has given up nobody's.
-pub(super) async fn state_forget_in_tx(tx: &Tx) -> Result<()> {
-    rows::state_forget(&**tx).await?;
-    Ok(())
-}

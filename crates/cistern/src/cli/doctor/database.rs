@@ -9,7 +9,8 @@ use crate::app;
 use crate::cli::flags::{database_lost, quoted};
 use crate::config::{Config, Database};
 use crate::platform::db::{Db, migrate};
-use crate::platform::error::{DATABASE_DAMAGED, Error, Result, chain_of};
+use crate::platform::error::{DATABASE_DAMAGED, Error, Result};
+use crate::platform::journal;
 use crate::platform::secrets;
 
 const NAME: &str = "database";
@@ -81,32 +82,16 @@ async fn secrets_key(config: &Config, db: &Db) -> Check {
     }
 }
 
-/// Whether the store's journal knows more than the database: a server then only reads.
+/// Whether database and store go together: where one is an older copy, a server only reads.
 pub(super) async fn age(config: &Config, db: &Db, store: &Store) -> Check {
     const NAME: &str = "journal";
-    let listed = match tokio::time::timeout(PATIENCE, store.journal().list()).await {
-        Ok(Ok(listed)) => listed,
-        Ok(Err(error)) => return failed(NAME, chain_of(&error)),
-        Err(_) => return failed(NAME, format!("no answer within {} seconds", PATIENCE.as_secs())),
-    };
-    // After the listing: what is listed was intended before.
-    let known = match db.journal_intended().await {
-        Ok(known) => known,
-        Err(error) => return failed(NAME, error.chain()),
-    };
-    let newest = listed
-        .last()
-        .map(|one| (i64::from(one.place.generation), one.place.sequence.cast_signed()));
-    if newest <= known {
-        return ok(NAME, "the database knows all that the store's journal has");
+    match tokio::time::timeout(PATIENCE, journal::misfit(db, store)).await {
+        Ok(Ok(None)) => ok(NAME, "database and store know the same"),
+        Ok(Ok(Some(sentence))) => {
+            let data = quoted(&config.data.display().to_string());
+            failed(NAME, format!("{sentence} (`cistern recover --data {data}`)"))
+        }
+        Ok(Err(error)) => failed(NAME, error.chain()),
+        Err(_) => failed(NAME, format!("no answer within {} seconds", PATIENCE.as_secs())),
     }
-    failed(
-        NAME,
-        format!(
-            "the database is older than the store, whose journal holds changes that it does not know: a server changes and deletes \
-             nothing. Put the newest database back, or stop the server and run `cistern recover --data {}`, which makes a new one \
-             from the store",
-            quoted(&config.data.display().to_string())
-        ),
-    )
 }

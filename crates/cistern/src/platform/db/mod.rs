@@ -239,18 +239,6 @@ impl Db {
         found.map_err(|error| Error::database("could not look for damage in the database", error))
     }
 
-    /// Whether a recovery made this database. What it does not bring back, as when something was used last, says nothing then.
-    pub async fn is_recovered(&self) -> Result<bool> {
-        let found = rows::journal_is_recovered(&self.conn).await;
-        found.map_err(|error| Error::database("could not read where the journal began", error))
-    }
-
-    /// Generation and sequence of the newest journal object that this database knows of.
-    pub async fn journal_intended(&self) -> Result<Option<(i64, i64)>> {
-        let found = rows::journal_intended(&self.conn).await;
-        found.map_err(|error| Error::database("could not read how far the journal is", error))
-    }
-
     /// Ends all connections.
     pub async fn close(self) -> Result<()> {
         self.conn.close().await.context("could not close the database")

@@ -35,24 +35,6 @@ pub async fn sqlite_faults(conn: &impl ConnectionTrait) -> Result<Vec<String>, D
     Ok(found?.into_iter().filter(|text| text != "ok").collect())
 }
 
-/// Generation and sequence of the newest journal object that this database means to have written; none without a journal.
-pub async fn journal_intended(conn: &DatabaseConnection) -> Result<Option<(i64, i64)>, DbErr> {
-    let newest = Statement::from_string(
-        conn.get_database_backend(),
-        "SELECT intended_generation, intended_sequence FROM journal_state",
-    );
-    let row = conn.query_one_raw(newest).await?;
-    row.map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?)))
-        .transpose()
-}
-
-/// Whether this database was made from a store's journal, or taken as that store's, by a recovery.
-pub async fn journal_is_recovered(conn: &impl ConnectionTrait) -> Result<bool, DbErr> {
-    let begun = "SELECT id FROM journal_state WHERE foreign_generation > 0";
-    let begun = Statement::from_string(conn.get_database_backend(), begun);
-    Ok(conn.query_one_raw(begun).await?.is_some())
-}
-
 /// Copies a whole SQLite database, consistently, into a new file.
 pub async fn sqlite_copy_into(conn: &impl ConnectionTrait, path: &str) -> Result<(), DbErr> {
     let statement = Statement::from_sql_and_values(DbBackend::Sqlite, "VACUUM INTO ?", [path.into()]);

@@ -53,4 +53,6 @@ mod tests;
 
 pub use model::Recovered;
 pub use recover::{Options, Settle, recover};
-pub use service::{Writer, dump, flush, guard, newest_fault, open, run, shown, triggers_make_in_tx};
+pub use service::{
+    Writer, dump, flush, guard, is_recovered, misfit, newest_fault, open, run, shown, triggers_make_in_tx,
+};

@@ -17,6 +17,7 @@ use super::rows;
 use crate::app::App;
 use crate::platform::error::{Error, Result};
 use crate::platform::events::Who;
+use crate::platform::journal;
 use crate::platform::random;
 
 pub use authenticate::{authenticate, session_caller};
@@ -58,7 +59,7 @@ const FIRST_TEAM: &str = "My Team";
 pub async fn first_start(app: &App) -> Result<Option<FirstStart>> {
     let now = app.clock.now();
     // When tokens were used is not in the journal: after a recovery none was, as far as the database knows.
-    let is_recovered = app.db.is_recovered().await?;
+    let is_recovered = journal::is_recovered(&app.db).await?;
     let tx = app.db.write().await?;
     if rows::user_any(&*tx).await? {
         // A first start that was cut off before its greeting has told its token to nobody.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta};
 use sea_orm::ConnectionTrait;
 use serde_json::Value;
-use store::{Damage, JournalHead, JournalLink, JournalPart, JournalPlace, JournalSealed, Kind};
+use store::{Damage, JournalHead, JournalLink, JournalPart, JournalPlace, JournalSealed, Kind, Store};
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use super::model::{self, Document, Key, Known};
 use super::rows::{self, state};
 use super::tables::JOURNALED;
 use crate::app::App;
-use crate::platform::db::{Snapshot, Tx, migrate};
+use crate::platform::db::{Db, Snapshot, Tx, migrate};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::random;
 
@@ -88,28 +88,54 @@ pub async fn open(app: &App) -> Result<()> {
         rows::state_insert(&*tx, rows::state_new(random::uuid(), 0)).await?;
         tx.commit().await?;
     }
-    let fits = match guard(app).await {
-        Ok(()) => older_refuse(app).await,
-        other => other,
-    };
-    match fits {
-        Err(Error::Precondition(_)) => Ok(()),
-        other => other,
+    match misfit(&app.db, &app.store).await? {
+        Some(sentence) => refuse(app, &sentence).or(Ok(())),
+        None => Ok(()),
     }
 }
 
-/// Fails as [`guard`] does where the store lacks what its database has written last. A journal object alone that is missing is
-/// mended; a store that lacks data as well was written on elsewhere.
-async fn older_refuse(app: &App) -> Result<()> {
-    if newest_fault(app).await?.is_none() {
-        return Ok(());
+/// Why store and database do not go together, if so: one of them is an older copy, or the journal is of another database. Changes
+/// nothing.
+pub async fn misfit(db: &Db, store: &Store) -> Result<Option<String>> {
+    match database_misfit(db, store).await? {
+        Some(sentence) => Ok(Some(sentence.to_owned())),
+        None => store_misfit(db, store).await,
     }
-    match app.store.newest_missing(NEWEST).await? {
-        None => Ok(()),
-        Some(key) => {
-            let sentence = format!("`{}`, which lacks `{key}`, {OLDER_STORE}", app.store.describe());
-            refuse(app, &sentence)
-        }
+}
+
+/// A store that lacks what its database has written last. A journal object alone that is missing is mended; a store that lacks data as well was
+/// written on elsewhere.
+async fn store_misfit(db: &Db, store: &Store) -> Result<Option<String>> {
+    if newest_fault(db, store).await?.is_none() {
+        return Ok(None);
+    }
+    let missing = store.newest_missing(NEWEST).await?;
+    Ok(missing.map(|key| format!("`{}`, which lacks `{key}`, {OLDER_STORE}", store.describe())))
+}
+
+/// A database that is older than the store, or another than wrote its journal last.
+async fn database_misfit(db: &Db, store: &Store) -> Result<Option<&'static str>> {
+    let journal = store.journal();
+    let listed = journal.list().await?;
+    let Some(newest) = listed.last() else {
+        return Ok(None);
+    };
+    // After the listing: what is listed was intended before.
+    let state = rows::state_get(db.conn()).await?;
+    let known = state.as_ref().map(known);
+    let is_ahead = model::is_ahead(newest.place, known);
+    let (Some(state), Some(known)) = (state, known) else {
+        return Ok(is_ahead.then_some(OLDER));
+    };
+    if !is_ahead && !model::must_be_own(newest.place, known) {
+        return Ok(None);
+    }
+    match journal.get(newest.place).await {
+        Ok(object) if object.head.lineage != state.lineage => Ok(Some(OTHER)),
+        _ if is_ahead => Ok(Some(OLDER)),
+        // Removed since by another server, or damaged, which whoever reads the journal tells.
+        Err(error) if !matches!(error.kind(), Kind::NotFound | Kind::Damaged) => Err(error.into()),
+        _ => Ok(None),
     }
 }
 
@@ -119,27 +145,9 @@ pub async fn guard(app: &App) -> Result<()> {
     if let Some(sentence) = app.db.refusal() {
         return Err(Error::Precondition(sentence.to_owned()));
     }
-    let journal = app.store.journal();
-    let listed = journal.list().await?;
-    let Some(newest) = listed.last() else {
-        return Ok(());
-    };
-    // After the listing: what is listed was intended before.
-    let state = rows::state_get(app.db.conn()).await?;
-    let known = state.as_ref().map(known);
-    let is_ahead = model::is_ahead(newest.place, known);
-    let (Some(state), Some(known)) = (state, known) else {
-        return if is_ahead { refuse(app, OLDER) } else { Ok(()) };
-    };
-    if !is_ahead && !model::must_be_own(newest.place, known) {
-        return Ok(());
-    }
-    match journal.get(newest.place).await {
-        Ok(object) if object.head.lineage != state.lineage => refuse(app, OTHER),
-        _ if is_ahead => refuse(app, OLDER),
-        // Removed since by another server, or damaged, which whoever reads the journal tells.
-        Err(error) if !matches!(error.kind(), Kind::NotFound | Kind::Damaged) => Err(error.into()),
-        _ => Ok(()),
+    match database_misfit(&app.db, &app.store).await? {
+        Some(sentence) => refuse(app, sentence),
+        None => Ok(()),
     }
 }
 
@@ -204,6 +212,12 @@ pub async fn flush(app: &App) -> Result<()> {
     Ok(())
 }
 
+/// Whether a recovery made this database. What it does not bring back, as when something was used last, says nothing then.
+pub async fn is_recovered(db: &Db) -> Result<bool> {
+    let state = rows::state_get(db.conn()).await?;
+    Ok(state.is_some_and(|state| state.foreign_generation > 0))
+}
+
 /// Begins a new generation.
 pub async fn dump(app: &App) -> Result<()> {
     while write(app, true).await? == Wrote::Busy {
@@ -213,14 +227,14 @@ pub async fn dump(app: &App) -> Result<()> {
 }
 
 /// What is wrong with the object that the database completed last, which nothing in the store names.
-pub async fn newest_fault(app: &App) -> Result<Option<Damage>> {
-    let state = rows::state_get(app.db.conn()).await?;
+pub async fn newest_fault(db: &Db, store: &Store) -> Result<Option<Damage>> {
+    let state = rows::state_get(db.conn()).await?;
     let Some(state) = state.filter(|state| state.generation > 0) else {
         return Ok(None);
     };
     let place = place(state.generation, state.sequence);
     let key = place.key();
-    let reason = match app.store.journal().get(place).await {
+    let reason = match store.journal().get(place).await {
         Ok(object) if object.code == code_of(&state) => return Ok(None),
         Ok(_) => format!("journal object `{key}` is not the one that was written"),
         Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Damaged | Kind::Io) => {
@@ -229,7 +243,7 @@ pub async fn newest_fault(app: &App) -> Result<Option<Damage>> {
         Err(error) => return Err(error.into()),
     };
     // It may have been removed since, after two more dumps.
-    let now = rows::state_get(app.db.conn()).await?;
+    let now = rows::state_get(db.conn()).await?;
     if now.is_none_or(|now| (now.generation, now.sequence) != (state.generation, state.sequence)) {
         return Ok(None);
     }

@@ -77,7 +77,7 @@ pub enum Base {
 /// SQLite's words for a file that is damaged (`SQLITE_CORRUPT`, 11) and for one that is no database (any more: `SQLITE_NOTADB`, 26).
 const CORRUPT: [&str; 2] = ["database disk image is malformed", "file is not a database"];
 /// A read that fails is damage to SQLite too, so that the disk may be what has to be looked at.
-pub const DATABASE_DAMAGED: &str = "The database is damaged, or its disk fails; what is stored is untouched. Its operator has to stop \
+pub const DATABASE_DAMAGED: &str = "The database's disk fails, or its file is damaged; what is stored is untouched, and its operator has to stop \
                                     the server and run `cistern recover --data DIR` (DIR is its data folder), which makes a new \
                                     database from the store and moves the damaged one aside.";
 

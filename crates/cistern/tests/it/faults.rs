@@ -293,10 +293,11 @@ async fn a_disk_that_cannot_be_read_is_said_and_never_guessed_at() {
 #[tokio::test]
 async fn writes_that_fail_only_at_the_sync_are_said_and_not_believed() {
     // The file system's device is a sparse file: where no room is left for its blocks, only an fsync fails, and then
-    // the kernel takes what it could not write for written. What was written once must not be relied on.
+    // the kernel takes what it could not write for written. What was written once must not be relied on. Blocks are the pages
+    // of the device's file: of a write that lies in two of them and has room for one, the loop driver says that it was done.
     let prepare = "mkdir -p $m-device && mount -t tmpfs -o size=96m tmpfs $m-device && \
                    truncate -s 256M $m-device/disk && \
-                   mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=0 $m-device/disk && \
+                   mkfs.ext4 -q -b 4096 -O ^has_journal -E lazy_itable_init=0 $m-device/disk && \
                    mount -o loop $m-device/disk $m";
     let Some(Mounted { server, root, _dir }) = mounted(prepare) else {
         return;
@@ -322,18 +323,7 @@ async fn writes_that_fail_only_at_the_sync_are_said_and_not_believed() {
     forget_cached(&root.join("store"));
     assert_eq!(try_download(&api, id, &new).await, Some(()));
     assert_eq!(try_download(&api, old_id, &old).await, Some(()));
-    // On a busy machine the device was seen to lose a small object of the journal whose fsync had answered well. That is
-    // found, and written anew; nothing else may be lost.
-    let found = verified(&api).await;
-    let lost = found.as_array().expect("a list").iter();
-    assert!(
-        lost.clone()
-            .all(|one| one["id"].as_str().is_some_and(|id| id.starts_with("j/"))),
-        "{found:#}"
-    );
-    if lost.len() > 0 {
-        assert_eq!(verified(&api).await, json!([]));
-    }
+    assert_eq!(verified(&api).await, json!([]));
 }
 
 /// Makes the kernel read every file below `folder` from its device the next time; returns how many there are.

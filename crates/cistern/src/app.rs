@@ -1,16 +1,18 @@
 //! The running service: what every request and job is given.
 
+mod objects;
+
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures::TryStreamExt as _;
 use futures::future::BoxFuture;
 use sea_orm_migration::MigrationTrait;
 use store::{Store, WrappingKey};
-use url::Url;
 
+pub use self::objects::{backend_open, backend_open_at, objects_shown, store_is_there};
+use self::objects::{objects_failed, store_open};
 use crate::config::{self, Config};
 use crate::images::workfile::SpoolKey;
 use crate::images::{self, download::Downloads, handed::Handed, uploads::turns::Turns};
@@ -18,12 +20,11 @@ use crate::platform::accounts::{SignIns, service as accounts};
 use crate::platform::clock::Clock;
 use crate::platform::data_lock::{keys_lock, objects_check};
 use crate::platform::db::{self, Db, Place};
-use crate::platform::error::{Context, Error, Result, chain_of};
+use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::Refusals;
 use crate::platform::fresh::Fresh;
 use crate::platform::jobs::{self, Engine, Queue, Registry};
 use crate::platform::journal;
-use crate::platform::net::place_shown;
 use crate::platform::resources::Owner;
 use crate::platform::secrets::{self, Secrets};
 use crate::platform::storage::gc::model::GivenUp;
@@ -317,7 +318,7 @@ pub async fn existing_open(config: &Config) -> Result<Db> {
             config.data.display()
         )));
     }
-    objects_check(&config.data, &config.objects_shown())?;
+    objects_check(&config.data, &objects_shown(config))?;
     // Migrating is for the server: it may be running, and be older than this command.
     let db = Db::open(&place(config), 1).await?;
     if !db::migrate::is_current(&db).await? {
@@ -429,95 +430,6 @@ fn refuse_unfit(database: &Path) -> Result<()> {
         Some(sentence) => Err(Error::Precondition(sentence)),
         None => Ok(()),
     }
-}
-
-/// The place of the objects that the settings name; a folder is made where there is none.
-pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
-    match config.objects() {
-        config::Objects::Folder(path) => backend_open_at(config, &path.display().to_string()),
-        config::Objects::S3(url) => backend_open_at(config, &url),
-    }
-}
-
-/// Whether the place of the objects that the settings name holds a store.
-pub async fn store_is_there(config: &Config) -> Result<bool> {
-    let backend = backend_open(config)?;
-    let listed = backend.list("h/").try_next().await;
-    listed
-        .map(|first| first.is_some())
-        .map_err(|error| objects_failed(config, error))
-}
-
-/// Another place of objects, a folder or a bucket, with the keys that the settings have.
-pub fn backend_open_at(config: &Config, place: &str) -> Result<Arc<dyn store::Backend>> {
-    let mut settings = store::Settings::new();
-    for (name, value) in [
-        ("access_key_id", &config.objects_access_key),
-        ("secret_access_key", &config.objects_secret_key),
-    ] {
-        if let Some(secret) = value {
-            settings.insert(name.to_owned(), secret.expose().to_owned());
-        }
-    }
-    Ok(store::backend_open(place, &settings)?)
-}
-
-/// Opens the store, making it at the first start.
-async fn store_open(
-    config: &Config,
-    backend: Arc<dyn store::Backend>,
-    db: &Db,
-    unlock: Unlock,
-) -> Result<Store> {
-    let options = store::Options {
-        dedup_domain: config.dedup_domain,
-        encrypt: unlock.encrypt,
-        key: unlock.key,
-        write_turn: db.write_turn(),
-        ..store::Options::default()
-    };
-    let opened = Store::open_or_init(backend, db.conn(), options).await;
-    let store = opened.map_err(|error| objects_failed(config, error))?;
-    let made = store.header().dedup_domain;
-    // The default may just not have been set.
-    if made != config.dedup_domain && config.dedup_domain != store::DedupDomain::default() {
-        return Err(Error::Precondition(
-            "`dedup_domain` is `team`, but this store was made with `installation`, which cannot be changed any more; take \
-             the setting away, or begin with an empty folder and database"
-                .into(),
-        ));
-    }
-    Ok(store)
-}
-
-/// Why the objects' place cannot be used. At a start nobody is there who could try again: what is to be looked at is
-/// said. The error holds no secret (`store::Backend::describe`).
-fn objects_failed(config: &Config, error: store::Error) -> Error {
-    match error.kind() {
-        store::Kind::Unavailable => {}
-        // Another format, store or key: what to do is said.
-        store::Kind::Incompatible => return Error::Precondition(error.to_string()),
-        _ => return error.into(),
-    }
-    let at = match config.objects() {
-        config::Objects::Folder(_) => String::new(),
-        config::Objects::S3(url) => format!(" at {}", endpoint_shown(&url)),
-    };
-    Error::Unavailable(format!(
-        "the objects' place{at} does not answer: {}; check that it runs and can be reached from here, and the setting \
-         `objects`",
-        chain_of(&error)
-    ))
-}
-
-/// Where a bucket is, without credentials.
-fn endpoint_shown(objects: &str) -> String {
-    let endpoint = Url::parse(objects).ok().and_then(|url| {
-        let mut pairs = url.query_pairs();
-        let (_, endpoint) = pairs.find(|(name, _)| name == "endpoint")?;
-        Url::parse(&endpoint).ok()
-    });
-    endpoint.map_or_else(|| "the endpoint of `objects`".to_owned(), |url| place_shown(&url))
 }
 
 /// Makes the data folder, readable by its owner only, and returns its absolute path.

@@ -405,20 +405,6 @@ impl Config {
         }
     }
 
-    /// Where the objects live, for people, and to compare two settings: without whatever is a secret.
-    pub fn objects_shown(&self) -> String {
-        match self.objects() {
-            Objects::Folder(path) => {
-                let path = std::path::absolute(&path).unwrap_or(path);
-                path.canonicalize().unwrap_or(path).display().to_string()
-            }
-            Objects::S3(url) => match url.split_once('?') {
-                Some((bucket, _)) => bucket.trim_end_matches('/').to_owned(),
-                None => url.trim_end_matches('/').to_owned(),
-            },
-        }
-    }
-
     /// The key that secrets in the database are sealed with; `DIR/secrets.key` unless set.
     pub fn secrets_key_file(&self) -> PathBuf {
         let usual = || self.data.join("secrets.key");

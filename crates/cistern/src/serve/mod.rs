@@ -32,7 +32,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, Opening};
+use crate::app::{App, Opening, objects_shown};
 use crate::cli::{Output, output};
 use crate::config::Config;
 use crate::images;
@@ -511,7 +511,7 @@ fn process_end(code: i32) -> ! {
 /// Makes the data folder where it is not there, and holds it against a server.
 pub fn data_take(config: &Config) -> Result<DataLock> {
     data_folder_make(&config.data)?;
-    data_lock(&config.data, &config.objects_shown())
+    data_lock(&config.data, &objects_shown(config))
 }
 
 pub use tls::provider_install;

@@ -4,6 +4,8 @@
 //! they may say are in one place. Servers are known that ignore `If-None-Match` and some that refuse it;
 //! it is tried, and left out once a server has refused it: keys are never used twice anyway.
 
+mod place;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +16,9 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use opendal::options::ListOptions;
-use opendal::{ErrorKind, Operator, services};
+use opendal::{ErrorKind, Operator};
 
+use self::place::Place;
 use super::requests::{Counters, Operation, Requests};
 use super::{Backend, Listed, Put, Settings, key_check};
 use crate::error::{Error, Kind, Result};
@@ -386,223 +389,5 @@ impl Backend for Remote {
     }
 }
 
-/// A bucket's URL taken apart.
-struct Place {
-    scheme: String,
-    bucket: String,
-    prefix: String,
-    settings: Settings,
-}
-
-impl Place {
-    fn parse(url: &str, settings: &Settings) -> Result<Self> {
-        let wrong = || {
-            let text = "a bucket is written `s3://BUCKET/PREFIX?endpoint=…&region=…` (or gcs, azblob, b2)";
-            Error::new(Kind::Invalid, text)
-        };
-        let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
-        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
-        if bucket.is_empty() || bucket.contains('@') {
-            return Err(wrong());
-        }
-        let mut all = Settings::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').ok_or_else(wrong)?;
-            all.insert(name.to_owned(), percent_decode(value).ok_or_else(wrong)?);
-        }
-        all.extend(settings.iter().map(|(name, value)| (name.clone(), value.clone())));
-        let prefix = format!("/{}", prefix.trim_matches('/'));
-        Ok(Self {
-            scheme: scheme.to_owned(),
-            bucket: bucket.to_owned(),
-            prefix,
-            settings: all,
-        })
-    }
-
-    fn get(&self, name: &str) -> &str {
-        self.settings.get(name).map(String::as_str).unwrap_or_default()
-    }
-
-    /// Nothing is read from the environment, from profiles or from metadata services: `config` decides.
-    fn operator(&self) -> Result<Operator> {
-        let built = match self.scheme.as_str() {
-            "s3" => Operator::new(self.s3()),
-            "gcs" | "gs" => Operator::new(
-                services::Gcs::default()
-                    .bucket(&self.bucket)
-                    .root(&self.prefix)
-                    .endpoint(self.get("endpoint"))
-                    .credential(self.get("credential"))
-                    .disable_config_load()
-                    .disable_vm_metadata(),
-            ),
-            "azblob" => Operator::new(
-                services::Azblob::default()
-                    .container(&self.bucket)
-                    .root(&self.prefix)
-                    .endpoint(self.get("endpoint"))
-                    .account_name(self.get("account_name"))
-                    .account_key(self.get("account_key")),
-            ),
-            "b2" => Operator::new(
-                services::B2::default()
-                    .bucket(&self.bucket)
-                    .bucket_id(self.get("bucket_id"))
-                    .root(&self.prefix)
-                    .application_key_id(self.get("application_key_id"))
-                    .application_key(self.get("application_key")),
-            ),
-            other => {
-                let text =
-                    format!("`{other}://` is not a kind of store: use a folder, s3, gcs, azblob or b2");
-                return Err(Error::new(Kind::Invalid, text));
-            }
-        };
-        built.map_err(|error| {
-            let text = format!("the bucket `{}` cannot be used: {}", self.bucket, error.kind());
-            Error::new(Kind::Invalid, text)
-        })
-    }
-
-    fn s3(&self) -> services::S3 {
-        let region = if self.get("region").is_empty() {
-            "us-east-1"
-        } else {
-            self.get("region")
-        };
-        let mut s3 = services::S3::default()
-            .bucket(&self.bucket)
-            .root(&self.prefix)
-            .region(region)
-            .disable_config_load()
-            .disable_ec2_metadata();
-        if !self.get("endpoint").is_empty() {
-            s3 = s3.endpoint(self.get("endpoint"));
-        }
-        if !self.get("access_key_id").is_empty() {
-            s3 = s3
-                .access_key_id(self.get("access_key_id"))
-                .secret_access_key(self.get("secret_access_key"));
-        }
-        if !self.get("session_token").is_empty() {
-            s3 = s3.session_token(self.get("session_token"));
-        }
-        s3
-    }
-}
-
-fn percent_decode(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let hex = [bytes.next()?, bytes.next()?];
-        out.push(u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?);
-    }
-    String::from_utf8(out).ok()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls_are_taken_apart() {
-        let settings = Settings::from([("secret_access_key".to_owned(), "sesame".to_owned())]);
-        let url = "s3://bucket/a/b/?endpoint=http%3A%2F%2F127.0.0.1:9&region=x";
-        let place = Place::parse(url, &settings).unwrap();
-        assert_eq!((place.bucket.as_str(), place.prefix.as_str()), ("bucket", "/a/b"));
-        assert_eq!(place.get("endpoint"), "http://127.0.0.1:9");
-        let remote = Remote::open(url, &settings).unwrap();
-        assert_eq!(remote.describe(), "s3://bucket/a/b");
-        assert!(
-            Remote::open("ftp://x/y", &settings)
-                .unwrap_err()
-                .to_string()
-                .contains("not a kind of store")
-        );
-        assert!(Remote::open("s3://", &settings).is_err());
-    }
-
-    #[tokio::test]
-    async fn a_listing_that_does_not_go_on_ends() {
-        let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let settings = Settings::from([
-            ("access_key_id".to_owned(), "a".to_owned()),
-            ("secret_access_key".to_owned(), "b".to_owned()),
-            (
-                "endpoint".to_owned(),
-                format!("http://{}", deaf.local_addr().unwrap()),
-            ),
-        ]);
-        let mut remote = Remote::open("s3://bucket", &settings).unwrap();
-        remote.patience = Duration::from_millis(50);
-        let listed = remote.list("p/").try_collect::<Vec<_>>();
-        let listed = tokio::time::timeout(Duration::from_secs(10), listed).await;
-        let error = listed.expect("it ends by itself").unwrap_err();
-        assert_eq!(error.kind(), Kind::Unavailable, "{error}");
-    }
-
-    /// Answers every request so, and closes the connection.
-    fn answering(status: &'static str) -> String {
-        use std::io::{Read as _, Write as _};
-
-        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let at = format!("http://{}", server.local_addr().unwrap());
-        std::thread::spawn(move || {
-            for stream in server.incoming() {
-                let mut stream = stream.unwrap();
-                let _ = stream.read(&mut [0; 4096]);
-                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-                let _ = stream.write_all(answer.as_bytes());
-            }
-        });
-        at
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_says_nothing_of_the_bytes_is_no_damage() {
-        for status in [
-            "403 Forbidden",
-            "401 Unauthorized",
-            "418 Teapot",
-            "400 Bad Request",
-        ] {
-            let settings = Settings::from([
-                ("access_key_id".to_owned(), "a".to_owned()),
-                ("secret_access_key".to_owned(), "b".to_owned()),
-                ("endpoint".to_owned(), answering(status)),
-            ]);
-            let mut remote = Remote::open("s3://bucket", &settings).unwrap();
-            remote.pause = Duration::from_millis(1);
-            let whole = remote.get("p/aa/x").await.unwrap_err();
-            let range = remote.get_range("p/aa/x", 0..9).await.unwrap_err();
-            for error in [whole, range] {
-                assert!(!crate::verify::damaging(&error), "{status}: {error:?}");
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn an_unreachable_server_is_a_passing_failure_that_tells_no_secret() {
-        let settings = Settings::from([
-            ("access_key_id".to_owned(), "AKIDEXAMPLE".to_owned()),
-            ("secret_access_key".to_owned(), "opensesame".to_owned()),
-            ("endpoint".to_owned(), "http://127.0.0.1:1".to_owned()),
-        ]);
-        let mut remote = Remote::open("s3://bucket", &settings).unwrap();
-        remote.pause = Duration::from_millis(1);
-        let error = remote.get("p/aa/x").await.unwrap_err();
-        let text = format!("{error} {error:?}");
-        assert_eq!(error.kind(), Kind::Unavailable, "{text}");
-        assert!(
-            !text.contains("opensesame") && !text.contains("AKIDEXAMPLE"),
-            "{text}"
-        );
-    }
-}
+mod tests;

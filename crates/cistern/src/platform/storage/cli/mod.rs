@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::model::StoreStats;
 use super::service;
-use crate::app::App;
+use crate::app::{App, objects_shown};
 use crate::cli::client::Remote;
 use crate::cli::output::counted as count;
 use crate::cli::progress::Progress;
@@ -87,7 +87,7 @@ async fn stats(args: StatsArgs, context: &Context) -> Outcome {
 
 async fn rebuild(args: RebuildArgs, context: &Context) -> Outcome {
     let config = args.local.installed(context)?;
-    let _lock = data_lock(&config.data, &config.objects_shown())?;
+    let _lock = data_lock(&config.data, &objects_shown(&config))?;
     let progress = Progress::new();
     progress.step("reading the index of every pack", None);
     let rebuilt = service::index_rebuild(&config).await;

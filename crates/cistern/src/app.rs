@@ -11,13 +11,14 @@ use futures::future::BoxFuture;
 use sea_orm_migration::MigrationTrait;
 use store::{Store, WrappingKey};
 
-pub use self::objects::{backend_open, backend_open_at, objects_shown, store_is_there};
+pub use self::objects::{backend_open, backend_open_at, objects_shown, objects_there, store_is_there};
 use self::objects::{objects_failed, store_open};
 use crate::config::{self, Config};
 use crate::images::workfile::SpoolKey;
 use crate::images::{self, download::Downloads, handed::Handed, uploads::turns::Turns};
 use crate::platform::accounts::{SignIns, service as accounts};
 use crate::platform::clock::Clock;
+use crate::platform::command::quoted;
 use crate::platform::data_lock::{keys_lock, objects_check};
 use crate::platform::db::{self, Db, Place};
 use crate::platform::error::{Context, Error, Result};
@@ -312,6 +313,9 @@ pub async fn existing_open(config: &Config) -> Result<Db> {
             ))
         })?
     {
+        if store_is_there(config).await? {
+            return Err(Error::Precondition(database_lost(config, &path)));
+        }
         return Err(Error::Precondition(format!(
             "there is no Cistern at {}; start one with `cistern serve --data {0}`, or name another folder with \
              --data",
@@ -329,6 +333,16 @@ pub async fn existing_open(config: &Config) -> Result<Db> {
         ));
     }
     Ok(db)
+}
+
+/// What to do where the database is missing and the store is there.
+pub fn database_lost(config: &Config, path: &Path) -> String {
+    format!(
+        "the database {} is missing, and the store that it belongs to is there, so that no server starts: put the newest database \
+         back, or run `cistern recover --data {}`, which makes a new one from the store",
+        path.display(),
+        quoted(&config.data.display().to_string())
+    )
 }
 
 /// Where the rows are.

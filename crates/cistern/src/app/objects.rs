@@ -20,8 +20,16 @@ pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
     }
 }
 
-/// Whether the place of the objects that the settings name holds a store.
+/// Whether there is a place of objects to look into: opening a folder would make it.
+pub fn objects_there(config: &Config) -> bool {
+    !matches!(config.objects(), config::Objects::Folder(path) if !path.is_dir())
+}
+
+/// Whether the place of the objects that the settings name holds a store. Makes nothing.
 pub async fn store_is_there(config: &Config) -> Result<bool> {
+    if !objects_there(config) {
+        return Ok(false);
+    }
     let backend = backend_open(config)?;
     let listed = backend.list("h/").try_next().await;
     listed

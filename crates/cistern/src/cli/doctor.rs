@@ -316,15 +316,10 @@ async fn data_read(store: &Store) -> Check {
     }
 }
 
-/// Whether there is a place of objects to look into: opening a folder backend would make it.
-fn objects_there(config: &Config) -> bool {
-    !matches!(config.objects(), Objects::Folder(path) if !path.is_dir())
-}
-
 /// Opens the store, for which its database is needed; none where the first start or an upgrade is still to come, or where
 /// another check says why it cannot be opened. Changes nothing.
 async fn store_open(config: &Config, key: Option<WrappingKey>) -> Result<Option<(Store, Db)>, String> {
-    if !objects_there(config) {
+    if !app::objects_there(config) {
         return Ok(None);
     }
     if matches!(config.database(), Database::Sqlite(path) if !path.exists()) {

@@ -9,7 +9,8 @@ use url::Url;
 
 use super::{Context, Failure, Outcome};
 use crate::config::settings::{Kind, SETTINGS, Setting};
-use crate::config::{self, Config, Database, Loaded, Objects};
+use crate::config::{self, Config, Loaded};
+use crate::platform::command::quoted;
 
 /// Every setting as a flag, and `--config`.
 #[derive(Clone, Debug, Default)]
@@ -41,11 +42,6 @@ impl LocalFlags {
     /// The settings with these flags on top.
     pub fn config(&self, context: &Context) -> Outcome<Config> {
         self.0.load(context).map(|loaded| loaded.config)
-    }
-
-    /// The same of an installation that has to be there. Where its database is lost and its store is not, no start helps.
-    pub fn installed(&self, context: &Context) -> Outcome<Config> {
-        self.config(context).and_then(lost_refuse)
     }
 
     /// These flags as they are typed, for another command on this installation: `--data` always, which `data` is, the others
@@ -90,33 +86,6 @@ impl PlaceFlags {
     pub fn config(&self, context: &Context) -> Outcome<Config> {
         self.0.load(context).map(|loaded| loaded.config)
     }
-
-    /// The same of an installation that has to be there, as [`LocalFlags::installed`].
-    pub fn installed(&self, context: &Context) -> Outcome<Config> {
-        self.config(context).and_then(lost_refuse)
-    }
-}
-
-/// Refuses where SQLite's file is missing beside a folder that holds a store. What a bucket holds, only asking it would tell.
-fn lost_refuse(config: Config) -> Outcome<Config> {
-    let (Database::Sqlite(path), Objects::Folder(objects)) = (config.database(), config.objects()) else {
-        return Ok(config);
-    };
-    let has_store = || std::fs::read_dir(objects.join("h")).is_ok_and(|mut headers| headers.next().is_some());
-    if matches!(path.try_exists(), Ok(false)) && has_store() {
-        return Err(Failure::Failed(database_lost(&config, &path)));
-    }
-    Ok(config)
-}
-
-/// What to do where the database is missing and the store is there.
-pub fn database_lost(config: &Config, path: &Path) -> String {
-    format!(
-        "the database {} is missing, and the store that it belongs to is there, so that no server starts: put the newest database \
-         back, or run `cistern recover --data {}`, which makes a new one from the store",
-        path.display(),
-        quoted(&config.data.display().to_string())
-    )
 }
 
 impl Given {
@@ -148,15 +117,6 @@ fn without_password(value: &str) -> String {
         return value.to_owned();
     }
     url.to_string()
-}
-
-/// A word as a shell has to be given it.
-pub fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn all() -> impl Iterator<Item = &'static Setting> {

@@ -23,7 +23,7 @@ use crate::images::sandbox;
 use crate::platform::accounts::cli as accounts;
 use crate::platform::error::Error;
 use crate::platform::{events, jobs};
-pub use flags::{LocalFlags, PlaceFlags, quoted};
+pub use flags::{LocalFlags, PlaceFlags};
 pub use output::Output;
 pub use recover::missing_text;
 

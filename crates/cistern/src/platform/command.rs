@@ -117,3 +117,12 @@ impl OwnProcess {
         self.child.lock().expect("never held over a panic")
     }
 }
+
+/// A word as a shell has to be given it.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use store::Store;
 
-use super::{Check, PATIENCE, failed, objects_there, ok};
+use super::{Check, PATIENCE, failed, ok};
 use crate::app;
-use crate::cli::flags::{database_lost, quoted};
+
 use crate::config::{Config, Database};
+use crate::platform::command::quoted;
 use crate::platform::db::{Db, migrate};
 use crate::platform::error::{DATABASE_DAMAGED, Error, Result};
 use crate::platform::journal;
@@ -40,9 +41,8 @@ fn cannot(what: &str, error: &Error) -> Check {
 /// A start makes the file, but not beside a store that another one belongs to.
 async fn missing(config: &Config, path: &Path) -> Check {
     let shown = path.display();
-    let is_there = async { Ok::<_, Error>(objects_there(config) && app::store_is_there(config).await?) };
-    match tokio::time::timeout(PATIENCE, is_there).await {
-        Ok(Ok(true)) => failed(NAME, database_lost(config, path)),
+    match tokio::time::timeout(PATIENCE, app::store_is_there(config)).await {
+        Ok(Ok(true)) => failed(NAME, app::database_lost(config, path)),
         Ok(Ok(false)) => ok(
             NAME,
             format!("{shown} is not there yet; the first start makes it"),

@@ -97,7 +97,7 @@ async fn source(args: &Args, context: &Context) -> Outcome<Source> {
         }
         return Ok(Source::Remote(args.remote.client(context)?));
     }
-    let app = App::open_existing(args.local.installed(context)?).await?;
+    let app = App::open_existing(args.local.config(context)?).await?;
     let team = match &args.team {
         Some(name) => Some(team_find(&app, Some(name)).await?.id),
         None => None,

@@ -111,7 +111,7 @@ pub fn run(command: Command, context: &Context) -> Outcome {
 }
 
 async fn open(place: &PlaceFlags, unlock: &Unlock, context: &Context) -> Outcome<App> {
-    let config = place.installed(context)?;
+    let config = place.config(context)?;
     let key = match &unlock.unlock_key_file {
         Some(path) => Some(service::key_from_file(path)?),
         None if unlock.recovery_key => Some(recovery_ask()?),
@@ -224,7 +224,7 @@ async fn recovery_keep(app: &App, id: &str) -> Outcome {
 }
 
 async fn reset_secrets(args: ResetArgs, context: &Context) -> Outcome {
-    let was_there = App::secrets_reset(args.place.installed(context)?).await?;
+    let was_there = App::secrets_reset(args.place.config(context)?).await?;
     context.output.document(&json!({ "reset": was_there }), || {
         "The next start takes the key to secrets that it finds, or makes one. Imports by URL that were under way have to \
          be started again."

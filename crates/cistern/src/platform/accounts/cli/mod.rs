@@ -20,7 +20,7 @@ pub use user::{Command as UserCommand, run as user_run};
 
 /// Opens the installation that the flags name; refuses where there is none.
 async fn open(local: &LocalFlags, context: &Context) -> Outcome<App> {
-    Ok(App::open_existing(local.installed(context)?).await?)
+    Ok(App::open_existing(local.config(context)?).await?)
 }
 
 /// The `number`th page of a list that is shown whole.

@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 
 use super::{open, page, shown, state, usage};
 use crate::cli::table::table;
-use crate::cli::{Context, LocalFlags, Outcome, block_on, quoted};
+use crate::cli::{Context, LocalFlags, Outcome, block_on};
 use crate::platform::accounts::Role;
 use crate::platform::accounts::service::{self, MemberView};
 use crate::platform::clock::wire;
+use crate::platform::command::quoted;
 use crate::platform::events::Who;
 
 /// Makes teams and says who is in them.

@@ -4,11 +4,12 @@ use serde_json::{Value, json};
 
 use super::{open, page, prompt, shown, state, usage};
 use crate::cli::table::table;
-use crate::cli::{Context, LocalFlags, Outcome, block_on, output, quoted};
+use crate::cli::{Context, LocalFlags, Outcome, block_on, output};
 use crate::config::Config;
 use crate::platform::accounts::service::{self, UserNew};
 use crate::platform::accounts::{Role, rows};
 use crate::platform::clock::wire;
+use crate::platform::command::quoted;
 use crate::platform::events::Who;
 
 /// Makes, lists and changes the people of the installation.

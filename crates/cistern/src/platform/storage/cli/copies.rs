@@ -131,7 +131,7 @@ const ABSENT: &str = ". What the copy does not have was written after it was mad
 
 pub(super) async fn heal(args: HealArgs, context: &Context) -> Outcome {
     folder_require(&args.copy)?;
-    let app = App::open_existing(args.local.installed(context)?).await?;
+    let app = App::open_existing(args.local.config(context)?).await?;
     let (progress, counters) = (Progress::new(), VerifyProgress::default());
     progress.step("reading the store", None);
     let healed = {

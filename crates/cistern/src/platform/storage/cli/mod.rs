@@ -75,7 +75,7 @@ pub fn run(command: Command, context: &Context) -> Outcome {
 
 async fn stats(args: StatsArgs, context: &Context) -> Outcome {
     let stats: StoreStats = if args.local.has_data() {
-        let app = App::open_existing(args.local.installed(context)?).await?;
+        let app = App::open_existing(args.local.config(context)?).await?;
         service::figures(&app).await?
     } else {
         let answer = args.remote.client(context)?.get("/v2/store/stats").await?;
@@ -86,7 +86,7 @@ async fn stats(args: StatsArgs, context: &Context) -> Outcome {
 }
 
 async fn rebuild(args: RebuildArgs, context: &Context) -> Outcome {
-    let config = args.local.installed(context)?;
+    let config = args.local.config(context)?;
     let _lock = data_lock(&config.data, &objects_shown(&config))?;
     let progress = Progress::new();
     progress.step("reading the index of every pack", None);

@@ -66,7 +66,7 @@ pub(super) async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
 }
 
 async fn verify_local(args: &VerifyArgs, context: &Context, progress: &Progress) -> Outcome<Report> {
-    let config = args.local.installed(context)?;
+    let config = args.local.config(context)?;
     let counters = VerifyProgress::default();
     let mut work = std::pin::pin!(async {
         if service::is_for_reading(&config) {

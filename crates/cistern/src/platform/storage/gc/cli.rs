@@ -68,7 +68,7 @@ pub fn run(args: Args, context: &Context) -> Outcome {
 }
 
 async fn local(args: Args, wish: Wish, context: &Context, progress: &Progress) -> Outcome<Report> {
-    let app = App::open_existing(args.local.installed(context)?).await?;
+    let app = App::open_existing(args.local.config(context)?).await?;
     let (counters, stop) = (Counters::default(), CancellationToken::new());
     let mut work = std::pin::pin!(gc_run(&app, wish, &stop, &counters));
     loop {

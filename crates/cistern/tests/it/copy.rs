@@ -81,7 +81,7 @@ async fn a_service_moves_into_a_bucket_and_back_and_loses_nothing() {
 
 #[tokio::test]
 async fn another_store_is_not_written_into_and_damage_is_told() {
-    let (one, two) = (
+    let (mut one, two) = (
         Setup::default().at(Place::default()).start(),
         Setup::default().at(Place::default()).start(),
     );
@@ -92,6 +92,8 @@ async fn another_store_is_not_written_into_and_damage_is_told() {
     assert!(reason(&refused).contains("another store"), "{refused:?}");
     let nowhere = run(&mut one.local(&["store", "copy", "/nonexistent", &to]));
     assert!(reason(&nowhere).contains("there is no folder"), "{nowhere:?}");
+    // From here on nothing is written that the copy would not find.
+    assert_eq!(one.terminate().code(), Some(0));
     let pack = files_below(&one.objects().join("p"))
         .into_iter()
         .max_by_key(|path| path.metadata().expect("is there").len())

@@ -1,5 +1,5 @@
 //! Runs one seed of the simulation and shows every step: `cargo run -p cistern-store --example simulate -- SEED [VARIANT]`,
-//! or many (`FROM..TO`) and shows which fail. A variant is `digest-names`, `digest-names-guarded`, `unguarded` or `pins-dropped`.
+//! or many (`FROM..TO`) and shows which fail. A variant is `digest-names`, `digest-names-guarded`, `unguarded`, `pins-dropped` or `lost`.
 
 #[path = "../tests/simulation/actors.rs"]
 mod actors;
@@ -7,6 +7,8 @@ mod actors;
 mod broken;
 #[path = "../tests/simulation/disks.rs"]
 mod disks;
+#[path = "../tests/simulation/healing.rs"]
+mod healing;
 #[path = "../tests/simulation/network.rs"]
 mod network;
 #[path = "../tests/simulation/random.rs"]
@@ -26,6 +28,7 @@ fn main() -> Result<(), String> {
     let number = |text: &str| text.parse::<u64>().map_err(|_| format!("`{text}` is no number"));
     let variant = match arguments.next().as_deref() {
         None => Variant::Real,
+        Some("lost") => Variant::Lost,
         Some("digest-names") => Variant::DigestNames,
         Some("digest-names-guarded") => Variant::DigestNamesGuarded,
         Some("unguarded") => Variant::Unguarded,

@@ -69,7 +69,7 @@ pub use digest::{Digest, FrameKind};
 pub use error::{Error, Kind, Result};
 pub use format::FORMAT;
 pub use header::{DedupDomain, Header};
-pub use heal::Healed;
+pub use heal::{HealProgress, Healed};
 pub use ingest::{Disk, Ingest, IngestStats, Progress};
 pub use journal::{
     JOURNAL_DOCUMENT_LIMIT, Journal, JournalHead, JournalLink, JournalListed, JournalObject, JournalPart,

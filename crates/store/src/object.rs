@@ -425,7 +425,7 @@ impl Store {
     }
 
     /// Bytes that a whole object takes in the backend.
-    fn stored_bytes(&self, bytes: u64) -> u64 {
+    pub(crate) fn stored_bytes(&self, bytes: u64) -> u64 {
         if self.is_encrypted() {
             return seal::segments_sealed_bytes(bytes);
         }

@@ -17,7 +17,7 @@ use crate::{CHUNK_BYTES, FORMAT};
 
 pub use index::footer_range;
 pub(crate) use index::{
-    domain, entries_check, entry_at, index, index_open, pack_format_check, salvage, verify,
+    domain, domain_prove, entries_check, entry_at, index, index_open, pack_format_check, salvage, verify,
 };
 
 /// Bytes before the first frame.
@@ -39,6 +39,9 @@ pub(crate) const CAPACITY_BYTES: usize = TARGET_BYTES + (1 << 20);
 pub const LIMIT_BYTES: usize = 16 << 20;
 /// The largest plain frame: a full tree node is longer than nothing else but a chunk.
 const PLAIN_LIMIT: u32 = CHUNK_BYTES;
+
+/// The longest frame that is ever written: what would not shrink is stored as it is.
+pub(crate) const FRAME_LIMIT_BYTES: usize = FRAME_HEADER_BYTES + PLAIN_LIMIT as usize + TAG_BYTES;
 
 const HEADER_MAGIC: &[u8; 8] = b"CISTPACK";
 const TRAILER_MAGIC: &[u8; 8] = b"CISTPEND";
@@ -293,6 +296,19 @@ fn frame_of<'a>(entry: &Entry, pack: &'a [u8]) -> Result<&'a [u8]> {
         .ok_or_else(|| Error::new(Kind::Damaged, "a pack is shorter than its frames"))
 }
 
+/// What a pack of a dedup domain begins with.
+fn header(id: Uuid, store_id: Uuid, domain: i64) -> Vec<u8> {
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    header.extend_from_slice(HEADER_MAGIC);
+    header.extend_from_slice(&FORMAT.to_le_bytes());
+    header.extend_from_slice(&64_u32.to_le_bytes());
+    header.extend_from_slice(id.as_bytes());
+    header.extend_from_slice(store_id.as_bytes());
+    header.extend_from_slice(&domain.to_le_bytes());
+    header.resize(HEADER_BYTES, 0);
+    header
+}
+
 /// A pack being filled. In an encrypted store its frames are in clear until it is sealed, each with room for its tag.
 pub(crate) struct Builder {
     pub(crate) id: Uuid,
@@ -310,15 +326,7 @@ impl Builder {
         domain: i64,
         mut bytes: PackBytes,
     ) -> Result<Self> {
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        header.extend_from_slice(HEADER_MAGIC);
-        header.extend_from_slice(&FORMAT.to_le_bytes());
-        header.extend_from_slice(&64_u32.to_le_bytes());
-        header.extend_from_slice(id.as_bytes());
-        header.extend_from_slice(store_id.as_bytes());
-        header.extend_from_slice(&domain.to_le_bytes());
-        header.resize(HEADER_BYTES, 0);
-        bytes.append(&header)?;
+        bytes.append(&header(id, store_id, domain))?;
         Ok(Self {
             id,
             tag_bytes: keys.store_key().map_or(0, |_| TAG_BYTES),

@@ -4,11 +4,13 @@
 //! Nobody may write meanwhile. The store's row is not *ready* from the first change to the last, so that a run that
 //! was cut off is noticed by whoever opens the store, and does no harm but to be done again: gc never sees an index
 //! that lacks something. Every pack becomes live and every chunk the oldest there is; what nobody needs the next gc
-//! finds. Memory stays the same however many packs there are.
+//! finds. Memory stays the same however many packs there are, but for those that are damaged so that nothing proves which team's
+//! they are.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use sea_orm::DatabaseConnection;
 use uuid::Uuid;
@@ -17,10 +19,12 @@ use crate::backend::{Backend, Listed};
 use crate::digest::Digest;
 use crate::error::{Error, Kind, Result};
 use crate::header::DedupDomain;
+use crate::heal::wanted::Wanted;
 use crate::object::{Algorithm, Hasher, ObjectName, whole_entry};
 use crate::pack::{self, Entry, HEADER_BYTES, TRAILER_BYTES};
 use crate::rows::{self, Location, ObjectFound, object_kind};
 use crate::store::{Opening, Options, Store, pack_key};
+use crate::verify::VerifyProgress;
 
 /// Packs whose footers are read at the same time.
 const PACKS_AT_ONCE: usize = 8;
@@ -29,7 +33,7 @@ const PACKS_A_TRANSACTION: usize = 16;
 /// What is read of a pack's end at first: enough for nearly every footer.
 const TAIL_BYTES: u64 = 64 << 10;
 /// Bytes of a whole object that are read at once.
-const PIECE_BYTES: u64 = 4 << 20;
+pub(crate) const PIECE_BYTES: u64 = 4 << 20;
 /// Packs that are named in the result, of each kind.
 const NAMED: usize = 100;
 
@@ -64,6 +68,8 @@ pub struct Rebuilt {
 pub(crate) enum Found {
     Whole(ObjectFound),
     Salvaged(ObjectFound, String),
+    /// What is whole of a pack of which nothing proves whose it is: the domain is what its header says, if that.
+    Unplaced(ObjectFound, String),
     Unreadable(String),
 }
 
@@ -97,7 +103,7 @@ impl Store {
     /// Fills the index from packs and whole objects. The store must have been opened by [`Store::open_to_rebuild`];
     /// afterwards it can be opened as usual. The roots must be there: they tell which whole objects are needed.
     pub async fn rebuild_index(&self, progress: &RebuildProgress) -> Result<Rebuilt> {
-        let mut rebuilt = Rebuilt::default();
+        let (mut rebuilt, mut unplaced) = (Rebuilt::default(), Vec::new());
         for kind in [object_kind::PACK, object_kind::BLOB] {
             let prefix = if kind == object_kind::PACK { "p/" } else { "b/" };
             let found = self
@@ -116,9 +122,13 @@ impl Store {
             let mut found = std::pin::pin!(found);
             while let Some(found) = found.try_next().await.map_err(|error| error.1)? {
                 progress.objects.fetch_add(found.len() as u64, Relaxed);
-                self.found_write(found, &mut rebuilt).await?;
+                let is_unplaced = |found: &Found| matches!(found, Found::Unplaced(..));
+                let (later, now) = found.into_iter().partition(is_unplaced);
+                unplaced.extend(later);
+                self.found_write(now, &mut rebuilt).await?;
             }
         }
+        self.unplaced_write(unplaced, &mut rebuilt).await?;
         // The index does not know what it lacks; the trees do.
         self.damage_doubt();
         match self.damage_update().await {
@@ -147,12 +157,12 @@ impl Store {
                     name(&mut rebuilt.salvaged, reason);
                     pack
                 }
-                Found::Unreadable(reason) => {
+                Found::Unplaced(_, reason) | Found::Unreadable(reason) => {
                     name(&mut rebuilt.unreadable, reason);
                     continue;
                 }
             };
-            let (number, new) = rows::found_insert(&tx, self.inner.number, (&object, rows::OLDEST), now_us)
+            let (number, new) = rows::found_insert(&tx, self.inner.number, &object, now_us)
                 .await
                 .map_err(context)?;
             if object.kind == object_kind::PACK {
@@ -171,6 +181,39 @@ impl Store {
             for (domain, entries) in object.entries {
                 self.doubles_settle(number, domain, &entries).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Packs of which nothing proves whose they are: the disks tell. Each goes to the team that its header names, where a disk of that
+    /// team lacks something of it; where no header is believed any more, to the team that lacks most of it. What nobody lacks stays
+    /// out of the index: it must not become another team's.
+    async fn unplaced_write(&self, mut unplaced: Vec<Found>, rebuilt: &mut Rebuilt) -> Result<()> {
+        while !unplaced.is_empty() {
+            let wanted = self.wanted(&VerifyProgress::default()).await?;
+            let domains: Vec<i64> = wanted.by_domain().into_keys().collect();
+            let (mut placed, mut rest) = place(unplaced, |found| {
+                let claimed = found.entries.first().map(|(domain, _)| *domain)?;
+                (lacking(&wanted, claimed, found) > 0).then_some(claimed)
+            });
+            if placed.is_empty() {
+                (placed, rest) = place(rest, |found| {
+                    let by_need = |domain: &i64| lacking(&wanted, *domain, found);
+                    domains
+                        .iter()
+                        .copied()
+                        .filter(|domain| by_need(domain) > 0)
+                        .max_by_key(by_need)
+                });
+            }
+            if placed.is_empty() {
+                return self.found_write(rest, rebuilt).await;
+            }
+            while !placed.is_empty() {
+                let some = placed.drain(..placed.len().min(PACKS_A_TRANSACTION)).collect();
+                self.found_write(some, rebuilt).await?;
+            }
+            unplaced = rest;
         }
         Ok(())
     }
@@ -222,17 +265,21 @@ impl Store {
         }
     }
 
-    async fn pack_find(&self, (id, item): (Uuid, Listed)) -> Result<Found> {
+    pub(crate) async fn pack_find(&self, (id, item): (Uuid, Listed)) -> Result<Found> {
         let reason = match self.pack_index(id, &item).await {
             Ok(pack) => return Ok(Found::Whole(pack)),
             Err(error) if is_of_the_pack(&error) => error,
             Err(error) => return Err(error),
         };
         match self.pack_salvage(id, &item).await {
-            Ok(pack) if pack.frames() == 0 => Ok(Found::Unreadable(format!("{}: {reason}", item.key))),
-            Ok(pack) => {
+            Ok((_, pack)) if pack.frames() == 0 => Ok(Found::Unreadable(format!("{}: {reason}", item.key))),
+            Ok((is_proven, pack)) => {
                 let text = format!("{}: {reason}; {} frames are whole", item.key, pack.frames());
-                Ok(Found::Salvaged(pack, text))
+                Ok(if is_proven {
+                    Found::Salvaged(pack, text)
+                } else {
+                    Found::Unplaced(pack, text + ", and nothing tells whose they are")
+                })
             }
             Err(error) if is_of_the_pack(&error) => Ok(Found::Unreadable(format!("{}: {error}", item.key))),
             Err(error) => Err(error),
@@ -260,21 +307,35 @@ impl Store {
         Ok(found(id, item, domain, entries))
     }
 
-    /// What the frames of a pack with a damaged footer say, which describe themselves.
-    async fn pack_salvage(&self, id: Uuid, item: &Listed) -> Result<ObjectFound> {
+    /// What the frames of a pack with a damaged footer or header say, which describe themselves; and whether it is proven whose it is.
+    async fn pack_salvage(&self, id: Uuid, item: &Listed) -> Result<(bool, ObjectFound)> {
         if item.bytes > pack::LIMIT_BYTES as u64 {
             return Err(Error::new(Kind::Damaged, "the object is larger than any pack"));
         }
         let data = self.inner.backend.get(&item.key).await?;
-        // There may be only one; what the header says is not to be trusted where its code does not match.
-        let domain = match self.inner.header.dedup_domain {
-            DedupDomain::Installation => 0,
-            DedupDomain::Team => pack::domain(&data)?,
-        };
-        let keys = self.inner.keys.clone();
+        let (keys, read) = (self.inner.keys.clone(), data.clone());
         let world = &self.inner.options.world;
-        let entries = world.compute(move || pack::salvage(&keys, id, &data)).await?;
-        Ok(found(id, item, domain, entries))
+        let entries = world.compute(move || pack::salvage(&keys, id, &read)).await?;
+        // There may be only one; what the header says is not to be trusted where its code does not match.
+        let (domain, is_proven) = match self.inner.header.dedup_domain {
+            DedupDomain::Installation => (0, true),
+            DedupDomain::Team => {
+                let claimed = pack::domain(&data).unwrap_or_default();
+                let proven = self.domain_prove(id, data, claimed).await?;
+                (proven.unwrap_or(claimed), proven.is_some())
+            }
+        };
+        Ok((is_proven, found(id, item, domain, entries)))
+    }
+
+    async fn domain_prove(&self, id: Uuid, data: Bytes, claimed: i64) -> Result<Option<i64>> {
+        let domains = rows::root_domains(&self.inner.db, self.inner.number).await;
+        let mut domains = domains.map_err(|error| Error::db("cannot read the roots", error))?;
+        domains.push(claimed);
+        let (keys, store_id) = (self.inner.keys.clone(), self.inner.header.store_id);
+        let world = &self.inner.options.world;
+        let prove = move || Ok(pack::domain_prove(&keys, (id, store_id), &data, &domains));
+        world.compute(prove).await
     }
 }
 
@@ -307,7 +368,7 @@ impl Store {
     }
 
     /// The names that an object can be known by.
-    async fn whole_names(&self, id: Uuid, item: &Listed) -> Result<[ObjectName; 2]> {
+    pub(crate) async fn whole_names(&self, id: Uuid, item: &Listed) -> Result<[ObjectName; 2]> {
         let mut hashers = [Algorithm::Sha256, Algorithm::Sha512].map(Hasher::new);
         let bytes = self.plain_bytes(item.bytes)?;
         let mut at = 0;
@@ -334,6 +395,32 @@ pub(crate) fn found(id: Uuid, item: &Listed, domain: i64, entries: Vec<Entry>) -
         bytes: item.bytes,
         entries: vec![(domain, entries)],
     }
+}
+
+/// Parts packs into those that a domain was found for, with that, and the others.
+fn place(unplaced: Vec<Found>, domain_of: impl Fn(&ObjectFound) -> Option<i64>) -> (Vec<Found>, Vec<Found>) {
+    let (mut placed, mut rest) = (Vec::new(), Vec::new());
+    for found in unplaced {
+        let Found::Unplaced(mut pack, reason) = found else {
+            continue;
+        };
+        let Some(domain) = domain_of(&pack) else {
+            rest.push(Found::Unplaced(pack, reason));
+            continue;
+        };
+        for (of, _) in &mut pack.entries {
+            *of = domain;
+        }
+        placed.push(Found::Salvaged(pack, reason));
+    }
+    (placed, rest)
+}
+
+/// How much of what a domain's disks lack is in a pack.
+fn lacking(wanted: &Wanted, domain: i64, pack: &ObjectFound) -> usize {
+    let entries = pack.entries.iter().flat_map(|(_, entries)| entries);
+    let is_lacking = |entry: &&Entry| wanted.frames.contains(&(domain, entry.digest));
+    entries.filter(is_lacking).count()
 }
 
 /// Whether a failure is this pack's own, and the others may be fine. One that the disk or the bucket does not give away now may

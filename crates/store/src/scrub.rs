@@ -129,18 +129,15 @@ impl Store {
 
     /// The known damage of one disk or whole object.
     pub async fn damage_of(&self, kind: &str, owner: &str) -> Result<Vec<Damage>> {
-        let rows = rows::damage_get(&self.inner.db, self.inner.number, kind, &[owner]).await;
+        let rows = rows::damage_get(&self.inner.db, self.inner.number, kind, owner).await;
         let rows = rows.map_err(|error| Error::db("cannot read the record of damage", error))?;
         Ok(rows.into_iter().map(rows::damage::Model::told).collect())
     }
 
     /// Which of these are known to be damaged.
     pub async fn damaged_among(&self, kind: &str, owners: &[&str]) -> Result<Vec<String>> {
-        let rows = rows::damage_get(&self.inner.db, self.inner.number, kind, owners).await;
-        let rows = rows.map_err(|error| Error::db("cannot read the record of damage", error))?;
-        let mut names: Vec<String> = rows.into_iter().map(|row| row.owner).collect();
-        names.dedup();
-        Ok(names)
+        let damaged = rows::damage_owners(&self.inner.db, self.inner.number, kind, owners).await;
+        damaged.map_err(|error| Error::db("cannot read the record of damage", error))
     }
 
     /// Brings the record up to date with the index. Without damage anywhere that is two small queries; with damage the trees are walked

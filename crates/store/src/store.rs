@@ -2,7 +2,7 @@
 
 mod opening;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -230,6 +230,25 @@ impl Store {
             .filter(|row| row.level != WHOLE_LEVEL)
             .map(root_from_row)
             .collect()
+    }
+
+    /// Those of these roots, by kind and owner, that are not there (any more) as they are here. One look, however many they are.
+    pub(crate) async fn roots_gone<'a>(
+        &self,
+        roots: &'a [Root],
+    ) -> Result<HashSet<(&'a String, &'a String)>> {
+        if roots.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let kept = self.root_list().await?;
+        let kept: HashMap<_, _> = kept
+            .iter()
+            .map(|root| ((&root.kind, &root.owner), root))
+            .collect();
+        let gone = roots
+            .iter()
+            .filter(|root| kept.get(&(&root.kind, &root.owner)) != Some(root));
+        Ok(gone.map(|root| (&root.kind, &root.owner)).collect())
     }
 
     /// Removes a root in the caller's transaction: gc may free what it kept. False when it was not there.

@@ -99,18 +99,19 @@ impl Store {
             named: HashSet::new(),
         };
         let mut walk = Walk::new(self, Judge::Suspects(suspects), usize::MAX);
+        let mut hurt = Vec::new();
         for root in self.root_list().await? {
             let told = walk.damage.len();
             walk.root(&root).await?;
-            // One that was deleted meanwhile may have lost chunks to gc, which is no damage.
-            if walk.damage.len() > told
-                && self.root_get(&root.kind, &root.owner).await?.as_ref() != Some(&root)
-            {
-                walk.damage.truncate(told);
+            if walk.damage.len() > told {
+                hurt.push(root);
             }
             progress.roots.fetch_add(1, Ordering::Relaxed);
         }
         let mut damage = walk.damage;
+        // One that was deleted meanwhile may have lost chunks to gc, which is no damage.
+        let gone = self.roots_gone(&hurt).await?;
+        damage.retain(|one| !gone.contains(&(&one.kind, &one.owner)));
         let mut named = match walk.judge {
             Judge::Suspects(suspects) => suspects.named,
             Judge::Marks => HashSet::new(),

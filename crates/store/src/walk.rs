@@ -150,7 +150,7 @@ impl<'a> Walk<'a> {
 
 impl Store {
     /// Those of these digests that are marked as damaged, or in no pack any more, with the reason.
-    async fn marked(&self, domain: i64, digests: &[Digest]) -> Result<HashMap<Digest, String>> {
+    pub(crate) async fn marked(&self, domain: i64, digests: &[Digest]) -> Result<HashMap<Digest, String>> {
         let hits = rows::chunks_get(&self.inner.db, self.inner.number, domain, digests).await;
         let hits = hits.map_err(|error| Error::db("cannot look chunks up", error))?;
         let reason = |digest: &Digest| match hits.get(digest) {

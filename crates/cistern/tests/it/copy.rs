@@ -156,3 +156,44 @@ async fn what_is_damaged_comes_back_from_an_older_copy_while_the_server_runs() {
     let told = run(&mut server.local(&["store", "heal", "/nonexistent"]));
     assert!(reason(&told).contains("there is no folder"), "{told:?}");
 }
+
+#[tokio::test]
+async fn what_gc_wrote_anew_since_comes_back_from_an_older_copy() {
+    let mut server = Setup::default().at(Place::default()).start();
+    let (files, api) = (Files::start().await, server.api());
+    // The second shares with the first all but its partition table.
+    let (garbage, kept) = (disks::raw(48, 1), disks::raw(8, 1));
+    imported(&api, "garbage", &files.put("garbage.img", garbage)).await;
+    imported(&api, "kept", &files.put("kept.img", kept.clone())).await;
+    let (live, copy) = (server.objects(), server.data().join("copy"));
+    let words = [&live, &copy].map(|path| path.display().to_string());
+    run_ok(&mut server.local(&["store", "copy", &words[0], &words[1]]));
+    let deleted = api.delete("/v2/images/1?purge=true").await;
+    assert_eq!(deleted.status, 204, "{deleted:?}");
+    assert_eq!(server.terminate().code(), Some(0));
+
+    let report = document(&mut server.local(&["gc", "--now"]));
+    assert!(report["gc"]["repacked"].as_u64() >= Some(1), "{report}");
+    let mut anew = files_below(&live.join("p"));
+    anew.retain(|pack| !copy.join(pack.strip_prefix(&live).expect("is below")).exists());
+    assert!(!anew.is_empty());
+    for pack in &anew {
+        std::fs::remove_file(pack).expect("removes it");
+    }
+    let verify = ["store", "verify", "--read-data"];
+    assert_eq!(run(&mut server.local(&verify)).status.code(), Some(1));
+    let healed = document(&mut server.local(&["store", "heal", &words[1]]));
+    let healed = &healed["heal"];
+    assert!(healed["chunks"].as_u64() > Some(30), "{healed}");
+    assert_eq!(
+        (&healed["left"], &healed["lost"]),
+        (&0.into(), &0.into()),
+        "{healed}"
+    );
+    let told = run_ok(&mut server.local(&["store", "heal", &words[1]]));
+    assert!(told.contains("Nothing that an image needs is damaged"), "{told}");
+    run_ok(&mut server.local(&["gc", "--now"]));
+    run_ok(&mut server.local(&verify));
+    server.start_again();
+    assert!(downloaded(&server.api(), 2, "raw").await == kept);
+}

@@ -233,8 +233,8 @@ async fn gc_and_a_copy_name_what_is_missing_and_what_helps() {
     fails(&["gc"], &helps);
     let helps = [
         "the copy does not have it",
-        "wrote an older pack anew",
-        "cistern recover --data NEW --objects COPY2",
+        "imported after the copy was made",
+        "import them again, or heal from another copy",
     ];
     fails(&["store", "heal", &to], &helps);
     let made = Made::new();

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     ENTRY_BYTES, Entry, FRAME_HEADER_BYTES, HEADER_BYTES, HEADER_MAGIC, LIMIT_BYTES, TRAILER_BYTES,
-    TRAILER_MAGIC, frame_check, frame_decode, frame_of, u32_at,
+    TRAILER_MAGIC, frame_check, frame_decode, frame_of, header, u32_at,
 };
 use crate::digest::{Digest, FrameKind, Keys};
 use crate::error::{Error, Kind, Result};
@@ -52,6 +52,21 @@ pub(crate) fn domain(header: &[u8]) -> Result<i64> {
         return Err(Error::new(Kind::Damaged, "a pack does not begin as it should"));
     }
     Ok(i64::from_le_bytes(header[48..56].try_into().unwrap_or_default()))
+}
+
+/// Which of these dedup domains a pack is of whose header is damaged, as far as its index is not: the code of the index is over the header
+/// too, and all else that the header holds is known.
+pub(crate) fn domain_prove(
+    keys: &Keys,
+    (id, store_id): (Uuid, Uuid),
+    pack: &[u8],
+    among: &[i64],
+) -> Option<i64> {
+    let trailer = pack.get(pack.len().checked_sub(TRAILER_BYTES)?..)?;
+    let footer = footer_range(pack.len() as u64, trailer).ok()?;
+    let footer = pack.get(usize::try_from(footer.start).ok()?..)?;
+    let is_of = |domain: &&i64| index_open(keys, id, &header(id, store_id, **domain), footer).is_ok();
+    among.iter().find(is_of).copied()
 }
 
 /// The index of a whole pack.

@@ -1,5 +1,7 @@
 //! What was read when, and the record of damage.
 
+use std::collections::HashMap;
+
 use sea_orm::sea_query::{Expr, ExprTrait as _};
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
@@ -116,21 +118,45 @@ pub(crate) async fn damage_roots(db: &impl ConnectionTrait, store: i32) -> Resul
     Ok(roots.len() as u64)
 }
 
-/// The record of some of a kind, by owner and place.
+/// The record of one disk or whole object, by place.
 pub(crate) async fn damage_get(
     db: &impl ConnectionTrait,
     store: i32,
     kind: &str,
-    owners: &[&str],
+    owner: &str,
 ) -> Result<Vec<damage::Model>, DbErr> {
     damage::Entity::find()
         .filter(damage::Column::Store.eq(store))
         .filter(damage::Column::Kind.eq(kind))
-        .filter(damage::Column::Owner.is_in(owners.iter().copied()))
-        .order_by_asc(damage::Column::Owner)
+        .filter(damage::Column::Owner.eq(owner))
         .order_by_asc(damage::Column::FromByte)
         .all(db)
         .await
+}
+
+/// Which of these owners are in the record. Each once, without the ranges, of which one that is damaged all over has a thousand.
+pub(crate) async fn damage_owners(
+    db: &impl ConnectionTrait,
+    store: i32,
+    kind: &str,
+    owners: &[&str],
+) -> Result<Vec<String>, DbErr> {
+    let mut found = Vec::new();
+    for owners in owners.chunks(ROWS_A_STATEMENT) {
+        let some: Vec<String> = damage::Entity::find()
+            .select_only()
+            .column(damage::Column::Owner)
+            .distinct()
+            .filter(damage::Column::Store.eq(store))
+            .filter(damage::Column::Kind.eq(kind))
+            .filter(damage::Column::Owner.is_in(owners.iter().copied()))
+            .order_by_asc(damage::Column::Owner)
+            .into_tuple()
+            .all(db)
+            .await?;
+        found.extend(some);
+    }
+    Ok(found)
 }
 
 /// Puts a new record in the place of the old one. What is damaged as before keeps the time at which that was found.
@@ -149,11 +175,13 @@ pub(crate) async fn damage_replace(
         .filter(damage::Column::Store.eq(store))
         .exec(&tx)
         .await?;
+    let known: HashMap<_, _> = before
+        .iter()
+        .map(|row| ((&row.kind, &row.owner, row.from_byte), row.found_us))
+        .collect();
     let row = |damage: &Damage| {
         let from_byte = damage.range.start.cast_signed();
-        let known = before
-            .iter()
-            .find(|row| (&row.kind, &row.owner, row.from_byte) == (&damage.kind, &damage.owner, from_byte));
+        let known = known.get(&(&damage.kind, &damage.owner, from_byte));
         damage::ActiveModel::from(damage::Model {
             store,
             kind: damage.kind.clone(),
@@ -161,7 +189,7 @@ pub(crate) async fn damage_replace(
             from_byte,
             to_byte: damage.range.end.cast_signed(),
             reason: damage.reason.clone(),
-            found_us: known.map_or(now_us, |row| row.found_us),
+            found_us: known.copied().unwrap_or(now_us),
         })
     };
     for batch in found.chunks(ROWS_A_STATEMENT) {

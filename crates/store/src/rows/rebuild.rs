@@ -15,7 +15,7 @@ use crate::digest::Digest;
 use crate::pack::Entry;
 
 /// The epoch of everything that a rebuild finds: lower than that of any session.
-pub(crate) const OLDEST: i64 = 1;
+const OLDEST: i64 = 1;
 
 /// An object that is in the backend.
 #[derive(Debug, Clone)]
@@ -68,6 +68,18 @@ pub(crate) async fn index_clear(db: &impl ConnectionTrait, store: i32) -> Result
         .map(drop)
 }
 
+/// The dedup domains that roots are of.
+pub(crate) async fn root_domains(db: &impl ConnectionTrait, store: i32) -> Result<Vec<i64>, DbErr> {
+    root::Entity::find()
+        .select_only()
+        .column(root::Column::Domain)
+        .distinct()
+        .filter(root::Column::Store.eq(store))
+        .into_tuple()
+        .all(db)
+        .await
+}
+
 /// Of these names of whole objects, those that roots are of, with their domains.
 pub(crate) async fn names_kept(
     db: &impl ConnectionTrait,
@@ -88,12 +100,12 @@ pub(crate) async fn names_kept(
     Ok(rows.into_iter().filter_map(known).collect())
 }
 
-/// Writes the rows of an object, as of an epoch; where another has a chunk already, that one's row stays. Gives the object's number, and
-/// how many of its chunks are new.
+/// Writes the rows of an object, as old as they can be; where another has a chunk already, that one's row stays. Gives the object's
+/// number, and how many of its chunks are new.
 pub(crate) async fn found_insert(
     db: &impl ConnectionTrait,
     store: i32,
-    (found, epoch): (&ObjectFound, i64),
+    found: &ObjectFound,
     now_us: i64,
 ) -> Result<(i64, u64), DbErr> {
     let row = object::ActiveModel {
@@ -115,22 +127,18 @@ pub(crate) async fn found_insert(
     let mut written = 0;
     for (domain, entries) in &found.entries {
         let entries: Vec<_> = entries.iter().map(|entry| (id, *entry)).collect();
-        written += chunks_insert(db, store, *domain, epoch, &entries).await?;
+        written += chunks_insert(db, store, *domain, OLDEST, &entries).await?;
     }
     Ok((id, written))
 }
 
-/// Corrects what the row of a published object says of its size, and writes rows of what is in it and in no index, or marked as
-/// damaged. They are as new as if a session that begins now had written them. False where it is not published any more.
+/// Corrects what the row of a published object says of its size. False where it is not published any more. What is in it and in no index
+/// gets no row here: an object never gets one that it did not have when it was published, so that gc may delete what it found empty.
 pub(crate) async fn found_correct(
     db: &impl ConnectionTrait,
-    store: i32,
     object: i64,
     found: &ObjectFound,
 ) -> Result<bool, DbErr> {
-    let Some(gate) = super::gate::gate_shared(db, store).await? else {
-        return Ok(false);
-    };
     let corrected = object::Entity::update_many()
         .col_expr(object::Column::Bytes, Expr::value(found.bytes.cast_signed()))
         .col_expr(
@@ -141,14 +149,7 @@ pub(crate) async fn found_correct(
         .filter(object::Column::State.eq(object_state::LIVE))
         .exec(db)
         .await?;
-    if corrected.rows_affected == 0 {
-        return Ok(false);
-    }
-    for (domain, entries) in &found.entries {
-        let entries: Vec<_> = entries.iter().map(|entry| (object, *entry)).collect();
-        chunks_insert(db, store, *domain, gate.epoch, &entries).await?;
-    }
-    Ok(true)
+    Ok(corrected.rows_affected == 1)
 }
 
 /// Marks the store as ready, at an epoch above all that its rows know.

@@ -9,6 +9,8 @@ use crate::scheduler::Sim;
 pub enum Variant {
     /// The protocol as it is.
     Real,
+    /// The same; in the end a part of the store is lost, and comes back from a copy.
+    Lost,
     /// Objects are named by their contents, and no session keeps gc from what it wrote or hit.
     DigestNames,
     /// Objects are named by their contents; the rest is as it should be.
@@ -43,7 +45,7 @@ impl Variant {
         let sql = match self {
             Self::DigestNames | Self::Unguarded => NO_GUARD,
             Self::PinsDropped => NO_PINS_AFTER_COMMIT,
-            Self::Real | Self::DigestNamesGuarded => return,
+            Self::Real | Self::Lost | Self::DigestNamesGuarded => return,
         };
         db.execute_unprepared(sql)
             .await

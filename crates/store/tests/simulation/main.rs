@@ -6,6 +6,7 @@
 mod actors;
 mod broken;
 mod disks;
+mod healing;
 mod network;
 mod random;
 mod run;
@@ -19,6 +20,8 @@ use run::run;
 
 /// Seeds of the protocol as it is.
 const SEEDS: u64 = 2000;
+/// Seeds of the protocol with a loss in the end.
+const SEEDS_LOST: u64 = 400;
 /// Seeds within which each broken variant is caught.
 const SEEDS_BROKEN: u64 = 2000;
 /// The end of a trace that is shown.
@@ -64,6 +67,24 @@ fn nothing_is_lost_and_nothing_is_left() {
         panic!("{text}");
     }
     eprintln!("{SEEDS} seeds in {:?}", begun.elapsed());
+}
+
+#[test]
+fn what_is_lost_comes_back_from_a_copy_whatever_runs_beside() {
+    if let Some((_, text)) = first_failure(Variant::Lost, SEEDS_LOST) {
+        panic!("{text}");
+    }
+    // Under its own key, and from other packs, while others are at work; and gc has met packs that no row knows.
+    let traces: Vec<String> = (0..20)
+        .map(|seed| run(seed, Variant::Lost).trace.join("\n"))
+        .collect();
+    let heals = || {
+        let lines = traces.iter().flat_map(|trace| trace.lines());
+        lines.filter(|line| line.contains("heal has ended"))
+    };
+    assert!(heals().any(|line| !line.contains("Healed { objects: 0,")));
+    assert!(heals().any(|line| !line.contains(" chunks: 0,")));
+    assert!(traces.iter().any(|trace| trace.contains("its rows are: true")));
 }
 
 /// What has to be seen in the traces of a hundred seeds, or the simulation has become too kind.

@@ -172,6 +172,17 @@ impl Network {
         listed.into_iter().map(item).collect()
     }
 
+    /// Everything that is there.
+    pub(crate) fn content(&self) -> BTreeMap<String, Bytes> {
+        let object = |(key, object): (&String, &Object)| (key.clone(), object.data.clone());
+        self.objects.iter().map(object).collect()
+    }
+
+    /// An object is gone, and nobody deleted it.
+    pub(crate) fn lose(&mut self, key: &str) {
+        self.objects.remove(key);
+    }
+
     pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
         self.list(prefix, None).into_iter().map(|item| item.key).collect()
     }

@@ -17,9 +17,9 @@ use crate::scheduler::{Command, Sim};
 
 /// One seed in so many runs on an encrypted store.
 const ENCRYPTED: u64 = 4;
-const SERVERS: usize = 2;
+pub(crate) const SERVERS: usize = 2;
 /// Tasks at the same time.
-const AT_ONCE: usize = 6;
+pub(crate) const AT_ONCE: usize = 6;
 
 /// What came of a run.
 pub struct Outcome {
@@ -55,14 +55,14 @@ pub fn run(seed: u64, variant: Variant) -> Outcome {
     }
 }
 
-struct Driver {
-    sim: Sim,
-    db: DatabaseConnection,
+pub(crate) struct Driver {
+    pub(crate) sim: Sim,
+    pub(crate) db: DatabaseConnection,
     model: Arc<Mutex<Model>>,
-    servers: Vec<Server>,
-    tasks: Vec<(usize, JoinHandle<()>)>,
-    rng: Rng,
-    left: u64,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) tasks: Vec<(usize, JoinHandle<()>)>,
+    pub(crate) rng: Rng,
+    pub(crate) left: u64,
     seed: u64,
     variant: Variant,
 }
@@ -89,6 +89,9 @@ async fn drive(sim: &Sim, seed: u64, variant: Variant) {
     }
     drop(setup);
     driver.work().await;
+    if variant == Variant::Lost && driver.sim.failure().is_none() {
+        driver.lose_and_heal().await;
+    }
     if driver.sim.failure().is_none() {
         driver.end().await;
     }
@@ -112,7 +115,7 @@ async fn database() -> DatabaseConnection {
 }
 
 impl Driver {
-    async fn server(&self) -> Server {
+    pub(crate) async fn server(&self) -> Server {
         let (life, world) = self.sim.live();
         let encrypt = self.seed.is_multiple_of(ENCRYPTED);
         let key = WrappingKey::new(KeyKind::KeyFile, &[9; 32]).expect("a key's length");
@@ -168,7 +171,7 @@ impl Driver {
     }
 
     /// A server loses everything that it has in memory, and starts again.
-    async fn crash(&mut self) {
+    pub(crate) async fn crash(&mut self) {
         let at = self.rng.index(SERVERS);
         self.sim.kill(self.servers[at].life);
         for (_, task) in self.tasks.extract_if(.., |(of, _)| *of == at) {
@@ -179,7 +182,7 @@ impl Driver {
     }
 
     /// A job is cancelled: its future is dropped, and the server lives on.
-    async fn cancel(&mut self) {
+    pub(crate) async fn cancel(&mut self) {
         if self.tasks.is_empty() {
             return;
         }
@@ -204,13 +207,21 @@ impl Driver {
         }
     }
 
-    /// Nothing happens any more: what is left in the store is what is needed.
-    async fn end(&mut self) {
-        let hold = self.sim.hold();
+    /// Nothing happens any more, and nothing goes wrong.
+    pub(crate) fn calm_down(&mut self) {
         self.sim.settle();
         for server in &self.servers {
             self.sim.kill(server.life);
         }
+        for (_, task) in self.tasks.drain(..) {
+            task.abort();
+        }
+    }
+
+    /// What is left in the store is what is needed.
+    async fn end(&mut self) {
+        let hold = self.sim.hold();
+        self.calm_down();
         self.audit().await;
         let store = self.server().await.store;
         for now in [false, true] {
@@ -224,7 +235,7 @@ impl Driver {
         drop(hold);
     }
 
-    async fn gc(&self, store: &Store, now: bool) {
+    pub(crate) async fn gc(&self, store: &Store, now: bool) {
         let options = GcOptions {
             now,
             ..GcOptions::new(std::env::temp_dir())

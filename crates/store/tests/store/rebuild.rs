@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use sea_orm::ConnectionTrait as _;
-use store::{Algorithm, Fault, Faulty, Kind, ObjectName, RebuildProgress, Store, VerifyProgress};
+use store::{
+    Algorithm, DedupDomain, Fault, Faulty, Kind, ObjectName, Options, RebuildProgress, Store, VerifyProgress,
+};
 
-use crate::support::{Place, encrypted, import, local, noise, places};
+use crate::support::{Place, encrypted, import, import_in, local, noise, places};
 
 async fn rebuild(place: &Place) -> store::Rebuilt {
     let store = Store::open_to_rebuild(Arc::clone(&place.backend), &place.db, place.options())
@@ -298,4 +300,66 @@ async fn a_pack_that_cannot_be_read_now_ends_the_rebuild() {
     }
     assert_eq!(failures, 4, "two lists, footer and header");
     assert_reads(&place.store().await, "one", &data).await;
+}
+
+/// Whose a pack is stands in its header alone, which one flipped bit makes another team's.
+#[tokio::test]
+async fn no_damage_of_a_pack_gives_what_is_in_it_to_another_team() {
+    for place in [local().await, encrypted().await] {
+        let options = Options {
+            dedup_domain: DedupDomain::Team,
+            ..place.options()
+        };
+        let store = Store::open_or_init(Arc::clone(&place.backend), &place.db, options).await;
+        let store = store.unwrap();
+        let disks = [noise(1, 2 << 20), noise(2, 1 << 20)];
+        for (team, data) in [1, 2].into_iter().zip(&disks) {
+            import_in(&store, &place.db, team, data).await;
+        }
+        let count = async |team: i64| {
+            rows(
+                &place,
+                &format!("SELECT count(*) FROM store_chunk WHERE domain = {team}"),
+            )
+            .await
+        };
+        assert_eq!((count(1).await, count(2).await), (33, 17));
+        let of_one = |pack: &std::path::PathBuf| std::fs::read(pack).unwrap()[48] == 1;
+        let pack = packs(&place).into_iter().find(of_one).unwrap();
+        let whole = std::fs::read(&pack).unwrap();
+        let code = whole.len() - 20;
+        let spoil = |places: &[usize]| {
+            let mut bytes = whole.clone();
+            for at in places {
+                bytes[*at] ^= 3;
+            }
+            std::fs::write(&pack, bytes).unwrap();
+        };
+        // Its header, its footer, both, and so that the header says nothing.
+        for places in [&[48][..], &[code], &[48, code], &[0, code], &[0], &[50, code]] {
+            spoil(places);
+            let rebuilt = rebuild(&place).await;
+            assert_eq!(
+                (rebuilt.salvaged.len(), rebuilt.unreadable.len()),
+                (1, 0),
+                "{places:?}: {rebuilt:?}"
+            );
+            assert_eq!((count(1).await, count(2).await), (33, 17), "{places:?}");
+            let store = place.store().await;
+            assert_reads(&store, "team1", &disks[0]).await;
+            assert_reads(&store, "team2", &disks[1]).await;
+        }
+        // What no disk needs is nobody's.
+        let tx = place.begin().await;
+        store.root_delete_in_tx(&tx, "image", "team1").await.unwrap();
+        tx.commit().await.unwrap();
+        spoil(&[48, code]);
+        let rebuilt = rebuild(&place).await;
+        assert_eq!(
+            (rebuilt.salvaged.len(), rebuilt.unreadable.len()),
+            (0, 1),
+            "{rebuilt:?}"
+        );
+        assert_eq!((count(1).await, count(2).await), (0, 17));
+    }
 }

@@ -197,3 +197,34 @@ async fn a_scrub_keeps_to_its_rate_and_stops_when_told() {
     let error = store.scrub(&slow, &AtomicU64::new(0)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Stopped);
 }
+
+/// However many are asked for, and however many ranges each has.
+#[tokio::test(flavor = "multi_thread")]
+async fn which_of_many_disks_are_damaged_is_told_once_each() {
+    let place = local().await;
+    let store = place.store().await;
+    for owner in ["7", "39000"] {
+        // The same chunk again and again, with others between: a range of its own each time.
+        let (shared, mut disk) = (noise(1, 65_536), Vec::new());
+        for n in 0..8 {
+            disk.extend_from_slice(&shared);
+            disk.extend(noise(2 + n, 65_536));
+        }
+        import(&store, &place.db, owner, &disk).await;
+    }
+    import(&store, &place.db, "8", &noise(99, 65_536)).await;
+    let key = {
+        let packs: Vec<_> = place.backend.list("p/").try_collect().await.unwrap();
+        packs.into_iter().max_by_key(|pack| pack.bytes).unwrap().key
+    };
+    let mut bytes = place.backend.get(&key).await.unwrap().to_vec();
+    bytes[1000] ^= 1;
+    put(&place, &key, bytes.into()).await;
+    place.clock.advance(Duration::from_hours(30));
+    assert_eq!(scrub(&store).await.damaged, 1);
+    assert_eq!(store.damage_of("image", "7").await.unwrap().len(), 8);
+    let owners: Vec<String> = (0..40_000).map(|owner| owner.to_string()).collect();
+    let owners: Vec<&str> = owners.iter().map(String::as_str).collect();
+    let damaged = store.damaged_among("image", &owners).await.unwrap();
+    assert_eq!(damaged, ["7", "39000"]);
+}

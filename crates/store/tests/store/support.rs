@@ -14,7 +14,9 @@ use sea_orm::{
     SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
 };
 use sea_orm_migration::{MigrationTrait, MigratorTrait};
-use store::{Backend, KeyKind, Options, Settings, Store, TreeRoot, World, WrappingKey, backend_open};
+use store::{
+    Backend, KeyKind, Options, Session, Settings, Store, TreeRoot, World, WrappingKey, backend_open,
+};
 use tempfile::TempDir;
 
 pub(crate) const CHUNK: u64 = 64 * 1024;
@@ -196,6 +198,17 @@ async fn remote(postgres: &str, s3: &str, settings: &Settings) -> Place {
 /// Takes a whole disk in from memory and publishes it.
 pub(crate) async fn import(store: &Store, db: &DatabaseConnection, owner: &str, data: &[u8]) -> TreeRoot {
     let session = store.session_open(owner).await.unwrap();
+    import_by(session, db, owner, data).await
+}
+
+/// The same in a team's dedup domain; the disk is called `team` and its number.
+pub(crate) async fn import_in(store: &Store, db: &DatabaseConnection, team: i64, data: &[u8]) -> TreeRoot {
+    let owner = format!("team{team}");
+    let session = store.session_open_in(&owner, team).await.unwrap();
+    import_by(session, db, &owner, data).await
+}
+
+async fn import_by(session: Session, db: &DatabaseConnection, owner: &str, data: &[u8]) -> TreeRoot {
     let mut ingest = session.ingest(data.len() as u64, None).await.unwrap();
     ingest.extent_data(Bytes::copy_from_slice(data)).await.unwrap();
     let disk = ingest.finish().await.unwrap();

@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use proptest::prelude::*;
 use sea_orm::ConnectionTrait as _;
 use store::gc::Progress;
-use store::{Backend, Fault, Faulty, Folder, JournalPlace, VerifyProgress};
+use store::{Backend, Fault, Faulty, Folder, HealProgress, JournalPlace};
 use tokio_util::sync::CancellationToken;
 
 use super::model::Entry;
@@ -521,7 +521,7 @@ async fn an_older_database_and_another_ones_are_refused() {
     assert_eq!(refusal(write), said);
     assert!(refusal(flush_one(&case).await).contains("cistern recover"));
     let copy = case.dir.path().join("objects").display().to_string();
-    let healed = heal_from(&case.app, &copy, &VerifyProgress::default()).await;
+    let healed = heal_from(&case.app, &copy, &HealProgress::default()).await;
     assert_eq!(refusal(healed.map(drop)), said);
     assert_eq!(case.objects(), before, "nothing was written");
 

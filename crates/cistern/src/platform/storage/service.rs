@@ -3,7 +3,7 @@
 use chrono::DateTime;
 use rustix::fs::{Access, access};
 use serde_json::json;
-use store::{Damage, Healed, RebuildProgress, Rebuilt, Store, VerifyProgress};
+use store::{Damage, HealProgress, Healed, RebuildProgress, Rebuilt, Store, VerifyProgress};
 
 use super::cache;
 use super::jobs::{ATTEMPTS, VERIFY};
@@ -121,7 +121,7 @@ pub async fn verify_for_reading(
 }
 
 /// Brings what is damaged or missing of the store back from a copy of it, a folder or a bucket. A server may run.
-pub async fn heal_from(app: &App, copy: &str, progress: &VerifyProgress) -> Result<Healed> {
+pub async fn heal_from(app: &App, copy: &str, progress: &HealProgress) -> Result<Healed> {
     // What an older database has in mind may not be what the store holds now.
     if let Some(sentence) = app.db.refusal() {
         return Err(Error::Precondition(sentence.to_owned()));

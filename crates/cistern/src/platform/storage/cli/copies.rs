@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::json;
-use store::VerifyProgress;
+use store::{HealProgress, Healed};
 
 use super::LOOK_EVERY;
 use crate::app::{App, backend_open_at};
@@ -43,7 +43,8 @@ pub struct CopyArgs {
 #[command(
     after_help = "Examples:\n  cistern store heal /backup/store --data /var/lib/cistern\n  cistern store heal 's3://bucket/cistern?endpoint=https://s3.example.com' \
                   --data /var/lib/cistern\n\nReads every stored byte, as `store verify --read-data` does. What is damaged or missing, and nothing \
-                  else, is taken from the copy, after it was verified there: the copy may be older than the store. A server may run meanwhile."
+                  else, is taken from the copy, after it was verified there: pack by pack, and what the copy has in \
+                  other packs, as gc wrote it anew since, chunk by chunk. The copy may be older than the store. A server may run meanwhile."
 )]
 pub struct HealArgs {
     /// The folder or bucket that holds the copy
@@ -123,51 +124,132 @@ fn folder_require(place: &str) -> Outcome {
     Err(Failure::Failed(format!("there is no folder {place}")))
 }
 
-/// What helps where a copy lacks an object.
-const ABSENT: &str = ". What the copy does not have was written after it was made: by an import, or by a gc that wrote an older pack \
-                      anew. An image that is older than the copy is whole in the copy all the same: `cistern store copy COPY COPY2`, \
-                      `cistern recover --data NEW --objects COPY2`, `cistern serve --data NEW --objects COPY2`, export the image there, \
-                      and import it here, which heals it";
+/// Why a copy may lack what is damaged.
+const ABSENT: &str = ". What was imported after the copy was made is not in it; what is older is, whatever gc has written anew since";
 
 pub(super) async fn heal(args: HealArgs, context: &Context) -> Outcome {
     folder_require(&args.copy)?;
     let app = App::open_existing(args.local.config(context)?).await?;
-    let (progress, counters) = (Progress::new(), VerifyProgress::default());
+    let (progress, counters) = (Progress::new(), HealProgress::default());
     progress.step("reading the store", None);
     let healed = {
         let mut work = std::pin::pin!(service::heal_from(&app, &args.copy, &counters));
         loop {
             tokio::select! {
                 done = &mut work => break done,
-                () = tokio::time::sleep(LOOK_EVERY) => progress.set(counters.bytes.load(Relaxed)),
+                () = tokio::time::sleep(LOOK_EVERY) => heal_show(&progress, &counters),
             }
         }
     };
     progress.clear();
     let healed = healed?;
     let told = json!({ "heal": {
-        "objects": healed.objects, "bytes": healed.bytes, "left": healed.left, "damaged": healed.named,
+        "objects": healed.objects, "bytes": healed.bytes, "chunks": healed.chunks, "chunk_bytes": healed.chunk_bytes,
+        "lost": healed.lost, "left": healed.left, "damaged": healed.named,
     } });
-    context
-        .output
-        .document(&told, || match healed.objects + healed.left {
-            0 => "Nothing is damaged.".to_owned(),
-            _ => format!(
-                "{} ({}) came back from the copy.",
-                count(healed.objects, "object"),
-                output::bytes(healed.bytes)
-            ),
-        });
-    if healed.left == 0 {
-        return Ok(());
+    context.output.document(&told, || healed_text(&healed));
+    match lost_text(&healed) {
+        None => Ok(()),
+        Some(text) => Err(Failure::Failed(text)),
+    }
+}
+
+fn heal_show(progress: &Progress, counters: &HealProgress) {
+    match counters.copy_bytes.load(Relaxed) {
+        0 => progress.set(counters.own.bytes.load(Relaxed)),
+        bytes => {
+            progress.step("looking through the packs of the copy", None);
+            progress.set(bytes);
+        }
+    }
+}
+
+fn healed_text(healed: &Healed) -> String {
+    if healed.objects + healed.chunks + healed.lost == 0 {
+        return "Nothing that an image needs is damaged.".to_owned();
     }
     let mut text = format!(
-        "{} could not be healed: {}. `cistern store verify --read-data` names the images: import them again, or heal from another copy",
-        count(healed.left, "object"),
-        healed.named.join("; ")
+        "{} ({}) came back from the copy.",
+        count(healed.objects, "object"),
+        output::bytes(healed.bytes)
     );
-    if healed.absent > 0 {
+    if healed.chunks > 0 {
+        let _ = write!(
+            text,
+            " {} that the copy has in other packs were stored anew ({}).",
+            count(healed.chunks, "chunk"),
+            output::bytes(healed.chunk_bytes)
+        );
+    }
+    text
+}
+
+/// What stays lost, where anything does.
+fn lost_text(healed: &Healed) -> Option<String> {
+    if healed.lost == 0 {
+        return None;
+    }
+    let mut text = format!(
+        "{} that images need could not be healed",
+        count(healed.lost, "chunk")
+    );
+    if healed.named.is_empty() {
+        text.push_str(": no pack of the copy has them whole");
+    } else {
+        let _ = write!(
+            text,
+            ", in {}: {}",
+            count(healed.left, "object"),
+            healed.named.join("; ")
+        );
+    }
+    text.push_str(
+        ". `cistern store verify --read-data` names the images: import them again, or heal from another copy",
+    );
+    if healed.absent > 0 || healed.left == 0 {
         text.push_str(ABSENT);
     }
-    Err(Failure::Failed(text))
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_back_and_what_stays_lost_is_told() {
+        assert_eq!(
+            healed_text(&Healed::default()),
+            "Nothing that an image needs is damaged."
+        );
+        let mut healed = Healed {
+            objects: 1,
+            bytes: 2048,
+            chunks: 3,
+            chunk_bytes: 4096,
+            ..Healed::default()
+        };
+        assert_eq!(lost_text(&healed), None);
+        let text = healed_text(&healed);
+        assert!(text.starts_with("1 object (2.0 KiB) came back"), "{text}");
+        assert!(
+            text.contains(" 3 chunks that the copy has in other packs"),
+            "{text}"
+        );
+        healed.lost = 1;
+        let text = lost_text(&healed).expect("something is lost");
+        assert!(
+            text.starts_with("1 chunk that images need could not be healed: no pack"),
+            "{text}"
+        );
+        assert!(text.contains("imported after the copy was made"), "{text}");
+        healed.left = 1;
+        healed.named = vec!["p/00/x: it is damaged in the copy too (bits)".into()];
+        let text = lost_text(&healed).expect("something is lost");
+        assert!(
+            text.contains(", in 1 object: p/00/x: it is damaged in the copy too (bits). "),
+            "{text}"
+        );
+        assert!(!text.contains("imported after the copy was made"), "{text}");
+    }
 }

@@ -392,6 +392,19 @@ impl Store {
         caching: Caching,
     ) -> Result<Vec<u8>> {
         let pack = self.stored(at.object).await?;
+        self.frame_of(pack, (kind, digest), at, caching)
+            .await
+            .map_err(|error| error.context(pack_key(pack.id)))
+    }
+
+    /// The same of a pack that is known, which the error does not name.
+    pub(crate) async fn frame_of(
+        &self,
+        pack: Stored,
+        (kind, digest): (FrameKind, Digest),
+        at: Location,
+        caching: Caching,
+    ) -> Result<Vec<u8>> {
         let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.length);
         let keys = self.inner.keys.clone();
         let bytes = range.clone();
@@ -400,9 +413,7 @@ impl Store {
                 pack::frame_open(&keys, pack.id, kind, digest, frame)
             })
         };
-        self.pack_read(pack, range, (caching, true), open)
-            .await
-            .map_err(|error| error.context(pack_key(pack.id)))
+        self.pack_read(pack, range, (caching, true), open).await
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, settled};
@@ -48,10 +49,14 @@ async fn clients_that_take_every_connection_leave_an_import_its_files() {
     let id = import(&server.api(), "held", &held.url).await;
     held_up(&server.api(), id).await;
 
-    // More than there are files. Those that are not taken wait with the system.
-    let mut clients = Vec::new();
+    // More than there are files. Those that are not taken wait with the system, and some not even that: they knock again and again.
+    let mut clients = JoinSet::new();
     for _ in 0..2 * FILES {
-        clients.push(client(&server).await);
+        let address = server.api_url.trim_start_matches("http://").to_owned();
+        clients.spawn(async move {
+            let _held = TcpStream::connect(address).await;
+            std::future::pending::<()>().await;
+        });
     }
     until("the listener to be full", 60, || async {
         server.log_text().contains("further ones wait").then_some(())
@@ -68,7 +73,7 @@ async fn clients_that_take_every_connection_leave_an_import_its_files() {
     run_ok(&mut server.local(&["store", "stats"]));
     let log = server.log_text();
     assert!(!log.contains("could not accept"), "{log}");
-    drop(clients);
+    clients.shutdown().await;
     answers(&server).await;
     assert_eq!(settled(&server.api(), id).await["status"], "available");
     assert!(downloaded(&server.api(), id, "raw").await == disk);

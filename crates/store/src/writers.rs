@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn a_session_that_missed_its_heartbeats_is_silent_since_it_was_last_heard_of() {
-        let lease = Duration::from_secs(120);
+        let lease = Duration::from_mins(2);
         let (second, now) = (1_000_000, 1_800_000_000_000_000);
         let heard = |seconds_ago: i64| now + (120 - seconds_ago) * second;
         assert_eq!(Writers::new(&[], lease, now), Writers::default());

@@ -27,10 +27,14 @@ fn stranger(server: &Server) -> Api {
     server.api_with(&["--user", "web@example.com", "--team", "Web"])
 }
 
-/// What an answer says besides which image it is, and when.
+/// What an answer says besides which image it is, and when. What it added is told in whole chunks: by what digests are in it a node of
+/// the tree compresses to some bytes more or less, whoever else has it.
 fn told(mut image: Value) -> Value {
     for key in ["id", "name", "created_at", "source", "sha256", "checksums"] {
         image[key].take();
+    }
+    if let Some(bytes) = image["new_bytes"].as_u64() {
+        image["new_bytes"] = json!(bytes / 65536);
     }
     image
 }

@@ -17,7 +17,7 @@ use crate::migrate::{database, texts};
 /// Files that the server may have open.
 const FILES: usize = 256;
 /// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The same with so few files: in `sh`, `ulimit -n` is the limit that nobody can raise again.
 fn limited(setup: Setup) -> Setup {

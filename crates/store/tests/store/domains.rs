@@ -161,13 +161,12 @@ impl Team<'_> {
         let digest = hex::encode(sha2::Sha256::digest(data));
         let name: ObjectName = format!("sha256:{digest}").parse().unwrap();
         let session = self.session().await;
-        let stored = match session.object_find(&name).await.unwrap() {
-            Some(found) => found,
-            None => {
-                let mut ingest = session.object_begin(Algorithm::Sha256);
-                ingest.write(Bytes::copy_from_slice(data)).await.unwrap();
-                ingest.finish(&name).await.unwrap()
-            }
+        let stored = if let Some(found) = session.object_find(&name).await.unwrap() {
+            found
+        } else {
+            let mut ingest = session.object_begin(Algorithm::Sha256);
+            ingest.write(Bytes::copy_from_slice(data)).await.unwrap();
+            ingest.finish(&name).await.unwrap()
         };
         let tx = self.place.begin().await;
         let kept = [("blob", owner, stored)];

@@ -89,6 +89,14 @@ fn describe() {
     );
     metrics::describe_gauge!("http_connections", "Open connections, by listener.");
     metrics::describe_gauge!(
+        "http_connections_limit",
+        "Connections that a listener takes: `http.max_connections`, or what the limit of open files leaves room for."
+    );
+    metrics::describe_counter!(
+        "http_accept_failures_total",
+        "How often a connection could not be accepted, mostly because too many files were open, by listener."
+    );
+    metrics::describe_gauge!(
         "cistern_disk_free_bytes",
         metrics::Unit::Bytes,
         "Free room of the disks of working files (`data`) and objects."

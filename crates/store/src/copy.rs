@@ -247,10 +247,10 @@ impl Copier<'_> {
         Ok(Done::Written(item.bytes, damage))
     }
 
-    async fn damage(&self, id: Uuid, data: Bytes) -> Result<Option<Error>> {
+    async fn damage(&self, id: Uuid, data: Bytes) -> Result<Option<String>> {
         let keys = self.keys.clone();
         self.world
-            .compute(move || Ok(pack::verify(&keys, id, &data).err()))
+            .compute(move || Ok(pack::faults(&keys, id, &data)))
             .await
     }
 
@@ -341,12 +341,12 @@ impl Copier<'_> {
     }
 
     /// What is wrong with the bytes of a pack, a header or a journal object.
-    async fn fault(&self, key: &str, data: Bytes) -> Result<Option<Error>> {
+    async fn fault(&self, key: &str, data: Bytes) -> Result<Option<String>> {
         if let Some(number) = key.strip_prefix("h/") {
-            return Ok(header_fault(&self.keys, number, &data));
+            return Ok(header_fault(&self.keys, number, &data).map(|error| error.to_string()));
         }
         if key.starts_with("j/") {
-            return Ok(journal_fault(&self.keys, &data));
+            return Ok(journal_fault(&self.keys, &data).map(|error| error.to_string()));
         }
         match id_of(key) {
             Some(id) => self.damage(id, data).await,

@@ -97,6 +97,11 @@ impl Error {
         self.range.clone()
     }
 
+    /// What happened, without the range.
+    pub(crate) fn text(&self) -> &str {
+        &self.context
+    }
+
     /// Whether the same call may succeed later without anybody doing anything.
     pub fn retryable(&self) -> bool {
         matches!(self.kind, Kind::Unavailable | Kind::DatabaseAway)
@@ -139,6 +144,14 @@ impl Error {
     }
 }
 
+/// A range as people read it everywhere: its first and its last byte, the first of all being 0.
+pub(crate) fn bytes_shown(range: &Range<u64>) -> String {
+    match range.end.checked_sub(1).filter(|last| *last >= range.start) {
+        Some(last) => format!("bytes {}-{last}", range.start),
+        None => format!("no bytes at {}", range.start),
+    }
+}
+
 /// Whether this process or the system has too much open, or no memory: it passes, and is no word on the disk.
 fn is_short_of(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -150,7 +163,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.context)?;
         match &self.range {
-            Some(range) => write!(f, " (disk bytes {}..{})", range.start, range.end),
+            Some(range) => write!(f, " ({} of the disk)", bytes_shown(range)),
             None => Ok(()),
         }
     }
@@ -168,6 +181,19 @@ impl StdError for Error {
 mod tests {
     use super::*;
     use crate::verify::damaging;
+
+    #[test]
+    fn a_range_is_told_by_its_first_and_its_last_byte() {
+        let error = Error::new(Kind::Damaged, "a frame is damaged").at(65536..131_072);
+        assert_eq!(
+            error.to_string(),
+            "a frame is damaged (bytes 65536-131071 of the disk)"
+        );
+        assert_eq!(error.text(), "a frame is damaged");
+        assert_eq!(bytes_shown(&(0..1)), "bytes 0-0");
+        assert_eq!(bytes_shown(&(7..7)), "no bytes at 7");
+        assert_eq!(bytes_shown(&(0..0)), "no bytes at 0");
+    }
 
     #[test]
     fn only_what_a_device_says_of_bytes_is_damage() {

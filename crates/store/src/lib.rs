@@ -59,6 +59,7 @@ mod tree;
 mod verify;
 mod walk;
 mod world;
+mod writers;
 
 pub use backend::{
     Backend, Fault, Faulty, Folder, Listed, Probe, Put, Remote, Requests, Settings, backend_open, folder,
@@ -86,6 +87,7 @@ pub use store::{Options, Root, Stats, Store};
 pub use tree::TreeRoot;
 pub use verify::{Damage, VerifyProgress};
 pub use world::{Schedule, Turn, World};
+pub use writers::Writers;
 
 /// Bytes of a chunk of a disk. One constant a store, and today one for all.
 pub const CHUNK_BYTES: u32 = 64 * 1024;

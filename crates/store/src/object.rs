@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::backend::Put;
 use crate::digest::{Digest, FrameKind};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, bytes_shown};
 use crate::pack::Entry;
 use crate::rows::{self, WHOLE_LEVEL, object_kind};
 use crate::seal::{self, ObjectKey, SEALED_SEGMENT_BYTES, SEGMENT_BYTES};
@@ -477,10 +477,7 @@ impl Store {
     /// (a verification hashes the whole, and so do those who know the digest); that some are missing is.
     pub fn object_stream(&self, of: ObjectRef, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
         if range.start > range.end || range.end > of.bytes {
-            let text = format!(
-                "bytes {}..{} are outside of {} bytes",
-                range.start, range.end, of.bytes
-            );
+            let text = format!("{} are outside of {} bytes", bytes_shown(&range), of.bytes);
             return stream::iter([Err(Error::new(Kind::Invalid, text))]).boxed();
         }
         let store = self.clone();

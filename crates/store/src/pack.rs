@@ -17,7 +17,8 @@ use crate::{CHUNK_BYTES, FORMAT};
 
 pub use index::footer_range;
 pub(crate) use index::{
-    domain, domain_prove, entries_check, entry_at, index, index_open, pack_format_check, salvage, verify,
+    domain, domain_prove, entries_check, entry_at, faults, index, index_open, pack_format_check, salvage,
+    verify,
 };
 
 /// Bytes before the first frame.
@@ -284,8 +285,9 @@ fn digest_check(keys: &Keys, kind: FrameKind, digest: Digest, plain: &[u8]) -> R
     if keys.digest(kind, plain) == digest {
         return Ok(());
     }
-    let text = format!("frame does not match its digest {digest}");
-    Err(Error::new(Kind::Damaged, text))
+    // The same words for all frames with this fault, so that they can be told of together.
+    let error = Error::new(Kind::Damaged, "frame does not match its digest");
+    Err(error.with_source(format!("its digest should be {digest}")))
 }
 
 /// The bytes of a frame in its pack: its header at least.

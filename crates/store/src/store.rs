@@ -26,6 +26,7 @@ use crate::rows::{self, Hit, Location, WHOLE_LEVEL, object_kind};
 use crate::scrub::Inputs;
 use crate::tree::TreeRoot;
 use crate::world::World;
+use crate::writers::Writers;
 
 /// How a store is made and run.
 #[derive(Debug, Clone)]
@@ -138,8 +139,10 @@ pub struct Stats {
     pub restorable_roots: u64,
     /// Sum of what is not zero in them: no more than that is freed when they are purged.
     pub restorable_bytes: u64,
-    /// Sessions that are writing now.
+    /// Sessions that are open.
     pub open_sessions: u64,
+    /// Which of them are at work, and which are heard of no more.
+    pub writers: Writers,
 }
 
 /// A root: what keeps a disk's tree alive.
@@ -291,6 +294,8 @@ impl Store {
             + (chunks - condemned) * pack::ENTRY_BYTES as u64
             + packs * (pack::HEADER_BYTES + pack::TRAILER_BYTES) as u64;
         let restorable = || roots.iter().filter(|root| root.restorable);
+        let leases = rows::sessions_leases(db, number).await.map_err(context)?;
+        let options = &self.inner.options;
         Ok(Stats {
             roots: roots.len() as u64,
             virtual_bytes: roots.iter().map(|root| root.tree.virtual_bytes).sum(),
@@ -303,7 +308,8 @@ impl Store {
             garbage_bytes: (pack_bytes + object_bytes).saturating_sub(needed_bytes),
             restorable_roots: restorable().count() as u64,
             restorable_bytes: restorable().map(|root| root.allocated_bytes).sum(),
-            open_sessions: rows::sessions_open(db, number).await.map_err(context)?,
+            open_sessions: leases.len() as u64,
+            writers: Writers::new(&leases, options.lease, options.world.now_us()),
         })
     }
 
@@ -411,6 +417,19 @@ impl Store {
         caching: Caching,
     ) -> Result<Vec<u8>> {
         let pack = self.stored(at.object).await?;
+        self.frame_of(pack, (kind, digest), at, caching)
+            .await
+            .map_err(|error| error.context(pack_key(pack.id)))
+    }
+
+    /// The same of a pack that is known, which the error does not name.
+    pub(crate) async fn frame_of(
+        &self,
+        pack: Stored,
+        (kind, digest): (FrameKind, Digest),
+        at: Location,
+        caching: Caching,
+    ) -> Result<Vec<u8>> {
         let range = u64::from(at.offset)..u64::from(at.offset) + u64::from(at.length);
         let keys = self.inner.keys.clone();
         let bytes = range.clone();
@@ -419,9 +438,7 @@ impl Store {
                 pack::frame_open(&keys, pack.id, kind, digest, frame)
             })
         };
-        self.pack_read(pack, range, (caching, true), open)
-            .await
-            .map_err(|error| error.context(pack_key(pack.id)))
+        self.pack_read(pack, range, (caching, true), open).await
     }
 }
 

@@ -56,14 +56,29 @@ pub struct VerifyProgress {
     pub roots: AtomicU64,
 }
 
-/// What is wrong with a pack.
+/// What is wrong with a pack or a whole object.
 #[derive(Debug, Clone)]
 pub(crate) struct Fault {
     key: String,
     bytes: u64,
+    /// What is wrong with all of it.
     reason: String,
     /// Nothing of it can be read; otherwise each frame has to be tried.
     gone: bool,
+    /// How many bytes are there, where these are not as many as there should be.
+    cut: Option<u64>,
+}
+
+impl Fault {
+    /// Why one frame of it cannot be read. Frames with the same fault are told in the same words: what stands in the message of a
+    /// read that failed for all of them (where it ended, say) would tell them apart.
+    fn of_frame(&self, at: Location, error: &Error) -> String {
+        let end = u64::from(at.offset) + u64::from(at.length);
+        if error.kind() != Kind::Damaged || self.cut.is_some_and(|there| end > there) {
+            return self.reason.clone();
+        }
+        format!("pack `{}` is damaged ({error})", self.key)
+    }
 }
 
 impl Store {
@@ -219,6 +234,7 @@ impl Store {
                 bytes: expected,
                 reason,
                 gone: true,
+                cut: None,
             })
         };
         match self.inner.backend.stat(&key).await? {
@@ -370,17 +386,25 @@ impl Store {
         let backend = &self.inner.backend;
         let key = pack_key(object.key);
         let expected = object.bytes.cast_unsigned();
-        let fault = |reason: String, gone| Fault {
+        let fault = |reason: String| Fault {
             key: key.clone(),
             bytes: expected,
             reason,
-            gone,
+            gone: false,
+            cut: None,
         };
         match backend.stat(&key).await? {
-            None => return Ok(Some(fault(format!("pack `{key}` is missing"), true))),
+            None => {
+                return Ok(Some(Fault {
+                    gone: true,
+                    ..fault(format!("pack `{key}` is missing"))
+                }));
+            }
             Some(bytes) if bytes != expected => {
-                let reason = format!("pack `{key}` has {bytes} bytes instead of {expected}");
-                return Ok(Some(fault(reason, false)));
+                return Ok(Some(Fault {
+                    cut: Some(bytes),
+                    ..fault(format!("pack `{key}` has {bytes} bytes instead of {expected}"))
+                }));
             }
             Some(_) if !read_data => return Ok(None),
             Some(_) => {}
@@ -388,10 +412,7 @@ impl Store {
         let data = match backend.get(&key).await {
             // A bad sector: the rest of the pack may still be readable, frame by frame.
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Damaged | Kind::Io) => {
-                return Ok(Some(fault(
-                    format!("pack `{key}` cannot be read ({error})"),
-                    false,
-                )));
+                return Ok(Some(fault(format!("pack `{key}` cannot be read ({error})"))));
             }
             data => data?,
         };
@@ -401,9 +422,9 @@ impl Store {
             .inner
             .options
             .world
-            .compute(move || Ok(pack::verify(&keys, id, &data).err()))
+            .compute(move || Ok(pack::faults(&keys, id, &data)))
             .await?;
-        Ok(judged.map(|error| fault(format!("pack `{key}` is damaged ({error})"), false)))
+        Ok(judged.map(|faults| fault(format!("pack `{key}` is damaged ({faults})"))))
     }
 }
 
@@ -453,11 +474,16 @@ impl Suspects<'_> {
         if let Some(known) = self.tried.get(&(at.object, digest)) {
             return Ok(known.clone());
         }
-        let reason = match store.frame_load(FrameKind::Data, digest, at, Caching::Pass).await {
+        let read = async {
+            let pack = store.stored(at.object).await?;
+            let frame = (FrameKind::Data, digest);
+            store.frame_of(pack, frame, at, Caching::Pass).await
+        };
+        let reason = match read.await {
             Ok(_) => None,
             Err(error) if damaging(&error) => {
                 self.named.insert(at.object);
-                Some(fault.reason.clone())
+                Some(fault.of_frame(at, &error))
             }
             Err(error) => return Err(error),
         };

@@ -13,7 +13,6 @@ use std::time::Duration;
 use chrono::DateTime;
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use rustix::fs::statvfs;
-use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use store::{Store, WrappingKey};
 
@@ -27,13 +26,12 @@ use crate::platform::db::{Db, migrate};
 use crate::platform::error::{Error, Result, chain_of};
 use crate::platform::keys::service::key_load;
 use crate::platform::random;
+use crate::serve::{files_limit, files_shortage};
 
 /// Below this much free space it is a warning.
 const ROOM_WARN: u64 = 10 << 30;
 /// Below this much free space nothing useful can be done.
 const ROOM_FAIL: u64 = 1 << 30;
-/// Open files below which many connections may fail.
-const FILES_WARN: u64 = 8192;
 /// 2026-01-01, before which no clock can be right.
 const CLOCK_MIN: i64 = 1_767_225_600;
 /// How long the objects' place may take to answer.
@@ -110,7 +108,7 @@ async fn all(config: &Config) -> Vec<Check> {
             is_running,
         ));
     }
-    checks.extend([clock(), sandbox(), open_files()]);
+    checks.extend([clock(), sandbox(), open_files(config)]);
     checks
 }
 
@@ -410,14 +408,12 @@ fn sandbox() -> Check {
     }
 }
 
-fn open_files() -> Check {
-    let limit = getrlimit(Resource::Nofile);
-    match limit.maximum {
-        Some(max) if max < FILES_WARN => warning(
-            "open files",
-            format!("at most {max}; raise it (LimitNOFILE= or ulimit -Hn) for many connections"),
-        ),
-        Some(max) => ok("open files", format!("up to {max}")),
-        None => ok("open files", "no limit"),
+fn open_files(config: &Config) -> Check {
+    const NAME: &str = "open files";
+    let limit = files_limit();
+    match (files_shortage(config, limit), limit) {
+        (Some(shortage), _) => warning(NAME, shortage),
+        (None, Some(max)) => ok(NAME, format!("up to {max}")),
+        (None, None) => ok(NAME, "no limit"),
     }
 }

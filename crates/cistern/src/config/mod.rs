@@ -124,7 +124,7 @@ pub struct Tls {
 /// Limits on connections and requests.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Http {
-    /// Open connections a listener takes at most; further ones wait.
+    /// Open connections a listener takes at most, fewer where too few files may be open; further ones wait.
     pub max_connections: usize,
     /// Downloads that a token may have open at once.
     pub max_downloads: usize,

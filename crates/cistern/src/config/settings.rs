@@ -215,7 +215,7 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "http.max_connections",
         Kind::Number,
-        "Open connections a listener takes at most; further ones wait.",
+        "Open connections a listener takes at most, fewer where too few files may be open; further ones wait.",
     ),
     row(
         "http.max_downloads",

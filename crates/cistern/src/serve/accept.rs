@@ -1,5 +1,8 @@
 //! The accept loop of one listener: HTTP/1.1 and HTTP/2, TLS where configured, limits on everything a client can
 //! hold, and an end that lets requests finish.
+//!
+//! Where as many connections are open as may be, further ones wait with the system. Where one cannot be accepted (too many
+//! files are open), the listener pauses: what is wrong is there at the next try, too.
 
 use std::convert::Infallible;
 use std::io;
@@ -18,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
@@ -32,6 +36,10 @@ const H2_STREAM_WINDOW: u32 = 1 << 20;
 const H2_CONNECTION_WINDOW: u32 = 4 << 20;
 /// Requests at once on one HTTP/2 connection.
 const H2_STREAMS: u32 = 128;
+/// How long is waited after a connection could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often at most the log says the same of connections that have to wait.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// What answers; it can be exchanged while connections are open.
 #[derive(Clone)]
@@ -113,7 +121,7 @@ async fn accept_loop(listener: Listener, mut stopped: oneshot::Receiver<()>) -> 
     let Ok(local) = listener.socket.local_addr() else {
         return graceful;
     };
-    let free = Arc::new(Semaphore::new(listener.http.max_connections));
+    let mut door = Door::new(listener.name, listener.http.max_connections);
     let shared = Arc::new(Shared {
         name: listener.name,
         local,
@@ -126,7 +134,7 @@ async fn accept_loop(listener: Listener, mut stopped: oneshot::Receiver<()>) -> 
         let accepted = tokio::select! {
             biased;
             _ = &mut stopped => return graceful,
-            accepted = accept(&listener.socket, &free) => accepted,
+            accepted = door.accept(&listener.socket) => accepted,
         };
         match accepted {
             Ok((stream, address, permit)) => {
@@ -139,22 +147,96 @@ async fn accept_loop(listener: Listener, mut stopped: oneshot::Receiver<()>) -> 
                 ));
             }
             Err(error) => {
-                // Mostly "too many open files": wait for some to close instead of spinning.
-                tracing::warn!(%error, listener = shared.name, "could not accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                door.failed(&error);
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
 }
 
-/// The next connection, once there is room for it.
-async fn accept(
-    socket: &TcpListener,
-    free: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(free).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, address) = socket.accept().await?;
-    Ok((stream, address, permit))
+/// Where the connections of a listener come in.
+struct Door {
+    name: &'static str,
+    limit: usize,
+    free: Arc<Semaphore>,
+    fulls: Seldom,
+    failures: Seldom,
+}
+
+impl Door {
+    fn new(name: &'static str, limit: usize) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "nobody has so many connections")]
+        metrics::gauge!("http_connections_limit", "listener" => name).set(limit as f64);
+        Self {
+            name,
+            limit,
+            free: Arc::new(Semaphore::new(limit)),
+            fulls: Seldom::default(),
+            failures: Seldom::default(),
+        }
+    }
+
+    /// The next connection, once there is room for it.
+    async fn accept(
+        &mut self,
+        socket: &TcpListener,
+    ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let permit = if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+            permit
+        } else {
+            self.full();
+            let permit = Arc::clone(&self.free).acquire_owned().await;
+            permit.map_err(io::Error::other)?
+        };
+        let (stream, address) = socket.accept().await?;
+        Ok((stream, address, permit))
+    }
+
+    /// As many are open as may be.
+    fn full(&mut self) {
+        if let Some(times) = self.fulls.say(Instant::now()) {
+            tracing::warn!(
+                listener = self.name,
+                connections = self.limit,
+                times,
+                "as many connections are open as this listener takes: further ones wait until one ends; raise `http.max_connections` where \
+                 that is too few, and the limit of open files with it, as `cistern doctor` says"
+            );
+        }
+    }
+
+    /// A connection could not be accepted.
+    fn failed(&mut self, error: &io::Error) {
+        metrics::counter!("http_accept_failures_total", "listener" => self.name).increment(1);
+        if let Some(times) = self.failures.say(Instant::now()) {
+            tracing::warn!(
+                %error,
+                listener = self.name,
+                times,
+                "could not accept a connection: clients wait; where too many files are open, raise `LimitNOFILE=` in the unit (`ulimit -Hn` in \
+                 a shell), or lower `http.max_connections`"
+            );
+        }
+    }
+}
+
+/// Says something now and then that happens all the time.
+#[derive(Debug, Default)]
+struct Seldom {
+    said: Option<Instant>,
+    times: u64,
+}
+
+impl Seldom {
+    /// How often it happened since it was said last, where it is time to say it again.
+    fn say(&mut self, now: Instant) -> Option<u64> {
+        self.times += 1;
+        if self.said.is_some_and(|said| now < said + SAY_EVERY) {
+            return None;
+        }
+        self.said = Some(now);
+        Some(std::mem::take(&mut self.times))
+    }
 }
 
 fn builder(http: &Http) -> Builder<TokioExecutor> {
@@ -247,4 +329,18 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .serve_connection_with_upgrades(TokioIo::new(io), service)
         .into_owned();
     watcher.watch(connection).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_happens_all_the_time_is_said_now_and_then_with_how_often_it_was() {
+        let (mut seldom, start) = (Seldom::default(), Instant::now());
+        let said: Vec<Option<u64>> = (0..250).map(|n| seldom.say(start + PAUSE * n)).collect();
+        let told: Vec<u64> = said.iter().copied().flatten().collect();
+        assert_eq!(told, [1, 100, 100]);
+        assert_eq!((said[0], said[100], said[200]), (Some(1), Some(100), Some(100)));
+    }
 }

@@ -8,6 +8,7 @@
 
 mod accept;
 mod edge;
+mod files;
 mod health;
 mod idle;
 mod routers;
@@ -24,7 +25,6 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Opening, objects_shown};
 use crate::cli::{Output, output};
-use crate::config::Config;
+use crate::config::{Config, Http};
 use crate::images;
 use crate::platform::accounts::service::FirstStart;
 use crate::platform::clock::Clock;
@@ -47,6 +47,7 @@ use crate::platform::storage::cache::cache_open;
 use crate::platform::storage::mend::headers_mend;
 use crate::telemetry;
 use accept::{Gate, Listener, Running};
+use files::connections;
 use health::{Phase, Step};
 use tls::{Certificate, Files, Look};
 
@@ -78,7 +79,10 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     let mut signals = Signals::new()?;
     tls::provider_install();
     telemetry::metrics_init();
-    files_raise();
+    files::files_raise();
+    if let Some(shortage) = files_shortage(&config, files_limit()) {
+        tracing::warn!("{shortage}");
+    }
     let _lock = data_take(&config)?;
     images::workfile::key_renew(&images::spool::folder(&config.data))
         .context("could not look for working files")?;
@@ -275,6 +279,10 @@ impl Bound {
         gate_api: &Gate,
         gate_registry: &Gate,
     ) -> Vec<Running> {
+        let http = Http {
+            max_connections: connections(config, files_limit()),
+            ..config.http.clone()
+        };
         let make = |name, socket, gate: &Gate| {
             let tls = certificate.map(Certificate::server_config);
             Listener {
@@ -282,7 +290,7 @@ impl Bound {
                 socket,
                 tls,
                 gate: gate.clone(),
-                http: config.http.clone(),
+                http: http.clone(),
             }
             .run()
         };
@@ -489,19 +497,6 @@ impl Signals {
     }
 }
 
-/// Lets this process open as many files as the system allows it; the limit it starts with is often 1024, which is
-/// there for programs that use select(2).
-fn files_raise() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "could not raise the limit of open files");
-    }
-}
-
 /// Ends the process without waiting for any thread. After a second signal (1) whoever sent it does not want to wait;
 /// jobs are taken up again at the next start.
 fn process_end(code: i32) -> ! {
@@ -514,4 +509,5 @@ pub fn data_take(config: &Config) -> Result<DataLock> {
     data_lock(&config.data, &objects_shown(config))
 }
 
+pub use files::{files_limit, files_shortage};
 pub use tls::provider_install;

@@ -1,5 +1,8 @@
 //! Freeing what was deleted: asked for over HTTP and by the command, by itself, and when the disk fills.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use sea_orm::{ConnectionTrait as _, Statement};
 use serde_json::{Value, json};
 
 use crate::harness::api::Api;
@@ -161,15 +164,73 @@ async fn the_command_frees_with_and_without_a_server() {
     api.delete("/v2/images/3?purge=true").await.expect(204);
     server.kill();
     let dry = stdout(&run(&mut server.local(&["gc", "--dry-run"])));
-    assert!(dry.contains("would be freed"), "{dry}");
+    assert!(
+        dry.contains("would now free nothing") && dry.contains("MiB less: at once with --now"),
+        "{dry}"
+    );
+    let dry = document(&mut server.local(&["gc", "--now", "--dry-run"]));
     let alone = document(&mut server.local(&["gc", "--now"]));
     assert!(alone["gc"]["freed_bytes"].as_u64() > Some(1 << 20), "{alone}");
+    for figure in ["buried", "objects", "freed_bytes", "repacked"] {
+        assert_eq!(dry["gc"][figure], alone["gc"][figure], "{figure}: {dry} {alone}");
+    }
     let stats = document(&mut server.local(&["store", "stats"]));
     assert_eq!(
         (&stats["chunks"], &stats["stored_bytes"]),
         (&json!(0), &json!(0)),
         "{stats}"
     );
+}
+
+/// A session of a server that was killed in the middle of an import.
+async fn session_left(server: &Server, lease_until_us: i64) {
+    let db = database(server).await;
+    let sql = "INSERT INTO store_session (id, store, domain, owner, fence, state, start_epoch, lease_until_us, created_us, ended_us) \
+               VALUES ($1, 1, 0, 'image 1', $2, 1, 1, $3, $3, 0)";
+    let values: [sea_orm::Value; 3] = [
+        uuid::Uuid::new_v4().into(),
+        uuid::Uuid::new_v4().into(),
+        lease_until_us.into(),
+    ];
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+    db.execute_raw(statement).await.expect("inserts");
+}
+
+#[tokio::test]
+async fn after_a_kill_gc_says_who_holds_it_back_and_until_when() {
+    let (mut server, files) = (Server::start(), Files::start().await);
+    let api = server.api();
+    imported(&api, "one", &files.put("one", disks::raw(6, 1))).await;
+    api.delete("/v2/images/1?purge=true").await.expect(204);
+    server.kill();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let now_us = i64::try_from(since.as_micros()).expect("before 294000");
+    // Last heard of a minute ago: the lease of two minutes is over in a minute.
+    session_left(&server, now_us + 60_000_000).await;
+    let held = stdout(&run(&mut server.local(&["gc", "--now"])));
+    let silent = "1 session of a server that has not been heard of since 20";
+    assert!(
+        held.contains("Nothing was freed.")
+            && held.contains(silent)
+            && held.contains("run `cistern gc` after that"),
+        "{held}"
+    );
+    let told = stdout(&run(&mut server.local(&["store", "stats"])));
+    assert!(
+        told.contains("0 imports  at work now") && told.contains(silent),
+        "{told}"
+    );
+    let stats = document(&mut server.local(&["store", "stats"]));
+    assert_eq!(stats["writers"]["silent"], 1, "{stats}");
+    let db = database(&server).await;
+    execute(
+        &db,
+        "UPDATE store_session SET lease_until_us = lease_until_us - 61000000",
+    )
+    .await;
+    let freed = document(&mut server.local(&["gc", "--now"]));
+    assert!(freed["gc"]["freed_bytes"].as_u64() > Some(1 << 20), "{freed}");
+    assert_eq!(freed["gc"]["writers"]["silent"], 0, "{freed}");
 }
 
 #[tokio::test]

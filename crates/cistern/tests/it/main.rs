@@ -23,6 +23,7 @@ mod imports;
 mod input;
 mod jobs;
 mod kill;
+mod limits;
 mod lost;
 mod memory;
 mod migrate;

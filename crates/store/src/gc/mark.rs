@@ -18,6 +18,7 @@ use crate::reader::packs::Caching;
 use crate::rows::{self, Location, Top};
 use crate::store::{Store, pack_key};
 use crate::tree::{LEVEL_LIMIT, Node};
+use crate::writers::Writers;
 
 /// Roots, pins and nodes that are looked at in one go.
 const PAGE: u64 = 1000;
@@ -48,6 +49,8 @@ pub(super) struct Marks {
     pub(super) sorted: Sorted<16>,
     /// Rows that are not older than this may belong to a session that is not done.
     pub(super) before: i64,
+    /// Those sessions.
+    pub(super) writers: Writers,
 }
 
 /// What is found while walking.
@@ -105,7 +108,7 @@ fn named(domain: i64, digest: &Digest) -> Named {
 /// Marks for the run of `epoch`.
 pub(super) async fn mark(store: &Store, epoch: i64, options: &Options, progress: &Progress) -> Result<Marks> {
     let mut found = Found::new(&options.folder);
-    let before = look(store, epoch, options, progress, &mut found).await?;
+    let (before, writers) = look(store, epoch, options, progress, &mut found).await?;
     let mut pace = Pace::new(store);
     for level in (0..=LEVEL_LIMIT).rev() {
         let nodes = std::mem::replace(
@@ -130,7 +133,11 @@ pub(super) async fn mark(store: &Store, epoch: i64, options: &Options, progress:
     }
     let world = &store.inner.options.world;
     let sorted = world.compute(move || found.marks.finish()).await?;
-    Ok(Marks { sorted, before })
+    Ok(Marks {
+        sorted,
+        before,
+        writers,
+    })
 }
 
 /// The one look at the database from which everything follows.
@@ -140,11 +147,18 @@ async fn look(
     options: &Options,
     progress: &Progress,
     found: &mut Found,
-) -> Result<i64> {
+) -> Result<(i64, Writers)> {
     let context = |error| Error::db("cannot read what is kept", error);
     let number = store.inner.number;
     let tx = rows::snapshot(&store.inner.db).await.map_err(context)?;
-    let oldest = rows::sessions_oldest(&tx, number).await.map_err(context)?;
+    let (now_us, lease) = (store.inner.options.world.now_us(), store.inner.options.lease);
+    // The run that a dry one foresees gives up first those whose leases are over.
+    let alive_us = options.dry_run.then_some(now_us);
+    let oldest = rows::sessions_oldest(&tx, number, alive_us)
+        .await
+        .map_err(context)?;
+    let mut leases = rows::sessions_leases(&tx, number).await.map_err(context)?;
+    leases.retain(|until_us| alive_us.is_none_or(|alive_us| *until_us >= alive_us));
     let mut after: Option<Top> = None;
     loop {
         options.check()?;
@@ -164,7 +178,8 @@ async fn look(
     pins_look(&tx, 0, |mark| found.marks.push(mark)).await?;
     // Nothing was written; that it could not be ended would change nothing.
     let _ = tx.rollback().await;
-    Ok(oldest.unwrap_or(epoch).min(epoch))
+    let before = oldest.unwrap_or(epoch).min(epoch);
+    Ok((before, Writers::new(&leases, lease, now_us)))
 }
 
 /// Tells the pins that are newer than `after`; gives the newest.

@@ -3,13 +3,15 @@
 //! A run marks what is needed from one look at the database ([`mark`]), condemns what is not marked, older than every
 //! session that was open then, and pinned by none ([`sweep`]), and buries what was condemned long enough ago. Packs
 //! that hold nothing any more are deleted, those that hold little are written anew ([`packs`], [`repack`]), and
-//! what lies in the backend without a row goes when it was seen twice ([`orphans`]). Why this loses nothing is said in
+//! what lies in the backend without a row goes when it was seen twice ([`orphans`]). A dry run changes nothing, and foresees what
+//! the next one like it would do ([`forecast`]). Why this loses nothing is said in
 //! docs/store-format.md §8, and checked by the model in `tests/protocol`.
 //!
 //! Any error ends a run, and one before the first condemned chunk has changed nothing. A run may end anywhere: the next
 //! one takes the fence, so that whatever the old one still tries fails, marks anew, and goes on with what was condemned
 //! or dead already.
 
+mod forecast;
 mod mark;
 mod orphans;
 mod packs;
@@ -31,6 +33,7 @@ use crate::pack;
 use crate::rows;
 use crate::session::micros;
 use crate::store::Store;
+use crate::writers::Writers;
 use mark::Marks;
 pub(crate) use orphans::id_of;
 
@@ -108,17 +111,23 @@ pub struct Progress {
     pub freed_bytes: AtomicU64,
 }
 
-/// What a run did.
+/// What a run did, or where it was a dry one, what the next run like it would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Different trees that roots name.
     pub roots: u64,
     /// Entries of trees marked, and so needed.
     pub entries: u64,
-    /// Chunks that nothing needs, found by this run.
+    /// Chunks that nothing needs, found by this run; by a dry one also those that earlier runs have found.
     pub condemned: u64,
     /// Bytes of their frames. They are freed by this run, or a later one.
     pub condemned_bytes: u64,
+    /// With a dry run: how many bytes less the store would take once all waiting times are over.
+    #[serde(default)]
+    pub later_bytes: u64,
+    /// Who wrote when the run looked at the database, so that what is younger than them was left alone.
+    #[serde(default)]
+    pub writers: Writers,
     /// Chunks that nobody asked for again in time: gone for good.
     pub buried: u64,
     /// Packs and other objects deleted.
@@ -256,12 +265,14 @@ impl Run {
         let mut report = Report {
             roots: progress.roots.load(Relaxed),
             entries: progress.entries.load(Relaxed),
+            writers: marks.writers,
             ..Report::default()
         };
-        self.sweep(marks, options, progress, &mut report).await?;
         if self.is_dry {
+            self.foresee(marks, options, progress, &mut report).await?;
             return Ok(report);
         }
+        self.sweep(marks, options, progress, &mut report, None).await?;
         self.bury(options, progress, &mut report).await?;
         self.packs_delete(options, progress, &mut report).await?;
         match self.repack(options, &mut report).await {

@@ -4,7 +4,7 @@
 //! The row of an object is written before it and removed after it, so nothing that is needed is without one. Even so an
 //! orphan is only written down when it is first seen, and deleted by a run that sees it again after the grace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
 
 use futures::TryStreamExt as _;
@@ -63,6 +63,24 @@ impl Run {
         // Those that are not there any more.
         for key in known.into_keys() {
             rows::orphan_delete(db, number, &key).await.map_err(context)?;
+        }
+        Ok(())
+    }
+
+    /// Counts those that the next run would delete, and those that it would wait with.
+    pub(super) async fn orphans_foresee(&self, options: &Options, report: &mut Report) -> Result<()> {
+        let known = rows::orphans_list(&self.store.inner.db, self.store.inner.number).await;
+        let known = known.map_err(|error| Error::db("cannot look for what no row names", error))?;
+        let before_us = self.store.inner.options.world.now_us() - micros(options.orphan_grace);
+        let due = known.into_iter().filter(|row| row.seen_us <= before_us);
+        let due: BTreeSet<String> = due.map(|row| row.key).collect();
+        for orphan in self.orphans_find(options).await? {
+            if due.contains(&orphan.key) {
+                report.objects += 1;
+                report.freed_bytes += orphan.bytes;
+            } else {
+                report.orphans += 1;
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::forecast::Forecast;
 use super::mark::{Mark, Marks, mark_of, pins_look};
 use super::sorter::Sorted;
 use super::{Options, Pace, Progress, Report, Run};
@@ -43,12 +44,14 @@ struct Pins {
 }
 
 impl Run {
+    /// Compares every chunk with the marks. What nothing needs is condemned, or with a forecast only counted.
     pub(super) async fn sweep(
         &self,
         marks: Marks,
         options: &Options,
         progress: &Progress,
         report: &mut Report,
+        mut forecast: Option<&mut Forecast>,
     ) -> Result<()> {
         let (number, db) = (self.store.inner.number, &self.store.inner.db);
         let context = |error| Error::db("cannot look through the chunks", error);
@@ -72,7 +75,10 @@ impl Run {
                 let (unmarked, missed) = self.compare(&rows, domain, &mut cursor)?;
                 progress.chunks.fetch_add(rows.len() as u64, Relaxed);
                 for batch in unmarked.chunks(BATCH) {
-                    self.condemn(domain, batch, before, &mut pins, report).await?;
+                    match &mut forecast {
+                        Some(forecast) => forecast.count(&self.store, domain, batch, report).await?,
+                        None => self.condemn(domain, batch, before, &mut pins, report).await?,
+                    }
                     progress.condemned.store(report.condemned, Relaxed);
                 }
                 report.taken_back += self.take_back(domain, &missed).await?;
@@ -92,12 +98,6 @@ impl Run {
         pins: &mut Pins,
         report: &mut Report,
     ) -> Result<()> {
-        let bytes = |some: &[Scanned]| some.iter().map(|one| u64::from(one.length)).sum::<u64>();
-        if self.is_dry {
-            report.condemned += batch.len() as u64;
-            report.condemned_bytes += bytes(batch);
-            return Ok(());
-        }
         let context = |error| Error::db("cannot condemn chunks", error);
         let tx = self.alone().await?;
         pins.seen = pins_look(&tx, pins.seen, |mark| {
@@ -120,7 +120,7 @@ impl Run {
         report.condemned += condemned;
         report.buried += gone;
         if condemned + gone == free.len() as u64 {
-            report.condemned_bytes += bytes(&free);
+            report.condemned_bytes += free.iter().map(|one| u64::from(one.length)).sum::<u64>();
         }
         Ok(())
     }

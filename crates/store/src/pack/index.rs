@@ -1,6 +1,7 @@
 //! Reading the index of a pack: where it lies, whether it is what was written, whether the frames are what it says, and finding them
 //! without it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use uuid::Uuid;
@@ -164,22 +165,58 @@ fn entry_decode(entry: &[u8]) -> Option<Entry> {
 pub(crate) fn verify(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
     use rayon::prelude::*;
 
-    let damaged = || Error::new(Kind::Damaged, format!("pack {id} is shorter than its frames"));
     let entries = index(keys, id, pack)?;
     let key = keys.pack_key(id)?;
-    entries.par_iter().enumerate().try_for_each(|(index, entry)| {
-        let from = entry.offset as usize;
-        let frame = pack.get(from..from + entry.length as usize).ok_or_else(damaged)?;
-        let own = [entry.kind as u8, entry.level];
-        if frame.len() < FRAME_HEADER_BYTES || frame[2..4] != own || u32_at(frame, 4) as usize != index {
-            return Err(Error::new(
-                Kind::Damaged,
-                format!("pack {id}: frame {index} contradicts the index"),
-            ));
-        }
-        frame_check(keys, key.as_ref(), entry, frame)
-    })?;
+    entries
+        .par_iter()
+        .enumerate()
+        .try_for_each(|(number, entry)| entry_check(keys, key.as_ref(), number, entry, pack))?;
     Ok(entries)
+}
+
+/// What is wrong with a whole pack, for people: with its index, or with how many of its frames what. `None` where nothing is.
+pub(crate) fn faults(keys: &Keys, id: Uuid, pack: &[u8]) -> Option<String> {
+    use rayon::prelude::*;
+
+    let opened = index(keys, id, pack).and_then(|entries| Ok((entries, keys.pack_key(id)?)));
+    let (entries, key) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return Some(error.to_string()),
+    };
+    let checked = entries.par_iter().enumerate();
+    let found: Vec<String> = checked
+        .filter_map(|(number, entry)| entry_check(keys, key.as_ref(), number, entry, pack).err())
+        .map(|error| error.to_string())
+        .collect();
+    (!found.is_empty()).then(|| faults_text(&found, entries.len()))
+}
+
+/// Frames by what is wrong with them.
+fn faults_text(found: &[String], frames: usize) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for reason in found {
+        *counts.entry(reason).or_default() += 1;
+    }
+    let reasons: Vec<String> = counts
+        .iter()
+        .map(|(reason, count)| format!("{count} × {reason}"))
+        .collect();
+    format!("{} of {frames} frames: {}", found.len(), reasons.join(", "))
+}
+
+/// Whether a frame is what index and digest say.
+fn entry_check(
+    keys: &Keys,
+    key: Option<&ObjectKey>,
+    number: usize,
+    entry: &Entry,
+    pack: &[u8],
+) -> Result<()> {
+    let frame = frame_of(entry, pack)?;
+    if frame[2..4] != [entry.kind as u8, entry.level] || u32_at(frame, 4) as usize != number {
+        return Err(Error::new(Kind::Damaged, "frame contradicts the index"));
+    }
+    frame_check(keys, key, entry, frame)
 }
 
 /// Parts entries of a pack into those whose frames are what they are said to be, and those whose are not.

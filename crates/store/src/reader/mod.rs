@@ -15,7 +15,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::digest::{Digest, Keys};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, bytes_shown};
 use crate::memory::Reader;
 use crate::pack;
 use crate::rows::{self, Location};
@@ -164,10 +164,7 @@ impl DiskReader {
         if range.start <= range.end && range.end <= size {
             return Ok(());
         }
-        let text = format!(
-            "bytes {}..{} are outside of a disk of {size} bytes",
-            range.start, range.end
-        );
+        let text = format!("{} are outside of a disk of {size} bytes", bytes_shown(range));
         Err(Error::new(Kind::Invalid, text))
     }
 }

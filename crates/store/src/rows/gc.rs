@@ -141,17 +141,21 @@ pub(crate) async fn gc_last(db: &impl ConnectionTrait, store: i32) -> Result<Opt
         .await
 }
 
-/// The lowest epoch of an open session; `None` where there is none.
-pub(crate) async fn sessions_oldest(tx: &impl ConnectionTrait, store: i32) -> Result<Option<i64>, DbErr> {
-    session::Entity::find()
+/// The lowest epoch of an open session; `None` where there is none. With a time, of those alone whose lease is not over by then.
+pub(crate) async fn sessions_oldest(
+    tx: &impl ConnectionTrait,
+    store: i32,
+    alive_us: Option<i64>,
+) -> Result<Option<i64>, DbErr> {
+    let mut oldest = session::Entity::find()
         .select_only()
         .expr(Expr::col(session::Column::StartEpoch).min())
         .filter(session::Column::Store.eq(store))
-        .filter(session::Column::State.eq(session_state::OPEN))
-        .into_tuple()
-        .one(tx)
-        .await
-        .map(Option::flatten)
+        .filter(session::Column::State.eq(session_state::OPEN));
+    if let Some(alive_us) = alive_us {
+        oldest = oldest.filter(session::Column::LeaseUntilUs.gte(alive_us));
+    }
+    oldest.into_tuple().one(tx).await.map(Option::flatten)
 }
 
 /// The top of something that is kept: domain, digest, level.
@@ -459,6 +463,64 @@ pub(crate) async fn packs_sparse(
         .await?
         .into_iter()
         .map(sparse)
+        .collect()
+}
+
+/// A published object, and the chunks that are in it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Filled {
+    pub(crate) object: i64,
+    pub(crate) kind: i16,
+    pub(crate) bytes: u64,
+    /// Something of it was found damaged.
+    pub(crate) is_damaged: bool,
+    pub(crate) chunks: u64,
+    pub(crate) chunk_bytes: u64,
+    /// Those of them that are damaged.
+    pub(crate) damaged: u64,
+    pub(crate) damaged_bytes: u64,
+}
+
+/// Published objects behind number `after`, up to `limit`. Goes through the whole index.
+pub(crate) async fn objects_filled(
+    db: &impl ConnectionTrait,
+    store: i32,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<Filled>, DbErr> {
+    let damaged = chunk_state::DAMAGED;
+    let sql = format!(
+        "SELECT o.id, o.kind, o.bytes, o.damaged, COALESCE(u.chunks, 0), COALESCE(u.chunk_bytes, 0), COALESCE(u.damaged, 0), \
+         COALESCE(u.damaged_bytes, 0) FROM store_object o LEFT JOIN (SELECT object, count(*) AS chunks, \
+         CAST(sum(length) AS bigint) AS chunk_bytes, CAST(sum(CASE WHEN state = {damaged} THEN 1 ELSE 0 END) AS bigint) AS damaged, \
+         CAST(sum(CASE WHEN state = {damaged} THEN length ELSE 0 END) AS bigint) AS damaged_bytes \
+         FROM store_chunk WHERE store = $1 GROUP BY object) u ON u.object = o.id \
+         WHERE o.store = $1 AND o.state = $2 AND o.id > $3 ORDER BY o.id LIMIT $4"
+    );
+    let values: [Value; 4] = [
+        store.into(),
+        object_state::LIVE.into(),
+        after.into(),
+        i64::from(limit).into(),
+    ];
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, values);
+    let filled = |row: sea_orm::QueryResult| {
+        let number = |index: usize| row.try_get_by_index(index).map(i64::cast_unsigned);
+        Ok(Filled {
+            object: row.try_get_by_index(0)?,
+            kind: row.try_get_by_index(1)?,
+            bytes: number(2)?,
+            is_damaged: row.try_get_by_index(3)?,
+            chunks: number(4)?,
+            chunk_bytes: number(5)?,
+            damaged: number(6)?,
+            damaged_bytes: number(7)?,
+        })
+    };
+    db.query_all_raw(statement)
+        .await?
+        .into_iter()
+        .map(filled)
         .collect()
 }
 

@@ -119,16 +119,16 @@ pub(crate) async fn session_unpin(db: &impl ConnectionTrait, id: Uuid) -> Result
         .map(drop)
 }
 
-pub(crate) async fn sessions_open(db: &impl ConnectionTrait, store: i32) -> Result<u64, DbErr> {
-    let ids: Vec<Uuid> = session::Entity::find()
+/// When the leases of the open sessions are over.
+pub(crate) async fn sessions_leases(db: &impl ConnectionTrait, store: i32) -> Result<Vec<i64>, DbErr> {
+    session::Entity::find()
         .select_only()
-        .column(session::Column::Id)
+        .column(session::Column::LeaseUntilUs)
         .filter(session::Column::Store.eq(store))
         .filter(session::Column::State.eq(session_state::OPEN))
         .into_tuple()
         .all(db)
-        .await?;
-    Ok(ids.len() as u64)
+        .await
 }
 
 /// Writes one pin row: digests that the session counts on and did not write itself.

@@ -121,6 +121,61 @@ async fn a_flipped_bit_in_a_shared_frame_names_both_disks() {
     assert_bad(&case, "two", &[3]).await;
 }
 
+/// Each damaged range says what is wrong with itself, ranges with the same fault are told together, and of a pack that no disk needs
+/// the frames are counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_frame_of_a_pack_is_told_with_its_own_reason() {
+    let case = case().await;
+    let frame = |number: usize| 64 + number * (65536 + 16);
+    let mut bytes = std::fs::read(&case.packs[0]).unwrap();
+    // Another codec; then contents of two neighbours; then a length.
+    bytes[frame(3)] ^= 0x40;
+    bytes[frame(8) + 16 + 100] ^= 1;
+    bytes[frame(9) + 16 + 100] ^= 1;
+    bytes[frame(20) + 14] ^= 1;
+    std::fs::write(&case.packs[0], &bytes).unwrap();
+    let damage = verify(&case.store, true).await;
+    let told = |owner: &str| -> Vec<(u64, u64, bool)> {
+        let of_it = damage.iter().filter(|one| one.owner == owner);
+        let words = [
+            (3, "has unknown codec"),
+            (8, "does not match its digest"),
+            (20, "wrong length"),
+        ];
+        of_it
+            .map(|one| {
+                let (from, to) = (one.range.start / CHUNK, one.range.end / CHUNK);
+                let word = words.iter().find(|(at, _)| *at == from).unwrap().1;
+                (from, to, one.reason.contains(word))
+            })
+            .collect()
+    };
+    // Disk one has no chunks 32 to 63, and the other one begins with its first 16.
+    assert_eq!(
+        told("one"),
+        [(3, 4, true), (8, 10, true), (20, 21, true)],
+        "{damage:#?}"
+    );
+    assert_eq!(told("two"), [(3, 4, true), (8, 10, true)], "{damage:#?}");
+    assert!(damage.iter().all(|one| one.kind == "image"), "{damage:#?}");
+    for owner in ["one", "two"] {
+        let tx = case.place.begin().await;
+        assert!(case.store.root_delete_in_tx(&tx, "image", owner).await.unwrap());
+        tx.commit().await.unwrap();
+    }
+    let damage = verify(&case.store, true).await;
+    assert_eq!(damage.len(), 1, "{damage:#?}");
+    let reason = &damage[0].reason;
+    for part in [
+        "4 of 65 frames",
+        "1 × frame has unknown codec",
+        "2 × frame does not match its digest",
+        "1 × frame has the wrong length",
+    ] {
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+}
+
 /// The codec, and the cipher: neither says that a newer version wrote the frame.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_in_a_frame_header_is_named_and_its_content_is_stored_anew() {

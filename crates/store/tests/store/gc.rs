@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt as _;
+use sea_orm::ConnectionTrait as _;
 use store::gc::{Options, Progress, Report};
 use store::{Fault, Faulty, Kind, Store, TreeRoot};
 
@@ -135,8 +136,10 @@ async fn a_dry_run_tells_what_would_go_and_changes_nothing() {
         };
         for _ in 0..2 {
             let report = gc(&store, &options).await;
-            assert_eq!((report.condemned, report.buried, report.objects), (51, 0, 0));
+            assert_eq!((report.condemned, report.buried, report.objects), (51, 51, 1));
             assert!(report.condemned_bytes > 50 * CHUNK as u64);
+            assert_eq!(report.freed_bytes, objects(&place).await.0, "{}", place.name);
+            assert_eq!(report.later_bytes, report.freed_bytes);
         }
         // What can be restored is kept, and counted apart.
         import(&store, &place.db, "2", &noise(2, 20 * CHUNK)).await;
@@ -172,6 +175,158 @@ async fn a_dry_run_tells_what_would_go_and_changes_nothing() {
         assert_eq!(stats.chunks, 51 + 21);
         assert_eq!(store.gc_last().await.unwrap(), None);
         check(&store, &place).await;
+    }
+}
+
+/// What a run did, or would do.
+fn done(report: &Report) -> [u64; 6] {
+    [
+        report.buried,
+        report.objects,
+        report.freed_bytes,
+        report.repacked,
+        report.orphans,
+        report.writers.silent,
+    ]
+}
+
+/// A dry run, and then the same for real, which it has to have foreseen. Gives both.
+async fn foreseen(store: &Store, place: &Place, options: &Options) -> [Report; 2] {
+    let dry = Options {
+        dry_run: true,
+        ..options.clone()
+    };
+    let (dry, real) = (gc(store, &dry).await, gc(store, options).await);
+    // What earlier runs have found counts as found by the dry one.
+    assert!(
+        real.condemned <= dry.condemned,
+        "{}: {dry:?} {real:?}",
+        place.name
+    );
+    assert_eq!(done(&dry), done(&real), "{}: {dry:?} {real:?}", place.name);
+    // Headers and trailers of the new packs are not foreseen.
+    let apart = dry.repacked_bytes.abs_diff(real.repacked_bytes);
+    assert!(apart <= 1024, "{}: {dry:?} {real:?}", place.name);
+    [dry, real]
+}
+
+/// A disk of which every third chunk is one of `kept`.
+fn mixed(kept: &[u8], seed: u64) -> Vec<u8> {
+    let other = noise(seed, 2 * kept.len());
+    kept.chunks(CHUNK)
+        .zip(other.chunks(2 * CHUNK))
+        .flat_map(|(one, two)| [one, two].concat())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tells_what_the_next_run_does() {
+    for place in places().await {
+        let store = place.store().await;
+        let usual = Options::new(place.dir.path());
+        let kept = noise(1, 300 * CHUNK);
+        import(&store, &place.db, "mixed", &mixed(&kept, 2)).await;
+        let root = import(&store, &place.db, "kept", &kept).await;
+        delete(&store, &place, "mixed").await;
+
+        // Found, and waited with; then gone, and packs written anew; then what these replaced is deleted.
+        let [dry, real] = foreseen(&store, &place, &usual).await;
+        assert_eq!((dry.condemned, dry.objects, dry.repacked), (601, 0, 0), "{dry:?}");
+        assert_eq!(real.later_bytes, 0, "only a dry run foresees");
+        assert!(dry.later_bytes > 590 * CHUNK as u64, "{dry:?}");
+        place.clock.advance(Duration::from_mins(61));
+        let before = objects(&place).await.0;
+        let [dry, _] = foreseen(&store, &place, &usual).await;
+        assert!(
+            dry.buried == 601 && dry.repacked >= 4 && dry.repacked_bytes > 290 * CHUNK as u64,
+            "{dry:?}"
+        );
+        let [last, _] = foreseen(&store, &place, &usual).await;
+        assert!(
+            last.objects >= 4 && last.freed_bytes > 800 * CHUNK as u64,
+            "{last:?}"
+        );
+        let less = before - objects(&place).await.0;
+        assert!(less.abs_diff(dry.later_bytes) <= 1024, "{less}: {dry:?}");
+        let [dry, _] = foreseen(&store, &place, &usual).await;
+        assert_eq!(
+            (dry.condemned, dry.objects, dry.repacked, dry.later_bytes),
+            (0, 0, 0, 0)
+        );
+
+        // All of that at once.
+        let second = noise(3, 150 * CHUNK);
+        import(&store, &place.db, "mixed", &mixed(&second, 4)).await;
+        import(&store, &place.db, "second", &second).await;
+        delete(&store, &place, "mixed").await;
+        let [dry, _] = foreseen(&store, &place, &now(&place)).await;
+        assert!(dry.repacked > 0 && dry.objects >= dry.repacked, "{dry:?}");
+        assert_eq!(dry.later_bytes, dry.freed_bytes - dry.repacked_bytes, "{dry:?}");
+        check(&store, &place).await;
+        assert!(read(&store, root).await.unwrap() == kept);
+    }
+}
+
+/// What a run that was killed, and writes that landed late, have left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tells_of_leftovers() {
+    for place in places().await {
+        let store = place.store().await;
+        let usual = Options::new(place.dir.path());
+        for (owner, state) in [("empty", "2"), ("dead", "4")] {
+            import(&store, &place.db, owner, &noise(1, 20 * CHUNK)).await;
+            delete(&store, &place, owner).await;
+            let newest = "(SELECT max(id) FROM store_object)";
+            for sql in [
+                format!("DELETE FROM store_chunk WHERE object = {newest}"),
+                format!("UPDATE store_object SET state = {state} WHERE id = {newest}"),
+            ] {
+                place.db.execute_unprepared(&sql).await.unwrap();
+            }
+            let [dry, _] = foreseen(&store, &place, &usual).await;
+            assert_eq!((dry.objects, dry.condemned), (1, 0), "{owner}: {dry:?}");
+            assert_eq!(dry.later_bytes, dry.freed_bytes, "{owner}: {dry:?}");
+        }
+        let id = uuid::Uuid::new_v4().to_string();
+        let orphan = format!("p/{}/{id}", &id[..2]);
+        let late = Bytes::from_static(b"late");
+        place.backend.put_new(&orphan, late).await.unwrap();
+        let [dry, _] = foreseen(&store, &place, &usual).await;
+        assert_eq!((dry.orphans, dry.objects), (1, 0), "{dry:?}");
+        place.clock.advance(Duration::from_hours(25));
+        let [dry, _] = foreseen(&store, &place, &usual).await;
+        assert_eq!((dry.orphans, dry.objects, dry.freed_bytes), (0, 1, 4), "{dry:?}");
+        assert_eq!(objects(&place).await, (0, 0));
+    }
+}
+
+/// A session whose writer was killed: what is younger is kept until its lease is over, and everybody is told so.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_writes_no_more_is_told_until_the_lease_is_over() {
+    for place in places().await {
+        let store = place.store().await;
+        let options = now(&place);
+        let session = store.session_open("killed").await.unwrap();
+        drop(session);
+        let begun = place.options().lease;
+        import(&store, &place.db, "1", &noise(1, 10 * CHUNK)).await;
+        delete(&store, &place, "1").await;
+        let [_, real] = foreseen(&store, &place, &options).await;
+        let told = |report: &Report| (report.condemned, report.writers.at_work, report.writers.silent);
+        assert_eq!(told(&real), (0, 1, 0), "{}: {real:?}", place.name);
+        place.clock.advance(begun / 2);
+        let [dry, real] = foreseen(&store, &place, &options).await;
+        assert_eq!(told(&real), (0, 0, 1), "{}: {real:?}", place.name);
+        assert_eq!(dry.writers, real.writers);
+        let writers = store.stats().await.unwrap().writers;
+        assert_eq!(writers, real.writers);
+        let seconds = (writers.silent_until_us - writers.silent_since_us) / 1_000_000;
+        assert_eq!(u64::try_from(seconds).unwrap(), begun.as_secs());
+        // The dry run comes first, and knows that the lease is over.
+        place.clock.advance(begun);
+        let [_, real] = foreseen(&store, &place, &options).await;
+        assert_eq!(told(&real), (11, 0, 0), "{}: {real:?}", place.name);
+        assert_eq!(objects(&place).await, (0, 0));
     }
 }
 

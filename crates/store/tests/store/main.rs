@@ -5,6 +5,7 @@
 mod cache;
 mod copy;
 mod damage;
+mod domains;
 mod doubt;
 mod encryption;
 mod faults;

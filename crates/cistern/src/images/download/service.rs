@@ -145,7 +145,7 @@ impl Cut {
         let Self { image, range, .. } = &self;
         tracing::error!(
             image,
-            ?range,
+            range = range.as_ref().map(shown),
             reason = self.error.chain(),
             "a download was cut: {}",
             self.reason
@@ -163,14 +163,18 @@ impl Cut {
     }
 }
 
+/// Its first and its last byte.
+fn shown(range: &std::ops::Range<u64>) -> String {
+    format!("{}-{}", range.start, range.end.saturating_sub(1))
+}
+
 /// Which of the disk is damaged, and what helps.
 fn damaged(image: i64, range: &std::ops::Range<u64>) -> String {
     format!(
-        "Image {image} is damaged: bytes {}-{} of its disk, both included, cannot be read. Importing the same content again \
+        "Image {image} is damaged: bytes {} of its disk, both included, cannot be read. Importing the same content again \
          heals it; `cistern store verify --read-data` names every damaged range, and the others can be downloaded (`Range`, \
          or `cistern image export --range`).",
-        range.start,
-        range.end.saturating_sub(1)
+        shown(range)
     )
 }
 

@@ -1,9 +1,11 @@
 //! What is told of the store.
 
+use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::cache::{CacheFigures, RequestFigures};
+use crate::platform::clock::wire;
 
 /// Most damaged ranges that one run tells; a broken disk array has no end of them.
 pub const MAX_TOLD: usize = 10_000;
@@ -32,8 +34,11 @@ pub struct StoreStats {
     pub restorable: u64,
     /// What is not zero in them: no more than that is freed when they are purged.
     pub restorable_bytes: u64,
-    /// Who is writing now.
+    /// Sessions that are open: who is writing now, and who fell silent.
     pub open_sessions: u64,
+    /// Which of them are at work.
+    #[serde(default)]
+    pub writers: Writers,
     /// Everything that is stored was read and hashed since then, by the scrub, a verification that reads data, or when it was
     /// written; none where nothing is stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,10 +65,58 @@ impl From<store::Stats> for StoreStats {
             restorable: stats.restorable_roots,
             restorable_bytes: stats.restorable_bytes,
             open_sessions: stats.open_sessions,
+            writers: stats.writers.into(),
             read_since: None,
             cache: None,
             requests: None,
         }
+    }
+}
+
+/// Open sessions of the store. Gc keeps what was written since the first of them began, and what they use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = StoreWriters)]
+pub struct Writers {
+    /// Those at work.
+    pub at_work: u64,
+    /// Those of a server that has not been heard of since `silent_since`. Until `silent_until`, when their leases are over, they may be its
+    /// own; the next gc after that gives them up.
+    pub silent: u64,
+    /// When one of the silent ones was heard of last; none where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_since: Option<String>,
+    /// When the last lease of theirs is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_until: Option<String>,
+}
+
+impl From<store::Writers> for Writers {
+    fn from(writers: store::Writers) -> Self {
+        let time = |us: i64| {
+            let time = DateTime::from_timestamp_micros(us).filter(|_| writers.silent > 0);
+            time.map(wire)
+        };
+        Self {
+            at_work: writers.at_work,
+            silent: writers.silent,
+            silent_since: time(writers.silent_since_us),
+            silent_until: time(writers.silent_until_us),
+        }
+    }
+}
+
+impl Writers {
+    /// What the silent ones keep from gc and until when, for people; none where there are none.
+    pub fn silent_text(&self) -> Option<String> {
+        let (since, until) = (self.silent_since.as_ref()?, self.silent_until.as_ref()?);
+        let (sessions, hold, they) = match self.silent {
+            1 => ("1 session".to_owned(), "holds", "it"),
+            count => (format!("{count} sessions"), "hold", "they"),
+        };
+        Some(format!(
+            "{sessions} of a server that has not been heard of since {since} {hold} what was written since {they} began, and what {they} \
+             used, until {until}: run `cistern gc` after that"
+        ))
     }
 }
 
@@ -134,5 +187,30 @@ impl Report {
     /// Whether nothing is wrong.
     pub fn is_clean(&self) -> bool {
         self.damage.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_fell_silent_is_told_with_since_when_and_until_when() {
+        assert_eq!(Writers::from(store::Writers::default()), Writers::default());
+        assert_eq!(Writers::default().silent_text(), None);
+        let silent = store::Writers {
+            at_work: 1,
+            silent: 2,
+            silent_since_us: 1_767_323_045_000_000,
+            silent_until_us: 1_767_323_165_000_000,
+        };
+        let text = Writers::from(silent).silent_text().expect("there are some");
+        for part in [
+            "2 sessions of a server",
+            "since 2026-01-02T03:04:05Z hold",
+            "until 2026-01-02T03:06:05Z: run `cistern gc`",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 }

@@ -155,9 +155,16 @@ fn stats_text(stats: &StoreStats) -> String {
         bytes(stats.garbage_bytes),
         bytes(stats.restorable_bytes),
         count(stats.restorable, "deleted image"),
-        count(stats.open_sessions, "import"),
-    ) + &read_text(stats)
+        count(stats.open_sessions.saturating_sub(stats.writers.silent), "import"),
+    ) + &silent_text(stats)
+        + &read_text(stats)
         + &bucket_text(stats)
+}
+
+/// Who writes no more, and what that keeps from gc.
+fn silent_text(stats: &StoreStats) -> String {
+    let silent = stats.writers.silent_text();
+    silent.map_or_else(String::new, |silent| format!("\nSilent     {silent}"))
 }
 
 /// Since when everything was read.
@@ -197,6 +204,7 @@ fn bucket_text(stats: &StoreStats) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::storage::model::Writers;
 
     #[test]
     fn what_was_saved_is_told() {
@@ -211,7 +219,13 @@ mod tests {
             garbage_bytes: 1,
             restorable: 1,
             restorable_bytes: 1,
-            open_sessions: 0,
+            open_sessions: 3,
+            writers: Writers {
+                at_work: 1,
+                silent: 2,
+                silent_since: Some("2026-01-02T03:04:05Z".into()),
+                silent_until: Some("2026-01-02T03:06:05Z".into()),
+            },
             read_since: Some("2026-01-02T03:04:05Z".into()),
             cache: None,
             requests: None,
@@ -221,6 +235,10 @@ mod tests {
             text.contains("1.5 times less")
                 && text.contains("2 disks")
                 && text.contains("all of it since 2026-01-02T03:04:05Z"),
+            "{text}"
+        );
+        assert!(
+            text.contains("1 import  at work now") && text.contains("Silent     2 sessions of a server"),
             "{text}"
         );
         // What a deleted image has left behind.

@@ -132,16 +132,8 @@ fn text(report: &Report, wish: Wish) -> String {
         lines.push(given_up_text(report));
     }
     if report.dry_run {
-        lines.push(match report.condemned {
-            0 => "Nothing would be freed.".into(),
-            _ => format!(
-                "About {} would be freed, in {} chunks that nothing needs, also those that earlier runs found: with --now at \
-                 once, otherwise `gc.grace_minutes` after a run has found them. In packs that are mostly needed it stays until \
-                 less than `gc.repack_below_percent` of them is.",
-                bytes(report.condemned_bytes),
-                report.condemned
-            ),
-        });
+        lines.extend(dry_text(report, wish));
+        lines.extend(writers_text(report));
         return lines.join("\n");
     }
     lines.push(match report.objects {
@@ -171,6 +163,7 @@ fn text(report: &Report, wish: Wish) -> String {
             report.condemned
         ));
     }
+    lines.extend(writers_text(report));
     if report.garbage_bytes > 0 {
         lines.push(format!(
             "Garbage left in packs: {}, as `cistern store stats` shows it.",
@@ -178,6 +171,63 @@ fn text(report: &Report, wish: Wish) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// What the same command would do without `--dry-run`, and what becomes free later.
+fn dry_text(report: &Report, wish: Wish) -> Vec<String> {
+    let bytes = output::bytes;
+    let flags = [(wish.now, " --now"), (wish.purge, " --purge")];
+    let flags: String = flags
+        .iter()
+        .filter(|(is_set, _)| *is_set)
+        .map(|(_, flag)| *flag)
+        .collect();
+    let packs = format!(
+        "write {} of {} anew",
+        bytes(report.repacked_bytes),
+        count(report.repacked, "pack")
+    );
+    let freed = format!(
+        "free {} in {}",
+        bytes(report.freed_bytes),
+        count(report.objects, "object")
+    );
+    let does = match (report.objects, report.repacked) {
+        (0, 0) => "free nothing".to_owned(),
+        (_, 0) => freed,
+        (0, _) => format!("{packs}; the run after it deletes what these replace"),
+        _ => format!("{freed}, and {packs}"),
+    };
+    let mut lines = vec![format!("`cistern gc{flags}` would now {does}.")];
+    let less = report.freed_bytes.saturating_sub(report.repacked_bytes);
+    if !wish.now && report.later_bytes > less {
+        lines.push(format!(
+            "In the end the store would take {} less: at once with --now, otherwise `gc.grace_minutes` after a run has found what nothing \
+             needs.",
+            bytes(report.later_bytes)
+        ));
+    }
+    if report.condemned > 0 {
+        lines.push(format!(
+            "Nothing needs {} in {}. What lies in packs that are mostly needed stays until less than `gc.repack_below_percent` of them \
+             is.",
+            bytes(report.condemned_bytes),
+            count(report.condemned, "chunk")
+        ));
+    }
+    lines
+}
+
+/// Who held a run back.
+fn writers_text(report: &Report) -> Vec<String> {
+    let at_work = (report.writers.at_work > 0).then(|| {
+        format!(
+            "{} at work: what was written since the first began is left to a run after their end.",
+            count(report.writers.at_work, "import")
+        )
+    });
+    let silent = report.writers.silent_text().map(|text| format!("{text}."));
+    at_work.into_iter().chain(silent).collect()
 }
 
 /// What a run could not do for want of room, and what helps.
@@ -238,6 +288,7 @@ fn given_up_table(given_up: &[GivenUp]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::storage::model::Writers;
 
     fn given_up() -> GivenUp {
         GivenUp {
@@ -296,19 +347,88 @@ mod tests {
             ..Wish::default()
         };
         assert!(!text(&report, now).contains("later run"));
+        assert_eq!(text(&Report::default(), now), "Nothing was freed.");
+    }
+
+    #[test]
+    fn a_dry_run_tells_what_the_same_command_would_do_and_what_comes_later() {
         let dry = Report {
             dry_run: true,
-            ..report
+            condemned: 7,
+            condemned_bytes: 7 << 20,
+            later_bytes: 6 << 20,
+            ..Report::default()
         };
-        let told = text(&dry, now);
+        let told = text(&dry, Wish::default());
+        assert!(
+            told.starts_with("`cistern gc` would now free nothing.\n"),
+            "{told}"
+        );
+        for part in ["would take 6.0 MiB less", "--now", "7.0 MiB in 7 chunks"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        let freeing = Report {
+            objects: 2,
+            freed_bytes: 9 << 20,
+            repacked: 1,
+            repacked_bytes: 3 << 20,
+            purged: 1,
+            given_up: vec![given_up()],
+            ..dry.clone()
+        };
+        let wish = Wish {
+            now: true,
+            purge: true,
+            dry_run: true,
+        };
+        let told = text(&freeing, wish);
         for part in [
             "Would give up 1 deleted image ",
             "image delete ID --purge",
-            "About 7",
+            "`cistern gc --now --purge` would now free 9.0 MiB in 2 objects, and write 3.0 MiB of 1 pack anew.",
         ] {
             assert!(told.contains(part), "{part}: {told}");
         }
-        assert_eq!(text(&Report::default(), now), "Nothing was freed.");
+        assert!(!told.contains("In the end"), "{told}");
+        let late = Report {
+            objects: 0,
+            freed_bytes: 0,
+            ..freeing
+        };
+        assert!(text(&late, Wish::default()).contains("the run after it deletes"));
+        let empty = Report {
+            dry_run: true,
+            ..Report::default()
+        };
+        assert_eq!(
+            text(&empty, Wish::default()),
+            "`cistern gc` would now free nothing."
+        );
+    }
+
+    #[test]
+    fn who_holds_a_run_back_is_told() {
+        let writers = Writers {
+            at_work: 2,
+            silent: 1,
+            silent_since: Some("2026-01-02T03:04:05Z".into()),
+            silent_until: Some("2026-01-02T03:06:05Z".into()),
+        };
+        for dry_run in [false, true] {
+            let report = Report {
+                dry_run,
+                writers: writers.clone(),
+                ..Report::default()
+            };
+            let told = text(&report, Wish::default());
+            for part in [
+                "2 imports at work",
+                "1 session of a server that has not been heard of since 2026-01-02T03:04:05Z holds",
+                "until 2026-01-02T03:06:05Z",
+            ] {
+                assert!(told.contains(part), "{part}: {told}");
+            }
+        }
     }
 
     #[test]

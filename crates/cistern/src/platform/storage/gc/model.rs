@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::platform::storage::model::Writers;
+
 /// How a run is to be. All of it may be left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
@@ -43,7 +45,7 @@ pub struct GivenUp {
     pub logical_bytes: u64,
 }
 
-/// What a run did, or with `dry_run` would have begun with. Bytes are what they take in the backend.
+/// What a run did, or with `dry_run` what a run that is otherwise like it would do now. Bytes are what they take in the backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = GcReport)]
 pub struct Report {
@@ -79,6 +81,13 @@ pub struct Report {
     pub no_room_bytes: u64,
     /// Objects that no row names and that are waited for.
     pub orphans: u64,
+    /// With `dry_run`: how many bytes less the store would take once `gc.grace_minutes` are over after a run has found the garbage, or at
+    /// once with `now`; otherwise 0.
+    #[serde(default)]
+    pub later_bytes: u64,
+    /// Who wrote when the run looked: what was written since the first of them began is left to a later one.
+    #[serde(default)]
+    pub writers: Writers,
     /// What is garbage in packs after this run, the figure of `GET /v2/store/stats`: what is waited for, and what lies in packs of
     /// which too much is needed for writing them anew. With `dry_run` that is before it looked.
     #[serde(default)]
@@ -118,6 +127,8 @@ impl Report {
             repacked_bytes: report.repacked_bytes,
             no_room_bytes: report.no_room_bytes,
             orphans: report.orphans,
+            later_bytes: report.later_bytes,
+            writers: report.writers.into(),
             ..self
         }
     }

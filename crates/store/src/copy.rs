@@ -2,19 +2,23 @@
 //!
 //! Objects never change and no key is used twice, so what is there with the right size need not be copied again, and a
 //! copy that was cut off goes on. Headers come last: a half-copied place is no store yet. Every pack is decoded and hashed on
-//! its way, so that damage is told here and not taken along unseen, and never takes the place of what the copy has whole. The
+//! its way, so that damage is told here and not taken along unseen, and never takes the place of what the copy has whole. Beside a
+//! server, what it writes meanwhile is looked for once more before the journal that tells of it is copied. The
 //! database knows nothing of the place: a service goes on with the copy when it is told to, and from then on the copy is
 //! ahead, and nothing is copied to it any more.
 //!
 //! What is there with the same size is trusted unread, unless all of it is to be read back. Of what differs both sides are judged by
 //! themselves, and what is damaged at the destination is replaced by what is whole at the source.
 
+use std::collections::HashSet;
+use std::future::ready;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
 use crate::backend::{Backend, Listed};
@@ -27,8 +31,8 @@ use crate::pack;
 use crate::verify::tolerated;
 use crate::world::World;
 
-/// What lies where, in the order in which it is copied.
-const PREFIXES: [&str; 4] = ["p/", "b/", "j/", "h/"];
+/// Where packs and whole objects lie.
+const DATA: [&str; 2] = ["p/", "b/"];
 /// Objects on their way at the same time.
 const AT_ONCE: usize = 4;
 /// An object that is larger goes in pieces of this size.
@@ -123,38 +127,49 @@ pub async fn copy(
         world: World::system(),
     };
     let mut copied = Copied::default();
-    for prefix in PREFIXES {
-        let listed = from.list(prefix);
-        let done = listed.map(|item| async { on.object(item?).await });
-        let mut done = done.buffer_unordered(AT_ONCE);
-        while let Some(done) = done.try_next().await? {
-            progress.objects.fetch_add(1, Relaxed);
-            match done {
-                Done::Present => copied.present += 1,
-                Done::Gone => copied.gone += 1,
-                Done::Kept(reason) => copied.damage(reason),
-                Done::Replaced(bytes) => {
-                    progress.bytes.fetch_add(bytes, Relaxed);
-                    copied.objects += 1;
-                    copied.bytes += bytes;
-                    copied.replaced += 1;
-                }
-                Done::Written(bytes, damage) => {
-                    progress.bytes.fetch_add(bytes, Relaxed);
-                    copied.objects += 1;
-                    copied.bytes += bytes;
-                    if let Some(reason) = damage {
-                        copied.damage(reason);
-                    }
-                }
-            }
-        }
+    let mut seen = HashSet::new();
+    for prefix in DATA {
+        let listed = from.list(prefix).inspect_ok(|item| seen.extend(id_of(&item.key)));
+        on.all(listed, &mut copied, progress).await?;
     }
+    let journal: Vec<Listed> = from.list("j/").try_collect().await?;
+    for prefix in DATA {
+        let is_new = |item: &Listed| id_of(&item.key).is_some_and(|id| !seen.contains(&id));
+        let newer = from.list(prefix).try_filter(|item| ready(is_new(item)));
+        on.all(newer, &mut copied, progress).await?;
+    }
+    on.all(stream::iter(journal.into_iter().map(Ok)), &mut copied, progress)
+        .await?;
+    on.all(from.list("h/"), &mut copied, progress).await?;
     headers_prune(from, to).await?;
     Ok(copied)
 }
 
 impl Copied {
+    /// Counts an object; gives the bytes that were written.
+    fn add(&mut self, done: Done) -> u64 {
+        match done {
+            Done::Present => self.present += 1,
+            Done::Gone => self.gone += 1,
+            Done::Kept(reason) => self.damage(reason),
+            Done::Replaced(bytes) => {
+                self.objects += 1;
+                self.bytes += bytes;
+                self.replaced += 1;
+                return bytes;
+            }
+            Done::Written(bytes, damage) => {
+                self.objects += 1;
+                self.bytes += bytes;
+                if let Some(reason) = damage {
+                    self.damage(reason);
+                }
+                return bytes;
+            }
+        }
+        0
+    }
+
     fn damage(&mut self, reason: String) {
         if self.damaged.len() < NAMED {
             self.damaged.push(reason);
@@ -210,6 +225,21 @@ struct Copier<'a> {
 }
 
 impl Copier<'_> {
+    async fn all(
+        &self,
+        listed: impl Stream<Item = Result<Listed>>,
+        copied: &mut Copied,
+        progress: &CopyProgress,
+    ) -> Result<()> {
+        let done = listed.map(|item| async { self.object(item?).await });
+        let mut done = pin!(done.buffer_unordered(AT_ONCE));
+        while let Some(done) = done.try_next().await? {
+            progress.objects.fetch_add(1, Relaxed);
+            progress.bytes.fetch_add(copied.add(done), Relaxed);
+        }
+        Ok(())
+    }
+
     async fn object(&self, item: Listed) -> Result<Done> {
         let done = match self.to.stat(&item.key).await? {
             None => self.write(&item, false).await,

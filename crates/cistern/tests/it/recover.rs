@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported};
-use crate::harness::process::{run, run_ok};
+use crate::harness::process::{document, run, run_ok};
 use crate::harness::server::Setup;
 use crate::harness::world::Place;
 use crate::harness::{Server, disks, files_below, until, world};
@@ -362,17 +362,7 @@ async fn an_older_database_is_read_and_changes_nothing() {
     let newer = disks::raw(4, 61);
     let new = imported(&server.api(), "new", &files.put("new", newer.clone())).await["id"].clone();
     server.terminate();
-    let mut server = match older {
-        Older::Sqlite(bytes) => {
-            std::fs::write(server.data().join("cistern.sqlite"), bytes).expect("puts it back");
-            server
-        }
-        Older::Postgres(url) => {
-            let mut copy = setup.env("CISTERN_DATABASE", &url).stopped_beside(&server);
-            copy.token.clone_from(&server.token);
-            copy
-        }
-    };
+    let mut server = under_older(&setup, server, older);
     let before = kept(&server, &dir);
     server.start_again();
     let api = server.api();
@@ -420,6 +410,95 @@ async fn an_older_database_is_read_and_changes_nothing() {
     assert!(downloaded(&server.api(), new, "raw").await == newer);
 }
 
+/// The same server with an older database, stopped.
+fn under_older(setup: &Setup, server: Server, older: Older) -> Server {
+    match older {
+        Older::Sqlite(bytes) => {
+            for left in ["cistern.sqlite-wal", "cistern.sqlite-shm"] {
+                drop(std::fs::remove_file(server.data().join(left)));
+            }
+            std::fs::write(server.data().join("cistern.sqlite"), bytes).expect("puts it back");
+            server
+        }
+        Older::Postgres(url) => {
+            let mut copy = setup
+                .clone()
+                .env("CISTERN_DATABASE", &url)
+                .stopped_beside(&server);
+            copy.token.clone_from(&server.token);
+            copy
+        }
+    }
+}
+
+/// A server, stopped, with an image whose pack is mostly garbage, and that image's disk. Nothing changes after this but by gc.
+async fn mostly_garbage(setup: &Setup) -> (Server, i64, Vec<u8>) {
+    let mut server = setup.clone().uncached().start();
+    let (files, api) = (Files::start().await, server.api());
+    // The second shares with the first all but its partition table.
+    let (garbage, disk) = (disks::raw(48, 1), disks::raw(8, 1));
+    imported(&api, "garbage", &files.put("garbage.img", garbage)).await;
+    let image = imported(&api, "kept", &files.put("kept.img", disk.clone())).await;
+    let deleted = api.delete("/v2/images/1?purge=true").await;
+    assert_eq!(deleted.status, 204, "{deleted:?}");
+    journaled(&server).await;
+    server.terminate();
+    (server, image["id"].as_i64().expect("an id"), disk)
+}
+
+/// What a server that has been started says when something is to be written.
+async fn refused_over_http(server: &Server) -> String {
+    let body = json!({ "name": "x" });
+    let refused = server
+        .api()
+        .send_unjudged(Method::POST, "/v2/tags", Some(&body))
+        .await;
+    let said = String::from_utf8_lossy(&refused.bytes).into_owned();
+    assert_eq!(refused.status, 412, "{said}");
+    said
+}
+
+#[tokio::test]
+async fn a_database_from_before_a_gc_is_told_from_the_newest() {
+    let (setup, dir) = setup();
+    let (server, id, disk) = mostly_garbage(&setup).await;
+    let older = older_copy(&server);
+    let report = document(&mut server.local(&["gc", "--now"]));
+    assert!(report["gc"]["repacked"].as_u64() >= Some(1), "{report}");
+    let mut server = under_older(&setup, server, older);
+    let before = kept(&server, &dir);
+    server.start_again();
+    let said = refused_over_http(&server).await;
+    assert!(said.contains("older than the store"), "{said}");
+    let said = refused(&server, &["gc", "--now"]);
+    assert!(said.contains("cistern recover"), "{said}");
+    server.terminate();
+    assert_eq!(kept(&server, &dir), before, "nothing was written or deleted");
+    run_ok(&mut server.local(&["recover", "--replace-database"]));
+    server.start_again();
+    assert!(downloaded(&server.api(), id, "raw").await == disk);
+}
+
+#[tokio::test]
+async fn a_store_from_before_a_gc_is_told_from_the_newest() {
+    let (setup, dir) = setup();
+    let (mut server, id, disk) = mostly_garbage(&setup).await;
+    let copy = dir.path().join("copy");
+    copy_below(&objects(&server, &dir), &copy);
+    let report = document(&mut server.local(&["gc", "--now"]));
+    assert!(report["gc"]["repacked"].as_u64() >= Some(1), "{report}");
+    put_back(&copy, &objects(&server, &dir));
+    let before = kept(&server, &dir);
+    server.start_again();
+    let said = refused_over_http(&server).await;
+    assert!(said.contains("older copy"), "{said}");
+    server.terminate();
+    assert_eq!(kept(&server, &dir), before, "nothing was written or deleted");
+    run_ok(&mut server.local(&["recover", "--keep-database"]));
+    server.start_again();
+    assert!(downloaded(&server.api(), id, "raw").await == disk);
+}
+
 /// Puts what lies below one folder in the place of what lies below another.
 fn put_back(copy: &Path, objects: &Path) {
     for path in files_below(objects) {
@@ -456,11 +535,7 @@ async fn an_older_store_under_its_newest_database_is_read_only_until_it_is_taken
     put_back(&copy, &objects(&server, &dir));
     let before = kept(&server, &dir);
     server.start_again();
-    let api = server.api();
-    let body = json!({ "name": "x" });
-    let refused_here = api.send_unjudged(Method::POST, "/v2/tags", Some(&body)).await;
-    let said = String::from_utf8_lossy(&refused_here.bytes).into_owned();
-    assert_eq!(refused_here.status, 412, "{said}");
+    let said = refused_over_http(&server).await;
     assert!(
         said.contains("older copy") && said.contains("--keep-database"),
         "{said}"

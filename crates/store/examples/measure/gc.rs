@@ -158,7 +158,7 @@ async fn collect(what: &str, store: &Store, folder: &std::path::Path) -> Result<
     let marked = store.gc_mark(&options, &progress).await?;
     let mark = start.elapsed().as_secs_f64();
     let start = Instant::now();
-    let report = marked.collect(&options, &progress).await?;
+    let report = marked.finish(&options, &progress).await?;
     let rest = start.elapsed().as_secs_f64();
     let (entries, chunks) = (progress.entries.load(Relaxed), progress.chunks.load(Relaxed));
     println!(

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::backend::Listed;
 use crate::error::{Error, Kind, Result};
 use crate::pack;
 use crate::rows;
@@ -153,13 +154,13 @@ impl Store {
     /// A whole run.
     pub async fn gc(&self, options: &Options, progress: &Progress) -> Result<Report> {
         let marked = self.gc_mark(options, progress).await?;
-        marked.collect(options, progress).await
+        marked.finish(options, progress).await
     }
 
-    /// The first half of a run, which changes nothing that anybody needs: takes the fence and marks. What has to be
-    /// done between the look at the database and the first deletion is done by the caller, who then goes on with
-    /// [`Marked::collect`].
-    pub async fn gc_mark(&self, options: &Options, progress: &Progress) -> Result<Marked> {
+    /// The first part of a run, which changes nothing that anybody needs: takes the fence and marks. What has to be
+    /// done between the look at the database and the first change is done by the caller, who then goes on with
+    /// [`Underway::go_on`].
+    pub async fn gc_mark(&self, options: &Options, progress: &Progress) -> Result<Underway> {
         self.inner.header.writable()?;
         options.check()?;
         if options.purged && !options.dry_run {
@@ -170,7 +171,16 @@ impl Store {
         }
         let run = Run::begin(self, options).await?;
         match mark::mark(self, run.epoch, options, progress).await {
-            Ok(marks) => Ok(Marked { run, marks }),
+            Ok(marks) => Ok(Underway {
+                run,
+                report: Report {
+                    roots: progress.roots.load(Relaxed),
+                    entries: progress.entries.load(Relaxed),
+                    writers: marks.writers,
+                    ..Report::default()
+                },
+                stage: Stage::Marked(marks),
+            }),
             Err(error) => Err(run.give_up(error).await),
         }
     }
@@ -188,28 +198,74 @@ impl Store {
     }
 }
 
-/// A run that has marked.
+/// A run that is under way.
 #[derive(Debug)]
-pub struct Marked {
+pub struct Underway {
     run: Run,
-    marks: Marks,
+    report: Report,
+    stage: Stage,
 }
 
-impl Marked {
-    /// The second half: condemns, deletes, and makes the rest of packs smaller.
-    pub async fn collect(self, options: &Options, progress: &Progress) -> Result<Report> {
-        let Self { run, marks } = self;
-        let done = run.collect(marks, options, progress).await;
-        match done {
-            Ok(report) => {
-                run.end(&report).await?;
-                Ok(report)
+/// What a run has done.
+#[derive(Debug)]
+enum Stage {
+    Marked(Marks),
+    /// What nothing needs any more has no rows, and what held nothing else is dead.
+    Swept,
+    /// What is needed of packs that were mostly garbage lies in others; these orphans have waited long enough.
+    Repacked(Vec<Listed>),
+}
+
+/// How far a run has gone.
+#[derive(Debug)]
+pub enum Next {
+    /// The next thing that it does is to delete objects that earlier states of the database, or of the store, still need: a
+    /// copy of either must not be taken for the newest after that.
+    Deletion(Underway),
+    /// It has ended.
+    End(Report),
+}
+
+impl Underway {
+    /// Goes on to the end.
+    pub async fn finish(self, options: &Options, progress: &Progress) -> Result<Report> {
+        let mut underway = self;
+        loop {
+            match underway.go_on(options, progress).await? {
+                Next::Deletion(paused) => underway = paused,
+                Next::End(report) => return Ok(report),
             }
-            Err(error) => Err(run.give_up(error).await),
         }
     }
 
-    /// Ends the run without having changed anything.
+    /// Goes on to just before the next deletion, or to the end: condemns, deletes, and makes the rest of packs smaller.
+    pub async fn go_on(self, options: &Options, progress: &Progress) -> Result<Next> {
+        let Self {
+            run,
+            mut report,
+            mut stage,
+        } = self;
+        loop {
+            let done = run.step(stage, options, progress, &mut report).await;
+            match done {
+                Ok(Some((next, is_deleting))) if is_deleting => {
+                    return Ok(Next::Deletion(Self {
+                        run,
+                        report,
+                        stage: next,
+                    }));
+                }
+                Ok(Some((next, _))) => stage = next,
+                Ok(None) => {
+                    run.end(&report).await?;
+                    return Ok(Next::End(report));
+                }
+                Err(error) => return Err(run.give_up(error).await),
+            }
+        }
+    }
+
+    /// Ends the run where it is. What it has condemned or declared dead the next one goes on with.
     pub async fn abandon(self) {
         if let Err(error) = self.run.free().await {
             tracing::debug!(%error, "gc could not let go of its fence");
@@ -261,35 +317,56 @@ impl Run {
         })
     }
 
-    async fn collect(&self, marks: Marks, options: &Options, progress: &Progress) -> Result<Report> {
-        let mut report = Report {
-            roots: progress.roots.load(Relaxed),
-            entries: progress.entries.load(Relaxed),
-            writers: marks.writers,
-            ..Report::default()
-        };
-        if self.is_dry {
-            self.foresee(marks, options, progress, &mut report).await?;
-            return Ok(report);
+    /// One stage. Gives what comes next, and whether that deletes anything that was ever needed; nothing at the end.
+    async fn step(
+        &self,
+        stage: Stage,
+        options: &Options,
+        progress: &Progress,
+        report: &mut Report,
+    ) -> Result<Option<(Stage, bool)>> {
+        match stage {
+            Stage::Marked(marks) if self.is_dry => {
+                self.foresee(marks, options, progress, report).await?;
+                Ok(None)
+            }
+            Stage::Marked(marks) => {
+                self.sweep(marks, options, progress, report, None).await?;
+                self.bury(options, progress, report).await?;
+                self.empty_declare(options).await?;
+                Ok(Some((Stage::Swept, self.any_dead().await?)))
+            }
+            Stage::Swept => {
+                self.dead_delete(options, progress, report).await?;
+                self.repack_if_room(options, report).await?;
+                if options.now && report.repacked > 0 {
+                    self.empty_declare(options).await?;
+                }
+                let due = self.orphans_look(options, report).await?;
+                // Where packs were written anew the old ones may go with the next run, in a copy of the store that lacks the new ones.
+                let is_deleting = report.repacked > 0 || !due.is_empty();
+                Ok(Some((Stage::Repacked(due), is_deleting)))
+            }
+            Stage::Repacked(due) => {
+                self.dead_delete(options, progress, report).await?;
+                self.orphans_delete(due, options, progress, report).await?;
+                Ok(None)
+            }
         }
-        self.sweep(marks, options, progress, &mut report, None).await?;
-        self.bury(options, progress, &mut report).await?;
-        self.packs_delete(options, progress, &mut report).await?;
-        match self.repack(options, &mut report).await {
+    }
+
+    async fn repack_if_room(&self, options: &Options, report: &mut Report) -> Result<()> {
+        match self.repack(options, report).await {
             // What needs no room has been freed by then.
             Err(error) if error.kind() == Kind::NoSpace => {
                 tracing::warn!(%error, "there is no room to write packs anew that are mostly garbage");
                 if report.no_room_bytes == 0 {
                     report.no_room_bytes = pack::LIMIT_BYTES as u64;
                 }
+                Ok(())
             }
-            done => done?,
+            done => done,
         }
-        if options.now && report.repacked > 0 {
-            self.packs_delete(options, progress, &mut report).await?;
-        }
-        self.orphans_delete(options, progress, &mut report).await?;
-        Ok(report)
     }
 
     /// A transaction that is alone at the gate, as long as the run still holds the fence.

@@ -12,41 +12,32 @@ use uuid::Uuid;
 
 use super::{Options, Progress, Report, Run};
 use crate::backend::Listed;
-use crate::error::{Error, Result};
-use crate::rows;
+use crate::error::{Error, Kind, Result};
+use crate::pack;
+use crate::rows::{self, chunk_state};
 use crate::session::micros;
+use crate::verify::damaging;
 
+/// Where packs lie.
+const PACKS: &str = "p/";
 /// Where objects with rows lie.
-const PREFIXES: [&str; 2] = ["p/", "b/"];
+const PREFIXES: [&str; 2] = [PACKS, "b/"];
 /// Keys that are looked up at once.
 const PAGE: usize = 500;
 
 impl Run {
-    pub(super) async fn orphans_delete(
-        &self,
-        options: &Options,
-        progress: &Progress,
-        report: &mut Report,
-    ) -> Result<()> {
+    /// Writes down what no row names, and gives what has waited long enough.
+    pub(super) async fn orphans_look(&self, options: &Options, report: &mut Report) -> Result<Vec<Listed>> {
         let context = |error| Error::db("cannot remember what no row names", error);
         let (number, db) = (self.store.inner.number, &self.store.inner.db);
         let now_us = self.store.inner.options.world.now_us();
         let known = rows::orphans_list(db, number).await.map_err(context)?;
         let mut known: BTreeMap<String, i64> = known.into_iter().map(|row| (row.key, row.seen_us)).collect();
+        let mut due = Vec::new();
         // The whole listing first: one that fails in the middle deletes nothing.
         for orphan in self.orphans_find(options).await? {
             match known.remove(&orphan.key) {
-                Some(seen_us) if seen_us <= now_us - micros(options.orphan_grace) => {
-                    drop(self.alone().await?);
-                    self.store.inner.backend.delete(&orphan.key).await?;
-                    rows::orphan_delete(db, number, &orphan.key)
-                        .await
-                        .map_err(context)?;
-                    report.objects += 1;
-                    report.freed_bytes += orphan.bytes;
-                    progress.objects.fetch_add(1, Relaxed);
-                    progress.freed_bytes.fetch_add(orphan.bytes, Relaxed);
-                }
+                Some(seen_us) if seen_us <= now_us - micros(options.orphan_grace) => due.push(orphan),
                 Some(_) => report.orphans += 1,
                 None => {
                     report.orphans += 1;
@@ -64,7 +55,88 @@ impl Run {
         for key in known.into_keys() {
             rows::orphan_delete(db, number, &key).await.map_err(context)?;
         }
+        let found = due.len();
+        let due = self.spared(due, options).await?;
+        report.orphans += (found - due.len()) as u64;
+        Ok(due)
+    }
+
+    pub(super) async fn orphans_delete(
+        &self,
+        due: Vec<Listed>,
+        options: &Options,
+        progress: &Progress,
+        report: &mut Report,
+    ) -> Result<()> {
+        let context = |error| Error::db("cannot remember what no row names", error);
+        let (number, db) = (self.store.inner.number, &self.store.inner.db);
+        for orphan in due {
+            options.check()?;
+            drop(self.alone().await?);
+            self.store.inner.backend.delete(&orphan.key).await?;
+            rows::orphan_delete(db, number, &orphan.key)
+                .await
+                .map_err(context)?;
+            report.objects += 1;
+            report.freed_bytes += orphan.bytes;
+            progress.objects.fetch_add(1, Relaxed);
+            progress.freed_bytes.fetch_add(orphan.bytes, Relaxed);
+        }
         Ok(())
+    }
+
+    /// Leaves out what may hold something that is damaged or missing elsewhere: it can be all that is left of that, and a rebuild of the
+    /// index finds it.
+    async fn spared(&self, due: Vec<Listed>, options: &Options) -> Result<Vec<Listed>> {
+        if due.is_empty() || !self.any_damage().await? {
+            return Ok(due);
+        }
+        let mut free = Vec::with_capacity(due.len());
+        for orphan in due {
+            options.check()?;
+            if self.is_wanted(&orphan).await? {
+                tracing::warn!(
+                    object = orphan.key,
+                    "gc keeps an object that no row names, because it may hold what is damaged elsewhere: `cistern store rebuild-index` finds that out"
+                );
+            } else {
+                free.push(orphan);
+            }
+        }
+        Ok(free)
+    }
+
+    async fn any_damage(&self) -> Result<bool> {
+        let context = |error| Error::db("cannot look for damage", error);
+        let (number, db) = (self.store.inner.number, &self.store.inner.db);
+        let any_marked = rows::chunks_any_damaged(db, number).await.map_err(context)?;
+        Ok(any_marked || self.store.damaged_roots().await? > 0)
+    }
+
+    /// Whether a chunk in it is whole nowhere else. Of what cannot be judged by its footer nobody knows.
+    async fn is_wanted(&self, orphan: &Listed) -> Result<bool> {
+        let store = &self.store.inner;
+        let Some(id) = id_of(&orphan.key).filter(|_| orphan.key.starts_with(PACKS)) else {
+            return Ok(true);
+        };
+        if orphan.bytes > pack::LIMIT_BYTES as u64 {
+            return Ok(false);
+        }
+        let data = match store.backend.get(&orphan.key).await {
+            Err(error) if damaging(&error) => return Ok(error.kind() != Kind::NotFound),
+            data => data?,
+        };
+        let Ok(entries) = pack::index(&store.keys, id, &data) else {
+            return Ok(true);
+        };
+        let digests: Vec<_> = entries.iter().map(|entry| entry.digest).collect();
+        let hits = rows::chunks_get(&store.db, store.number, pack::domain(&data)?, &digests).await;
+        let hits = hits.map_err(|error| Error::db("cannot look chunks up", error))?;
+        let is_whole = |digest| {
+            hits.get(digest)
+                .is_some_and(|hit| hit.state != chunk_state::DAMAGED)
+        };
+        Ok(!digests.iter().all(is_whole))
     }
 
     /// Counts those that the next run would delete, and those that it would wait with.
@@ -74,14 +146,14 @@ impl Run {
         let before_us = self.store.inner.options.world.now_us() - micros(options.orphan_grace);
         let due = known.into_iter().filter(|row| row.seen_us <= before_us);
         let due: BTreeSet<String> = due.map(|row| row.key).collect();
-        for orphan in self.orphans_find(options).await? {
-            if due.contains(&orphan.key) {
-                report.objects += 1;
-                report.freed_bytes += orphan.bytes;
-            } else {
-                report.orphans += 1;
-            }
-        }
+        let found = self.orphans_find(options).await?;
+        let (due, waiting): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|orphan| due.contains(&orphan.key));
+        let kept = due.len();
+        let due = self.spared(due, options).await?;
+        report.orphans += (waiting.len() + kept - due.len()) as u64;
+        report.objects += due.len() as u64;
+        report.freed_bytes += due.iter().map(|orphan| orphan.bytes).sum::<u64>();
         Ok(())
     }
 

@@ -115,10 +115,15 @@ pub(crate) async fn objects_unpublished(
 }
 
 /// Objects whose deletion is not finished and that belong to no session.
-pub(crate) async fn objects_dead(db: &impl ConnectionTrait, store: i32) -> Result<Vec<object::Model>, DbErr> {
+pub(crate) async fn objects_dead(
+    db: &impl ConnectionTrait,
+    store: i32,
+    limit: u64,
+) -> Result<Vec<object::Model>, DbErr> {
     object::Entity::find()
         .filter(object::Column::Store.eq(store))
         .filter(object::Column::State.eq(object_state::DEAD))
+        .limit(limit)
         .all(db)
         .await
 }

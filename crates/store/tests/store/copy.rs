@@ -1,9 +1,18 @@
 //! Copies: what is at the destination is never made worse by what is at the source.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use store::{Backend, Copied, CopyOptions, CopyProgress, Fault, Faulty, Kind, Settings, Store, backend_open};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _};
+use store::{
+    Backend, Copied, CopyOptions, CopyProgress, Fault, Faulty, Kind, Listed, Put, Result, Settings, Store,
+    backend_open,
+};
 
 use crate::support::{Place, import, local, noise};
 
@@ -11,7 +20,7 @@ fn folder(path: &Path) -> Arc<dyn Backend> {
     backend_open(path.to_str().unwrap(), &Settings::new()).unwrap()
 }
 
-async fn copy(from: &Path, to: &Path) -> store::Result<Copied> {
+async fn copy(from: &Path, to: &Path) -> Result<Copied> {
     let options = CopyOptions::default();
     store::copy(&*folder(from), &*folder(to), &options, &CopyProgress::default()).await
 }
@@ -237,4 +246,78 @@ async fn whatever_call_fails_what_was_there_is_there() {
         }
         assert!(done.is_err(), "at call {call}");
     }
+}
+
+/// A store that is written to after its packs have been listed, and before its journal is.
+#[derive(Debug)]
+struct Busy {
+    inner: Arc<dyn Backend>,
+    store: Store,
+    db: sea_orm::DatabaseConnection,
+    is_written: AtomicBool,
+}
+
+#[async_trait]
+impl Backend for Busy {
+    async fn put_new(&self, key: &str, data: Bytes) -> Result<()> {
+        self.inner.put_new(key, data).await
+    }
+    async fn put_begin(&self, key: &str) -> Result<Box<dyn Put>> {
+        self.inner.put_begin(key).await
+    }
+    async fn put_replace(&self, key: &str) -> Result<Box<dyn Put>> {
+        self.inner.put_replace(key).await
+    }
+    async fn get(&self, key: &str) -> Result<Bytes> {
+        self.inner.get(key).await
+    }
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        self.inner.get_range(key, range).await
+    }
+    async fn stat(&self, key: &str) -> Result<Option<u64>> {
+        self.inner.stat(key).await
+    }
+    fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed>> {
+        if prefix != "b/" || self.is_written.swap(true, Ordering::SeqCst) {
+            return self.inner.list(prefix);
+        }
+        let written = stream::once(async {
+            import(&self.store, &self.db, "late", &noise(4, 3 << 20)).await;
+        });
+        written.flat_map(|()| self.inner.list("b/")).boxed()
+    }
+    async fn delete(&self, key: &str) -> Result<()> {
+        self.inner.delete(key).await
+    }
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_store_at_work_has_what_its_journal_tells_of() {
+    let (place, from, to) = made().await;
+    let before = copy(&from, &to).await.unwrap();
+    let busy = Busy {
+        inner: folder(&from),
+        store: place.store().await,
+        db: place.db.clone(),
+        is_written: AtomicBool::new(false),
+    };
+    let copied = store::copy(
+        &busy,
+        &*folder(&to),
+        &CopyOptions::default(),
+        &CopyProgress::default(),
+    )
+    .await;
+    let copied = copied.unwrap();
+    assert!(copied.objects > 0, "what was written meanwhile");
+    assert_eq!(copied.present, before.objects, "each is counted once");
+    let packs = async |of: &Path| -> Vec<Listed> { folder(of).list("p/").try_collect().await.unwrap() };
+    let (mut source, mut there) = (packs(&from).await, packs(&to).await);
+    source.sort_by(|one, other| one.key.cmp(&other.key));
+    there.sort_by(|one, other| one.key.cmp(&other.key));
+    assert_eq!(source.len(), there.len());
+    assert!(source.iter().zip(&there).all(|(one, other)| one.key == other.key));
 }

@@ -369,7 +369,7 @@ async fn a_commit_between_mark_and_sweep_keeps_what_it_pinned() {
         let marked = store.gc_mark(&options, &progress).await.unwrap();
         // The look at the database knows nothing of this import, which is over before the first chunk is condemned.
         let root = import(&store, &place.db, "2", &data).await;
-        let report = marked.collect(&options, &progress).await.unwrap();
+        let report = marked.finish(&options, &progress).await.unwrap();
         assert_eq!((report.condemned, report.objects), (0, 0), "{}", place.name);
         assert!(read(&store, root).await.unwrap() == data);
         assert_eq!(gc(&store, &options).await.condemned, 0);
@@ -414,10 +414,10 @@ async fn an_older_run_fails_when_a_newer_one_has_the_fence() {
         let paused = store.gc_mark(&options, &progress).await.unwrap();
         let other = place.store().await;
         let marked = other.gc_mark(&options, &progress).await.unwrap();
-        let error = paused.collect(&options, &progress).await.unwrap_err();
+        let error = paused.finish(&options, &progress).await.unwrap_err();
         assert_eq!(error.kind(), Kind::LeaseLost, "{error}");
         assert_eq!(store.stats().await.unwrap().chunks, 41, "it has changed nothing");
-        assert_eq!(marked.collect(&options, &progress).await.unwrap().buried, 41);
+        assert_eq!(marked.finish(&options, &progress).await.unwrap().buried, 41);
         check(&store, &place).await;
     }
 }
@@ -437,10 +437,10 @@ async fn an_older_run_takes_nothing_back_from_a_newer_one() {
         let (paused_dry, dry_progress) = (store.gc_mark(&dry, &progress).await.unwrap(), Progress::default());
         delete(&store, &place, "1").await;
         assert_eq!(gc(&store, &options).await.condemned, 41, "{}", place.name);
-        let error = paused.collect(&options, &progress).await.unwrap_err();
+        let error = paused.finish(&options, &progress).await.unwrap_err();
         assert_eq!(error.kind(), Kind::LeaseLost, "{error}");
         assert_eq!(progress.taken_back.load(Relaxed), 0, "{}", place.name);
-        paused_dry.collect(&dry, &dry_progress).await.unwrap();
+        paused_dry.finish(&dry, &dry_progress).await.unwrap();
         assert_eq!(dry_progress.taken_back.load(Relaxed), 0, "{}", place.name);
         assert_eq!(gc(&store, &now(&place)).await.buried, 41, "they stay condemned");
     }
@@ -455,7 +455,7 @@ async fn what_is_told_to_stop_stops_and_can_begin_again() {
     let (options, progress) = (now(&place), Progress::default());
     let marked = store.gc_mark(&options, &progress).await.unwrap();
     options.stop.cancel();
-    let error = marked.collect(&options, &progress).await.unwrap_err();
+    let error = marked.finish(&options, &progress).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Stopped);
     assert_eq!(
         store.gc(&options, &progress).await.unwrap_err().kind(),

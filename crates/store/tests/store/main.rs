@@ -5,6 +5,7 @@
 mod cache;
 mod copy;
 mod damage;
+mod deletion;
 mod domains;
 mod doubt;
 mod encryption;

@@ -16,6 +16,7 @@ use crate::platform::db::{Db, migrate};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::{self, Event, Who};
 use crate::platform::jobs::{JobRow, NewJob, job_enqueue_in_tx, job_find};
+use crate::platform::journal;
 use crate::platform::keys::service::key_load;
 
 /// A verification, running or over.
@@ -128,10 +129,15 @@ pub async fn heal_from(app: &App, copy: &str, progress: &HealProgress) -> Result
     }
     let backend = app::backend_open_at(&app.config, copy)?;
     let healed = app.store.heal_from(backend, progress).await;
-    healed.map_err(|error| match error.kind() {
+    let healed = healed.map_err(|error| match error.kind() {
         store::Kind::NotFound | store::Kind::Incompatible => Error::Precondition(error.to_string()),
         _ => error.into(),
-    })
+    })?;
+    if healed.chunks > 0 {
+        // They lie in new packs, which an older copy of the store lacks.
+        journal::mark(app).await?;
+    }
+    Ok(healed)
 }
 
 /// Makes the index of chunks anew from the packs, in a database that is otherwise intact. No server may run.

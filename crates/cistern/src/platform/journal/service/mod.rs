@@ -62,6 +62,17 @@ pub struct Writer {
     turn: Mutex<()>,
 }
 
+/// What is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    /// What changed, if anything did.
+    Changes,
+    /// An object in any case.
+    Mark,
+    /// A dump.
+    Dump,
+}
+
 /// What came of a try to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrote {
@@ -181,7 +192,7 @@ pub async fn run(app: App, stop: CancellationToken) {
             _ = ticks.tick() => false,
             () = stop.cancelled() => true,
         };
-        let wrote = write(&app, false).await;
+        let wrote = write(&app, Wish::Changes).await;
         match &wrote {
             Err(error) if !failing => {
                 tracing::error!(
@@ -205,7 +216,7 @@ pub async fn flush(app: &App) -> Result<()> {
         return Ok(());
     };
     while rows::change_any(app.db.conn(), newest).await? {
-        if write(app, false).await? == Wrote::Busy {
+        if write(app, Wish::Changes).await? == Wrote::Busy {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
@@ -220,7 +231,17 @@ pub async fn is_recovered(db: &Db) -> Result<bool> {
 
 /// Begins a new generation.
 pub async fn dump(app: &App) -> Result<()> {
-    while write(app, true).await? == Wrote::Busy {
+    write_own(app, Wish::Dump).await
+}
+
+/// Returns when the store has an object of the journal that was begun after this call, also where nothing changed that is journaled: a
+/// copy of the database, or of the store, from before is told from the newest by it.
+pub async fn mark(app: &App) -> Result<()> {
+    write_own(app, Wish::Mark).await
+}
+
+async fn write_own(app: &App, wish: Wish) -> Result<()> {
+    while write(app, wish).await? == Wrote::Busy {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     Ok(())
@@ -256,12 +277,12 @@ pub async fn newest_fault(db: &Db, store: &Store) -> Result<Option<Damage>> {
 }
 
 /// Writes one object, or a dump.
-async fn write(app: &App, with_dump: bool) -> Result<Wrote> {
+async fn write(app: &App, wish: Wish) -> Result<Wrote> {
     let _turn = app.journal.turn.lock().await;
-    if !with_dump && rows::change_newest(app.db.conn()).await?.is_none() {
+    if wish == Wish::Changes && rows::change_newest(app.db.conn()).await?.is_none() {
         return Ok(Wrote::Nothing);
     }
-    let Some((claimed, is_dump)) = claim(app, with_dump).await? else {
+    let Some((claimed, is_dump)) = claim(app, wish == Wish::Dump).await? else {
         return Ok(Wrote::Busy);
     };
     let fence = claimed.fence.unwrap_or_default();

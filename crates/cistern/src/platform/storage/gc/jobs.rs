@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use store::gc::{Options, Progress};
+use store::gc::{Next, Options, Progress, Underway};
 use tokio_util::sync::CancellationToken;
 
 use super::model::{Report, Wish};
@@ -61,14 +61,7 @@ async fn gc_free(
         ..Options::new(&app.data)
     };
     let marked = app.store.gc_mark(&options, progress).await.map_err(told)?;
-    // What was deleted before the mark must not come back from the journal once its data is gone.
-    if !wish.dry_run
-        && let Err(error) = journal::flush(app).await
-    {
-        marked.abandon().await;
-        return Err(error);
-    }
-    let report = marked.collect(&options, progress).await.map_err(told)?;
+    let report = collect(app, marked, &options, progress).await?;
     tracing::info!(
         condemned = report.condemned,
         freed = report.freed_bytes,
@@ -77,6 +70,37 @@ async fn gc_free(
     );
     let garbage_bytes = app.store.stats().await?.garbage_bytes;
     Ok(begun.ended(&report, garbage_bytes))
+}
+
+/// All of a run that follows its mark.
+async fn collect(
+    app: &App,
+    marked: Underway,
+    options: &Options,
+    progress: &Progress,
+) -> Result<store::gc::Report> {
+    let mut underway = marked;
+    if !options.dry_run {
+        // What was deleted before the mark must not come back from the journal once its data is gone.
+        underway = or_abandon(journal::flush(app).await, underway).await?;
+    }
+    loop {
+        match underway.go_on(options, progress).await.map_err(told)? {
+            Next::End(report) => return Ok(report),
+            // To a database from before what was written anew is an orphan, and what is deleted now is needed.
+            Next::Deletion(paused) => underway = or_abandon(journal::mark(app).await, paused).await?,
+        }
+    }
+}
+
+async fn or_abandon(journaled: Result<()>, underway: Underway) -> Result<Underway> {
+    match journaled {
+        Ok(()) => Ok(underway),
+        Err(error) => {
+            underway.abandon().await;
+            Err(error)
+        }
+    }
 }
 
 fn told(error: store::Error) -> Error {

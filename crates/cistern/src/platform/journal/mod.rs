@@ -26,7 +26,7 @@
 //! image's figures with the image still `pending`, flushes, and only then makes it `available` in a second transaction:
 //! so the status that users see, in every list and for every client, is never ahead of the journal, and no reader needs to
 //! know of it. Recovery takes a pending image with a disk for available. gc flushes between its mark and its first
-//! deletion, and leaves an object of its own ([`mark`]) before it deletes what an earlier state still needs. Everything else
+//! deletion, and leaves an object of its own ([`advance`]) before it deletes what an earlier state still needs. Everything else
 //! follows within seconds.
 //!
 //! # An older database
@@ -35,7 +35,7 @@
 //! it has ([`guard`]), or where the newest object is of another lineage (drawn anew by each database), this database is
 //! an older copy, or another's: nothing may be written, least of all by gc. By the same numbers a store that lacks the newest object,
 //! and data with it, is told for an older copy ([`misfit`]). What moves data without a change of any journaled
-//! row (gc, and healing) has to [`mark`] that: an older database would take for an orphan what is needed, and an older
+//! row (gc, and healing) has to [`advance`] the journal: an older database would take for an orphan what is needed, and an older
 //! store would lack it. [`crate::platform::db::Db`] then refuses every
 //! writing transaction, with a sentence that names `cistern recover`.
 //!
@@ -58,6 +58,6 @@ mod tests;
 pub use model::Recovered;
 pub use recover::{Options, Settle, recover};
 pub use service::{
-    Writer, dump, flush, guard, is_recovered, mark, misfit, newest_fault, open, run, shown,
+    Writer, advance, dump, flush, guard, is_recovered, misfit, newest_fault, open, run, shown,
     triggers_make_in_tx,
 };

@@ -135,7 +135,7 @@ pub async fn heal_from(app: &App, copy: &str, progress: &HealProgress) -> Result
     })?;
     if healed.chunks > 0 {
         // They lie in new packs, which an older copy of the store lacks.
-        journal::mark(app).await?;
+        journal::advance(app).await?;
     }
     Ok(healed)
 }

@@ -68,7 +68,7 @@ enum Wish {
     /// What changed, if anything did.
     Changes,
     /// An object in any case.
-    Mark,
+    Advance,
     /// A dump.
     Dump,
 }
@@ -236,8 +236,8 @@ pub async fn dump(app: &App) -> Result<()> {
 
 /// Returns when the store has an object of the journal that was begun after this call, also where nothing changed that is journaled: a
 /// copy of the database, or of the store, from before is told from the newest by it.
-pub async fn mark(app: &App) -> Result<()> {
-    write_own(app, Wish::Mark).await
+pub async fn advance(app: &App) -> Result<()> {
+    write_own(app, Wish::Advance).await
 }
 
 async fn write_own(app: &App, wish: Wish) -> Result<()> {

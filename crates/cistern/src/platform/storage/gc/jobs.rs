@@ -88,7 +88,7 @@ async fn collect(
         match underway.go_on(options, progress).await.map_err(told)? {
             Next::End(report) => return Ok(report),
             // To a database from before what was written anew is an orphan, and what is deleted now is needed.
-            Next::Deletion(paused) => underway = or_abandon(journal::mark(app).await, paused).await?,
+            Next::Deletion(paused) => underway = or_abandon(journal::advance(app).await, paused).await?,
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::platform::events::Refusals;
 use crate::platform::fresh::Fresh;
 use crate::platform::jobs::{self, Engine, Queue, Registry};
 use crate::platform::journal;
+use crate::platform::reserve::Reserve;
 use crate::platform::resources::Owner;
 use crate::platform::secrets::{self, Secrets};
 use crate::platform::storage::gc::model::GivenUp;
@@ -52,6 +53,8 @@ pub struct Inner {
     pub secrets: Secrets,
     /// Disks, by content.
     pub store: Store,
+    /// Room on the disk of the objects, where that is another than the database's.
+    objects_reserve: Option<Reserve>,
     /// Where the time comes from.
     pub clock: Clock,
     /// Wakes the job engine when work was enqueued.
@@ -203,6 +206,7 @@ impl App {
         tell(Opening::Objects);
         let store = store_open(&config, objects(&config)?, &db, unlock).await?;
         let spool_key = SpoolKey::open(&images::spool::folder(&data), &store)?;
+        let objects_reserve = objects::reserve_of(&config);
         let (clock, queue) = (Clock::default(), Queue::default());
         Ok(Self {
             inner: Arc::new(Inner {
@@ -212,6 +216,7 @@ impl App {
                 db,
                 secrets,
                 store,
+                objects_reserve,
                 clock,
                 queue,
                 spool_key,

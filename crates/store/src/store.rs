@@ -25,6 +25,7 @@ use crate::reader::packs::{Caching, Source};
 use crate::rows::{self, Hit, Location, WHOLE_LEVEL, object_kind};
 use crate::scrub::Inputs;
 use crate::tree::TreeRoot;
+use crate::verify::damaging;
 use crate::world::World;
 use crate::writers::Writers;
 
@@ -192,14 +193,25 @@ impl Store {
         backend::probe(&*self.inner.backend, &self.inner.options.world).await
     }
 
-    /// Answers when the backend does and still holds this store's header. One small read, for health checks.
+    /// Answers when the backend does and still holds this store's header; otherwise fails with [`Kind::StoreAway`]. One small read.
     pub async fn header_check(&self) -> Result<()> {
         match header_load(&*self.inner.backend).await? {
             Some(found) if found.header.store_id == self.id() => Ok(()),
             _ => {
                 let text = format!("`{}` no longer holds the store {}", self.describe(), self.id());
-                Err(Error::new(Kind::NotFound, text))
+                Err(Error::new(Kind::StoreAway, text))
             }
+        }
+    }
+
+    /// What is missing where the store is not there says nothing: then that is the error.
+    pub(crate) async fn or_away(&self, error: Error) -> Error {
+        if !damaging(&error) {
+            return error;
+        }
+        match self.header_check().await {
+            Err(away) if away.kind() == Kind::StoreAway => away.with_source(error),
+            _ => error,
         }
     }
 

@@ -341,16 +341,13 @@ impl Import<'_> {
 
     /// What is written goes into the store, and not into the folder under a mount that went away.
     async fn store_check(&self) -> std::result::Result<(), JobError> {
-        match self.context.app.store.header_check().await {
-            Err(error) if error.kind() == store::Kind::NotFound => {
-                tracing::error!(%error, "an import found the store gone");
-                Err(JobError::Retry(
-                    "The store is not where it was; its operator has to look whether its disk is mounted."
-                        .into(),
-                ))
-            }
-            done => Ok(done.map_err(crate::platform::error::Error::from)?),
-        }
+        Ok(self
+            .context
+            .app
+            .store
+            .header_check()
+            .await
+            .map_err(crate::platform::error::Error::from)?)
     }
 
     /// The one transaction in which the disk is published. The image stays `pending`.

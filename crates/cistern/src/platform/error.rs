@@ -188,6 +188,13 @@ impl From<store::Error> for Error {
                 tracing::warn!(error = chain_of(&source), "the database does not answer");
                 Self::Away(Base::Database)
             }
+            store::Kind::StoreAway => {
+                tracing::error!(error = chain_of(&source), "the store is not where it was");
+                Self::Unavailable(
+                    "The store is not where it was; its operator has to look whether its disk is mounted."
+                        .into(),
+                )
+            }
             store::Kind::HeadersDamaged => Self::Damaged(chain_of(&source)),
             store::Kind::Damaged => {
                 tracing::error!(error = chain_of(&source), "stored data is damaged");

@@ -20,6 +20,7 @@ pub mod paging;
 pub mod projects;
 pub mod random;
 pub mod regions;
+pub mod reserve;
 pub mod resources;
 pub mod secrets;
 pub mod sizes;

@@ -351,6 +351,7 @@ async fn upkeep(app: App, certificate: Option<Arc<Certificate>>) {
             _ = files.tick() => certificate_reload(&app, certificate.as_deref(), Look::Usual),
             _ = room.tick() => {
                 app.db.reserve_look().await;
+                app.objects_reserve_look().await;
                 metrics::gauge!("cistern_read_only").set(f64::from(u8::from(app.db.refusal().is_some())));
             }
             _ = folding.tick() => telemetry::metrics_upkeep(),

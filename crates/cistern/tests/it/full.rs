@@ -257,6 +257,44 @@ async fn gc_frees_space_where_only_the_reserve_is_left() {
     assert!(run["report"]["freed_bytes"].as_u64() > Some(1 << 20), "{run}");
 }
 
+/// The database lies elsewhere, so nothing of its reserve helps; what gc writes first goes into the store.
+#[tokio::test]
+async fn gc_frees_space_where_nothing_is_left_on_the_disk_of_the_objects() {
+    let Some(disk) = SmallDisk::tmpfs(DISK_MIB) else {
+        return;
+    };
+    let words = disk.enter();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let server = Setup::default()
+        .at(Place::default())
+        .wrapped(&words)
+        .env(
+            "CISTERN_OBJECTS",
+            &disk.inside().join("objects").display().to_string(),
+        )
+        .arg("--disk-refuse-below-percent=0")
+        .arg("--disk-purge-below-percent=0")
+        .start();
+    let reserve = disk.root().join("objects/reserve");
+    until("the reserve", 30, || async { reserve.exists().then_some(()) }).await;
+    let (api, files) = (server.api(), Files::start().await);
+    let url = files.put("old.img", disks::raw(12, 56));
+    let image = id_of(&imported(&api, "old", &url).await);
+    disk.fill();
+    assert_eq!(
+        api.delete(&format!("/v2/images/{image}")).await.status,
+        StatusCode::NO_CONTENT
+    );
+    let run = gc(&api, json!({ "now": true, "purge": true })).await;
+    assert_eq!(run["status"], "done", "{run}");
+    assert!(run["report"]["freed_bytes"].as_u64() > Some(1 << 20), "{run}");
+    disk.make_room();
+    until("the reserve to be made anew", 30, || async {
+        reserve.exists().then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_server_starts_on_a_full_disk_and_says_so_where_nothing_is_left_at_all() {
     let Some(disk) = SmallDisk::tmpfs(DISK_MIB) else {

@@ -1,10 +1,12 @@
 //! Damage is told soon after it was found, and no longer than it is there, where monitoring looks.
 
 use reqwest::{Method, StatusCode};
+use serde_json::json;
 
 use crate::harness::api::Api;
 use crate::harness::files::Files;
-use crate::harness::images::{import, imported, settled};
+use crate::harness::images::{downloaded, import, imported, settled};
+use crate::harness::process::{document, reason, run};
 use crate::harness::server::Setup;
 use crate::harness::world::Place;
 use crate::harness::{disks, largest_spoil, until};
@@ -40,6 +42,47 @@ async fn what_a_download_finds_damaged_is_told_and_what_an_import_heals_as_well(
     told(&api, "damaged", 1).await;
     imported(&api, "again", &url).await;
     told(&api, "ok", 0).await;
+}
+
+#[tokio::test]
+async fn under_a_mount_that_went_away_nothing_is_given_up_and_nothing_is_called_damaged() {
+    let server = Setup::default().at(Place::default()).uncached().start();
+    let (api, files) = (server.api(), Files::start().await);
+    let disk = disks::raw(4, 63);
+    for name in ["kept", "deleted"] {
+        imported(&api, name, &files.put(name, disk.clone())).await;
+    }
+    assert_eq!(api.delete("/v2/images/2").await.status, 204);
+    let (objects, aside) = (server.objects(), server.data().join("aside"));
+    std::fs::rename(&objects, &aside).expect("moves it");
+    std::fs::create_dir_all(objects.join("tmp")).expect("makes it");
+    for words in [
+        &["gc", "--now", "--purge"][..],
+        &["store", "verify"],
+        &["store", "verify", "--read-data"],
+    ] {
+        let told = reason(&run(&mut server.remote(words)));
+        assert!(told.contains("is mounted"), "{words:?}: {told}");
+    }
+    let refused = api.delete("/v2/images/1?purge=true").await;
+    assert!(
+        refused.json["message"]
+            .as_str()
+            .is_some_and(|said| said.contains("is mounted")),
+        "{refused:?}"
+    );
+    let refused = api.get("/v2/images/1/download?format=raw").await;
+    assert_eq!(refused.status, 503);
+    let said = String::from_utf8_lossy(&refused.bytes).into_owned();
+    assert!(said.contains("is mounted"), "{said}");
+
+    std::fs::remove_dir_all(&objects).expect("removes it");
+    std::fs::rename(&aside, &objects).expect("moves it back");
+    let found = document(&mut server.remote(&["store", "verify"]));
+    assert_eq!(found["verify"]["damage"], json!([]), "{found}");
+    let restored = api.post("/v2/images/2/restore", &json!({})).await;
+    restored.expect(200);
+    assert!(downloaded(&api, 2, "raw").await == disk);
 }
 
 #[tokio::test]

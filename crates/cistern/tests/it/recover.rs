@@ -56,6 +56,7 @@ pub(crate) async fn journaled(server: &Server) {
         (left == ["0"]).then_some(())
     })
     .await;
+    db.close().await.expect("closes");
 }
 
 /// What users see, but for what is said to be derived from the moment.
@@ -362,7 +363,7 @@ async fn an_older_database_is_read_and_changes_nothing() {
     let newer = disks::raw(4, 61);
     let new = imported(&server.api(), "new", &files.put("new", newer.clone())).await["id"].clone();
     server.terminate();
-    let mut server = under_older(&setup, server, older);
+    let (mut server, _former) = under_older(&setup, server, older);
     let before = kept(&server, &dir);
     server.start_again();
     let api = server.api();
@@ -410,15 +411,15 @@ async fn an_older_database_is_read_and_changes_nothing() {
     assert!(downloaded(&server.api(), new, "raw").await == newer);
 }
 
-/// The same server with an older database, stopped.
-fn under_older(setup: &Setup, server: Server, older: Older) -> Server {
+/// The same server with an older database, stopped; and the one that it was, whose folder it may share.
+fn under_older(setup: &Setup, server: Server, older: Older) -> (Server, Option<Server>) {
     match older {
         Older::Sqlite(bytes) => {
             for left in ["cistern.sqlite-wal", "cistern.sqlite-shm"] {
                 drop(std::fs::remove_file(server.data().join(left)));
             }
             std::fs::write(server.data().join("cistern.sqlite"), bytes).expect("puts it back");
-            server
+            (server, None)
         }
         Older::Postgres(url) => {
             let mut copy = setup
@@ -426,7 +427,7 @@ fn under_older(setup: &Setup, server: Server, older: Older) -> Server {
                 .env("CISTERN_DATABASE", &url)
                 .stopped_beside(&server);
             copy.token.clone_from(&server.token);
-            copy
+            (copy, Some(server))
         }
     }
 }
@@ -465,7 +466,7 @@ async fn a_database_from_before_a_gc_is_told_from_the_newest() {
     let older = older_copy(&server);
     let report = document(&mut server.local(&["gc", "--now"]));
     assert!(report["gc"]["repacked"].as_u64() >= Some(1), "{report}");
-    let mut server = under_older(&setup, server, older);
+    let (mut server, _former) = under_older(&setup, server, older);
     let before = kept(&server, &dir);
     server.start_again();
     let said = refused_over_http(&server).await;

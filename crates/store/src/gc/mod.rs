@@ -416,6 +416,7 @@ impl Run {
     /// Lets go of the fence after a failure; gives the reason. Where the fence is another run's by now, that is the
     /// reason: the other may have freed what this one still looked for. Where letting go fails, the next run takes it.
     async fn give_up(&self, error: Error) -> Error {
+        let error = self.store.or_away(error).await;
         match self.free().await {
             Err(overtaken) if overtaken.kind() == Kind::LeaseLost => overtaken.with_source(error),
             Err(other) => {

@@ -37,6 +37,10 @@ const DELETED_ALREADY: &str = "Image Can not delete an already deleted image.";
 /// disk is given up now. What is being imported is cancelled.
 pub async fn image_delete(app: &App, caller: &Caller, id: i64, purge: bool) -> Result<()> {
     caller.require("image:delete")?;
+    if purge {
+        // Who looks at a store that is not there at the moment may think that nothing is left to be given up.
+        app.store.header_check().await?;
+    }
     let tx = app.db.write().await?;
     let row = image_own_stopped(app, &tx, caller, id).await?;
     delete_in_tx(app, caller, &tx, &row, purge).await?;

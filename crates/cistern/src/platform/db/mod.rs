@@ -7,7 +7,6 @@
 
 pub mod migrate;
 pub mod migration;
-pub mod reserve;
 pub mod rows;
 mod silence;
 
@@ -26,7 +25,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::clock::Time;
 use super::error::{Context, Error, Result};
 use super::net::place_shown;
-use reserve::{Looked, Reserve};
+use super::reserve::{Looked, Reserve};
 
 /// How long a statement waits for SQLite's write lock, which another process (a local command) may hold.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);

@@ -9,7 +9,7 @@ use store::gc::{Next, Options, Progress, Underway};
 use tokio_util::sync::CancellationToken;
 
 use super::model::{Report, Wish};
-use super::service::give_up;
+use super::service::{give_up, is_restorable};
 use crate::app::App;
 use crate::platform::error::{Context, Error, Result, chain_of};
 use crate::platform::events::{self, Event, Who};
@@ -38,6 +38,7 @@ pub fn gc_kind() -> JobKind {
 pub async fn gc_run(app: &App, wish: Wish, stop: &CancellationToken, progress: &Progress) -> Result<Report> {
     // By an older database what is needed is garbage.
     journal::guard(app).await?;
+    doable_check(app, wish, stop).await?;
     let begun = Report::begun(wish, give_up(app, wish).await?);
     gc_free(app, wish, begun, stop, progress).await
 }
@@ -50,16 +51,7 @@ async fn gc_free(
     stop: &CancellationToken,
     progress: &Progress,
 ) -> Result<Report> {
-    let minutes = |minutes: u32| Duration::from_mins(u64::from(minutes));
-    let options = Options {
-        grace: minutes(app.config.gc.grace_minutes),
-        now: wish.now,
-        dry_run: wish.dry_run,
-        purged: wish.purge && wish.dry_run,
-        repack_below: app.config.gc.repack_below_percent,
-        stop: stop.clone(),
-        ..Options::new(&app.data)
-    };
+    let options = options_of(app, wish, stop);
     let marked = app.store.gc_mark(&options, progress).await.map_err(told)?;
     let report = collect(app, marked, &options, progress).await?;
     tracing::info!(
@@ -70,6 +62,38 @@ async fn gc_free(
     );
     let garbage_bytes = app.store.stats().await?.garbage_bytes;
     Ok(begun.ended(&report, garbage_bytes))
+}
+
+fn options_of(app: &App, wish: Wish, stop: &CancellationToken) -> Options {
+    let minutes = |minutes: u32| Duration::from_mins(u64::from(minutes));
+    Options {
+        grace: minutes(app.config.gc.grace_minutes),
+        now: wish.now,
+        dry_run: wish.dry_run,
+        purged: wish.purge && wish.dry_run,
+        repack_below: app.config.gc.repack_below_percent,
+        stop: stop.clone(),
+        ..Options::new(&app.data)
+    }
+}
+
+/// What is given up is gone for good, so first it is found out that a run can be done that frees it: the store is there, the journal can
+/// be written, and every tree that will still be needed can be read.
+async fn doable_check(app: &App, wish: Wish, stop: &CancellationToken) -> Result<()> {
+    app.store.header_check().await?;
+    if wish.dry_run || !wish.purge || !is_restorable(app).await? {
+        return Ok(());
+    }
+    journal::flush(app).await?;
+    journal::advance(app).await?;
+    let foreseen = Wish {
+        dry_run: true,
+        ..wish
+    };
+    let options = options_of(app, foreseen, stop);
+    let marked = app.store.gc_mark(&options, &Progress::default()).await;
+    marked.map_err(told)?.abandon().await;
+    Ok(())
 }
 
 /// All of a run that follows its mark.
@@ -187,6 +211,7 @@ async fn begin(context: &JobContext, wish: Wish) -> Result<Report, JobError> {
         Some(state) => serde_json::from_value(state).context("could not read what a gc did before")?,
         None => Report::begun(wish, Vec::new()),
     };
+    doable_check(app, wish, &context.stop).await?;
     let given_up = give_up(app, wish).await?;
     if wish.dry_run {
         return Ok(Report::begun(wish, given_up));

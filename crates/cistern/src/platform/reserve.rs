@@ -1,6 +1,6 @@
-//! A file beside SQLite's that does nothing but take room. On a disk that something else filled to the last byte it is
-//! removed, and what it took is enough for the database to go on: images can be deleted, failures written down. When
-//! there is room again it is made anew.
+//! A file that does nothing but take room: beside SQLite's, and in the folder of the objects where that is on another disk. On a disk that
+//! something else filled to the last byte it is removed, and what it took is enough to go on: images can be deleted, failures
+//! written down, and what gc has to note before it frees anything is written. When there is room again it is made anew.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -23,6 +23,8 @@ const LOW: u64 = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Reserve {
     path: PathBuf,
+    /// Whose disk it is on, for people.
+    disk: &'static str,
     /// The disk was full at the last [`Reserve::look`].
     was_full: Arc<AtomicBool>,
 }
@@ -43,6 +45,16 @@ impl Reserve {
     pub fn beside(path: &Path) -> Self {
         Self {
             path: path.with_extension("reserve"),
+            disk: "the database's disk",
+            was_full: Arc::default(),
+        }
+    }
+
+    /// The reserve of objects that lie in `folder`.
+    pub fn of_objects(folder: &Path) -> Self {
+        Self {
+            path: folder.join("reserve"),
+            disk: "the objects' disk",
             was_full: Arc::default(),
         }
     }
@@ -54,6 +66,16 @@ impl Reserve {
         if was_full && self.release(space) {
             return Ok(Looked::Released);
         }
+        self.take(space)
+    }
+
+    /// Takes the room where there is enough, and gives none away: to be called where whoever needs it asks for it itself
+    /// ([`Reserve::release_if_full`]).
+    pub fn keep(&self) -> io::Result<Looked> {
+        self.take(self.space()?)
+    }
+
+    fn take(&self, space: Space) -> io::Result<Looked> {
         let is_there = fs::metadata(&self.path).is_ok_and(|meta| meta.len() > 0);
         if is_there || space.free < space.reserve() + size(space) {
             return Ok(Looked::Nothing);
@@ -82,7 +104,8 @@ impl Reserve {
         if is_released {
             tracing::warn!(
                 free_bytes = space.free,
-                "the database's disk is full: its reserve was released; free or add space"
+                "{} is full: its reserve was released; free or add space",
+                self.disk
             );
         }
         is_released

@@ -19,6 +19,9 @@ const SIZE: u64 = 16 << 20;
 /// fills the disk would have it before the database needs it.
 const LOW: u64 = 1 << 20;
 
+/// With less than that, not even a small transaction finds room.
+const SPENT: u64 = 64 << 10;
+
 /// The file.
 #[derive(Clone, Debug)]
 pub struct Reserve {
@@ -92,6 +95,14 @@ impl Reserve {
     /// takes microseconds.
     pub fn release_if_full(&self) -> bool {
         self.space().is_ok_and(|space| self.release(space))
+    }
+
+    /// Whether it was given away, and nothing is left of what it took.
+    pub fn is_spent(&self) -> bool {
+        !self.path.exists()
+            && self
+                .space()
+                .is_ok_and(|space| space.total > 0 && space.free < SPENT)
     }
 
     /// The room on its disk.

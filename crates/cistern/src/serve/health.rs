@@ -86,6 +86,8 @@ impl Phase {
 
 /// What `/readyz` says where no more images can be taken in.
 const FULL: &str = "ready, but the disk is full, or nearly so: images can be read and deleted, not imported; free or add space\n";
+/// The same where the database's reserve is used up too.
+const SPENT: &str = "ready, but the database's disk is full to the last byte: images can be read, and nothing can be changed or deleted until there is room; free or add space\n";
 
 /// `/healthz`.
 pub async fn healthz() -> &'static str {
@@ -102,6 +104,7 @@ pub async fn readyz(State(readiness): State<Readiness>) -> Response {
             let why = readiness.app.db.refusal().unwrap_or_default();
             format!("ready, but for reading only: {why}\n").into_response()
         }
+        None if readiness.app.db.is_out_of_room() => SPENT.into_response(),
         None if readiness.is_full() => FULL.into_response(),
         None => "ready\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),

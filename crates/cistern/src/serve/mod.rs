@@ -45,6 +45,7 @@ use crate::platform::jobs::Engine;
 use crate::platform::journal;
 use crate::platform::storage::cache::cache_open;
 use crate::platform::storage::mend::headers_mend;
+use crate::platform::storage::space;
 use crate::telemetry;
 use accept::{Gate, Listener, Running};
 use files::connections;
@@ -173,7 +174,7 @@ fn writers_start(app: &App, sweeping: &CancellationToken, journaling: &Cancellat
     ));
     Some(Writers {
         tidying: tokio::spawn(crate::platform::upkeep::run(app.clone())),
-        watching: tokio::spawn(crate::platform::storage::space::watch(app.clone())),
+        watching: tokio::spawn(space::watch(app.clone())),
         journal: tokio::spawn(journal::run(app.clone(), journaling.clone())),
     })
 }
@@ -352,6 +353,7 @@ async fn upkeep(app: App, certificate: Option<Arc<Certificate>>) {
             _ = room.tick() => {
                 app.db.reserve_look().await;
                 app.objects_reserve_look().await;
+                space::tell(&app);
                 metrics::gauge!("cistern_read_only").set(f64::from(u8::from(app.db.refusal().is_some())));
             }
             _ = folding.tick() => telemetry::metrics_upkeep(),

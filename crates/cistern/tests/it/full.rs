@@ -326,6 +326,7 @@ async fn a_server_starts_on_a_full_disk_and_says_so_where_nothing_is_left_at_all
     })
     .await;
     assert!(sentence.contains("free or add space"), "{sentence}");
+    assert!(ready(&api).await.contains("nothing can be changed"));
     assert!(downloaded(&api, ids[0], "raw").await == bytes, "reading goes on");
     let second = refused_start(&disk);
     assert!(second.contains("free or add space"), "{second}");

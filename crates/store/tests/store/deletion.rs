@@ -149,8 +149,8 @@ async fn an_orphan_goes_once_what_it_holds_is_whole_elsewhere() {
         let orphan = misplaced(&place, &store).await;
         import(&store, &place.db, "again", &disk()[..20 * CHUNK]).await;
         // Something else is damaged.
-        let sql = "UPDATE store_chunk SET state = 4 WHERE digest = (SELECT MIN(digest) FROM store_chunk \
-                   WHERE kind = 1 AND object = (SELECT MIN(object) FROM store_chunk))";
+        let sql = "UPDATE store_chunk SET state = 4 WHERE digest = (SELECT digest FROM store_chunk \
+                   WHERE kind = 1 AND object = (SELECT MIN(object) FROM store_chunk) ORDER BY digest LIMIT 1)";
         place.db.execute_unprepared(sql).await.unwrap();
         a_day_of_gc(&store, &place).await;
         assert!(!packs(&place).await.contains(&orphan), "{}", place.name);

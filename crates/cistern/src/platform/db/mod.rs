@@ -291,6 +291,11 @@ impl Db {
         self.reserve.as_ref().and_then(|reserve| reserve.space().ok())
     }
 
+    /// Whether SQLite's disk is full, and its reserve is used up too.
+    pub fn is_out_of_room(&self) -> bool {
+        self.reserve.as_ref().is_some_and(Reserve::is_spent)
+    }
+
     /// Looks after the reserve on SQLite's disk; to be called every second or so.
     pub async fn reserve_look(&self) {
         let Some(reserve) = self.reserve.clone() else {

@@ -117,14 +117,21 @@ impl Engine {
 
 impl Worker {
     async fn work(self) {
+        let mut failing = false;
         while !self.stopping.is_cancelled() {
-            match self.claims.next(&self.app, self.least).await {
-                Ok(Some(row)) => self.run(row).await,
-                Ok(None) => self.idle().await,
-                Err(error) => {
-                    tracing::error!(error = error.chain(), "could not look for jobs");
-                    self.idle().await;
+            let next = self.claims.next(&self.app, self.least).await;
+            // Said once, or a database that cannot be written for an hour would fill the log.
+            match &next {
+                Err(error) if !failing => {
+                    tracing::error!(error = error.chain(), "could not look for jobs; trying again");
                 }
+                Ok(_) if failing => tracing::info!("jobs are looked for again"),
+                _ => {}
+            }
+            failing = next.is_err();
+            match next {
+                Ok(Some(row)) => self.run(row).await,
+                Ok(None) | Err(_) => self.idle().await,
             }
         }
     }

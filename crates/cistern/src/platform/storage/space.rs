@@ -68,13 +68,12 @@ pub fn room_check(app: &App) -> Result<()> {
     )))
 }
 
-/// Looks at the disks until it is aborted: tells the metrics, and frees what can be freed where little is left.
+/// Looks at the disks until it is aborted, and frees what can be freed where little is left.
 pub async fn watch(app: App) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     let mut is_owed = true;
     loop {
         ticks.tick().await;
-        tell(&app);
         cache::tell(&app);
         cache_yield(&app);
         is_owed = free(&app, is_urgent(&app), is_owed).await;
@@ -128,7 +127,8 @@ fn cache_yield(app: &App) {
     }
 }
 
-fn tell(app: &App) {
+/// Tells the metrics how full the disks are; to be called every second or so.
+pub fn tell(app: &App) {
     let percent = app.config.disk.refuse_below_percent;
     for disk in disks(app) {
         let gauge = |name, value: u64| {

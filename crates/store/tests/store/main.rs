@@ -19,3 +19,4 @@ mod round_trip;
 mod scrub;
 mod sessions;
 mod support;
+mod verify;

@@ -10,7 +10,8 @@ use sea_orm_migration::MigratorTrait as _;
 use super::{
     Digests, Hit, Judged, Moved, POSTGRES_SETTINGS, chunk_state, chunks_bury, chunks_condemn, chunks_get,
     chunks_insert, chunks_marked, chunks_move, chunks_of, chunks_resurrect, gc::move_statement, object,
-    object_judge, object_kind, object_state, objects_get, objects_verified,
+    object_judge, object_kind, object_state, objects_get, objects_verified, orphan, orphan_insert,
+    orphans_list,
 };
 use crate::digest::{Digest, FrameKind};
 use crate::ingest::pack_put::tests::Migrator;
@@ -310,4 +311,22 @@ async fn a_judgement_counts_where_it_follows_the_last_one(db: &DatabaseConnectio
     assert!(chunks_marked(db, STORE, 7..=7).await.unwrap().is_empty());
     let many: Vec<i64> = (1000..100_000).collect();
     assert!(objects_get(db, &many).await.unwrap().is_empty());
+}
+
+/// Of two runs of gc one is over, and may not know it yet.
+#[tokio::test]
+async fn an_object_without_a_row_is_remembered_once_whoever_else_sees_it() {
+    let db = Database::connect("sqlite::memory:").await.unwrap();
+    Migrator::up(&db, None).await.unwrap();
+    for seen_us in [5, 6] {
+        let row = orphan::Model {
+            store: STORE,
+            key: "p/ab/abc".into(),
+            bytes: 3,
+            seen_us,
+        };
+        orphan_insert(&db, row).await.unwrap();
+    }
+    let known = orphans_list(&db, STORE).await.unwrap();
+    assert_eq!(known.iter().map(|row| row.seen_us).collect::<Vec<_>>(), [5]);
 }

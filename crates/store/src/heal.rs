@@ -159,12 +159,8 @@ impl Store {
             self.inner.backend.delete(&key).await?;
             return Ok(Ok(()));
         }
-        let object = object::Model {
-            bytes: found.bytes.cast_signed(),
-            ..object.clone()
-        };
-        // Which also takes the marks from what is in it.
-        if self.object_verify(&object, &VerifyProgress::default()).await? {
+        // Which also takes the marks from what is in it, and outdates what others read before it was written.
+        if self.object_verify(object, &VerifyProgress::default()).await? {
             return Ok(Err("it was written and cannot be read".to_owned()));
         }
         tracing::info!(object = key, "what was damaged came back from a copy");

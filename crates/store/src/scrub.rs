@@ -87,7 +87,7 @@ impl Store {
                     return Err(Error::new(Kind::Stopped, "the scrub was told to stop"));
                 }
                 let progress = VerifyProgress::default();
-                report.damaged += u64::from(self.object_scrub(&object, &progress).await?);
+                report.damaged += u64::from(self.object_verify(&object, &progress).await?);
                 report.objects += 1;
                 report.bytes += progress.bytes.load(Relaxed);
                 read.store(report.bytes, Relaxed);
@@ -100,15 +100,6 @@ impl Store {
         }
         self.damage_update().await?;
         Ok(report)
-    }
-
-    /// Reads one object; whether something is wrong with it.
-    async fn object_scrub(&self, object: &rows::object::Model, progress: &VerifyProgress) -> Result<bool> {
-        let is_faulty = self.object_verify(object, progress).await?;
-        let now_us = self.inner.options.world.now_us();
-        let noted = rows::objects_verified(&self.inner.db, vec![object.id], now_us).await;
-        noted.map_err(|error| Error::db("cannot note what was read", error))?;
-        Ok(is_faulty)
     }
 
     /// How things stand, from the record.

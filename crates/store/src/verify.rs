@@ -1,12 +1,14 @@
 //! Finds damage and says which disks and which of their bytes it hits.
 //!
 //! Chunks that cannot be read are marked: no import relies on them any more, and one that brings the same content
-//! stores it anew, which heals every disk that has it. Nothing else is changed.
+//! stores it anew, which heals every disk that has it. Nothing else is changed. That is done object by object, as each is read ([`step`]).
 //!
 //! Each pack is looked at once and, when data is read, every frame of it is decoded and hashed once,
 //! whatever number of disks use it. Then the trees are walked; a chunk in a pack that has something wrong
 //! with it is read just as a reader would. An error of the backend that is not damage (no answer, say) ends
 //! the run, because it proves nothing.
+
+mod step;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -19,9 +21,10 @@ use crate::error::{Error, Kind, Result};
 use crate::object::{Algorithm, Hasher};
 use crate::pack;
 use crate::reader::packs::Caching;
-use crate::rows::{self, Location, chunk_state, object_kind, object_state};
+use crate::rows::{self, Location, Placed, chunk_state, object_state};
 use crate::store::{Store, pack_key};
 use crate::walk::{Judge, Walk};
+use step::Step;
 
 const PAGE: u64 = 256;
 /// Bytes of a whole object that are read at once.
@@ -56,6 +59,15 @@ pub struct VerifyProgress {
     pub roots: AtomicU64,
 }
 
+/// How a verification goes.
+#[derive(Debug, Clone, Copy)]
+struct How {
+    /// Every byte is read and hashed.
+    reads_data: bool,
+    /// What is found is marked.
+    marks: bool,
+}
+
 /// What is wrong with a pack or a whole object.
 #[derive(Debug, Clone)]
 pub(crate) struct Fault {
@@ -65,8 +77,8 @@ pub(crate) struct Fault {
     reason: String,
     /// Nothing of it can be read; otherwise each frame has to be tried.
     gone: bool,
-    /// How many bytes are there, where these are not as many as there should be.
-    cut: Option<u64>,
+    /// How many bytes are there; `None` where it is missing.
+    there: Option<u64>,
 }
 
 impl Fault {
@@ -74,7 +86,7 @@ impl Fault {
     /// read that failed for all of them (where it ended, say) would tell them apart.
     fn of_frame(&self, at: Location, error: &Error) -> String {
         let end = u64::from(at.offset) + u64::from(at.length);
-        if error.kind() != Kind::Damaged || self.cut.is_some_and(|there| end > there) {
+        if error.kind() != Kind::Damaged || self.there.is_some_and(|there| end > there) {
             return self.reason.clone();
         }
         format!("pack `{}` is damaged ({error})", self.key)
@@ -85,32 +97,96 @@ impl Store {
     /// Verifies every published pack, every root, the headers and the journal. Without `read_data` packs are looked up and their sizes
     /// compared, and trees are read; with it every frame is decoded and hashed, which spares the scrub that for a while.
     pub async fn verify(&self, read_data: bool, progress: &VerifyProgress) -> Result<Vec<Damage>> {
-        let faults = self.packs_verify(read_data, read_data, progress).await?;
-        self.chunks_mark(&faults).await?;
-        if read_data {
-            self.chunks_mend(&faults).await?;
-        }
-        let damage = self.damage_find(&faults, read_data, progress).await?;
+        let how = How {
+            reads_data: read_data,
+            marks: true,
+        };
+        let faults = self.packs_verify(how, progress).await?;
+        let damage = self.damage_find(faults, how, progress).await?;
         self.damage_update().await?;
         Ok(damage)
     }
 
     /// The same where the database cannot be written: nothing is marked or noted.
     pub async fn verify_unmarked(&self, read_data: bool, progress: &VerifyProgress) -> Result<Vec<Damage>> {
-        let faults = self.packs_verify(read_data, false, progress).await?;
-        self.damage_find(&faults, read_data, progress).await
+        let how = How {
+            reads_data: read_data,
+            marks: false,
+        };
+        let faults = self.packs_verify(how, progress).await?;
+        self.damage_find(faults, how, progress).await
     }
 
     /// What is damaged of roots, by what is wrong with packs, and what else is.
     async fn damage_find(
         &self,
-        faults: &HashMap<i64, Fault>,
-        read_data: bool,
+        mut faults: HashMap<i64, Fault>,
+        how: How,
         progress: &VerifyProgress,
     ) -> Result<Vec<Damage>> {
+        self.faults_look(&mut faults, how).await?;
+        let (mut damage, mut named) = self.trees_walk(&faults, progress).await?;
+        self.faults_look(&mut faults, how).await?;
+        damage.extend(self.objects_walk(&faults, &mut named, progress).await?);
+        let mut unnamed: Vec<_> = faults
+            .iter()
+            .filter(|(object, _)| !named.contains(*object))
+            .collect();
+        unnamed.sort_by_key(|(object, _)| **object);
+        damage.extend(unnamed.into_iter().map(|(_, fault)| Damage {
+            kind: "store".into(),
+            owner: fault.key.clone(),
+            range: 0..fault.bytes,
+            // What a disk needed of it and was imported again lies elsewhere now; what is whole gc takes to another pack.
+            reason: format!(
+                "{}; no disk needs what is damaged of it (any more): gc removes it",
+                fault.reason
+            ),
+        }));
+        damage.extend(self.alone_verify(how.reads_data).await?);
+        Ok(damage)
+    }
+
+    /// Leaves out what was healed or deleted since it was found, and looks once more at what has come back.
+    async fn faults_look(&self, faults: &mut HashMap<i64, Fault>, how: How) -> Result<()> {
+        let ids: Vec<i64> = faults.keys().copied().collect();
+        let rows = rows::objects_get(&self.inner.db, &ids).await;
+        let rows = rows.map_err(|error| Error::db("cannot look objects up", error))?;
+        let mut found = std::mem::take(faults);
+        for row in rows {
+            let (id, Some(fault)) = (row.id, found.remove(&row.id)) else {
+                continue;
+            };
+            // Who found it whole has taken the note from it.
+            if row.state != object_state::LIVE || (how.marks && !row.damaged) {
+                continue;
+            }
+            let is_as_found = !fault.gone || self.inner.backend.stat(&fault.key).await? == fault.there;
+            let fault = if is_as_found {
+                Some(fault)
+            } else {
+                let marked = self.chunks_marked(id..=id).await?;
+                let again = VerifyProgress::default();
+                match self.object_look(row, marked, how, &again).await? {
+                    Step::Written(fault) => fault,
+                    Step::Fine => None,
+                }
+            };
+            faults.extend(fault.map(|fault| (id, fault)));
+        }
+        Ok(())
+    }
+
+    /// What is damaged of disks, and the objects whose damage hits one.
+    async fn trees_walk(
+        &self,
+        faults: &HashMap<i64, Fault>,
+        progress: &VerifyProgress,
+    ) -> Result<(Vec<Damage>, HashSet<i64>)> {
         let suspects = Suspects {
             faults,
             tried: HashMap::new(),
+            gone: HashMap::new(),
             named: HashSet::new(),
         };
         let mut walk = Walk::new(self, Judge::Suspects(suspects), usize::MAX);
@@ -127,28 +203,11 @@ impl Store {
         // One that was deleted meanwhile may have lost chunks to gc, which is no damage.
         let gone = self.roots_gone(&hurt).await?;
         damage.retain(|one| !gone.contains(&(&one.kind, &one.owner)));
-        let mut named = match walk.judge {
+        let named = match walk.judge {
             Judge::Suspects(suspects) => suspects.named,
             Judge::Marks => HashSet::new(),
         };
-        damage.extend(self.objects_walk(faults, &mut named, progress).await?);
-        let mut unnamed: Vec<_> = faults
-            .iter()
-            .filter(|(object, _)| !named.contains(*object))
-            .collect();
-        unnamed.sort_by_key(|(object, _)| **object);
-        damage.extend(unnamed.into_iter().map(|(_, fault)| Damage {
-            kind: "store".into(),
-            owner: fault.key.clone(),
-            range: 0..fault.bytes,
-            // What a disk needed of it and was imported again lies elsewhere now; what is whole gc takes to another pack.
-            reason: format!(
-                "{}; no disk needs what is damaged of it (any more): gc removes it",
-                fault.reason
-            ),
-        }));
-        damage.extend(self.alone_verify(read_data).await?);
-        Ok(damage)
+        Ok((damage, named))
     }
 
     /// The whole objects that are damaged.
@@ -184,38 +243,39 @@ impl Store {
         Ok(damage)
     }
 
-    /// What is wrong with packs and whole objects. With `is_noted` it is noted that they were read.
-    async fn packs_verify(
-        &self,
-        read_data: bool,
-        is_noted: bool,
-        progress: &VerifyProgress,
-    ) -> Result<HashMap<i64, Fault>> {
+    /// What is wrong with packs and whole objects.
+    async fn packs_verify(&self, how: How, progress: &VerifyProgress) -> Result<HashMap<i64, Fault>> {
         let mut faults = HashMap::new();
         let mut after = 0;
         loop {
             let page = rows::objects_page(&self.inner.db, self.inner.number, after, PAGE).await;
             let page = page.map_err(|error| Error::db("cannot list the packs", error))?;
-            let Some(last) = page.last() else {
+            let (Some(first), Some(last)) = (page.first(), page.last()) else {
                 return Ok(faults);
             };
             after = last.id;
-            let ids = page.iter().map(|object| object.id).collect();
-            let mut found = futures::stream::iter(page)
-                .map(|object| async move {
-                    let fault = self.fault_find(&object, read_data, progress).await?;
-                    progress.packs.fetch_add(1, Ordering::Relaxed);
-                    Ok::<_, Error>(fault.map(|fault| (object.id, fault)))
+            let mut marked: HashMap<i64, Vec<Placed>> = HashMap::new();
+            if how.marks && how.reads_data {
+                for chunk in self.chunks_marked(first.id..=last.id).await? {
+                    marked.entry(chunk.location.object).or_default().push(chunk);
+                }
+            }
+            let mut steps = futures::stream::iter(page)
+                .map(|object| {
+                    let (id, marked) = (object.id, marked.remove(&object.id).unwrap_or_default());
+                    async move { Ok((id, self.object_look(object, marked, how, progress).await?)) }
                 })
                 .buffered(PACKS_AT_ONCE);
-            while let Some(fault) = found.try_next().await? {
-                faults.extend(fault);
+            let mut fine = Vec::new();
+            while let Some((id, step)) = steps.try_next().await? {
+                match step {
+                    Step::Fine => fine.push(id),
+                    Step::Written(fault) => faults.extend(fault.map(|fault| (id, fault))),
+                }
             }
-            drop(found);
-            if is_noted {
-                let noted =
-                    rows::objects_verified(&self.inner.db, ids, self.inner.options.world.now_us()).await;
-                noted.map_err(|error| Error::db("cannot note what was read", error))?;
+            drop(steps);
+            if how.marks && how.reads_data {
+                self.objects_note(fine).await?;
             }
         }
     }
@@ -228,16 +288,17 @@ impl Store {
         progress: &VerifyProgress,
     ) -> Result<Option<Fault>> {
         let (key, expected) = (object.object_key(), object.bytes.cast_unsigned());
+        let there = self.inner.backend.stat(&key).await?;
         let fault = |reason: String| {
             Some(Fault {
                 key: key.clone(),
                 bytes: expected,
                 reason,
                 gone: true,
-                cut: None,
+                there,
             })
         };
-        match self.inner.backend.stat(&key).await? {
+        match there {
             None => return Ok(fault(format!("object `{key}` is missing"))),
             Some(bytes) if bytes != expected => {
                 return Ok(fault(format!(
@@ -279,104 +340,6 @@ impl Store {
         Ok(fault(format!("object `{key}` does not match its digest")))
     }
 
-    async fn is_live(&self, object: i64) -> Result<bool> {
-        let rows = rows::objects_get(&self.inner.db, &[object]).await;
-        let rows = rows.map_err(|error| Error::db("cannot look a pack up", error))?;
-        Ok(rows.iter().any(|row| row.state == object_state::LIVE))
-    }
-
-    /// Takes the mark from what can be read again.
-    async fn chunks_mend(&self, faults: &HashMap<i64, Fault>) -> Result<()> {
-        let bad = faults.keys().copied().collect();
-        let mended = rows::chunks_mend(&self.inner.db, self.inner.number, &bad).await;
-        mended
-            .map(drop)
-            .map_err(|error| Error::db("cannot mark mended chunks", error))
-    }
-
-    /// Reads one object whole and marks what is damaged of it; whether anything is.
-    pub(crate) async fn object_verify(
-        &self,
-        object: &rows::object::Model,
-        progress: &VerifyProgress,
-    ) -> Result<bool> {
-        let Some(fault) = self.fault_find(object, true, progress).await? else {
-            let mended = rows::chunks_mend_of(&self.inner.db, self.inner.number, object.id).await;
-            mended.map_err(|error| Error::db("cannot mark mended chunks", error))?;
-            return Ok(false);
-        };
-        tracing::error!(object = fault.key, reason = fault.reason, "damage was found");
-        self.chunks_mark(&HashMap::from([(object.id, fault)])).await?;
-        Ok(true)
-    }
-
-    /// Whether anything is wrong with an object; nothing is marked.
-    pub(crate) async fn is_damaged(
-        &self,
-        object: &rows::object::Model,
-        progress: &VerifyProgress,
-    ) -> Result<bool> {
-        Ok(self.fault_find(object, true, progress).await?.is_some())
-    }
-
-    /// What is wrong with an object that is still published, if anything.
-    async fn fault_find(
-        &self,
-        object: &rows::object::Model,
-        read_data: bool,
-        progress: &VerifyProgress,
-    ) -> Result<Option<Fault>> {
-        let fault = match object.kind {
-            object_kind::BLOB => self.blob_verify(object, read_data, progress).await?,
-            _ => self.pack_verify(object, read_data, progress).await?,
-        };
-        // Gc may have deleted it since it was listed.
-        if fault.is_some() && !self.is_live(object.id).await? {
-            return Ok(None);
-        }
-        Ok(fault)
-    }
-
-    /// Marks what cannot be read of faulty objects, and takes the mark from what can.
-    async fn chunks_mark(&self, faults: &HashMap<i64, Fault>) -> Result<()> {
-        let context = |error| Error::db("cannot mark damaged chunks", error);
-        let (db, number) = (&self.inner.db, self.inner.number);
-        let mut in_order: Vec<_> = faults.iter().collect();
-        in_order.sort_by_key(|(object, _)| **object);
-        for (object, fault) in in_order {
-            if fault.gone {
-                rows::chunks_damage_all(db, number, *object)
-                    .await
-                    .map_err(context)?;
-                continue;
-            }
-            // Also where no chunk that anybody needs is: gc writes the rest anew.
-            rows::object_damaged(db, *object).await.map_err(context)?;
-            for chunk in rows::chunks_of(db, number, *object).await.map_err(context)? {
-                let code = u8::try_from(chunk.kind).ok();
-                let kind = code.and_then(FrameKind::from_code).unwrap_or(FrameKind::Data);
-                match self
-                    .frame_load(kind, chunk.digest, chunk.location, Caching::Pass)
-                    .await
-                {
-                    Ok(_) if chunk.state == chunk_state::DAMAGED => {
-                        rows::chunk_mend(db, number, chunk.domain, chunk.digest, chunk.location)
-                            .await
-                            .map_err(context)?;
-                    }
-                    Ok(_) => {}
-                    Err(error) if damaging(&error) => {
-                        rows::chunk_damage(db, number, chunk.domain, chunk.digest, chunk.location)
-                            .await
-                            .map_err(context)?;
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(())
-    }
-
     async fn pack_verify(
         &self,
         object: &rows::object::Model,
@@ -386,25 +349,19 @@ impl Store {
         let backend = &self.inner.backend;
         let key = pack_key(object.key);
         let expected = object.bytes.cast_unsigned();
+        let there = backend.stat(&key).await?;
         let fault = |reason: String| Fault {
             key: key.clone(),
             bytes: expected,
             reason,
-            gone: false,
-            cut: None,
+            gone: there.is_none(),
+            there,
         };
-        match backend.stat(&key).await? {
-            None => {
-                return Ok(Some(Fault {
-                    gone: true,
-                    ..fault(format!("pack `{key}` is missing"))
-                }));
-            }
+        match there {
+            None => return Ok(Some(fault(format!("pack `{key}` is missing")))),
             Some(bytes) if bytes != expected => {
-                return Ok(Some(Fault {
-                    cut: Some(bytes),
-                    ..fault(format!("pack `{key}` has {bytes} bytes instead of {expected}"))
-                }));
+                let text = format!("pack `{key}` has {bytes} bytes instead of {expected}");
+                return Ok(Some(fault(text)));
             }
             Some(_) if !read_data => return Ok(None),
             Some(_) => {}
@@ -433,6 +390,8 @@ pub(crate) struct Suspects<'a> {
     faults: &'a HashMap<i64, Fault>,
     /// Chunks of suspect packs, and why they cannot be read.
     tried: HashMap<(i64, Digest), Option<String>>,
+    /// Objects of which nothing could be read, and whether that is still so.
+    gone: HashMap<i64, bool>,
     /// Objects whose damage was found to hit a disk.
     named: HashSet<i64>,
 }
@@ -467,7 +426,7 @@ impl Suspects<'_> {
         let Some(fault) = self.faults.get(&at.object) else {
             return Ok(None);
         };
-        if fault.gone {
+        if fault.gone && self.is_gone(store, at.object, fault).await? {
             self.named.insert(at.object);
             return Ok(Some(fault.reason.clone()));
         }
@@ -489,6 +448,16 @@ impl Suspects<'_> {
         };
         self.tried.insert((at.object, digest), reason.clone());
         Ok(reason)
+    }
+
+    /// Looks once more at an object of which nothing could be read: it may have come back.
+    async fn is_gone(&mut self, store: &Store, object: i64, fault: &Fault) -> Result<bool> {
+        if let Some(known) = self.gone.get(&object) {
+            return Ok(*known);
+        }
+        let is_gone = store.inner.backend.stat(&fault.key).await? == fault.there;
+        self.gone.insert(object, is_gone);
+        Ok(is_gone)
     }
 
     /// Remembers that the pack of an unreadable node was found to hit a disk.

@@ -19,13 +19,14 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use super::idle::IdleIo;
+use super::rooms::{Answer, Room, Rooms};
 use crate::config::Http;
 use crate::platform::api::origin::Peer;
 
@@ -34,7 +35,7 @@ use crate::platform::api::origin::Peer;
 const H2_STREAM_WINDOW: u32 = 1 << 20;
 /// The same for all streams of one connection.
 const H2_CONNECTION_WINDOW: u32 = 4 << 20;
-/// Requests at once on one HTTP/2 connection.
+/// Requests at once on one HTTP/2 connection; some of them wait where there is no room for so many.
 const H2_STREAMS: u32 = 128;
 /// How long is waited after a connection could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -137,13 +138,13 @@ async fn accept_loop(listener: Listener, mut stopped: oneshot::Receiver<()>) -> 
             accepted = door.accept(&listener.socket) => accepted,
         };
         match accepted {
-            Ok((stream, address, permit)) => {
+            Ok((stream, address, room)) => {
                 tokio::spawn(connection(
                     Arc::clone(&shared),
                     stream,
                     address,
                     graceful.watcher(),
-                    permit,
+                    room,
                 ));
             }
             Err(error) => {
@@ -158,7 +159,7 @@ async fn accept_loop(listener: Listener, mut stopped: oneshot::Receiver<()>) -> 
 struct Door {
     name: &'static str,
     limit: usize,
-    free: Arc<Semaphore>,
+    rooms: Rooms,
     fulls: Seldom,
     failures: Seldom,
 }
@@ -170,26 +171,22 @@ impl Door {
         Self {
             name,
             limit,
-            free: Arc::new(Semaphore::new(limit)),
+            rooms: Rooms::new(limit),
             fulls: Seldom::default(),
             failures: Seldom::default(),
         }
     }
 
     /// The next connection, once there is room for it.
-    async fn accept(
-        &mut self,
-        socket: &TcpListener,
-    ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let permit = if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
-            permit
+    async fn accept(&mut self, socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr, Room)> {
+        let room = if let Some(room) = self.rooms.now() {
+            room
         } else {
             self.full();
-            let permit = Arc::clone(&self.free).acquire_owned().await;
-            permit.map_err(io::Error::other)?
+            self.rooms.wait().await.map_err(io::Error::other)?
         };
         let (stream, address) = socket.accept().await?;
-        Ok((stream, address, permit))
+        Ok((stream, address, room))
     }
 
     /// As many are open as may be.
@@ -199,7 +196,7 @@ impl Door {
                 listener = self.name,
                 connections = self.limit,
                 times,
-                "as many connections are open as this listener takes: further ones wait until one ends; raise `http.max_connections` where \
+                "as many connections are open as this listener takes, or fewer with many requests at once: further ones wait until one ends; raise `http.max_connections` where \
                  that is too few, and the limit of open files with it, as `cistern doctor` says"
             );
         }
@@ -265,7 +262,7 @@ async fn connection(
     stream: TcpStream,
     address: SocketAddr,
     watcher: Watcher,
-    _permit: OwnedSemaphorePermit,
+    room: Room,
 ) {
     let gauge = metrics::gauge!("http_connections", "listener" => shared.name);
     gauge.increment(1.0);
@@ -278,9 +275,9 @@ async fn connection(
         local: shared.local,
     };
     let result = match &shared.tls {
-        None => serve(&shared, io, peer, watcher).await,
+        None => serve(&shared, io, peer, watcher, room).await,
         Some(acceptor) => match handshake(acceptor, io, shared.http.header_seconds).await {
-            Ok(io) => serve(&shared, io, peer, watcher).await,
+            Ok(io) => serve(&shared, io, peer, watcher, room).await,
             Err(error) => Err(error.into()),
         },
     };
@@ -310,18 +307,17 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     io: S,
     peer: Peer,
     watcher: Watcher,
+    room: Room,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let gate = shared.gate.clone();
+    let (gate, room) = (shared.gate.clone(), Arc::new(room));
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        let router = gate.get();
+        let (router, room) = (gate.get(), Arc::clone(&room));
         async move {
-            Ok::<_, Infallible>(
-                router
-                    .oneshot(request)
-                    .await
-                    .unwrap_or_else(|never| match never {}),
-            )
+            let place = room.request().await;
+            let answered = router.oneshot(request).await;
+            let answer = answered.unwrap_or_else(|never| match never {});
+            Ok::<_, Infallible>(answer.map(|body| Answer::new(body, place)))
         }
     });
     let connection = shared
@@ -333,7 +329,12 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+    use axum::routing::get;
+    use tokio::sync::{Semaphore, watch};
+
     use super::*;
+    use crate::config::Config;
 
     #[tokio::test]
     async fn what_happens_all_the_time_is_said_now_and_then_with_how_often_it_was() {
@@ -342,5 +343,112 @@ mod tests {
         let told: Vec<u64> = said.iter().copied().flatten().collect();
         assert_eq!(told, [1, 100, 100]);
         assert_eq!((said[0], said[100], said[200]), (Some(1), Some(100), Some(100)));
+    }
+
+    /// Requests that are at work until they are told to end.
+    #[derive(Clone)]
+    struct Held {
+        at_work: Arc<watch::Sender<(usize, usize)>>,
+        end: Arc<Semaphore>,
+    }
+
+    impl Held {
+        /// A listener with room for so many connections, each with one request.
+        async fn listen(max_connections: usize) -> (Self, Running, String) {
+            let held = Self {
+                at_work: Arc::default(),
+                end: Arc::new(Semaphore::new(0)),
+            };
+            let answering = held.clone();
+            let router = Router::new()
+                .route("/", get(async || "at once"))
+                .route("/held", get(async move || Body::new(answering.answer())));
+            let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let url = format!("http://{}", socket.local_addr().expect("its address"));
+            let listener = Listener {
+                name: "test",
+                socket,
+                tls: None,
+                gate: Gate::new(router),
+                http: Http {
+                    max_connections,
+                    ..Config::default().http
+                },
+            };
+            (held, listener.run(), url)
+        }
+
+        /// Is at work until all of it is sent, as an export is.
+        fn answer(&self) -> Body {
+            self.at_work.send_modify(|(now, most)| {
+                *now += 1;
+                *most = (*most).max(*now);
+            });
+            let held = self.clone();
+            Body::from_stream(futures::stream::once(async move {
+                let may_end = held.end.acquire().await.map_err(io::Error::other)?;
+                may_end.forget();
+                held.at_work.send_modify(|(now, _)| *now -= 1);
+                Ok::<_, io::Error>("done")
+            }))
+        }
+    }
+
+    /// Each may hold a file, and there are six: two are kept for the next connection, one is this one's, and three are for requests.
+    #[tokio::test]
+    async fn requests_at_once_on_one_connection_take_no_more_files_than_are_counted() {
+        let (held, running, url) = Held::listen(3).await;
+        let client = reqwest::Client::builder().http2_prior_knowledge().build();
+        let client = client.expect("a client");
+        let asked: Vec<_> = (0..20)
+            .map(|_| tokio::spawn(client.get(format!("{url}/held")).send()))
+            .collect();
+        let mut at_work = held.at_work.subscribe();
+        at_work
+            .wait_for(|(now, _)| *now >= 3)
+            .await
+            .expect("as many as may be");
+        // One after the other, so that those that wait come in between.
+        for answered in 1..=20 {
+            held.end.add_permits(1);
+            let left = 20 - answered;
+            let next = at_work.wait_for(|(now, _)| *now <= left);
+            next.await.expect("the next one");
+        }
+        for one in asked {
+            let answer = one.await.expect("no panic").expect("an answer");
+            assert_eq!(answer.text().await.expect("a body"), "done");
+        }
+        assert_eq!(held.at_work.borrow().1, 3, "at work at the same time");
+        drop(client);
+        running.drain().await;
+    }
+
+    /// However many requests others have, one connection is never without room for one.
+    #[tokio::test]
+    async fn a_connection_that_is_open_gets_on_whatever_others_do() {
+        let (held, running, url) = Held::listen(2).await;
+        let one = reqwest::Client::new();
+        let ask = async || one.get(&url).send().await.expect("an answer").text().await;
+        assert_eq!(ask().await.expect("a body"), "at once");
+        let many = reqwest::Client::builder().http2_prior_knowledge().build();
+        let many = many.expect("a client");
+        let asked: Vec<_> = (0..20)
+            .map(|_| tokio::spawn(many.get(format!("{url}/held")).send()))
+            .collect();
+        // The other connection has taken the rest.
+        let mut at_work = held.at_work.subscribe();
+        at_work.wait_for(|(now, _)| *now >= 1).await.expect("its own");
+        for _ in 0..50 {
+            assert_eq!(ask().await.expect("a body"), "at once");
+        }
+        assert_eq!(held.at_work.borrow().1, 1);
+        held.end.add_permits(20);
+        for one in asked {
+            let answer = one.await.expect("no panic").expect("an answer");
+            assert_eq!(answer.text().await.expect("a body"), "done");
+        }
+        drop((one, many));
+        running.drain().await;
     }
 }

@@ -13,8 +13,9 @@ const ALWAYS: u64 = 128;
 const A_WORKER: u64 = 16;
 /// Files of one connection to the database: SQLite has three.
 const A_DATABASE_CONNECTION: u64 = 3;
-/// Files of one connection: its socket, and what its request reads or writes.
-const A_CONNECTION: u64 = 2;
+/// Files of one connection: its socket, and what its request reads or writes. Where HTTP/2 has several at once, those
+/// besides the first take theirs from connections that are not there ([`super::rooms`]).
+pub(super) const A_CONNECTION: u32 = 2;
 /// Where there is not even room for the rest, connections get this part of all files, so that somebody can look.
 const AT_LEAST: u64 = 4;
 
@@ -42,14 +43,14 @@ pub fn connections(config: &Config, files: Option<u64>) -> usize {
     let wanted = config.http.max_connections;
     let Some(files) = files else { return wanted };
     let room = files.saturating_sub(reserve(config)).max(files / AT_LEAST);
-    let each = usize::try_from(room / A_CONNECTION / listeners(config)).unwrap_or(usize::MAX);
+    let each = usize::try_from(room / u64::from(A_CONNECTION) / listeners(config)).unwrap_or(usize::MAX);
     each.clamp(1, wanted.max(1))
 }
 
 /// What is wrong with this limit of files for these settings, and what helps; none where it is high enough.
 pub fn files_shortage(config: &Config, files: Option<u64>) -> Option<String> {
     let (room, wanted) = (connections(config, files), config.http.max_connections);
-    let needed = reserve(config) + listeners(config) * A_CONNECTION * wanted as u64;
+    let needed = reserve(config) + listeners(config) * u64::from(A_CONNECTION) * wanted as u64;
     let files = files.filter(|files| *files < needed)?;
     Some(format!(
         "at most {files} files may be open, which leaves room for {room} connections at each listener, of {wanted} \
@@ -84,7 +85,7 @@ mod tests {
         for files in [4, 64, 256, 1024, 4096] {
             let each = connections(&config, Some(files)) as u64;
             assert!(each >= 1, "{files}");
-            let taken = each * A_CONNECTION * listeners(&config);
+            let taken = each * u64::from(A_CONNECTION) * listeners(&config);
             let is_scarce = files < 2 * reserve(&config);
             assert!(is_scarce || taken + reserve(&config) <= files, "{files}: {each}");
         }

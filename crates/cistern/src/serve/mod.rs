@@ -11,6 +11,7 @@ mod edge;
 mod files;
 mod health;
 mod idle;
+mod rooms;
 mod routers;
 mod self_signed;
 mod split;

@@ -1,14 +1,14 @@
 //! Chunks: which digest lies where.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashMap;
 
 use sea_orm::sea_query::{Expr, ExprTrait as _, LockType, OnConflict, Query};
 use sea_orm::{
     ColumnTrait as _, Condition, ConnectionTrait, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, UpdateMany,
+    QueryOrder as _, QuerySelect as _,
 };
 
-use super::entities::{chunk, chunk_state, object};
+use super::entities::{chunk, chunk_state};
 use super::object_damaged;
 use crate::digest::Digest;
 use crate::pack::Entry;
@@ -176,6 +176,22 @@ pub(crate) struct Placed {
     pub(crate) location: Location,
 }
 
+impl Placed {
+    pub(super) fn of(row: &chunk::Model) -> Option<Self> {
+        Some(Self {
+            domain: row.domain,
+            digest: Digest::from_slice(&row.digest)?,
+            kind: row.kind,
+            state: row.state,
+            location: Location {
+                object: row.object,
+                offset: row.offset.cast_unsigned(),
+                length: row.length.cast_unsigned(),
+            },
+        })
+    }
+}
+
 /// The chunks that lie in an object. Goes through the whole index: only for objects that
 /// have something wrong with them.
 pub(crate) async fn chunks_of(
@@ -188,20 +204,7 @@ pub(crate) async fn chunks_of(
         .filter(chunk::Column::Object.eq(object))
         .all(db)
         .await?;
-    let placed = |row: chunk::Model| {
-        Some(Placed {
-            domain: row.domain,
-            digest: Digest::from_slice(&row.digest)?,
-            kind: row.kind,
-            state: row.state,
-            location: Location {
-                object,
-                offset: row.offset.cast_unsigned(),
-                length: row.length.cast_unsigned(),
-            },
-        })
-    };
-    Ok(rows.into_iter().filter_map(placed).collect())
+    Ok(rows.iter().filter_map(Placed::of).collect())
 }
 
 /// Marks a chunk as damaged, if it still lies there, and the object with it.
@@ -212,33 +215,16 @@ pub(crate) async fn chunk_damage(
     digest: Digest,
     at: Location,
 ) -> Result<(), DbErr> {
-    let marked = state_set(store, domain, digest, at, chunk_state::DAMAGED)
-        .filter(chunk::Column::State.is_in([chunk_state::LIVE, chunk_state::CONDEMNED]));
-    marked.exec(db).await?;
-    object_damaged(db, at.object).await
-}
-
-/// Marks a damaged chunk as live again, if it still lies there.
-pub(crate) async fn chunk_mend(
-    db: &impl ConnectionTrait,
-    store: i32,
-    domain: i64,
-    digest: Digest,
-    at: Location,
-) -> Result<(), DbErr> {
-    let mended = state_set(store, domain, digest, at, chunk_state::LIVE)
-        .filter(chunk::Column::State.eq(chunk_state::DAMAGED));
-    mended.exec(db).await.map(drop)
-}
-
-/// Sets the state of a chunk, if it still lies there.
-fn state_set(store: i32, domain: i64, digest: Digest, at: Location, state: i16) -> UpdateMany<chunk::Entity> {
     chunk::Entity::update_many()
-        .col_expr(chunk::Column::State, Expr::value(state))
+        .col_expr(chunk::Column::State, Expr::value(chunk_state::DAMAGED))
         .filter(chunk::Column::Store.eq(store))
         .filter(chunk::Column::Domain.eq(domain))
         .filter(chunk::Column::Digest.eq(digest.0.to_vec()))
         .filter(chunk::Column::Object.eq(at.object))
+        .filter(chunk::Column::State.is_in([chunk_state::LIVE, chunk_state::CONDEMNED]))
+        .exec(db)
+        .await?;
+    object_damaged(db, at.object).await
 }
 
 /// Marks an object and every chunk of it as damaged. Goes through the whole index.
@@ -256,73 +242,6 @@ pub(crate) async fn chunks_damage_all(
         .await?;
     object_damaged(db, object).await?;
     Ok(done.rows_affected)
-}
-
-/// Marks damaged chunks as live again, and their objects as whole, but for these objects. Reads the rows of the damaged chunks and
-/// of all objects.
-pub(crate) async fn chunks_mend(
-    db: &impl ConnectionTrait,
-    store: i32,
-    still_faulty: &HashSet<i64>,
-) -> Result<u64, DbErr> {
-    let of_chunks: Vec<i64> = chunk::Entity::find()
-        .select_only()
-        .column(chunk::Column::Object)
-        .distinct()
-        .filter(chunk::Column::Store.eq(store))
-        // Written out: a parameter could not use the index of the damaged.
-        .filter(Expr::cust(format!("state = {}", chunk_state::DAMAGED)))
-        .into_tuple()
-        .all(db)
-        .await?;
-    let of_objects: Vec<i64> = object::Entity::find()
-        .select_only()
-        .column(object::Column::Id)
-        .filter(object::Column::Store.eq(store))
-        .filter(object::Column::Damaged.eq(true))
-        .into_tuple()
-        .all(db)
-        .await?;
-    // Those that are whole are named: of the others there may be more than one statement takes.
-    let whole = of_chunks.into_iter().chain(of_objects);
-    let whole: BTreeSet<i64> = whole.filter(|object| !still_faulty.contains(object)).collect();
-    let whole: Vec<i64> = whole.into_iter().collect();
-    let mut mended = 0;
-    for objects in whole.chunks(ROWS_A_STATEMENT) {
-        let done = chunk::Entity::update_many()
-            .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
-            .filter(chunk::Column::Store.eq(store))
-            .filter(Expr::cust(format!("state = {}", chunk_state::DAMAGED)))
-            .filter(chunk::Column::Object.is_in(objects.iter().copied()))
-            .exec(db)
-            .await?;
-        mended += done.rows_affected;
-        object::Entity::update_many()
-            .col_expr(object::Column::Damaged, Expr::value(false))
-            .filter(object::Column::Id.is_in(objects.iter().copied()))
-            .filter(object::Column::Damaged.eq(true))
-            .exec(db)
-            .await?;
-    }
-    Ok(mended)
-}
-
-/// Marks one object as whole, and its damaged chunks as live again. Only where some chunk is damaged anything is gone through.
-pub(crate) async fn chunks_mend_of(db: &impl ConnectionTrait, store: i32, object: i64) -> Result<(), DbErr> {
-    chunk::Entity::update_many()
-        .col_expr(chunk::Column::State, Expr::value(chunk_state::LIVE))
-        .filter(chunk::Column::Store.eq(store))
-        .filter(Expr::cust(format!("state = {}", chunk_state::DAMAGED)))
-        .filter(chunk::Column::Object.eq(object))
-        .exec(db)
-        .await?;
-    object::Entity::update_many()
-        .col_expr(object::Column::Damaged, Expr::value(false))
-        .filter(object::Column::Id.eq(object))
-        .filter(object::Column::Damaged.eq(true))
-        .exec(db)
-        .await
-        .map(drop)
 }
 
 /// Writes the rows of published packs: what is in them, each with the number of its pack. A digest that another pack has keeps

@@ -1,6 +1,6 @@
 //! Garbage collection: its runs, what it marks from, what it condemns and buries.
 
-use sea_orm::sea_query::{Expr, ExprTrait as _};
+use sea_orm::sea_query::{Expr, ExprTrait as _, OnConflict};
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait, DbBackend, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
     QuerySelect as _, Statement, Value,
@@ -601,8 +601,14 @@ pub(crate) async fn orphans_list(db: &impl ConnectionTrait, store: i32) -> Resul
         .await
 }
 
+/// Remembers an object without a row. One that another run has seen meanwhile, which has begun while this one is at work, keeps the time
+/// at which that was.
 pub(crate) async fn orphan_insert(db: &impl ConnectionTrait, row: orphan::Model) -> Result<(), DbErr> {
+    let conflict = OnConflict::columns([orphan::Column::Store, orphan::Column::Key])
+        .do_nothing()
+        .to_owned();
     orphan::Entity::insert(orphan::ActiveModel::from(row))
+        .on_conflict(conflict)
         .exec_without_returning(db)
         .await
         .map(drop)

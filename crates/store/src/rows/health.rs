@@ -57,20 +57,6 @@ pub(crate) async fn objects_oldest(db: &impl ConnectionTrait, store: i32) -> Res
     Ok(oldest.flatten())
 }
 
-/// Notes that objects were read.
-pub(crate) async fn objects_verified(
-    db: &impl ConnectionTrait,
-    ids: Vec<i64>,
-    now_us: i64,
-) -> Result<(), DbErr> {
-    object::Entity::update_many()
-        .col_expr(object::Column::VerifiedUs, Expr::value(now_us))
-        .filter(object::Column::Id.is_in(ids))
-        .exec(db)
-        .await
-        .map(drop)
-}
-
 /// Whether any chunk is marked as damaged.
 pub(crate) async fn chunks_any_damaged(db: &impl ConnectionTrait, store: i32) -> Result<bool, DbErr> {
     let one = chunk::Entity::find()

@@ -3,13 +3,15 @@
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
-    DbErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
+    DbErr, EntityTrait as _, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
 };
 use sea_orm_migration::MigratorTrait as _;
 
 use super::{
-    Digests, Hit, POSTGRES_SETTINGS, chunk_state, chunks_bury, chunks_condemn, chunks_get, chunks_insert,
-    chunks_mend, chunks_move, chunks_resurrect, gc::move_statement, objects_get,
+    Digests, Hit, Judged, Moved, POSTGRES_SETTINGS, chunk_state, chunks_bury, chunks_condemn, chunks_get,
+    chunks_insert, chunks_marked, chunks_move, chunks_of, chunks_resurrect, gc::move_statement, object,
+    object_judge, object_kind, object_state, objects_get, objects_verified, orphan, orphan_insert,
+    orphans_list,
 };
 use crate::digest::{Digest, FrameKind};
 use crate::ingest::pack_put::tests::Migrator;
@@ -189,6 +191,7 @@ async fn each_statement_reads_what_it_names_on_sqlite() {
     let url = format!("sqlite://{}?mode=rwc", dir.path().join("db.sqlite").display());
     let db = Database::connect(url).await.unwrap();
     each_statement_reads_what_it_names(&db).await;
+    a_judgement_counts_where_it_follows_the_last_one(&db).await;
     moving_is_a_search(&db).await;
 }
 
@@ -212,6 +215,7 @@ async fn each_statement_reads_what_it_names_on_postgresql() {
         .map_sqlx_postgres_opts(|options| options.options(POSTGRES_SETTINGS));
     let db = Database::connect(options).await.unwrap();
     each_statement_reads_what_it_names(&db).await;
+    a_judgement_counts_where_it_follows_the_last_one(&db).await;
     db.close().await.unwrap();
     cluster
         .execute_unprepared(&format!("DROP DATABASE {name}"))
@@ -219,18 +223,110 @@ async fn each_statement_reads_what_it_names_on_postgresql() {
         .unwrap();
 }
 
-/// More objects are still faulty than one statement takes values on either database.
+/// The row of the object that all planted chunks lie in, as it is now.
+async fn object(db: &DatabaseConnection) -> object::Model {
+    let rows = objects_get(db, &[7]).await.unwrap();
+    rows.into_iter().next().expect("its row")
+}
+
+async fn judge(db: &DatabaseConnection, judged: &Judged<'_>) -> bool {
+    let options = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    };
+    let tx = db.begin_with_options(options).await.unwrap();
+    let is_written = object_judge(&tx, judged).await.unwrap();
+    tx.commit().await.unwrap();
+    is_written
+}
+
+/// Of more chunks than one statement takes.
+async fn a_judgement_counts_where_it_follows_the_last_one(db: &DatabaseConnection) {
+    let row = object::Model {
+        id: 7,
+        store: STORE,
+        key: uuid::Uuid::new_v4(),
+        kind: object_kind::PACK,
+        state: object_state::LIVE,
+        session: None,
+        bytes: 1,
+        frames: 1,
+        created_us: 1,
+        changed_us: 1,
+        verified_us: 1,
+        damaged: false,
+    };
+    let insert = object::Entity::insert(object::ActiveModel::from(row));
+    insert.exec_without_returning(db).await.unwrap();
+    let chunks = chunks_of(db, STORE, 7).await.unwrap();
+    let all = chunks.len();
+    assert!(all > 10_000, "{all}");
+    let first = object(db).await;
+    let found = Judged {
+        object: &first,
+        is_faulty: true,
+        damaged: &chunks,
+        whole: &[],
+        read_us: Some(5),
+    };
+    let moved: Vec<Moved> = vec![(chunks[0].digest, 7, 1, 10)];
+    assert_eq!(chunks_move(db, (STORE, DOMAIN), 8, &moved).await.unwrap(), 1);
+    assert!(judge(db, &found).await);
+    assert!(!judge(db, &found).await, "another came before");
+    let marked = chunks_marked(db, STORE, 0..=100).await.unwrap();
+    assert_eq!(marked.len(), all - 1, "one lies elsewhere");
+    let second = object(db).await;
+    assert_eq!((second.verified_us, second.damaged), (5, true));
+    // At the same time as the one before, and only looked at: it is another one all the same.
+    for (read_us, verified_us) in [(Some(5), 6), (None, 7)] {
+        let row = object(db).await;
+        let whole = Judged {
+            object: &row,
+            is_faulty: false,
+            damaged: &[],
+            whole: &marked[..all / 2],
+            read_us,
+        };
+        assert!(judge(db, &whole).await);
+        let row = object(db).await;
+        assert_eq!(
+            (row.verified_us, row.damaged),
+            (verified_us, true),
+            "some are left"
+        );
+    }
+    objects_verified(db, vec![7], 5).await.unwrap();
+    assert_eq!(object(db).await.verified_us, 7, "never back");
+    let row = object(db).await;
+    let whole = Judged {
+        object: &row,
+        is_faulty: false,
+        damaged: &[],
+        whole: &marked,
+        read_us: Some(9),
+    };
+    assert!(judge(db, &whole).await);
+    let row = object(db).await;
+    assert_eq!((row.verified_us, row.damaged), (9, false));
+    assert!(chunks_marked(db, STORE, 7..=7).await.unwrap().is_empty());
+    let many: Vec<i64> = (1000..100_000).collect();
+    assert!(objects_get(db, &many).await.unwrap().is_empty());
+}
+
+/// Of two runs of gc one is over, and may not know it yet.
 #[tokio::test]
-async fn what_is_whole_again_is_found_beside_any_number_of_faulty_objects() {
+async fn an_object_without_a_row_is_remembered_once_whoever_else_sees_it() {
     let db = Database::connect("sqlite::memory:").await.unwrap();
-    planted(&db).await;
-    let damage = format!("UPDATE store_chunk SET state = {}", chunk_state::DAMAGED);
-    db.execute_unprepared(&damage).await.unwrap();
-    let mut faulty: std::collections::HashSet<i64> = (0..100_000).collect();
-    assert_eq!(chunks_mend(&db, STORE, &faulty).await.unwrap(), 0);
-    faulty.remove(&7);
-    assert_eq!(chunks_mend(&db, STORE, &faulty).await.unwrap(), u64::from(ROWS));
-    assert_eq!(chunks_mend(&db, STORE, &faulty).await.unwrap(), 0);
-    let many: Vec<i64> = (0..100_000).collect();
-    assert!(objects_get(&db, &many).await.unwrap().is_empty());
+    Migrator::up(&db, None).await.unwrap();
+    for seen_us in [5, 6] {
+        let row = orphan::Model {
+            store: STORE,
+            key: "p/ab/abc".into(),
+            bytes: 3,
+            seen_us,
+        };
+        orphan_insert(&db, row).await.unwrap();
+    }
+    let known = orphans_list(&db, STORE).await.unwrap();
+    assert_eq!(known.iter().map(|row| row.seen_us).collect::<Vec<_>>(), [5]);
 }

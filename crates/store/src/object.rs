@@ -522,6 +522,7 @@ impl Store {
                 read => return read.map_err(|error| error.at(range.clone())),
             }
         }
-        Err(gone.unwrap_or_else(|| Error::new(Kind::Damaged, "nothing was read")))
+        let error = gone.unwrap_or_else(|| Error::new(Kind::Damaged, "nothing was read"));
+        Err(self.or_away(error).await)
     }
 }

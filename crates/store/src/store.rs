@@ -204,14 +204,22 @@ impl Store {
         }
     }
 
-    /// What is missing where the store is not there says nothing: then that is the error.
+    /// Fails where the store is not there, or does not answer: what is missing then says nothing. A damaged header is one that is there.
+    pub(crate) async fn there_check(&self) -> Result<()> {
+        match self.header_check().await {
+            Err(error) if damaging(&error) || error.kind() == Kind::HeadersDamaged => Ok(()),
+            done => done,
+        }
+    }
+
+    /// The error, or that the store is not there, where it follows from that.
     pub(crate) async fn or_away(&self, error: Error) -> Error {
         if !damaging(&error) {
             return error;
         }
-        match self.header_check().await {
-            Err(away) if away.kind() == Kind::StoreAway => away.with_source(error),
-            _ => error,
+        match self.there_check().await {
+            Err(away) => away.with_source(error),
+            Ok(()) => error,
         }
     }
 

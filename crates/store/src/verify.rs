@@ -125,7 +125,7 @@ impl Store {
         progress: &VerifyProgress,
     ) -> Result<Vec<Damage>> {
         self.faults_look(&mut faults, how).await?;
-        let (mut damage, mut named) = self.trees_walk(&faults, progress).await?;
+        let (mut damage, mut named, is_cut) = self.trees_walk(&faults, progress).await?;
         self.faults_look(&mut faults, how).await?;
         damage.extend(self.objects_walk(&faults, &mut named, progress).await?);
         let mut unnamed: Vec<_> = faults
@@ -137,11 +137,18 @@ impl Store {
             kind: "store".into(),
             owner: fault.key.clone(),
             range: 0..fault.bytes,
-            // What a disk needed of it and was imported again lies elsewhere now; what is whole gc takes to another pack.
-            reason: format!(
-                "{}; no disk needs what is damaged of it (any more): gc removes it",
-                fault.reason
-            ),
+            reason: if is_cut {
+                format!(
+                    "{}; whether a disk needs it is not known while the trees that would tell are damaged",
+                    fault.reason
+                )
+            } else {
+                // What a disk needed of it and was imported again lies elsewhere now; what is whole gc takes to another pack.
+                format!(
+                    "{}; no disk needs what is damaged of it (any more): gc removes it",
+                    fault.reason
+                )
+            },
         }));
         damage.extend(self.alone_verify(how.reads_data).await?);
         Ok(damage)
@@ -177,17 +184,18 @@ impl Store {
         Ok(())
     }
 
-    /// What is damaged of disks, and the objects whose damage hits one.
+    /// What is damaged of disks, the objects whose damage hits one, and whether there is a tree of which not all could be read.
     async fn trees_walk(
         &self,
         faults: &HashMap<i64, Fault>,
         progress: &VerifyProgress,
-    ) -> Result<(Vec<Damage>, HashSet<i64>)> {
+    ) -> Result<(Vec<Damage>, HashSet<i64>, bool)> {
         let suspects = Suspects {
             faults,
             tried: HashMap::new(),
             gone: HashMap::new(),
             named: HashSet::new(),
+            is_cut: false,
         };
         let mut walk = Walk::new(self, Judge::Suspects(suspects), usize::MAX);
         let mut hurt = Vec::new();
@@ -203,11 +211,11 @@ impl Store {
         // One that was deleted meanwhile may have lost chunks to gc, which is no damage.
         let gone = self.roots_gone(&hurt).await?;
         damage.retain(|one| !gone.contains(&(&one.kind, &one.owner)));
-        let named = match walk.judge {
-            Judge::Suspects(suspects) => suspects.named,
-            Judge::Marks => HashSet::new(),
+        let (named, is_cut) = match walk.judge {
+            Judge::Suspects(suspects) => (suspects.named, suspects.is_cut),
+            Judge::Marks => (HashSet::new(), false),
         };
-        Ok((damage, named))
+        Ok((damage, named, is_cut))
     }
 
     /// The whole objects that are damaged.
@@ -245,6 +253,7 @@ impl Store {
 
     /// What is wrong with packs and whole objects.
     async fn packs_verify(&self, how: How, progress: &VerifyProgress) -> Result<HashMap<i64, Fault>> {
+        self.there_check().await?;
         let mut faults = HashMap::new();
         let mut after = 0;
         loop {
@@ -394,6 +403,8 @@ pub(crate) struct Suspects<'a> {
     gone: HashMap<i64, bool>,
     /// Objects whose damage was found to hit a disk.
     named: HashSet<i64>,
+    /// A node could not be read, so that what it names is not known.
+    is_cut: bool,
 }
 
 impl Suspects<'_> {
@@ -460,11 +471,22 @@ impl Suspects<'_> {
         Ok(is_gone)
     }
 
-    /// Remembers that the pack of an unreadable node was found to hit a disk.
-    pub(crate) async fn name(&mut self, store: &Store, domain: i64, digest: Digest) -> Result<()> {
+    /// Remembers that the pack of an unreadable node was found to hit a disk. Gives what is wrong with that where nothing of it can be
+    /// read.
+    pub(crate) async fn name(
+        &mut self,
+        store: &Store,
+        domain: i64,
+        digest: Digest,
+    ) -> Result<Option<String>> {
+        self.is_cut = true;
         let places = store.locate(domain, &[digest]).await?;
-        self.named.extend(places.values().map(|at| at.object));
-        Ok(())
+        let Some(at) = places.get(&digest) else {
+            return Ok(None);
+        };
+        self.named.insert(at.object);
+        let fault = self.faults.get(&at.object).filter(|fault| fault.gone);
+        Ok(fault.map(|fault| fault.reason.clone()))
     }
 }
 

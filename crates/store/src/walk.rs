@@ -124,10 +124,11 @@ impl<'a> Walk<'a> {
 
     async fn unreadable(&mut self, root: &Root, digest: Digest, error: &Error) -> Result<()> {
         let range = error.range().unwrap_or(0..root.tree.virtual_bytes);
-        self.report(root, range, error.text().to_owned());
-        if let Judge::Suspects(suspects) = &mut self.judge {
-            suspects.name(self.store, root.tree.domain, digest).await?;
-        }
+        let known = match &mut self.judge {
+            Judge::Suspects(suspects) => suspects.name(self.store, root.tree.domain, digest).await?,
+            Judge::Marks => None,
+        };
+        self.report(root, range, known.unwrap_or_else(|| error.text().to_owned()));
         Ok(())
     }
 

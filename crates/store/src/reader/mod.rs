@@ -217,11 +217,15 @@ impl Inner {
             // The object may have been rewritten elsewhere, or healed: the index is asked once more.
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Damaged) => {
                 self.places_forget(&range).await;
-                let again = self.chunks_try(range.clone(), caching).await;
-                again.map_err(|error| match error.range() {
+                let error = match self.chunks_try(range.clone(), caching).await {
+                    Ok(chunks) => return Ok(chunks),
+                    Err(error) => error,
+                };
+                let error = match error.range() {
                     Some(_) if error.kind() == Kind::Damaged => error,
                     _ => damaged_at(error, self.bytes(&range)),
-                })
+                };
+                Err(self.tree.store.or_away(error).await)
             }
             done => done,
         }

@@ -150,6 +150,10 @@ impl TreeReader {
             .frame_find(FrameKind::Node, self.root.domain, digest, self.caching)
             .await;
         let node = loaded.and_then(|plain| Node::decode(&plain, level));
+        let node = match node {
+            Err(error) => Err(self.store.or_away(error).await),
+            node => node,
+        };
         if self.caching == Caching::Fill
             && let Err(error) = &node
             && matches!(error.kind(), Kind::NotFound | Kind::Damaged)

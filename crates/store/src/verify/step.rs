@@ -175,11 +175,11 @@ impl Store {
             object_kind::BLOB => self.blob_verify(object, reads_data, progress).await?,
             _ => self.pack_verify(object, reads_data, progress).await?,
         };
+        let Some(fault) = fault else { return Ok(None) };
+        self.there_check().await?;
         // Gc may have deleted it since it was listed.
-        if fault.is_some() && self.object_live(object.id).await?.is_none() {
-            return Ok(None);
-        }
-        Ok(fault)
+        let is_live = self.object_live(object.id).await?.is_some();
+        Ok(is_live.then_some(fault))
     }
 
     /// One object of a verification: `marked` are its marked chunks.

@@ -251,7 +251,9 @@ async fn a_missing_pack_is_named_without_reading_data() {
     std::fs::remove_file(&case.packs[1]).unwrap();
     let damage = verify(&case.store, false).await;
     assert_eq!(damage.len(), 1, "{damage:?}");
-    assert!(damage[0].reason.contains("gone"), "{}", damage[0].reason);
+    let id = case.packs[1].file_name().unwrap().to_str().unwrap();
+    let reason = &damage[0].reason;
+    assert!(reason.contains("is missing") && reason.contains(id), "{reason}");
     assert_bad(&case, "one", &[]).await;
     assert_eq!(verify(&case.store, true).await, damage);
 }

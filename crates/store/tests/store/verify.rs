@@ -475,3 +475,35 @@ async fn what_was_healed_and_is_damaged_again_is_looked_at_again() {
     case.read("one").await.unwrap_err();
     assert_eq!(asked(), before);
 }
+
+/// What a tree names that cannot be read nobody knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_tree_is_unreadable_no_damaged_pack_is_said_to_be_needed_by_nobody() {
+    let place = local().await;
+    let store = place.store().await;
+    let data = noise(1, 1 << 20);
+    import(&store, &place.db, "first", &data).await;
+    let objects = place.dir.path().join("objects/p");
+    let first = files_below(&objects);
+    // Most of its data lie in the first one's pack, its tree in another.
+    import(
+        &store,
+        &place.db,
+        "one",
+        &[&data[..], &noise(2, 1 << 20)].concat(),
+    )
+    .await;
+    let tx = place.begin().await;
+    assert!(store.root_delete_in_tx(&tx, "image", "first").await.unwrap());
+    tx.commit().await.unwrap();
+    let second = files_below(&objects)
+        .into_iter()
+        .find(|file| !first.contains(file));
+    let second = second.unwrap();
+    std::fs::remove_file(&second).unwrap();
+    flip(&first[0], 0);
+    let found = verify(&store).await;
+    let reason = |owner: &str| &found.iter().find(|one| one.owner == owner).unwrap().reason;
+    assert!(reason("one").contains(&key(&second)), "{found:?}");
+    assert!(reason(&key(&first[0])).contains("is not known"), "{found:?}");
+}

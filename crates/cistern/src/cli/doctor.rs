@@ -64,7 +64,8 @@ struct Check {
 /// Looks at everything; exit code 1 where something must be mended.
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let config = args.flags.load(context)?.config;
-    let checks = block_on(async move { Ok(all(&config).await) })?;
+    let place = args.flags.shown_for_local(&config.data);
+    let checks = block_on(async move { Ok(all(&config, &place).await) })?;
     let failed = checks.iter().filter(|c| c.state == State::Failed).count();
     let document = serde_json::json!({ "ok": failed == 0, "checks": checks });
     context.output.document(&document, || text(&checks, context));
@@ -89,7 +90,8 @@ fn text(checks: &[Check], context: &Context) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-async fn all(config: &Config) -> Vec<Check> {
+/// `place` are the flags that say where the installation is.
+async fn all(config: &Config, place: &str) -> Vec<Check> {
     let mut checks = vec![
         folder(&config.data),
         file_system(config),
@@ -97,7 +99,7 @@ async fn all(config: &Config) -> Vec<Check> {
     ];
     checks.extend(database::checks(config).await);
     checks.push(objects(config).await);
-    checks.extend(store_checks(config).await);
+    checks.extend(store_checks(config, place).await);
     let is_running = is_running(&config.data);
     checks.push(port("port api", "listen-api", config.listen_api, is_running));
     if !config.one_port() {
@@ -241,7 +243,7 @@ async fn objects(config: &Config) -> Check {
 
 /// Whether the store opens, with the key that the settings name, as it would at a start: its header is whole, and the key is
 /// one of its keys.
-async fn store_checks(config: &Config) -> Vec<Check> {
+async fn store_checks(config: &Config, place: &str) -> Vec<Check> {
     const NAME: &str = "store key";
     let key = match key_load(config).await {
         Ok(key) => key,
@@ -266,7 +268,7 @@ async fn store_checks(config: &Config) -> Vec<Check> {
     vec![
         key,
         headers(&store).await,
-        database::age(config, &db, &store).await,
+        database::age(place, &db, &store).await,
         data_read(&store).await,
     ]
 }

@@ -8,13 +8,13 @@ use super::{Check, PATIENCE, failed, ok};
 use crate::app;
 
 use crate::config::{Config, Database};
-use crate::platform::command::quoted;
 use crate::platform::db::{Db, migrate};
 use crate::platform::error::{DATABASE_DAMAGED, Error, Result};
 use crate::platform::journal;
 use crate::platform::secrets;
 
 const NAME: &str = "database";
+const JOURNAL: &str = "journal";
 
 /// The database, and the key to the secrets in it.
 pub(super) async fn checks(config: &Config) -> Vec<Check> {
@@ -83,15 +83,21 @@ async fn secrets_key(config: &Config, db: &Db) -> Check {
 }
 
 /// Whether database and store go together: where one is an older copy, a server only reads.
-pub(super) async fn age(config: &Config, db: &Db, store: &Store) -> Check {
-    const NAME: &str = "journal";
+/// `place` are the flags that say where the installation is.
+pub(super) async fn age(place: &str, db: &Db, store: &Store) -> Check {
     match tokio::time::timeout(PATIENCE, journal::misfit(db, store)).await {
-        Ok(Ok(None)) => ok(NAME, "database and store know the same"),
-        Ok(Ok(Some(sentence))) => {
-            let data = quoted(&config.data.display().to_string());
-            failed(NAME, format!("{sentence} (`cistern recover --data {data}`)"))
+        Ok(Ok(None)) => ok(JOURNAL, "database and store know the same"),
+        Ok(Ok(Some(misfit))) => {
+            let flag = misfit
+                .recover_flag()
+                .map_or(String::new(), |flag| format!("{flag} "));
+            let command = format!("cistern recover {flag}{place}");
+            failed(JOURNAL, format!("{} (`{command}`)", misfit.sentence()))
         }
-        Ok(Err(error)) => failed(NAME, error.chain()),
-        Err(_) => failed(NAME, format!("no answer within {} seconds", PATIENCE.as_secs())),
+        Ok(Err(error)) => failed(JOURNAL, error.chain()),
+        Err(_) => failed(
+            JOURNAL,
+            format!("no answer within {} seconds", PATIENCE.as_secs()),
+        ),
     }
 }

@@ -36,6 +36,8 @@ const ROOM_FAIL: u64 = 1 << 30;
 const CLOCK_MIN: i64 = 1_767_225_600;
 /// How long the objects' place may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The check of the objects' place.
+const OBJECTS: &str = "objects";
 
 /// Flags of `doctor`: those of `serve`, whose settings it checks.
 #[derive(Debug, clap::Args)]
@@ -98,8 +100,12 @@ async fn all(config: &Config, place: &str) -> Vec<Check> {
         room("space", &config.data),
     ];
     checks.extend(database::checks(config).await);
-    checks.push(objects(config).await);
-    checks.extend(store_checks(config, place).await);
+    if let Some(lost) = store_lost(config).await {
+        checks.push(lost);
+    } else {
+        checks.push(objects(config).await);
+        checks.extend(store_checks(config, place).await);
+    }
     let is_running = is_running(&config.data);
     checks.push(port("port api", "listen-api", config.listen_api, is_running));
     if !config.one_port() {
@@ -216,28 +222,44 @@ fn room(name: &'static str, path: &Path) -> Check {
     }
 }
 
+/// The place where the store should be that the database knows, and that holds none, or no headers.
+async fn store_lost(config: &Config) -> Option<Check> {
+    let db = db_known(config).await?;
+    let lost = async {
+        if app::store_is_there(config).await.ok()? {
+            return None;
+        }
+        let backend = app::backend_open(config).ok()?;
+        // Which says what is missing before it asks for a key.
+        let opened = Store::open(backend, db.conn(), store::Options::default()).await;
+        opened.err().map(|error| failed(OBJECTS, chain_of(&error)))
+    };
+    // A place that does not answer is told where it is written to.
+    tokio::time::timeout(PATIENCE, lost).await.ok().flatten()
+}
+
 async fn objects(config: &Config) -> Check {
-    const NAME: &str = "objects";
     if let Objects::Folder(path) = config.objects()
-        && !path.is_dir()
+        && !path.join("h").is_dir()
     {
-        // Opening a folder backend would make it.
-        let place = nearest(&path);
+        // The first start makes the store.
+        let (place, shown) = (nearest(&path), path.display());
         return match probe(&place) {
-            Ok(()) => ok(
-                NAME,
-                format!("{} is not there yet and can be made", path.display()),
-            ),
-            Err(error) => failed(NAME, format!("{} cannot be written: {error}", place.display())),
+            Ok(()) if path.is_dir() => ok(OBJECTS, format!("{shown} holds no store yet, and can be written")),
+            Ok(()) => ok(OBJECTS, format!("{shown} is not there yet and can be made")),
+            Err(error) => failed(OBJECTS, format!("{} cannot be written: {error}", place.display())),
         };
     }
     match tokio::time::timeout(PATIENCE, objects_probe(config)).await {
         Ok(Ok(place)) => ok(
-            NAME,
+            OBJECTS,
             format!("{place} takes an object, gives it back and forgets it"),
         ),
-        Ok(Err(error)) => failed(NAME, format!("a probe object failed: {}", error.chain())),
-        Err(_) => failed(NAME, format!("no answer within {} seconds", PATIENCE.as_secs())),
+        Ok(Err(error)) => failed(OBJECTS, format!("a probe object failed: {}", error.chain())),
+        Err(_) => failed(
+            OBJECTS,
+            format!("no answer within {} seconds", PATIENCE.as_secs()),
+        ),
     }
 }
 
@@ -316,21 +338,23 @@ async fn data_read(store: &Store) -> Check {
     }
 }
 
+/// The database, where it can be read, has the tables of this program, and knows a store.
+async fn db_known(config: &Config) -> Option<Db> {
+    if matches!(config.database(), Database::Sqlite(path) if !path.exists()) {
+        return None;
+    }
+    let db = Db::open_to_look(&app::place(config)).await.ok()?;
+    let is_known =
+        matches!(migrate::is_current(&db).await, Ok(true)) && matches!(db.has_whole_store().await, Ok(true));
+    is_known.then_some(db)
+}
+
 /// Opens the store, for which its database is needed; none where the first start or an upgrade is still to come, or where
 /// another check says why it cannot be opened. Changes nothing.
 async fn store_open(config: &Config, key: Option<WrappingKey>) -> Result<Option<(Store, Db)>, String> {
-    if !app::objects_there(config) {
-        return Ok(None);
-    }
-    if matches!(config.database(), Database::Sqlite(path) if !path.exists()) {
-        return Ok(None);
-    }
-    let Ok(db) = Db::open_to_look(&app::place(config)).await else {
+    let Some(db) = db_known(config).await else {
         return Ok(None);
     };
-    if !matches!(migrate::is_current(&db).await, Ok(true)) {
-        return Ok(None);
-    }
     let backend = app::backend_open(config).map_err(|error| error.chain())?;
     let options = store::Options {
         key,

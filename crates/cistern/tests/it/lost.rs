@@ -344,3 +344,38 @@ fn a_database_of_another_store_or_with_changes_of_its_own_is_not_replaced_unaske
     run_ok(&mut made.setup.command(&made.data, &["recover", "--replace-database"]));
     made.doctor_is_well();
 }
+
+#[test]
+fn nothing_is_made_in_the_place_of_a_store_that_is_away() {
+    if !is_local() {
+        return;
+    }
+    let made = Made::new();
+    let gone = made.data.join("store.gone");
+    std::fs::rename(made.objects(), &gone).expect("is there");
+    let commands = [
+        &["doctor"][..],
+        &["serve"],
+        &["store", "verify"],
+        &["store", "stats"],
+        &["store", "rebuild-index"],
+        &["gc"],
+    ];
+    let away = "does not hold the store";
+    let said = made.doctor_says("objects");
+    assert!(said.starts_with("failed") && said.contains(away), "{said}");
+    made.all_say(&commands[..4], away);
+    for words in commands {
+        made.fails(words);
+    }
+    assert!(!made.objects().exists(), "it was made");
+    // What a disk is mounted on that is not.
+    std::fs::create_dir(made.objects()).expect("makes it");
+    made.all_say(&commands[..4], away);
+    drop(made.fails(&["recover"]));
+    let left = std::fs::read_dir(made.objects()).expect("lists").count();
+    assert_eq!(left, 0, "something was made in it");
+    std::fs::remove_dir(made.objects()).expect("is empty");
+    std::fs::rename(&gone, made.objects()).expect("is there");
+    made.doctor_is_well();
+}

@@ -231,6 +231,12 @@ impl Db {
         begun.context("could not look whether a store was begun")
     }
 
+    /// Whether the store of this database was made, and has to be there.
+    pub async fn has_whole_store(&self) -> Result<bool> {
+        let ready = rows::store_is_ready(&self.conn).await;
+        ready.context("could not look whether the store was made")
+    }
+
     /// Which store was begun in this database; none where none was.
     pub async fn store_id(&self) -> Result<Option<Uuid>> {
         if !self.has_store().await? {

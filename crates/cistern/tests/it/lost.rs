@@ -379,3 +379,19 @@ fn nothing_is_made_in_the_place_of_a_store_that_is_away() {
     std::fs::rename(&gone, made.objects()).expect("is there");
     made.doctor_is_well();
 }
+
+#[test]
+fn headers_that_are_missing_are_named_wherever_they_are_missed() {
+    if !is_local() {
+        return;
+    }
+    let made = Made::new();
+    std::fs::rename(made.objects().join("h"), made.data.join("h")).expect("is there");
+    let commands = [&["doctor"][..], &["serve"], &["store", "verify"], &["recover"]];
+    made.all_say(
+        &commands,
+        "its headers (`h/`) are missing: put the objects below `h/` back",
+    );
+    std::fs::rename(made.data.join("h"), made.objects().join("h")).expect("is there");
+    made.doctor_is_well();
+}

@@ -6,7 +6,7 @@ use crate::harness::files::Files;
 use crate::harness::images::imported;
 use crate::harness::process::{reason, run, run_ok};
 use crate::harness::server::{Server, Setup};
-use crate::harness::{disks, files_below, world};
+use crate::harness::{disks, files_below, until, world};
 
 const PORTS: [&str; 2] = ["--listen-api=127.0.0.1:0", "--listen-registry=127.0.0.1:0"];
 
@@ -394,4 +394,37 @@ fn headers_that_are_missing_are_named_wherever_they_are_missed() {
     );
     std::fs::rename(made.data.join("h"), made.objects().join("h")).expect("is there");
     made.doctor_is_well();
+}
+
+#[tokio::test]
+async fn doctor_tells_a_journal_that_is_gone_and_a_server_writes_it_anew() {
+    if !is_local() {
+        return;
+    }
+    let mut server = Server::start();
+    server.terminate();
+    let journal = server.objects().join("j");
+    let said = |server: &Server| {
+        let output = run(server.local(&["doctor", "--json"]).args(PORTS));
+        line_of(&output.stdout, "journal")
+    };
+    assert!(said(&server).starts_with("ok"), "{}", said(&server));
+    let newest = files_below(&journal).into_iter().max().expect("there is one");
+    spoil(&newest, 40, 60);
+    let damaged = said(&server);
+    assert!(
+        damaged.starts_with("failed") && damaged.contains("cannot be read"),
+        "{damaged}"
+    );
+    std::fs::remove_dir_all(&journal).expect("is there");
+    let gone = said(&server);
+    assert!(
+        gone.starts_with("failed") && gone.contains("(`j/`) is gone, all of it") && gone.contains("anew"),
+        "{gone}"
+    );
+    server.start_again();
+    until("the journal to be there", 30, async || {
+        said(&server).starts_with("ok").then_some(())
+    })
+    .await;
 }

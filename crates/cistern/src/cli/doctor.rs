@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, TimeDelta};
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use rustix::fs::statvfs;
 use serde::Serialize;
@@ -291,7 +291,7 @@ async fn store_checks(config: &Config, place: &str) -> Vec<Check> {
         key,
         headers(&store).await,
         database::age(place, &db, &store).await,
-        data_read(&store).await,
+        data_read(config, &store).await,
     ]
 }
 
@@ -316,16 +316,13 @@ async fn headers(store: &Store) -> Check {
 }
 
 /// Since when everything that is stored was read, and whether something is known to be damaged.
-async fn data_read(store: &Store) -> Check {
+async fn data_read(config: &Config, store: &Store) -> Check {
     const NAME: &str = "stored data";
     let health = match store.health().await {
         Ok(health) => health,
         Err(error) => return warning(NAME, format!("it is not known how it is: {}", chain_of(&error))),
     };
-    let read = match health.oldest_us.and_then(DateTime::from_timestamp_micros) {
-        Some(oldest) => format!("all of it was read since {}", wire(oldest)),
-        None => "nothing is stored yet".to_owned(),
-    };
+    let read = read_text(health.oldest_us, config.scrub.every_days);
     match health.damaged_roots {
         0 => ok(NAME, format!("{read}; no damage is known")),
         _ => warning(
@@ -335,6 +332,30 @@ async fn data_read(store: &Store) -> Check {
                 counted(health.damaged_roots, "disk")
             ),
         ),
+    }
+}
+
+/// Since when everything was read, and when the scrub reads it again. What an index that was made anew names was read at 0.
+fn read_text(oldest_us: Option<i64>, every_days: u32) -> String {
+    let Some(oldest_us) = oldest_us else {
+        return "nothing is stored yet".to_owned();
+    };
+    let is_read = oldest_us > 0;
+    let oldest = DateTime::from_timestamp_micros(oldest_us).unwrap_or_default();
+    let read = if is_read {
+        format!("all of it was read since {}", wire(oldest))
+    } else {
+        "not all of it was read since the index of chunks was made anew, as by a recovery".to_owned()
+    };
+    if every_days == 0 {
+        return format!(
+            "{read}, and the scrub is off (`scrub.every_days`): `cistern store verify --read-data` reads it"
+        );
+    }
+    let days = TimeDelta::try_days(every_days.into());
+    match days.and_then(|days| oldest.checked_add_signed(days)) {
+        Some(due) if is_read => format!("{read}; the scrub reads it again from {} on", wire(due)),
+        _ => format!("{read}; the scrub is due and reads it while a server runs"),
     }
 }
 

@@ -324,6 +324,12 @@ async fn a_database_that_is_newer_than_the_store_is_not_replaced_unasked() {
         told.contains(": 1 image,") && told.contains("before_recovery"),
         "{told}"
     );
+    let output = run(server.local(&["doctor", "--json"]).args(PORTS));
+    let said = line_of(&output.stdout, "stored data");
+    assert!(said.starts_with("ok not all of it was read since"), "{said}");
+    assert!(said.contains("the scrub is due"), "{said}");
+    let stats = run_ok(&mut server.local(&["store", "stats"]));
+    assert!(!stats.contains("1970"), "{stats}");
 }
 
 #[test]

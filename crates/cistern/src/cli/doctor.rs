@@ -3,6 +3,7 @@
 //! Nothing is changed: the database is not migrated, and a probe that is written to the objects is removed again.
 
 mod database;
+mod space;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -12,12 +13,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
-use rustix::fs::statvfs;
 use serde::Serialize;
 use store::{Store, WrappingKey};
 
 use super::flags::ServerFlags;
-use super::output::{bytes as shown, counted};
+use super::output::counted;
 use super::{Context, Failure, Outcome, block_on, key_flags_named};
 use crate::app;
 use crate::config::{Config, Database, Objects};
@@ -28,10 +28,6 @@ use crate::platform::keys::service::key_load;
 use crate::platform::random;
 use crate::serve::{files_limit, files_shortage};
 
-/// Below this much free space it is a warning.
-const ROOM_WARN: u64 = 10 << 30;
-/// Below this much free space nothing useful can be done.
-const ROOM_FAIL: u64 = 1 << 30;
 /// 2026-01-01, before which no clock can be right.
 const CLOCK_MIN: i64 = 1_767_225_600;
 /// How long the objects' place may take to answer.
@@ -94,11 +90,8 @@ fn text(checks: &[Check], context: &Context) -> String {
 
 /// `place` are the flags that say where the installation is.
 async fn all(config: &Config, place: &str) -> Vec<Check> {
-    let mut checks = vec![
-        folder(&config.data),
-        file_system(config),
-        room("space", &config.data),
-    ];
+    let mut checks = vec![folder(&config.data), file_system(config)];
+    checks.extend(space::checks(config));
     checks.extend(database::checks(config).await);
     if let Some(lost) = store_lost(config).await {
         checks.push(lost);
@@ -205,20 +198,6 @@ fn file_system(config: &Config) -> Check {
                 format!("{} is on a local file system", place.display()),
             ),
         },
-    }
-}
-
-fn room(name: &'static str, path: &Path) -> Check {
-    let place = nearest(path);
-    let Ok(found) = statvfs(&place) else {
-        return warning(name, format!("{} cannot be looked at", place.display()));
-    };
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
-    let text = format!("{} free at {}", shown(free), place.display());
-    match free {
-        n if n < ROOM_FAIL => failed(name, format!("{text}; at least {} are needed", shown(ROOM_FAIL))),
-        n if n < ROOM_WARN => warning(name, format!("{text}; images need room")),
-        _ => ok(name, text),
     }
 }
 

@@ -11,8 +11,8 @@ use futures::future::BoxFuture;
 use sea_orm_migration::MigrationTrait;
 use store::{Store, WrappingKey};
 
-pub use self::objects::{backend_open, backend_open_at, objects_shown, objects_there, store_is_there};
-use self::objects::{objects_failed, store_open};
+use self::objects::{backend_make, objects_failed, store_open};
+pub use self::objects::{backend_open, backend_open_at, objects_shown, store_is_there};
 use crate::config::{self, Config};
 use crate::images::workfile::SpoolKey;
 use crate::images::{self, download::Downloads, handed::Handed, uploads::turns::Turns};
@@ -150,12 +150,12 @@ impl App {
     /// Opens a database that a recovery has not made the store's yet.
     pub async fn open_unguarded(config: Config, key: Option<WrappingKey>) -> Result<Self> {
         let unlock = Unlock { key, encrypt: false };
-        Self::open_with(config, &|_| (), unlock, backend_open).await
+        Self::open_with(config, &|_| (), unlock, backend_of).await
     }
 
     /// Opens, and asks whether the database is the store's.
     async fn open_guarded(config: Config, tell: &(dyn Fn(Opening) + Sync), unlock: Unlock) -> Result<Self> {
-        let app = Self::open_with(config, tell, unlock, backend_open).await?;
+        let app = Self::open_with(config, tell, unlock, backend_of).await?;
         journal::open(&app).await?;
         Ok(app)
     }
@@ -165,7 +165,7 @@ impl App {
         config: Config,
         tell: &(dyn Fn(Opening) + Sync),
         unlock: Unlock,
-        objects: impl FnOnce(&Config) -> Result<Arc<dyn store::Backend>>,
+        objects: impl FnOnce(&Config, bool) -> Result<Arc<dyn store::Backend>>,
     ) -> Result<Self> {
         tell(Opening::Database);
         let data = folder_create(&config.data)?;
@@ -193,7 +193,7 @@ impl App {
         db: Db,
         tell: &(dyn Fn(Opening) + Sync),
         unlock: Unlock,
-        objects: impl FnOnce(&Config) -> Result<Arc<dyn store::Backend>>,
+        objects: impl FnOnce(&Config, bool) -> Result<Arc<dyn store::Backend>>,
     ) -> Result<Self> {
         if let Some(copy) = db::migrate::run(&db, Some(&data)).await? {
             tracing::info!(copy = %copy.display(), "the database was copied aside before it was migrated");
@@ -204,7 +204,8 @@ impl App {
         })
         .await?;
         tell(Opening::Objects);
-        let store = store_open(&config, objects(&config)?, &db, unlock).await?;
+        let objects = objects(&config, db.has_whole_store().await?)?;
+        let store = store_open(&config, objects, &db, unlock).await?;
         let spool_key = SpoolKey::open(&images::spool::folder(&data), &store)?;
         let objects_reserve = objects::reserve_of(&config);
         let (clock, queue) = (Clock::default(), Queue::default());
@@ -350,6 +351,14 @@ pub fn database_lost(config: &Config, path: &Path) -> String {
     )
 }
 
+/// The place of the objects, made where the database knows of no store that has to be there.
+fn backend_of(config: &Config, is_made: bool) -> Result<Arc<dyn store::Backend>> {
+    if is_made {
+        return backend_open(config);
+    }
+    backend_make(config)
+}
+
 /// Where the rows are.
 pub fn place(config: &Config) -> Place {
     match config.database() {
@@ -490,7 +499,7 @@ pub mod tests {
 
     /// A service with its objects in `backend`, without workers.
     pub async fn app_on(config: Config, backend: Arc<dyn store::Backend>) -> Result<App> {
-        let app = App::open_with(config, &|_| (), Unlock::default(), |_| Ok(backend)).await?;
+        let app = App::open_with(config, &|_| (), Unlock::default(), |_, _| Ok(backend)).await?;
         journal::open(&app).await?;
         Ok(app)
     }

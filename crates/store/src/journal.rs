@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::format_check;
 use crate::header::header_load;
 use crate::seal::{self, Purpose};
-use crate::store::{Options, Store};
+use crate::store::{Options, Store, headers_missing};
 use crate::world::World;
 
 const MAGIC: &[u8; 8] = b"CISTJRNL";
@@ -166,6 +166,9 @@ impl Journal {
     /// The journal of the store in `backend`, whose database may be gone. Of the options only `key` and `world` count.
     pub async fn open(backend: Arc<dyn Backend>, options: &Options) -> Result<Self> {
         let Some(found) = header_load(&*backend).await? else {
+            if let Some(error) = headers_missing(&*backend).await? {
+                return Err(error);
+            }
             let text = format!("`{}` holds no store", backend.describe());
             return Err(Error::new(Kind::NotFound, text));
         };

@@ -62,7 +62,8 @@ mod world;
 mod writers;
 
 pub use backend::{
-    Backend, Fault, Faulty, Folder, Listed, Probe, Put, Remote, Requests, Settings, backend_open, folder,
+    Backend, Fault, Faulty, Folder, Listed, Probe, Put, Remote, Requests, Settings, backend_open,
+    backend_open_existing, folder,
 };
 pub use cache::{CacheOptions, CacheStats};
 pub use copy::{Copied, CopyOptions, CopyProgress, copy, copy_check};

@@ -2,6 +2,8 @@
 
 mod opening;
 
+pub(crate) use opening::headers_missing;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

@@ -16,24 +16,26 @@ use crate::platform::error::{Error, Result, chain_of};
 use crate::platform::net::place_shown;
 use crate::platform::reserve::{Looked, Reserve};
 
-/// The place of the objects that the settings name; a folder is made where there is none.
+/// The place of the objects that the settings name, which has to hold a store already: where none is, nothing is made.
 pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
-    match config.objects() {
-        config::Objects::Folder(path) => backend_open_at(config, &path.display().to_string()),
-        config::Objects::S3(url) => backend_open_at(config, &url),
-    }
+    let place = place_of(config);
+    Ok(store::backend_open_existing(&place, &settings(config))?)
 }
 
-/// Whether there is a place of objects to look into: opening a folder would make it.
-pub fn objects_there(config: &Config) -> bool {
-    !matches!(config.objects(), config::Objects::Folder(path) if !path.is_dir())
+/// The same, for the store that a first start makes: a folder is made where there is none.
+pub(super) fn backend_make(config: &Config) -> Result<Arc<dyn store::Backend>> {
+    backend_open_at(config, &place_of(config))
+}
+
+fn place_of(config: &Config) -> String {
+    match config.objects() {
+        config::Objects::Folder(path) => path.display().to_string(),
+        config::Objects::S3(url) => url,
+    }
 }
 
 /// Whether the place of the objects that the settings name holds a store. Makes nothing.
 pub async fn store_is_there(config: &Config) -> Result<bool> {
-    if !objects_there(config) {
-        return Ok(false);
-    }
     let backend = backend_open(config)?;
     let listed = backend.list("h/").try_next().await;
     listed
@@ -87,8 +89,12 @@ impl App {
     }
 }
 
-/// Another place of objects, a folder or a bucket, with the keys that the settings have.
+/// Another place of objects, a folder or a bucket, with the keys that the settings have. A folder is made where there is none.
 pub fn backend_open_at(config: &Config, place: &str) -> Result<Arc<dyn store::Backend>> {
+    Ok(store::backend_open(place, &settings(config))?)
+}
+
+fn settings(config: &Config) -> store::Settings {
     let mut settings = store::Settings::new();
     for (name, value) in [
         ("access_key_id", &config.objects_access_key),
@@ -98,7 +104,7 @@ pub fn backend_open_at(config: &Config, place: &str) -> Result<Arc<dyn store::Ba
             settings.insert(name.to_owned(), secret.expose().to_owned());
         }
     }
-    Ok(store::backend_open(place, &settings)?)
+    settings
 }
 
 /// Opens the store, making it at the first start.

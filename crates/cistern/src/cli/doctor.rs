@@ -3,6 +3,7 @@
 //! Nothing is changed: the database is not migrated, and a probe that is written to the objects is removed again.
 
 mod database;
+mod space;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -10,14 +11,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chrono::DateTime;
+use chrono::{DateTime, TimeDelta};
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
-use rustix::fs::statvfs;
 use serde::Serialize;
 use store::{Store, WrappingKey};
 
 use super::flags::ServerFlags;
-use super::output::{bytes as shown, counted};
+use super::output::counted;
 use super::{Context, Failure, Outcome, block_on, key_flags_named};
 use crate::app;
 use crate::config::{Config, Database, Objects};
@@ -28,14 +28,12 @@ use crate::platform::keys::service::key_load;
 use crate::platform::random;
 use crate::serve::{files_limit, files_shortage};
 
-/// Below this much free space it is a warning.
-const ROOM_WARN: u64 = 10 << 30;
-/// Below this much free space nothing useful can be done.
-const ROOM_FAIL: u64 = 1 << 30;
 /// 2026-01-01, before which no clock can be right.
 const CLOCK_MIN: i64 = 1_767_225_600;
 /// How long the objects' place may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The check of the objects' place.
+const OBJECTS: &str = "objects";
 
 /// Flags of `doctor`: those of `serve`, whose settings it checks.
 #[derive(Debug, clap::Args)]
@@ -64,7 +62,8 @@ struct Check {
 /// Looks at everything; exit code 1 where something must be mended.
 pub fn run(args: &Args, context: &Context) -> Outcome {
     let config = args.flags.load(context)?.config;
-    let checks = block_on(async move { Ok(all(&config).await) })?;
+    let place = args.flags.shown_for_local(&config.data);
+    let checks = block_on(async move { Ok(all(&config, &place).await) })?;
     let failed = checks.iter().filter(|c| c.state == State::Failed).count();
     let document = serde_json::json!({ "ok": failed == 0, "checks": checks });
     context.output.document(&document, || text(&checks, context));
@@ -89,15 +88,17 @@ fn text(checks: &[Check], context: &Context) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-async fn all(config: &Config) -> Vec<Check> {
-    let mut checks = vec![
-        folder(&config.data),
-        file_system(config),
-        room("space", &config.data),
-    ];
+/// `place` are the flags that say where the installation is.
+async fn all(config: &Config, place: &str) -> Vec<Check> {
+    let mut checks = vec![folder(&config.data), file_system(config)];
+    checks.extend(space::checks(config));
     checks.extend(database::checks(config).await);
-    checks.push(objects(config).await);
-    checks.extend(store_checks(config).await);
+    if let Some(lost) = store_lost(config).await {
+        checks.push(lost);
+    } else {
+        checks.push(objects(config).await);
+        checks.extend(store_checks(config, place).await);
+    }
     let is_running = is_running(&config.data);
     checks.push(port("port api", "listen-api", config.listen_api, is_running));
     if !config.one_port() {
@@ -200,48 +201,50 @@ fn file_system(config: &Config) -> Check {
     }
 }
 
-fn room(name: &'static str, path: &Path) -> Check {
-    let place = nearest(path);
-    let Ok(found) = statvfs(&place) else {
-        return warning(name, format!("{} cannot be looked at", place.display()));
+/// The place where the store should be that the database knows, and that holds none, or no headers.
+async fn store_lost(config: &Config) -> Option<Check> {
+    let db = db_known(config).await?;
+    let lost = async {
+        if app::store_is_there(config).await.ok()? {
+            return None;
+        }
+        let backend = app::backend_open(config).ok()?;
+        // Which says what is missing before it asks for a key.
+        let opened = Store::open(backend, db.conn(), store::Options::default()).await;
+        opened.err().map(|error| failed(OBJECTS, chain_of(&error)))
     };
-    let free = found.f_bavail.saturating_mul(found.f_frsize);
-    let text = format!("{} free at {}", shown(free), place.display());
-    match free {
-        n if n < ROOM_FAIL => failed(name, format!("{text}; at least {} are needed", shown(ROOM_FAIL))),
-        n if n < ROOM_WARN => warning(name, format!("{text}; images need room")),
-        _ => ok(name, text),
-    }
+    // A place that does not answer is told where it is written to.
+    tokio::time::timeout(PATIENCE, lost).await.ok().flatten()
 }
 
 async fn objects(config: &Config) -> Check {
-    const NAME: &str = "objects";
     if let Objects::Folder(path) = config.objects()
-        && !path.is_dir()
+        && !path.join("h").is_dir()
     {
-        // Opening a folder backend would make it.
-        let place = nearest(&path);
+        // The first start makes the store.
+        let (place, shown) = (nearest(&path), path.display());
         return match probe(&place) {
-            Ok(()) => ok(
-                NAME,
-                format!("{} is not there yet and can be made", path.display()),
-            ),
-            Err(error) => failed(NAME, format!("{} cannot be written: {error}", place.display())),
+            Ok(()) if path.is_dir() => ok(OBJECTS, format!("{shown} holds no store yet, and can be written")),
+            Ok(()) => ok(OBJECTS, format!("{shown} is not there yet and can be made")),
+            Err(error) => failed(OBJECTS, format!("{} cannot be written: {error}", place.display())),
         };
     }
     match tokio::time::timeout(PATIENCE, objects_probe(config)).await {
         Ok(Ok(place)) => ok(
-            NAME,
+            OBJECTS,
             format!("{place} takes an object, gives it back and forgets it"),
         ),
-        Ok(Err(error)) => failed(NAME, format!("a probe object failed: {}", error.chain())),
-        Err(_) => failed(NAME, format!("no answer within {} seconds", PATIENCE.as_secs())),
+        Ok(Err(error)) => failed(OBJECTS, format!("a probe object failed: {}", error.chain())),
+        Err(_) => failed(
+            OBJECTS,
+            format!("no answer within {} seconds", PATIENCE.as_secs()),
+        ),
     }
 }
 
 /// Whether the store opens, with the key that the settings name, as it would at a start: its header is whole, and the key is
 /// one of its keys.
-async fn store_checks(config: &Config) -> Vec<Check> {
+async fn store_checks(config: &Config, place: &str) -> Vec<Check> {
     const NAME: &str = "store key";
     let key = match key_load(config).await {
         Ok(key) => key,
@@ -266,8 +269,8 @@ async fn store_checks(config: &Config) -> Vec<Check> {
     vec![
         key,
         headers(&store).await,
-        database::age(config, &db, &store).await,
-        data_read(&store).await,
+        database::age(place, &db, &store).await,
+        data_read(config, &store).await,
     ]
 }
 
@@ -292,16 +295,13 @@ async fn headers(store: &Store) -> Check {
 }
 
 /// Since when everything that is stored was read, and whether something is known to be damaged.
-async fn data_read(store: &Store) -> Check {
+async fn data_read(config: &Config, store: &Store) -> Check {
     const NAME: &str = "stored data";
     let health = match store.health().await {
         Ok(health) => health,
         Err(error) => return warning(NAME, format!("it is not known how it is: {}", chain_of(&error))),
     };
-    let read = match health.oldest_us.and_then(DateTime::from_timestamp_micros) {
-        Some(oldest) => format!("all of it was read since {}", wire(oldest)),
-        None => "nothing is stored yet".to_owned(),
-    };
+    let read = read_text(health.oldest_us, config.scrub.every_days);
     match health.damaged_roots {
         0 => ok(NAME, format!("{read}; no damage is known")),
         _ => warning(
@@ -314,21 +314,47 @@ async fn data_read(store: &Store) -> Check {
     }
 }
 
+/// Since when everything was read, and when the scrub reads it again. What an index that was made anew names was read at 0.
+fn read_text(oldest_us: Option<i64>, every_days: u32) -> String {
+    let Some(oldest_us) = oldest_us else {
+        return "nothing is stored yet".to_owned();
+    };
+    let is_read = oldest_us > 0;
+    let oldest = DateTime::from_timestamp_micros(oldest_us).unwrap_or_default();
+    let read = if is_read {
+        format!("all of it was read since {}", wire(oldest))
+    } else {
+        "not all of it was read since the index of chunks was made anew, as by a recovery".to_owned()
+    };
+    if every_days == 0 {
+        return format!(
+            "{read}, and the scrub is off (`scrub.every_days`): `cistern store verify --read-data` reads it"
+        );
+    }
+    let days = TimeDelta::try_days(every_days.into());
+    match days.and_then(|days| oldest.checked_add_signed(days)) {
+        Some(due) if is_read => format!("{read}; the scrub reads it again from {} on", wire(due)),
+        _ => format!("{read}; the scrub is due and reads it while a server runs"),
+    }
+}
+
+/// The database, where it can be read, has the tables of this program, and knows a store.
+async fn db_known(config: &Config) -> Option<Db> {
+    if matches!(config.database(), Database::Sqlite(path) if !path.exists()) {
+        return None;
+    }
+    let db = Db::open_to_look(&app::place(config)).await.ok()?;
+    let is_known =
+        matches!(migrate::is_current(&db).await, Ok(true)) && matches!(db.has_whole_store().await, Ok(true));
+    is_known.then_some(db)
+}
+
 /// Opens the store, for which its database is needed; none where the first start or an upgrade is still to come, or where
 /// another check says why it cannot be opened. Changes nothing.
 async fn store_open(config: &Config, key: Option<WrappingKey>) -> Result<Option<(Store, Db)>, String> {
-    if !app::objects_there(config) {
-        return Ok(None);
-    }
-    if matches!(config.database(), Database::Sqlite(path) if !path.exists()) {
-        return Ok(None);
-    }
-    let Ok(db) = Db::open_to_look(&app::place(config)).await else {
+    let Some(db) = db_known(config).await else {
         return Ok(None);
     };
-    if !matches!(migrate::is_current(&db).await, Ok(true)) {
-        return Ok(None);
-    }
     let backend = app::backend_open(config).map_err(|error| error.chain())?;
     let options = store::Options {
         key,

@@ -36,6 +36,11 @@ impl ServerFlags {
     pub fn load(&self, context: &Context) -> Outcome<Loaded> {
         self.0.load(context)
     }
+
+    /// Those of these flags that a local command has too, as they are typed: see [`LocalFlags::shown`].
+    pub fn shown_for_local(&self, data: &Path) -> String {
+        self.0.shown_with(data, &|flag| Some(flag))
+    }
 }
 
 impl LocalFlags {
@@ -47,32 +52,17 @@ impl LocalFlags {
     /// These flags as they are typed, for another command on this installation: `--data` always, which `data` is, the others
     /// where they were given. A password in an address is left out, as the word PASSWORD.
     pub fn shown(&self, data: &Path) -> String {
-        self.shown_with(data, &|flag| Some(flag))
+        self.0.shown_with(data, &|flag| Some(flag))
     }
 
     /// The same for `cistern key`, whose `--key-file` is the key to add: the one that opens the store has a flag of its own.
     /// A command has none, and has to be in the settings.
     pub fn shown_for_keys(&self, data: &Path) -> String {
-        self.shown_with(data, &|flag| match flag {
+        self.0.shown_with(data, &|flag| match flag {
             "key-file" => Some("unlock-key-file"),
             "key-command" => None,
             other => Some(other),
         })
-    }
-
-    fn shown_with(&self, data: &Path, name: &dyn Fn(&str) -> Option<&str>) -> String {
-        let mut words = format!("--data {}", quoted(&data.display().to_string()));
-        if let Some(file) = &self.0.file {
-            let _ = write!(words, " --config {}", quoted(&file.display().to_string()));
-        }
-        for setting in local().filter(|setting| setting.key != "data") {
-            let given = self.0.values.get(setting.key);
-            let flag = setting.flag().unwrap_or_default();
-            if let (Some(value), Some(flag)) = (given, name(&flag)) {
-                let _ = write!(words, " --{flag} {}", quoted(&without_password(value)));
-            }
-        }
-        words
     }
 
     /// Whether `--data` was given: where a command can be local or remote, that makes it local.
@@ -94,6 +84,21 @@ impl Given {
             let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
             Failure::Failed(text.join("\n"))
         })
+    }
+
+    fn shown_with(&self, data: &Path, name: &dyn Fn(&str) -> Option<&str>) -> String {
+        let mut words = format!("--data {}", quoted(&data.display().to_string()));
+        if let Some(file) = &self.file {
+            let _ = write!(words, " --config {}", quoted(&file.display().to_string()));
+        }
+        for setting in local().filter(|setting| setting.key != "data") {
+            let given = self.values.get(setting.key);
+            let flag = setting.flag().unwrap_or_default();
+            if let (Some(value), Some(flag)) = (given, name(&flag)) {
+                let _ = write!(words, " --{flag} {}", quoted(&without_password(value)));
+            }
+        }
+        words
     }
 
     fn update(&mut self, settings: impl Iterator<Item = &'static Setting>, matches: &ArgMatches) {

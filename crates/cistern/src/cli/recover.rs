@@ -17,14 +17,15 @@ const EXAMPLES: &str = "Examples:
   cistern recover --data /var/lib/cistern --recovery-key                        with nothing but the printed key
   cistern recover --data DIR --database postgres://cistern@db/empty --objects /mnt/images
 
-Stop every server of the installation first. A database that is there is moved aside, not deleted.
+Stop every server of the installation first. A database that is there is moved aside, not deleted; one that is
+newer than the store, or another store's, only with --replace-database.
 Afterwards users, tokens and passwords are as they were; `cistern token create --data DIR` makes a new token.";
 
 /// Flags of `recover`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Move the tables of a PostgreSQL database that is not empty into a schema of their own, and go on
+    /// Move the database aside also where it knows what the store does not; with PostgreSQL the tables of one that is not empty
     #[arg(long)]
     replace_database: bool,
     /// Take the database that is there as it is, although it is older than the store, and forget what is newer

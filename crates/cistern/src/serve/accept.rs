@@ -428,7 +428,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_is_open_gets_on_whatever_others_do() {
         let (held, running, url) = Held::listen(2).await;
-        let one = reqwest::Client::new();
+        let one = reqwest::Client::builder().build().expect("a client");
         let ask = async || one.get(&url).send().await.expect("an answer").text().await;
         assert_eq!(ask().await.expect("a body"), "at once");
         let many = reqwest::Client::builder().http2_prior_knowledge().build();

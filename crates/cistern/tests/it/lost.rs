@@ -6,7 +6,7 @@ use crate::harness::files::Files;
 use crate::harness::images::imported;
 use crate::harness::process::{reason, run, run_ok};
 use crate::harness::server::{Server, Setup};
-use crate::harness::{disks, world};
+use crate::harness::{disks, files_below, until, world};
 
 const PORTS: [&str; 2] = ["--listen-api=127.0.0.1:0", "--listen-registry=127.0.0.1:0"];
 
@@ -240,4 +240,197 @@ async fn gc_and_a_copy_name_what_is_missing_and_what_helps() {
     let made = Made::new();
     let other = made.data.join("store").display().to_string();
     fails(&["store", "heal", &other], &["is a copy of another store ("]);
+}
+
+impl Made {
+    fn objects(&self) -> PathBuf {
+        self.data.join("store")
+    }
+
+    fn doctor_says(&self, name: &str) -> String {
+        let mut doctor = self.setup.command(&self.data, &["doctor", "--json"]);
+        line_of(&run(doctor.args(PORTS)).stdout, name)
+    }
+}
+
+/// What `doctor --json` says by this name, with its state.
+fn line_of(stdout: &[u8], name: &str) -> String {
+    let told: serde_json::Value = serde_json::from_slice(stdout).expect("one document");
+    let checks = told["checks"].as_array().expect("a list");
+    let check = checks.iter().find(|check| check["name"] == name);
+    let check = check.unwrap_or_else(|| panic!("no {name} in {told:#}"));
+    format!(
+        "{} {}",
+        check["state"].as_str().expect("text"),
+        check["text"].as_str().expect("text")
+    )
+}
+
+/// The names in a folder, without the files that go away with the last that has the database open.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).expect("lists");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.retain(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
+    names.sort();
+    names
+}
+
+/// Copies all files below a folder.
+fn copy_all(from: &Path, to: &Path) {
+    for path in files_below(from) {
+        let name = to.join(path.strip_prefix(from).expect("below it"));
+        std::fs::create_dir_all(name.parent().expect("a folder")).expect("makes it");
+        std::fs::copy(&path, name).expect("copies");
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_newer_than_the_store_is_not_replaced_unasked() {
+    if !is_local() {
+        return;
+    }
+    let mut server = Server::start();
+    let (dir, files) = (
+        tempfile::tempdir().expect("a temporary folder"),
+        Files::start().await,
+    );
+    imported(&server.api(), "old", &files.put("old.img", disks::raw(4, 1))).await;
+    server.terminate();
+    let (objects, copy) = (server.objects(), dir.path().join("copy"));
+    copy_all(&objects, &copy);
+    server.start_again();
+    for (name, seed) in [("new", 2), ("newer", 3)] {
+        imported(&server.api(), name, &files.put(name, disks::raw(4, seed))).await;
+    }
+    server.terminate();
+    std::fs::remove_dir_all(&objects).expect("is there");
+    copy_all(&copy, &objects);
+
+    let keep = format!("recover --keep-database --data {}", server.data().display());
+    let output = run(server.local(&["doctor", "--json"]).args(PORTS));
+    let said = line_of(&output.stdout, "journal");
+    assert!(said.starts_with("failed") && said.contains(&keep), "{said}");
+    let before = names(&server.data());
+    let output = run(&mut server.local(&["recover"]));
+    let said = reason(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["(2 images", "--keep-database", "--replace-database"] {
+        assert!(said.contains(part), "no `{part}` in {said}");
+    }
+    assert_eq!(names(&server.data()), before, "nothing is left or moved");
+    let told = run_ok(&mut server.local(&["recover", "--replace-database"]));
+    assert!(
+        told.contains(": 1 image,") && told.contains("before_recovery"),
+        "{told}"
+    );
+    let output = run(server.local(&["doctor", "--json"]).args(PORTS));
+    let said = line_of(&output.stdout, "stored data");
+    assert!(said.starts_with("ok not all of it was read since"), "{said}");
+    assert!(said.contains("the scrub is due"), "{said}");
+    let stats = run_ok(&mut server.local(&["store", "stats"]));
+    assert!(!stats.contains("1970"), "{stats}");
+}
+
+#[test]
+fn a_database_of_another_store_or_with_changes_of_its_own_is_not_replaced_unasked() {
+    if !is_local() {
+        return;
+    }
+    let (made, other) = (Made::new(), Made::new());
+    run_ok(&mut made.setup.command(&made.data, &["token", "create"]));
+    let before = names(&made.data);
+    let said = made.fails(&["recover"]);
+    assert!(said.contains("knows what the store's journal does not"), "{said}");
+    std::fs::remove_dir_all(made.objects()).expect("is there");
+    std::fs::rename(other.objects(), made.objects()).expect("is there");
+    let said = made.fails(&["recover"]);
+    assert!(said.contains("of another store ("), "{said}");
+    assert_eq!(names(&made.data), before, "nothing is moved");
+    run_ok(&mut made.setup.command(&made.data, &["recover", "--replace-database"]));
+    made.doctor_is_well();
+}
+
+#[test]
+fn nothing_is_made_in_the_place_of_a_store_that_is_away() {
+    if !is_local() {
+        return;
+    }
+    let made = Made::new();
+    let gone = made.data.join("store.gone");
+    std::fs::rename(made.objects(), &gone).expect("is there");
+    let commands = [
+        &["doctor"][..],
+        &["serve"],
+        &["store", "verify"],
+        &["store", "stats"],
+        &["store", "rebuild-index"],
+        &["gc"],
+    ];
+    let away = "does not hold the store";
+    let said = made.doctor_says("objects");
+    assert!(said.starts_with("failed") && said.contains(away), "{said}");
+    made.all_say(&commands[..4], away);
+    for words in commands {
+        made.fails(words);
+    }
+    assert!(!made.objects().exists(), "it was made");
+    // What a disk is mounted on that is not.
+    std::fs::create_dir(made.objects()).expect("makes it");
+    made.all_say(&commands[..4], away);
+    drop(made.fails(&["recover"]));
+    let left = std::fs::read_dir(made.objects()).expect("lists").count();
+    assert_eq!(left, 0, "something was made in it");
+    std::fs::remove_dir(made.objects()).expect("is empty");
+    std::fs::rename(&gone, made.objects()).expect("is there");
+    made.doctor_is_well();
+}
+
+#[test]
+fn headers_that_are_missing_are_named_wherever_they_are_missed() {
+    if !is_local() {
+        return;
+    }
+    let made = Made::new();
+    std::fs::rename(made.objects().join("h"), made.data.join("h")).expect("is there");
+    let commands = [&["doctor"][..], &["serve"], &["store", "verify"], &["recover"]];
+    made.all_say(
+        &commands,
+        "its headers (`h/`) are missing: put the objects below `h/` back",
+    );
+    std::fs::rename(made.data.join("h"), made.objects().join("h")).expect("is there");
+    made.doctor_is_well();
+}
+
+#[tokio::test]
+async fn doctor_tells_a_journal_that_is_gone_and_a_server_writes_it_anew() {
+    if !is_local() {
+        return;
+    }
+    let mut server = Server::start();
+    server.terminate();
+    let journal = server.objects().join("j");
+    let said = |server: &Server| {
+        let output = run(server.local(&["doctor", "--json"]).args(PORTS));
+        line_of(&output.stdout, "journal")
+    };
+    assert!(said(&server).starts_with("ok"), "{}", said(&server));
+    let newest = files_below(&journal).into_iter().max().expect("there is one");
+    spoil(&newest, 40, 60);
+    let damaged = said(&server);
+    assert!(
+        damaged.starts_with("failed") && damaged.contains("cannot be read"),
+        "{damaged}"
+    );
+    std::fs::remove_dir_all(&journal).expect("is there");
+    let gone = said(&server);
+    assert!(
+        gone.starts_with("failed") && gone.contains("(`j/`) is gone, all of it") && gone.contains("anew"),
+        "{gone}"
+    );
+    server.start_again();
+    until("the journal to be there", 30, async || {
+        said(&server).starts_with("ok").then_some(())
+    })
+    .await;
 }

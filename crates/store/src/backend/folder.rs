@@ -64,6 +64,16 @@ struct FolderSync {
 impl Folder {
     /// Opens the folder, makes it if absent, and clears what crashed writers left in `tmp/`. One that cannot be written can be read.
     pub fn open(root: &Path) -> Result<Self> {
+        Self::open_for(root, |_| true)
+    }
+
+    /// The same, but a folder in which no store lies is left as it is, also where it is absent: whoever finds no store there must
+    /// not have made anything in the place of one that is not mounted, or was moved away.
+    pub fn open_existing(root: &Path) -> Result<Self> {
+        Self::open_for(root, |root| root.join("h").is_dir())
+    }
+
+    fn open_for(root: &Path, is_prepared: impl FnOnce(&Path) -> bool) -> Result<Self> {
         let root =
             std::path::absolute(root).map_err(|error| Error::io("cannot find the store's folder", error))?;
         let inner = Inner {
@@ -73,7 +83,7 @@ impl Folder {
             world: World::system(),
         };
         let is_for_reading = root.is_dir() && rustix::fs::access(&root, Access::WRITE_OK).is_err();
-        if !is_for_reading {
+        if !is_for_reading && is_prepared(&root) {
             // Only here: what is written under a mount that went away must find no such folder.
             inner.folder_make(&root.join(TEMPORARY))?;
             inner.temporary_clear()?;

@@ -113,11 +113,24 @@ pub type Settings = BTreeMap<String, String>;
 
 /// Opens a backend: a folder's path (made if absent), or the URL of a bucket.
 pub fn backend_open(url_or_path: &str, settings: &Settings) -> Result<Arc<dyn Backend>> {
+    open_with(url_or_path, settings, Folder::open)
+}
+
+/// The same for a store that has to be there: where none is, nothing is made.
+pub fn backend_open_existing(url_or_path: &str, settings: &Settings) -> Result<Arc<dyn Backend>> {
+    open_with(url_or_path, settings, Folder::open_existing)
+}
+
+fn open_with(
+    url_or_path: &str,
+    settings: &Settings,
+    folder: fn(&Path) -> Result<Folder>,
+) -> Result<Arc<dyn Backend>> {
     if url_or_path.contains("://") && !url_or_path.starts_with("file://") {
         return Ok(Arc::new(Remote::open(url_or_path, settings)?));
     }
     let path = url_or_path.strip_prefix("file://").unwrap_or(url_or_path);
-    Ok(Arc::new(Folder::open(Path::new(path))?))
+    Ok(Arc::new(folder(Path::new(path))?))
 }
 
 /// A key is made of the characters that every backend keeps as they are.

@@ -25,22 +25,46 @@ use crate::{CHUNK_BYTES, FORMAT};
 /// What is left of a store without its headers, or copied of it so far, is no empty place: a new store there would take all of
 /// it for garbage.
 async fn remains_refuse(backend: &dyn Backend) -> Result<()> {
+    let Some(key) = remains(backend).await? else {
+        return Ok(());
+    };
+    let text = format!(
+        "`{}` is not empty: it holds objects of a store (`{key}`) without its headers (`h/`). Finish the copy that brought \
+         them, or bring the headers back; for a new store name an empty place",
+        backend.describe()
+    );
+    Err(Error::new(Kind::Exists, text))
+}
+
+/// An object of a store in a place that has no header, if there is one.
+async fn remains(backend: &dyn Backend) -> Result<Option<String>> {
     for prefix in ["p/", "b/", "j/"] {
         if let Some(item) = backend.list(prefix).try_next().await? {
-            let text = format!(
-                "`{}` is not empty: it holds objects of a store (`{}`) without its headers (`h/`). Finish the copy that \
-                 brought them, or bring the headers back; for a new store name an empty place",
-                backend.describe(),
-                item.key
-            );
-            return Err(Error::new(Kind::Exists, text));
+            return Ok(Some(item.key));
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+/// Of a place that has objects of a store and no header: what is missing, and what to do.
+pub(crate) async fn headers_missing(backend: &dyn Backend) -> Result<Option<Error>> {
+    let key = remains(backend).await?;
+    Ok(key.map(|key| {
+        let text = format!(
+            "`{}` holds objects of a store (`{key}`), but its headers (`h/`) are missing: put the objects below `h/` back from a copy \
+             of the folder or bucket, they are few and small. Nothing else of the store is hurt by that. Where it is being copied, \
+             finish that first",
+            backend.describe()
+        );
+        Error::new(Kind::HeadersDamaged, text)
+    }))
 }
 
 /// Why a backend without a header cannot be opened.
 async fn nothing_there(backend: &dyn Backend, db: &DatabaseConnection) -> Result<Error> {
+    if let Some(error) = headers_missing(backend).await? {
+        return Ok(error);
+    }
     let place = backend.describe();
     let text = match meta_list(db).await?.first() {
         Some(row) => format!(

@@ -8,13 +8,13 @@ use super::{Check, PATIENCE, failed, ok};
 use crate::app;
 
 use crate::config::{Config, Database};
-use crate::platform::command::quoted;
 use crate::platform::db::{Db, migrate};
 use crate::platform::error::{DATABASE_DAMAGED, Error, Result};
 use crate::platform::journal;
 use crate::platform::secrets;
 
 const NAME: &str = "database";
+const JOURNAL: &str = "journal";
 
 /// The database, and the key to the secrets in it.
 pub(super) async fn checks(config: &Config) -> Vec<Check> {
@@ -83,15 +83,53 @@ async fn secrets_key(config: &Config, db: &Db) -> Check {
 }
 
 /// Whether database and store go together: where one is an older copy, a server only reads.
-pub(super) async fn age(config: &Config, db: &Db, store: &Store) -> Check {
-    const NAME: &str = "journal";
+/// `place` are the flags that say where the installation is.
+pub(super) async fn age(place: &str, db: &Db, store: &Store) -> Check {
     match tokio::time::timeout(PATIENCE, journal::misfit(db, store)).await {
-        Ok(Ok(None)) => ok(NAME, "database and store know the same"),
-        Ok(Ok(Some(sentence))) => {
-            let data = quoted(&config.data.display().to_string());
-            failed(NAME, format!("{sentence} (`cistern recover --data {data}`)"))
+        Ok(Ok(None)) => journal_whole(db, store).await,
+        Ok(Ok(Some(misfit))) => {
+            let flag = misfit
+                .recover_flag()
+                .map_or(String::new(), |flag| format!("{flag} "));
+            let command = format!("cistern recover {flag}{place}");
+            failed(JOURNAL, format!("{} (`{command}`)", misfit.sentence()))
         }
-        Ok(Err(error)) => failed(NAME, error.chain()),
-        Err(_) => failed(NAME, format!("no answer within {} seconds", PATIENCE.as_secs())),
+        Ok(Err(error)) => failed(JOURNAL, error.chain()),
+        Err(_) => failed(
+            JOURNAL,
+            format!("no answer within {} seconds", PATIENCE.as_secs()),
+        ),
     }
+}
+
+/// Whether what the database has written last is in the store's journal.
+async fn journal_whole(db: &Db, store: &Store) -> Check {
+    let journal = store.journal();
+    let looked = async {
+        let fault = journal::newest_fault(db, &journal).await?;
+        Ok::<_, Error>((fault, journal.list().await?.is_empty()))
+    };
+    let (fault, is_gone) = match tokio::time::timeout(PATIENCE, looked).await {
+        Ok(Ok((Some(fault), is_gone))) => (fault, is_gone),
+        Ok(Ok((None, _))) => return ok(JOURNAL, "database and store know the same"),
+        Ok(Err(error)) => return failed(JOURNAL, error.chain()),
+        Err(_) => {
+            return failed(
+                JOURNAL,
+                format!("no answer within {} seconds", PATIENCE.as_secs()),
+            );
+        }
+    };
+    let what = if is_gone {
+        "the store's journal (`j/`) is gone, all of it".to_owned()
+    } else {
+        fault.reason
+    };
+    failed(
+        JOURNAL,
+        format!(
+            "{what}: were the database lost now, what is missing there would be lost with it. A server writes it anew from the database \
+             when it starts, and once a day; where `scrub.every_days` is 0, `cistern store verify` at a server has it written"
+        ),
+    )
 }

@@ -21,6 +21,7 @@ use sea_orm::{
 };
 use store::room::Space;
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use uuid::Uuid;
 
 use super::clock::Time;
 use super::error::{Context, Error, Result};
@@ -227,6 +228,21 @@ impl Db {
     pub async fn has_store(&self) -> Result<bool> {
         let begun = rows::store_is_begun(&self.conn).await;
         begun.context("could not look whether a store was begun")
+    }
+
+    /// Whether the store of this database was made, and has to be there.
+    pub async fn has_whole_store(&self) -> Result<bool> {
+        let ready = rows::store_is_ready(&self.conn).await;
+        ready.context("could not look whether the store was made")
+    }
+
+    /// Which store was begun in this database; none where none was.
+    pub async fn store_id(&self) -> Result<Option<Uuid>> {
+        if !self.has_store().await? {
+            return Ok(None);
+        }
+        let id = rows::store_id(&self.conn).await;
+        id.context("could not look which store was begun")
     }
 
     /// What is wrong in SQLite's file, all of which is read; none where it is whole, and of PostgreSQL, which looks after its own.

@@ -27,6 +27,26 @@ pub async fn store_is_begun(conn: &DatabaseConnection) -> Result<bool, DbErr> {
     Ok(conn.query_one_raw(any).await?.is_some())
 }
 
+/// Whether the store of this database was made and is complete: it has to be there. None where it was not migrated yet.
+pub async fn store_is_ready(conn: &DatabaseConnection) -> Result<bool, DbErr> {
+    if !SchemaManager::new(conn).has_table("store_meta").await? {
+        return Ok(false);
+    }
+    let ready = "SELECT id FROM store_meta WHERE ready LIMIT 1";
+    let ready = Statement::from_string(conn.get_database_backend(), ready);
+    Ok(conn.query_one_raw(ready).await?.is_some())
+}
+
+/// Which store was begun in this database, if one was. The table is there.
+pub async fn store_id(conn: &DatabaseConnection) -> Result<Option<Uuid>, DbErr> {
+    let first = Statement::from_string(
+        conn.get_database_backend(),
+        "SELECT store_id FROM store_meta LIMIT 1",
+    );
+    let row = conn.query_one_raw(first).await?;
+    row.map(|row| row.try_get_by_index(0)).transpose()
+}
+
 /// What SQLite finds wrong in its file, the first of it; none where it is whole. Reads all of it.
 pub async fn sqlite_faults(conn: &impl ConnectionTrait) -> Result<Vec<String>, DbErr> {
     let check = Statement::from_string(DbBackend::Sqlite, "PRAGMA quick_check(3)");

@@ -28,7 +28,7 @@ pub async fn store_verify(app: &App, read_data: bool, progress: &VerifyProgress)
 
 /// Adds what is wrong with the newest object of the journal, which only the database knows.
 async fn with_newest(app: &App, mut found: Vec<Damage>) -> Result<Vec<Damage>> {
-    let newest = journal::newest_fault(&app.db, &app.store).await?;
+    let newest = journal::newest_fault(&app.db, &app.store.journal()).await?;
     found.extend(newest.filter(|newest| found.iter().all(|known| known.owner != newest.owner)));
     Ok(found)
 }

@@ -40,7 +40,7 @@ pub struct StoreStats {
     #[serde(default)]
     pub writers: Writers,
     /// Everything that is stored was read and hashed since then, by the scrub, a verification that reads data, or when it was
-    /// written; none where nothing is stored.
+    /// written; none where nothing is stored, and where something was not read since the index was made anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_since: Option<String>,
     /// The cache of packs of a bucket, where there is one.

@@ -39,7 +39,13 @@ pub async fn store_stats(app: &App, caller: &Caller) -> Result<StoreStats> {
 
 /// The figures that the database has; cache and requests are a server's.
 pub(super) async fn figures(app: &App) -> Result<StoreStats> {
-    let oldest_us = app.store.health().await?.oldest_us;
+    // What an index that was made anew names was not read yet.
+    let oldest_us = app
+        .store
+        .health()
+        .await?
+        .oldest_us
+        .filter(|oldest_us| *oldest_us > 0);
     let read_since = oldest_us.and_then(DateTime::from_timestamp_micros).map(wire);
     Ok(StoreStats {
         read_since,

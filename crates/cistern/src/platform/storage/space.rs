@@ -29,7 +29,7 @@ pub struct Disk {
 
 impl Disk {
     /// Whether less than so many percent are free.
-    fn is_below(&self, percent: u8) -> bool {
+    pub fn is_below(&self, percent: u8) -> bool {
         self.space.free < self.space.total.min(SHARED_BYTES) / 100 * u64::from(percent)
     }
 }

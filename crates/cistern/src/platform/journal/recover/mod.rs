@@ -3,11 +3,12 @@
 //! The newest whole generation of the journal is brought back with everything after it; what can be derived is derived,
 //! and the index of chunks is read from the packs. All of it happens beside the database that is there (SQLite), or in
 //! an empty one (PostgreSQL): only at the end does the new one take its place, and the old one is moved aside, never
-//! deleted. A run that was cut off has changed nothing, and is begun again.
+//! deleted; nor is that done unasked to one that knows more than the journal ([`newer`]). A run that was cut off has changed nothing, and is begun again.
 //!
 //! What cannot be read is told, with the stretch of time whose changes are missing; what was journaled after it is brought
 //! back all the same, because a row that names an image is worth more than an order that is whole.
 
+mod newer;
 mod plan;
 mod replay;
 mod target;
@@ -19,6 +20,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use store::{Journal, JournalListed, JournalPlace, Kind, RebuildProgress, Store, WrappingKey};
 
+use self::newer::Newer;
 use self::plan::{plan_make, report_new};
 use self::replay::replay;
 use self::target::Target;
@@ -43,7 +45,8 @@ const WRITTEN: &str = "a server wrote into the store's journal meanwhile, and th
 pub struct Options {
     /// What opens an encrypted store, where not the key that the settings name.
     pub key: Option<WrappingKey>,
-    /// A PostgreSQL database that holds something already: its tables are moved into a schema of their own.
+    /// A PostgreSQL database that holds something already: its tables are moved into a schema of their own. SQLite's is moved aside
+    /// also where it knows what the store's journal does not.
     pub replace_database: bool,
     /// The database that is there is taken as it is, however old, and what the store knows beyond it is forgotten.
     pub keep_database: bool,
@@ -72,10 +75,20 @@ pub async fn recover(config: &Config, options: Options, tell: &(dyn Fn(&str) + S
     }
     let plan = plan_make(&journal).await?;
     let (last, mut report) = (plan.last, report_new(&plan));
+    let newer = if options.replace_database {
+        None
+    } else {
+        Newer::look(config, &journal).await?
+    };
 
     let target = Target::open(config, &options).await?;
     tell("bringing the catalogue back");
     let counters = replay(&journal, &target.db, plan, &mut report).await?;
+    if let Some(newer) = newer {
+        let refusal = newer.refusal(config, &target.db).await?;
+        target.give_up().await?;
+        return Err(refusal);
+    }
     tell("reading the index of every pack");
     index_make(&target.db, backend, with_key.clone(), &mut report).await?;
 

@@ -34,17 +34,7 @@ impl Target {
     async fn beside(config: &Config, path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).context("the database's path is none")?;
         let new = suffixed(&path, ".recovering");
-        for suffix in SUFFIXES {
-            match std::fs::remove_file(suffixed(&new, suffix)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::internal(
-                        "could not remove what an earlier recovery left",
-                        error,
-                    ));
-                }
-                _ => {}
-            }
-        }
+        files_remove(&new)?;
         let mut config = config.clone();
         config.database = Some(Secret::new(format!("sqlite://{}", new.display())));
         let db = Db::open(&app::place(&config), config.database_max_connections).await?;
@@ -74,6 +64,15 @@ impl Target {
             config: config.clone(),
             files: None,
         })
+    }
+
+    /// Gives a new file up.
+    pub(super) async fn give_up(self) -> Result<()> {
+        self.db.close().await?;
+        match self.files {
+            Some((new, _)) => files_remove(&new),
+            None => Ok(()),
+        }
     }
 
     /// Puts a new file into the old one's place, which is moved aside; says where to.
@@ -108,6 +107,22 @@ impl Target {
         folder.sync_all().context(what)?;
         Ok(aside)
     }
+}
+
+/// Removes a database that was not finished.
+fn files_remove(new: &Path) -> Result<()> {
+    for suffix in SUFFIXES {
+        match std::fs::remove_file(suffixed(new, suffix)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::internal(
+                    "could not remove what an earlier recovery left",
+                    error,
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn suffixed(path: &Path, suffix: &str) -> PathBuf {

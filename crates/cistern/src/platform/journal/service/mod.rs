@@ -8,7 +8,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta};
 use sea_orm::ConnectionTrait;
 use serde_json::Value;
-use store::{Damage, JournalHead, JournalLink, JournalPart, JournalPlace, JournalSealed, Kind, Store};
+use store::{
+    Damage, Journal, JournalHead, JournalLink, JournalPart, JournalPlace, JournalSealed, Kind, Store,
+};
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -100,33 +102,71 @@ pub async fn open(app: &App) -> Result<()> {
         tx.commit().await?;
     }
     match misfit(&app.db, &app.store).await? {
-        Some(sentence) => refuse(app, &sentence).or(Ok(())),
+        Some(misfit) => refuse(app, &misfit.sentence()).or(Ok(())),
         None => Ok(()),
+    }
+}
+
+/// Why store and database do not go together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// The database is an older copy.
+    OlderDatabase,
+    /// The journal was written last with another database.
+    OtherDatabase,
+    /// The store is an older copy: its place, and an object that it lacks.
+    OlderStore {
+        /// Where the store is.
+        place: String,
+        /// The object's key.
+        lacks: String,
+    },
+}
+
+impl Misfit {
+    /// The refusal of every change, with the ways out.
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::OlderDatabase => OLDER.to_owned(),
+            Self::OtherDatabase => OTHER.to_owned(),
+            Self::OlderStore { place, lacks } => format!("`{place}`, which lacks `{lacks}`, {OLDER_STORE}"),
+        }
+    }
+
+    /// The flag with which `cistern recover` goes on without losing what only one of the two knows, where it is the newer one that
+    /// stays.
+    pub fn recover_flag(&self) -> Option<&'static str> {
+        match self {
+            Self::OlderDatabase => None,
+            Self::OtherDatabase | Self::OlderStore { .. } => Some("--keep-database"),
+        }
     }
 }
 
 /// Why store and database do not go together, if so: one of them is an older copy, or the journal is of another database. Changes
 /// nothing.
-pub async fn misfit(db: &Db, store: &Store) -> Result<Option<String>> {
-    match database_misfit(db, store).await? {
-        Some(sentence) => Ok(Some(sentence.to_owned())),
+pub async fn misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
+    match database_misfit(db, &store.journal()).await? {
+        Some(misfit) => Ok(Some(misfit)),
         None => store_misfit(db, store).await,
     }
 }
 
 /// A store that lacks what its database has written last. A journal object alone that is missing is mended; a store that lacks data as well was
 /// written on elsewhere.
-async fn store_misfit(db: &Db, store: &Store) -> Result<Option<String>> {
-    if newest_fault(db, store).await?.is_none() {
+async fn store_misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
+    if newest_fault(db, &store.journal()).await?.is_none() {
         return Ok(None);
     }
     let missing = store.newest_missing(NEWEST).await?;
-    Ok(missing.map(|key| format!("`{}`, which lacks `{key}`, {OLDER_STORE}", store.describe())))
+    Ok(missing.map(|lacks| Misfit::OlderStore {
+        place: store.describe(),
+        lacks,
+    }))
 }
 
 /// A database that is older than the store, or another than wrote its journal last.
-async fn database_misfit(db: &Db, store: &Store) -> Result<Option<&'static str>> {
-    let journal = store.journal();
+pub(super) async fn database_misfit(db: &Db, journal: &Journal) -> Result<Option<Misfit>> {
     let listed = journal.list().await?;
     let Some(newest) = listed.last() else {
         return Ok(None);
@@ -136,14 +176,14 @@ async fn database_misfit(db: &Db, store: &Store) -> Result<Option<&'static str>>
     let known = state.as_ref().map(known);
     let is_ahead = model::is_ahead(newest.place, known);
     let (Some(state), Some(known)) = (state, known) else {
-        return Ok(is_ahead.then_some(OLDER));
+        return Ok(is_ahead.then_some(Misfit::OlderDatabase));
     };
     if !is_ahead && !model::must_be_own(newest.place, known) {
         return Ok(None);
     }
     match journal.get(newest.place).await {
-        Ok(object) if object.head.lineage != state.lineage => Ok(Some(OTHER)),
-        _ if is_ahead => Ok(Some(OLDER)),
+        Ok(object) if object.head.lineage != state.lineage => Ok(Some(Misfit::OtherDatabase)),
+        _ if is_ahead => Ok(Some(Misfit::OlderDatabase)),
         // Removed since by another server, or damaged, which whoever reads the journal tells.
         Err(error) if !matches!(error.kind(), Kind::NotFound | Kind::Damaged) => Err(error.into()),
         _ => Ok(None),
@@ -156,8 +196,8 @@ pub async fn guard(app: &App) -> Result<()> {
     if let Some(sentence) = app.db.refusal() {
         return Err(Error::Precondition(sentence.to_owned()));
     }
-    match database_misfit(&app.db, &app.store).await? {
-        Some(sentence) => refuse(app, sentence),
+    match database_misfit(&app.db, &app.store.journal()).await? {
+        Some(misfit) => refuse(app, &misfit.sentence()),
         None => Ok(()),
     }
 }
@@ -248,14 +288,14 @@ async fn write_own(app: &App, wish: Wish) -> Result<()> {
 }
 
 /// What is wrong with the object that the database completed last, which nothing in the store names.
-pub async fn newest_fault(db: &Db, store: &Store) -> Result<Option<Damage>> {
+pub async fn newest_fault(db: &Db, journal: &Journal) -> Result<Option<Damage>> {
     let state = rows::state_get(db.conn()).await?;
     let Some(state) = state.filter(|state| state.generation > 0) else {
         return Ok(None);
     };
     let place = place(state.generation, state.sequence);
     let key = place.key();
-    let reason = match store.journal().get(place).await {
+    let reason = match journal.get(place).await {
         Ok(object) if object.code == code_of(&state) => return Ok(None),
         Ok(_) => format!("journal object `{key}` is not the one that was written"),
         Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Damaged | Kind::Io) => {

@@ -20,3 +20,4 @@ mod round_trip;
 mod scrub;
 mod sessions;
 mod support;
+mod unreadable;

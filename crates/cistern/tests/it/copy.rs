@@ -134,6 +134,10 @@ async fn what_is_damaged_comes_back_from_an_older_copy_while_the_server_runs() {
     assert!(reason(&refused).contains("cistern store heal"), "{refused:?}");
     let healed = document(&mut server.local(&["store", "heal", &words[1]]));
     assert_eq!(healed["heal"]["objects"], 1, "{healed}");
+    let healed = ["events", "--what", "store.heal"];
+    let told = document(&mut server.local(&healed));
+    assert_eq!(told["events"].as_array().map(Vec::len), Some(1), "{told}");
+    assert_eq!(told["events"][0]["detail"]["objects"], 1, "{told}");
     run_ok(&mut server.local(&verify));
     assert!(downloaded(&server.api(), 1, "raw").await == old);
 

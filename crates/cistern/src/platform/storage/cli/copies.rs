@@ -155,7 +155,9 @@ const ABSENT: &str = ". What was imported after the copy was made is not in it; 
 
 pub(super) async fn heal(args: HealArgs, context: &Context) -> Outcome {
     folder_require(&args.copy)?;
-    let app = App::open_existing(args.local.config(context)?).await?;
+    let config = args.local.config(context)?;
+    let place = args.local.shown(&config.data);
+    let app = App::open_existing(config).await?;
     let (progress, counters) = (Progress::new(), HealProgress::default());
     progress.step("reading the store", None);
     let healed = {
@@ -173,7 +175,7 @@ pub(super) async fn heal(args: HealArgs, context: &Context) -> Outcome {
         "objects": healed.objects, "bytes": healed.bytes, "chunks": healed.chunks, "chunk_bytes": healed.chunk_bytes,
         "lost": healed.lost, "left": healed.left, "damaged": healed.named,
     } });
-    context.output.document(&told, || healed_text(&healed));
+    context.output.document(&told, || healed_text(&healed, &place));
     match lost_text(&healed) {
         None => Ok(()),
         Some(text) => Err(Failure::Failed(text)),
@@ -190,7 +192,8 @@ fn heal_show(progress: &Progress, counters: &HealProgress) {
     }
 }
 
-fn healed_text(healed: &Healed) -> String {
+/// `place` are the flags that say where the installation is.
+fn healed_text(healed: &Healed, place: &str) -> String {
     if healed.objects + healed.chunks + healed.lost == 0 {
         return "Nothing that an image needs is damaged.".to_owned();
     }
@@ -205,6 +208,12 @@ fn healed_text(healed: &Healed) -> String {
             " {} that the copy has in other packs were stored anew ({}).",
             count(healed.chunks, "chunk"),
             output::bytes(healed.chunk_bytes)
+        );
+    }
+    if healed.objects + healed.chunks > 0 {
+        let _ = write!(
+            text,
+            "\nNext: cistern gc {place}    frees what was damaged\nNext: cistern store verify --read-data {place}    proves it"
         );
     }
     text
@@ -267,7 +276,7 @@ mod tests {
     #[test]
     fn what_came_back_and_what_stays_lost_is_told() {
         assert_eq!(
-            healed_text(&Healed::default()),
+            healed_text(&Healed::default(), "--data d"),
             "Nothing that an image needs is damaged."
         );
         let mut healed = Healed {
@@ -278,7 +287,12 @@ mod tests {
             ..Healed::default()
         };
         assert_eq!(lost_text(&healed), None);
-        let text = healed_text(&healed);
+        let text = healed_text(&healed, "--data d");
+        assert!(
+            text.contains("\nNext: cistern gc --data d ")
+                && text.contains("\nNext: cistern store verify --read-data --data d "),
+            "{text}"
+        );
         assert!(text.starts_with("1 object (2.0 KiB) came back"), "{text}");
         assert!(
             text.contains(" 3 chunks that the copy has in other packs"),

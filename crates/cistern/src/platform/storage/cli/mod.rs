@@ -105,8 +105,8 @@ async fn rebuild(args: RebuildArgs, context: &Context) -> Outcome {
         return Ok(());
     }
     Err(Failure::Failed(
-        "some packs hold nothing that can be read: what only they held is lost. `cistern store verify` names the images; put the \
-         packs back from a copy of the store and run this again, or import those images again"
+        "some packs hold nothing that can be read: what only they held is lost. `cistern store verify` names the images; bring them \
+         back from a copy of the store with `cistern store heal COPY`, or import those images again"
             .into(),
     ))
 }

@@ -178,6 +178,10 @@ mod tests {
         };
         for told in [text(&missing, place, false), kept_text(&missing, place)] {
             assert!(told.contains("2 images need data"), "{told}");
+            assert!(
+                told.contains("`cistern store heal COPY` brings it back"),
+                "{told}"
+            );
         }
         assert!(kept_text(&found, place).ends_with(&format!("verify {place}")));
         // Nothing has the printed key's flag but commands that ask for it.

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use crate::backend::Listed;
 use crate::error::{Kind, Result};
 use crate::header::Header;
-use crate::journal::{Journal, JournalHead, JournalListed, JournalPart, JournalPlace};
+use crate::journal::{Journal, JournalHead, JournalListed, JournalPart, JournalPlace, place_of};
 use crate::store::Store;
 use crate::verify::{Damage, tolerated};
 
@@ -90,7 +91,7 @@ async fn generations_verify(
         .rev()
     {
         let looked = generation_verify(journal, items, read_data).await?;
-        let is_whole = looked.has_end && looked.faults.is_empty();
+        let is_whole = looked.is_whole();
         damage.extend(looked.faults.into_iter().map(|(place, reason)| {
             let bytes = sizes.get(&place).copied().unwrap_or_default();
             told(place.key(), bytes, reason)
@@ -100,6 +101,26 @@ async fn generations_verify(
         }
     }
     Ok(damage)
+}
+
+/// The newest generation that is whole among these objects of the journal: a recovery begins from that, and reads none before it.
+pub(crate) async fn generation_whole(journal: &Journal, listed: &[Listed]) -> Result<Option<u32>> {
+    let of = |item: &Listed| {
+        let place = place_of(&item.key)?;
+        let bytes = item.bytes;
+        Some(JournalListed { place, bytes })
+    };
+    let mut items: Vec<JournalListed> = listed.iter().filter_map(of).collect();
+    items.sort_unstable_by_key(|item| item.place);
+    for items in items
+        .chunk_by(|a, b| a.place.generation == b.place.generation)
+        .rev()
+    {
+        if generation_verify(journal, items, true).await?.is_whole() {
+            return Ok(items.first().map(|item| item.place.generation));
+        }
+    }
+    Ok(None)
 }
 
 async fn generation_verify(journal: &Journal, items: &[JournalListed], read_data: bool) -> Result<Looked> {
@@ -120,6 +141,10 @@ async fn generation_verify(journal: &Journal, items: &[JournalListed], read_data
 }
 
 impl Looked {
+    fn is_whole(&self) -> bool {
+        self.has_end && self.faults.is_empty()
+    }
+
     /// The next object, which can be read: what it follows on has to be there too.
     async fn add(&mut self, journal: &Journal, head: &JournalHead, code: Option<[u8; 32]>) -> Result<()> {
         self.has_end |= head.part == JournalPart::DumpEnd;

@@ -9,11 +9,15 @@
 //!
 //! What is there with the same size is trusted unread, unless all of it is to be read back. Of what differs both sides are judged by
 //! themselves, and what is damaged at the destination is replaced by what is whole at the source.
+//!
+//! What is damaged of the journal is copied as it is, because a recovery tells of what it finds damaged, and not of a last object that is
+//! missing. That it is of a generation which a newer whole one has superseded, so that a recovery never gets to it, is a note.
 
 use std::collections::HashSet;
 use std::future::ready;
 use std::ops::Range;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -21,11 +25,13 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
+use crate::alone::generation_whole;
 use crate::backend::{Backend, Listed};
 use crate::digest::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::gc::id_of;
 use crate::header::{Header, header_load};
+use crate::journal::{Journal, place_of};
 use crate::keys::WrappingKey;
 use crate::pack;
 use crate::verify::tolerated;
@@ -66,16 +72,35 @@ pub struct Copied {
     /// Objects that are damaged at the source, or differ and do not tell which of the two is right: keys of the first of them, with
     /// the reason, and what the copy has now.
     pub damaged: Vec<String>,
+    /// The same of journal objects that no recovery reads, as a newer generation of the journal is whole.
+    pub superseded: Vec<String>,
+}
+
+/// An object that is damaged at the source, or in doubt.
+#[derive(Debug)]
+struct Fault {
+    key: String,
+    /// What is wrong, and what the copy has now.
+    reason: String,
 }
 
 enum Done {
     Present,
     Gone,
-    Written(u64, Option<String>),
+    Written(u64, Option<Fault>),
     /// What was there was damaged, and is whole now.
     Replaced(u64),
     /// What is at the source is damaged, and does not replace what is there.
-    Kept(String),
+    Kept(Fault),
+}
+
+impl Done {
+    fn kept(key: &str, reason: &str) -> Self {
+        Self::Kept(Fault {
+            key: key.to_owned(),
+            reason: reason.to_owned(),
+        })
+    }
 }
 
 /// How a copy is to be.
@@ -102,11 +127,12 @@ async fn source_open(from: &dyn Backend, options: &CopyOptions) -> Result<(Uuid,
 
 /// Copies what `to` lacks of the store in `from`.
 pub async fn copy(
-    from: &dyn Backend,
+    source: &Arc<dyn Backend>,
     to: &dyn Backend,
     options: &CopyOptions,
     progress: &CopyProgress,
 ) -> Result<Copied> {
+    let from = &**source;
     let (store_id, keys) = source_open(from, options).await?;
     if let Some(other) = header_load(to).await?
         && other.header.store_id != store_id
@@ -122,36 +148,44 @@ pub async fn copy(
     let on = Copier {
         from,
         to,
-        keys,
+        keys: keys.clone(),
         read_back: options.read_back,
         world: World::system(),
     };
-    let mut copied = Copied::default();
+    let (mut copied, mut faults) = (Copied::default(), Vec::new());
     let mut seen = HashSet::new();
     for prefix in DATA {
         let listed = from.list(prefix).inspect_ok(|item| seen.extend(id_of(&item.key)));
-        on.all(listed, &mut copied, progress).await?;
+        on.all(listed, (&mut copied, &mut faults), progress).await?;
     }
     let journal: Vec<Listed> = from.list("j/").try_collect().await?;
     for prefix in DATA {
         let is_new = |item: &Listed| id_of(&item.key).is_some_and(|id| !seen.contains(&id));
         let newer = from.list(prefix).try_filter(|item| ready(is_new(item)));
-        on.all(newer, &mut copied, progress).await?;
+        on.all(newer, (&mut copied, &mut faults), progress).await?;
     }
-    on.all(stream::iter(journal.into_iter().map(Ok)), &mut copied, progress)
+    let listed = stream::iter(journal.iter().cloned().map(Ok));
+    on.all(listed, (&mut copied, &mut faults), progress).await?;
+    on.all(from.list("h/"), (&mut copied, &mut faults), progress)
         .await?;
-    on.all(from.list("h/"), &mut copied, progress).await?;
     headers_prune(from, to).await?;
+    let whole = if faults.iter().any(|fault| place_of(&fault.key).is_some()) {
+        let read = Journal::of(Arc::clone(source), store_id, keys);
+        generation_whole(&read, &journal).await?
+    } else {
+        None
+    };
+    copied.tell(faults, whole);
     Ok(copied)
 }
 
 impl Copied {
     /// Counts an object; gives the bytes that were written.
-    fn add(&mut self, done: Done) -> u64 {
+    fn add(&mut self, done: Done, faults: &mut Vec<Fault>) -> u64 {
         match done {
             Done::Present => self.present += 1,
             Done::Gone => self.gone += 1,
-            Done::Kept(reason) => self.damage(reason),
+            Done::Kept(fault) => fault_note(faults, fault),
             Done::Replaced(bytes) => {
                 self.objects += 1;
                 self.bytes += bytes;
@@ -161,8 +195,8 @@ impl Copied {
             Done::Written(bytes, damage) => {
                 self.objects += 1;
                 self.bytes += bytes;
-                if let Some(reason) = damage {
-                    self.damage(reason);
+                if let Some(fault) = damage {
+                    fault_note(faults, fault);
                 }
                 return bytes;
             }
@@ -170,10 +204,29 @@ impl Copied {
         0
     }
 
-    fn damage(&mut self, reason: String) {
-        if self.damaged.len() < NAMED {
-            self.damaged.push(reason);
+    /// Tells what is damaged; `whole` is the generation of the journal that a recovery begins from.
+    fn tell(&mut self, faults: Vec<Fault>, whole: Option<u32>) {
+        for Fault { key, reason } in faults {
+            let is_superseded =
+                place_of(&key).is_some_and(|place| whole.is_some_and(|whole| place.generation < whole));
+            let list = if is_superseded {
+                &mut self.superseded
+            } else {
+                &mut self.damaged
+            };
+            list.push(format!("{key}: {reason}"));
         }
+    }
+}
+
+fn fault_note(faults: &mut Vec<Fault>, fault: Fault) {
+    // What is superseded must not hide what is not: of the journal there is never much.
+    let is_journal = place_of(&fault.key).is_some();
+    let alike = faults
+        .iter()
+        .filter(|known| place_of(&known.key).is_some() == is_journal);
+    if alike.count() < NAMED {
+        faults.push(fault);
     }
 }
 
@@ -228,14 +281,14 @@ impl Copier<'_> {
     async fn all(
         &self,
         listed: impl Stream<Item = Result<Listed>>,
-        copied: &mut Copied,
+        (copied, faults): (&mut Copied, &mut Vec<Fault>),
         progress: &CopyProgress,
     ) -> Result<()> {
         let done = listed.map(|item| async { self.object(item?).await });
         let mut done = pin!(done.buffer_unordered(AT_ONCE));
         while let Some(done) = done.try_next().await? {
             progress.objects.fetch_add(1, Relaxed);
-            progress.bytes.fetch_add(copied.add(done), Relaxed);
+            progress.bytes.fetch_add(copied.add(done, faults), Relaxed);
         }
         Ok(())
     }
@@ -263,9 +316,10 @@ impl Copier<'_> {
             return Ok(Done::Written(item.bytes, None));
         }
         let data = self.from.get(&item.key).await?;
-        let damage = match id_of(&item.key).filter(|_| item.key.starts_with("p/")) {
-            Some(id) => self.damage(id, data.clone()).await?,
-            None => None,
+        let fault = if item.key.starts_with("b/") {
+            None
+        } else {
+            self.fault(&item.key, data.clone()).await?
         };
         if replaces {
             self.replace(&item.key, data).await?;
@@ -273,8 +327,11 @@ impl Copier<'_> {
             self.to.put_new(&item.key, data.clone()).await?;
             self.read_back(&item.key, &data).await?;
         }
-        let damage = damage.map(|reason| format!("{}: {reason}; copied as it is", item.key));
-        Ok(Done::Written(item.bytes, damage))
+        let fault = fault.map(|fault| Fault {
+            key: item.key.clone(),
+            reason: format!("{fault}; copied as it is"),
+        });
+        Ok(Done::Written(item.bytes, fault))
     }
 
     async fn damage(&self, id: Uuid, data: Bytes) -> Result<Option<String>> {
@@ -309,8 +366,10 @@ impl Copier<'_> {
         let key = &item.key;
         let is_possible = |bytes: u64| !key.starts_with("p/") || bytes <= pack::LIMIT_BYTES as u64;
         if !is_possible(item.bytes) {
-            let text = format!("{key}: it is larger than any pack; the copy keeps what it has");
-            return Ok(Done::Kept(text));
+            return Ok(Done::kept(
+                key,
+                "it is larger than any pack; the copy keeps what it has",
+            ));
         }
         let source = self.from.get(key).await?;
         let there = if is_possible(there) {
@@ -321,12 +380,12 @@ impl Copier<'_> {
         let is_same = matches!(&there, Ok(there) if *there == source);
         // Of the others both sides are alike only where they are whole, or were copied damaged by who knew.
         let fault = match self.fault(key, source.clone()).await? {
-            Some(fault) if is_same => Some(format!("{key}: {fault}; so is the copy's")),
-            Some(fault) => Some(format!("{key}: {fault}; the copy keeps what it has")),
+            Some(fault) if is_same => Some(format!("{fault}; so is the copy's")),
+            Some(fault) => Some(format!("{fault}; the copy keeps what it has")),
             None => None,
         };
         if let Some(fault) = fault {
-            return Ok(Done::Kept(fault));
+            return Ok(Done::kept(key, &fault));
         }
         if is_same {
             return Ok(Done::Present);
@@ -334,9 +393,8 @@ impl Copier<'_> {
         if let Ok(there) = there
             && self.fault(key, there).await?.is_none()
         {
-            return Ok(Done::Kept(format!(
-                "{key}: it is another one than the copy's, and both are whole; the copy keeps what it has"
-            )));
+            let reason = "it is another one than the copy's, and both are whole; the copy keeps what it has";
+            return Ok(Done::kept(key, reason));
         }
         self.replace(key, source).await?;
         Ok(Done::Replaced(item.bytes))
@@ -349,11 +407,12 @@ impl Copier<'_> {
             return self.write(item, true).await;
         }
         if there > item.bytes {
-            return Ok(Done::Kept(format!(
-                "{}: it has {} bytes, and the copy's {there}: one of the two is not whole, and the copy keeps what it has; where a \
+            let reason = format!(
+                "it has {} bytes, and the copy's {there}: one of the two is not whole, and the copy keeps what it has; where a \
                  verification of the source finds nothing, remove the copy's and copy again",
-                item.key, item.bytes
-            )));
+                item.bytes
+            );
+            return Ok(Done::kept(&item.key, &reason));
         }
         for piece in pieces(item.bytes) {
             let source = self.from.get_range(&item.key, piece.clone()).await?;
@@ -361,11 +420,9 @@ impl Copier<'_> {
             if there.is_ok_and(|there| there == source) {
                 continue;
             }
-            return Ok(Done::Kept(format!(
-                "{}: it differs from the copy's, and does not tell which of the two is right; where a verification of the source \
-                 finds nothing, remove the copy's and copy again",
-                item.key
-            )));
+            let reason = "it differs from the copy's, and does not tell which of the two is right; where a verification of the \
+                          source finds nothing, remove the copy's and copy again";
+            return Ok(Done::kept(&item.key, reason));
         }
         Ok(Done::Present)
     }

@@ -181,6 +181,16 @@ impl Journal {
         })
     }
 
+    /// The journal of a store whose header was read already, for reading.
+    pub(crate) fn of(backend: Arc<dyn Backend>, store_id: Uuid, keys: Keys) -> Self {
+        Self {
+            backend,
+            store_id,
+            keys,
+            world: World::system(),
+        }
+    }
+
     /// Which store it is of.
     pub fn store_id(&self) -> Uuid {
         self.store_id
@@ -422,7 +432,7 @@ fn document_open(payload: &[u8], plain_bytes: usize) -> Result<Vec<u8>> {
 }
 
 /// The place that a key names; whatever else lies there is not the journal's.
-fn place_of(key: &str) -> Option<JournalPlace> {
+pub(crate) fn place_of(key: &str) -> Option<JournalPlace> {
     let (generation, sequence) = key.strip_prefix(PREFIX)?.split_once('/')?;
     let place = JournalPlace {
         generation: u32::from_str_radix(generation, 16).ok()?,

@@ -16,7 +16,8 @@ const SILENT_EIGHTHS: i64 = 3;
 /// Open sessions. Gc keeps what was written since the first of them began, and what they use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writers {
-    /// Those that were heard of as lately as a session at work is.
+    /// Those that were heard of as lately as a session at work is. One whose server was killed less than three eighths of a lease ago is
+    /// among them: a session does not name its server, so that not even the same one, started again, knows it for its own.
     pub at_work: u64,
     /// The others: their server is gone, or was stopped.
     pub silent: u64,

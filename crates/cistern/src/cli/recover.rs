@@ -8,6 +8,7 @@ use super::progress::Progress;
 use super::{Context, Outcome, block_on};
 use crate::platform::journal::{self, Recovered, shown};
 use crate::platform::keys::cli::recovery_ask;
+use crate::platform::storage::service;
 use crate::serve;
 
 const EXAMPLES: &str = "Examples:
@@ -47,7 +48,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
     let key = args.recovery_key.then(recovery_ask).transpose()?;
     let kept = args.keep_database;
     let options = journal::Options {
-        key,
+        key: key.clone(),
         replace_database: args.replace_database,
         keep_database: args.keep_database,
     };
@@ -57,6 +58,9 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
         let recovered = journal::recover(&config, options, &|step| progress.step(step, None)).await;
         progress.clear();
         let recovered = recovered?;
+        if kept {
+            service::database_kept(&config, key, &recovered).await?;
+        }
         context.output.document(&json!({ "recovered": recovered }), || {
             if kept {
                 return kept_text(&recovered, &place);
@@ -83,9 +87,8 @@ fn kept_text(found: &Recovered, place: &str) -> String {
 pub fn missing_text(damaged: u64) -> Option<String> {
     (damaged > 0).then(|| {
         format!(
-            "DAMAGED: {} that no pack in the store has; `cistern store verify` names what is missing. Import the same content again, or, \
-             where a copy of the store has the packs, stop the server, put those into the store that are not there, and run \
-             `cistern store rebuild-index`.",
+            "DAMAGED: {} that no pack in the store has; `cistern store verify` names what is missing. Where there is a copy of the store, \
+             `cistern store heal COPY` brings it back, also while a server runs; otherwise import the same content again.",
             match damaged {
                 1 => "1 image needs data".to_owned(),
                 many => format!("{many} images need data"),
@@ -176,6 +179,10 @@ mod tests {
         };
         for told in [text(&missing, place, false), kept_text(&missing, place)] {
             assert!(told.contains("2 images need data"), "{told}");
+            assert!(
+                told.contains("`cistern store heal COPY` brings it back"),
+                "{told}"
+            );
         }
         assert!(kept_text(&found, place).ends_with(&format!("verify {place}")));
         // Nothing has the printed key's flag but commands that ask for it.

@@ -134,6 +134,10 @@ async fn what_is_damaged_comes_back_from_an_older_copy_while_the_server_runs() {
     assert!(reason(&refused).contains("cistern store heal"), "{refused:?}");
     let healed = document(&mut server.local(&["store", "heal", &words[1]]));
     assert_eq!(healed["heal"]["objects"], 1, "{healed}");
+    let healed = ["events", "--what", "store.heal"];
+    let told = document(&mut server.local(&healed));
+    assert_eq!(told["events"].as_array().map(Vec::len), Some(1), "{told}");
+    assert_eq!(told["events"][0]["detail"]["objects"], 1, "{told}");
     run_ok(&mut server.local(&verify));
     assert!(downloaded(&server.api(), 1, "raw").await == old);
 
@@ -196,4 +200,51 @@ async fn what_gc_wrote_anew_since_comes_back_from_an_older_copy() {
     run_ok(&mut server.local(&verify));
     server.start_again();
     assert!(downloaded(&server.api(), 2, "raw").await == kept);
+}
+
+/// The journal mends itself by a new generation; what was damaged before is no reason to fail then.
+#[tokio::test]
+async fn a_damaged_journal_object_is_told_until_a_newer_generation_is_whole() {
+    let mut server = Setup::default().at(Place::default()).start();
+    let files = Files::start().await;
+    imported(&server.api(), "one", &files.put("one.img", disks::raw(4, 1))).await;
+    assert_eq!(server.terminate().code(), Some(0));
+    let (live, copy) = (server.objects(), server.data().join("copy"));
+    let words = [&live, &copy].map(|path| path.display().to_string());
+    let mut journal = files_below(&live.join("j"));
+    journal.sort();
+    let newest = journal.last().expect("an object of the journal").clone();
+    let mut bytes = std::fs::read(&newest).expect("reads");
+    bytes[200..202].fill(0xa5);
+    std::fs::write(&newest, bytes).expect("writes");
+    let key = newest
+        .strip_prefix(&live)
+        .expect("is below")
+        .display()
+        .to_string();
+    for read_back in [&[][..], &["--read-back"]] {
+        let words = [&["store", "copy"], read_back, &[&words[0], &words[1]]].concat();
+        let told = run(&mut server.local(&words));
+        assert_eq!(told.status.code(), Some(1), "{told:?}");
+        let said = reason(&told);
+        assert!(
+            said.contains(&key) && said.contains("a server of it writes anew"),
+            "{said}"
+        );
+        assert!(!said.contains("names the images"), "{said}");
+    }
+
+    server.start_again();
+    // The start mends it, or this, which finds it or not.
+    run(&mut server.remote(&["store", "verify", "--read-data"]));
+    assert_eq!(server.terminate().code(), Some(0));
+    run_ok(&mut server.local(&["store", "verify", "--read-data"]));
+    for place in [words[1].clone(), format!("{}-anew", words[1]), words[1].clone()] {
+        let copied = document(&mut server.local(&["store", "copy", "--read-back", &words[0], &place]));
+        assert_eq!(copied["copy"]["damaged"], serde_json::json!([]), "{copied}");
+        // It goes when yet another generation begins.
+        let expected = usize::from(newest.exists());
+        let superseded = copied["copy"]["superseded"].as_array().expect("a list").clone();
+        assert_eq!(superseded.len(), expected, "{copied}");
+    }
 }

@@ -12,7 +12,7 @@ use crate::auth::{made, other_team};
 use crate::harness::api::{Answer, Api};
 use crate::harness::files::Files;
 use crate::harness::images::imported;
-use crate::harness::process::run_ok;
+use crate::harness::process::{document, run_ok};
 use crate::harness::server::Setup;
 use crate::harness::{Server, disks, until};
 use crate::migrate::{database, execute};
@@ -473,4 +473,15 @@ async fn the_log_names_requests_and_jobs() {
     let started = lines.iter().find(|line| line.to_string().contains("job started"));
     let started = started.expect("the job is in the log").to_string();
     assert!(started.contains("\"job_id\":1"), "{started}");
+}
+
+#[tokio::test]
+async fn taking_the_database_as_it_is_is_an_event() {
+    let mut server = Setup::default().start();
+    assert_eq!(server.terminate().code(), Some(0));
+    run_ok(&mut server.local(&["recover", "--keep-database"]));
+    let told = document(&mut server.local(&["events", "--what", "store.recover"]));
+    let told = told["events"].as_array().expect("a list");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["detail"]["keep_database"], true, "{told:?}");
 }

@@ -217,7 +217,7 @@ async fn after_a_kill_gc_says_who_holds_it_back_and_until_when() {
     );
     let told = stdout(&run(&mut server.local(&["store", "stats"])));
     assert!(
-        told.contains("0 imports  at work now") && told.contains(silent),
+        told.contains("0 imports  at work, or cut off within the last minute") && told.contains(silent),
         "{told}"
     );
     let stats = document(&mut server.local(&["store", "stats"]));

@@ -22,6 +22,7 @@ use crate::rows::{self, Location};
 use crate::seal::ObjectKey;
 use crate::store::{Store, Stored, pack_key};
 use crate::tree::{FAN_OUT, TreeRoot};
+use crate::verify::damaging;
 use crate::{CHUNK_BYTES, reader::nodes::TreeReader};
 use ahead::Ahead;
 use leaves::Leaf;
@@ -205,11 +206,41 @@ impl Inner {
 
     /// Loads chunks; `None` stands for zeros. What is damaged is remembered.
     async fn chunks_load(&self, range: Range<u64>, caching: Caching) -> Result<Vec<Option<Bytes>>> {
-        let loaded = self.chunks_load_again(range, caching).await;
-        if let Err(error) = &loaded {
-            self.damage_mark(error).await;
+        match self.chunks_load_again(range.clone(), caching).await {
+            Ok(loaded) => Ok(loaded),
+            Err(error) => {
+                let unreadable = self.unreadable(&error, range, caching).await;
+                self.damage_mark(&error).await;
+                Err(match unreadable {
+                    Some(bytes) => error.at(bytes),
+                    None => error,
+                })
+            }
         }
-        loaded
+    }
+
+    /// Which of the chunks that were asked for cannot be read, where an error is about several that were read together: the first, and those
+    /// that follow it without a gap. `None` where the error says so itself, or it cannot be told.
+    async fn unreadable(&self, error: &Error, range: Range<u64>, caching: Caching) -> Option<Range<u64>> {
+        let about = error.range().filter(|_| damaging(error))?;
+        if about.end - about.start <= CHUNK {
+            return None;
+        }
+        let mut bad: Option<Range<u64>> = None;
+        for index in range.start.max(about.start / CHUNK)..range.end.min(about.end.div_ceil(CHUNK)) {
+            let own = self.bytes(&(index..index + 1));
+            match (self.chunks_try(index..index + 1, caching).await, &mut bad) {
+                (Ok(_), None) => {}
+                (Ok(_), Some(_)) => break,
+                // Of a damaged tree all that hangs on it is lost.
+                (Err(error), _) if error.range().is_some_and(|range| range != own) || !damaging(&error) => {
+                    return None;
+                }
+                (Err(_), Some(bad)) => bad.end = own.end,
+                (Err(_), None) => bad = Some(own),
+            }
+        }
+        bad
     }
 
     async fn chunks_load_again(&self, range: Range<u64>, caching: Caching) -> Result<Vec<Option<Bytes>>> {

@@ -14,6 +14,7 @@ use store::{
     backend_open,
 };
 
+use crate::damage::journal_write;
 use crate::support::{Place, import, local, noise};
 
 fn folder(path: &Path) -> Arc<dyn Backend> {
@@ -22,7 +23,7 @@ fn folder(path: &Path) -> Arc<dyn Backend> {
 
 async fn copy(from: &Path, to: &Path) -> Result<Copied> {
     let options = CopyOptions::default();
-    store::copy(&*folder(from), &*folder(to), &options, &CopyProgress::default()).await
+    store::copy(&folder(from), &*folder(to), &options, &CopyProgress::default()).await
 }
 
 /// A store with one disk, and where its copy is to be.
@@ -121,7 +122,7 @@ async fn copy_read_back(from: &Path, to: &Path) -> Copied {
         read_back: true,
         ..CopyOptions::default()
     };
-    store::copy(&*folder(from), &*folder(to), &options, &CopyProgress::default())
+    store::copy(&folder(from), &*folder(to), &options, &CopyProgress::default())
         .await
         .unwrap()
 }
@@ -237,7 +238,7 @@ async fn whatever_call_fails_what_was_there_is_there() {
     for call in 1.. {
         std::fs::write(&target, &damaged).unwrap();
         device.rearm(call);
-        let done = store::copy(&*folder(&from), &device, &options, &CopyProgress::default()).await;
+        let done = store::copy(&folder(&from), &device, &options, &CopyProgress::default()).await;
         let now = std::fs::read(&target).unwrap_or_default();
         assert!(now == damaged || now == whole, "at call {call}");
         if device.calls() < call {
@@ -298,12 +299,12 @@ impl Backend for Busy {
 async fn a_copy_of_a_store_at_work_has_what_its_journal_tells_of() {
     let (place, from, to) = made().await;
     let before = copy(&from, &to).await.unwrap();
-    let busy = Busy {
+    let busy: Arc<dyn Backend> = Arc::new(Busy {
         inner: folder(&from),
         store: place.store().await,
         db: place.db.clone(),
         is_written: AtomicBool::new(false),
-    };
+    });
     let copied = store::copy(
         &busy,
         &*folder(&to),
@@ -320,4 +321,60 @@ async fn a_copy_of_a_store_at_work_has_what_its_journal_tells_of() {
     there.sort_by(|one, other| one.key.cmp(&other.key));
     assert_eq!(source.len(), there.len());
     assert!(source.iter().zip(&there).all(|(one, other)| one.key == other.key));
+}
+
+/// What is damaged of headers and journal is told when it is copied, and what no recovery reads any more is a note.
+#[tokio::test]
+async fn damaged_headers_and_journal_objects_are_told_and_superseded_ones_are_a_note() {
+    let (place, from, to) = made().await;
+    let store = place.store().await;
+    journal_write(&store).await;
+    let (newer, aside) = (from.join("j/00000002"), place.dir.path().join("newer"));
+    std::fs::rename(&newer, &aside).unwrap();
+    flip(&from.join("j/00000001/0000000000000001"), 100);
+    flip(&from.join("h/00000001"), 100);
+    for read_back in [false, true] {
+        let to = to.join(read_back.to_string());
+        let options = CopyOptions {
+            read_back,
+            ..CopyOptions::default()
+        };
+        for _ in 0..2 {
+            let progress = CopyProgress::default();
+            let copied = store::copy(&folder(&from), &*folder(&to), &options, &progress)
+                .await
+                .unwrap();
+            if copied.objects == 0 && !read_back {
+                continue;
+            }
+            assert!(
+                copied.damaged[0].starts_with("j/00000001/0000000000000001: "),
+                "{copied:?}"
+            );
+            assert!(copied.damaged[1].starts_with("h/00000001: "), "{copied:?}");
+            assert_eq!(
+                (copied.damaged.len(), copied.superseded.len()),
+                (2, 0),
+                "{copied:?}"
+            );
+        }
+    }
+    // A generation that is not whole supersedes nothing.
+    std::fs::rename(&aside, &newer).unwrap();
+    let newest = newer.join("0000000000000000");
+    flip(&newest, 100);
+    assert_eq!(copy_read_back(&from, &to.join("one")).await.damaged.len(), 3);
+    flip(&newest, 100);
+    for _ in 0..2 {
+        let copied = copy_read_back(&from, &to.join("two")).await;
+        assert_eq!(
+            (copied.damaged.len(), copied.superseded.len()),
+            (1, 1),
+            "{copied:?}"
+        );
+        assert!(
+            copied.superseded[0].starts_with("j/00000001/0000000000000001: "),
+            "{copied:?}"
+        );
+    }
 }

@@ -650,7 +650,7 @@ async fn damaged_and_missing_headers_are_told() {
 }
 
 /// Two generations: a dump in two parts, and changes.
-async fn journal_write(store: &Store) {
+pub(crate) async fn journal_write(store: &Store) {
     let journal = store.journal();
     let parts = [
         JournalPart::Dump,

@@ -34,7 +34,7 @@ async fn copied(place: &Place) -> Arc<dyn Backend> {
         key: place.options().key,
         ..CopyOptions::default()
     };
-    store::copy(&*place.backend, &*to, &options, &CopyProgress::default())
+    store::copy(&place.backend, &*to, &options, &CopyProgress::default())
         .await
         .unwrap();
     to

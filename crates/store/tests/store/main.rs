@@ -20,4 +20,5 @@ mod round_trip;
 mod scrub;
 mod sessions;
 mod support;
+mod unreadable;
 mod verify;

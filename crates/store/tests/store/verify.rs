@@ -175,7 +175,7 @@ impl Case {
         let path = self.place.dir.path().join("copy");
         let to: Arc<dyn Backend> = backend_open(path.to_str().unwrap(), &Settings::new()).unwrap();
         let progress = CopyProgress::default();
-        store::copy(&*self.place.backend, &*to, &CopyOptions::default(), &progress)
+        store::copy(&self.place.backend, &*to, &CopyOptions::default(), &progress)
             .await
             .unwrap();
         to

@@ -235,7 +235,7 @@ struct Work<'a> {
 /// Fills the sink, from where it is, over as many connections as it takes.
 async fn transfer(work: &Work<'_>, sink: &mut Sink) -> Outcome {
     let (head, progress) = (work.head, work.progress);
-    let mut failures = 0;
+    let (mut failures, mut told) = (0, String::new());
     progress.set(sink.at());
     while sink.at() < head.length {
         let before = sink.at();
@@ -250,10 +250,19 @@ async fn transfer(work: &Work<'_>, sink: &mut Sink) -> Outcome {
             return Err(given_up(&failure, sink.at()));
         }
         let reason = reason(&failure);
-        progress.note(&format!("{reason}; going on at byte {}", sink.at()));
+        if is_new(&told, reason) {
+            progress.note(&format!("{reason}; going on at byte {}", sink.at()));
+            reason.clone_into(&mut told);
+        }
         tokio::time::sleep(Duration::from_secs(1 << (failures - 1))).await;
     }
     Ok(())
+}
+
+/// Whether a reason is another than the one told last, whatever the number of the request.
+fn is_new(told: &str, reason: &str) -> bool {
+    let sentence = |text: &str| text.split(" (request ").next().map(str::to_owned);
+    sentence(told) != sentence(reason)
 }
 
 fn reason(failure: &Failure) -> &str {
@@ -274,11 +283,24 @@ fn given_up(failure: &Failure, at: u64) -> Failure {
 /// Stored data is damaged, which trying again does not mend: the server's sentence, and what else it knows to be damaged.
 async fn damaged(work: &Work<'_>, failure: &Failure) -> Failure {
     let image = work.image;
-    let known = match work.client.get(&format!("/v2/images/{image}")).await {
-        Ok(answer) => show::damaged_ranges(&answer["image"]),
-        Err(_) => Vec::new(),
+    let (known, is_lost) = match work.client.get(&format!("/v2/images/{image}")).await {
+        Ok(answer) => (
+            show::damaged_ranges(&answer["image"]),
+            show::is_lost(&answer["image"]),
+        ),
+        Err(_) => (Vec::new(), false),
     };
+    if is_lost {
+        return Failure::Failed(lost_text(reason(failure)));
+    }
     Failure::Failed(damaged_text(reason(failure), image, &known))
+}
+
+fn lost_text(reason: &str) -> String {
+    format!(
+        "{reason} All of it is damaged.\nTo heal it, import the same content again, under any name, or bring it back from a copy of the \
+         store: `cistern store heal COPY`"
+    )
 }
 
 fn damaged_text(reason: &str, image: i64, known: &[String]) -> String {
@@ -437,6 +459,22 @@ mod tests {
         );
         let plain = kept(Failure::Failed("cut off".into()), None);
         assert!(matches!(plain, Failure::Failed(said) if said == "cut off"));
+    }
+
+    #[test]
+    fn a_reason_is_told_once() {
+        let away = |request: &str| format!("The store does not answer. (request {request})");
+        assert!(is_new("", &away("a")) && !is_new(&away("a"), &away("b")));
+        assert!(is_new(&away("a"), "the connection was cut"));
+    }
+
+    #[test]
+    fn of_what_is_lost_nothing_is_promised() {
+        let told = lost_text("Image 7 is damaged: bytes 0-9 of its disk.");
+        assert!(
+            told.contains("import the same content again") && !told.contains("--range"),
+            "{told}"
+        );
     }
 
     #[test]

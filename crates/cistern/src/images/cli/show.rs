@@ -115,6 +115,9 @@ pub fn one(image: &Value, now: Time) -> String {
 
 /// That it is damaged, where, and what helps.
 fn damaged(image: &Value) -> String {
+    if is_lost(image) {
+        return "damaged, all of it: importing it again heals it, and so does `cistern store heal` from a copy of the store".into();
+    }
     let known = match damaged_ranges(image) {
         ranges if ranges.is_empty() => String::new(),
         ranges => format!(" at bytes {}", ranges.join(", ")),
@@ -123,6 +126,26 @@ fn damaged(image: &Value) -> String {
         "damaged{known}: `cistern store verify --read-data` names every range, importing it again heals it, `cistern image \
          export --range` saves the rest"
     )
+}
+
+/// Whether all of it is known to be damaged: there is no rest that could be saved.
+pub fn is_lost(image: &Value) -> bool {
+    let Some(size) = image["virtual_bytes"].as_u64().filter(|size| *size > 0) else {
+        return false;
+    };
+    let ranges = image["damage"].as_array().into_iter().flatten();
+    let mut ranges: Vec<(u64, u64)> = ranges
+        .filter_map(|range| Some((range["from"].as_u64()?, range["to"].as_u64()?)))
+        .collect();
+    ranges.sort_unstable();
+    let mut whole_to = 0;
+    for (from, to) in ranges {
+        if from > whole_to {
+            return false;
+        }
+        whole_to = whole_to.max(to);
+    }
+    whole_to >= size
 }
 
 /// The damaged ranges that are known of one image, as people and `--range` write them: first and last byte.
@@ -238,6 +261,24 @@ mod tests {
             shown.contains("damaged at bytes 0-65535, 131072-196607"),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn of_an_image_that_is_lost_no_rest_is_promised() {
+        let mut hurt = image();
+        hurt["health"] = "damaged".into();
+        hurt["damage"] = json!([{ "from": 65_536, "to": 2_147_483_648_u64 }, { "from": 0, "to": 65_536 }]);
+        let shown = one(&hurt, now());
+        assert!(is_lost(&hurt) && shown.contains("damaged, all of it"), "{shown}");
+        assert!(!shown.contains("--range"), "{shown}");
+        for rest in [
+            json!([]),
+            json!([{ "from": 1, "to": 2_147_483_648_u64 }]),
+            json!([{ "from": 0, "to": 5 }, { "from": 6, "to": 2_147_483_648_u64 }]),
+        ] {
+            hurt["damage"] = rest;
+            assert!(!is_lost(&hurt) && one(&hurt, now()).contains("saves the rest"));
+        }
     }
 
     #[test]

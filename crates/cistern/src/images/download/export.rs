@@ -90,6 +90,11 @@ impl Export {
         self.layout.len()
     }
 
+    /// The disk's bytes.
+    pub fn disk_bytes(&self) -> u64 {
+        self.reader.virtual_bytes()
+    }
+
     /// The pieces of a range of the file, in order.
     pub fn segments(&self, range: Range<u64>) -> impl Iterator<Item = Segment> + Send + 'static {
         let layout = Arc::clone(&self.layout);

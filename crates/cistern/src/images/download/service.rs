@@ -79,13 +79,14 @@ impl Download {
     ) -> Result<BoxStream<'static, std::io::Result<Bytes>>> {
         let open = app.downloads.open(caller, app.config.http.max_downloads)?;
         let (app, caller, image) = (app.clone(), caller.clone(), self.image_id);
+        let disk = self.export.disk_bytes();
         let mut rest = self.export.bytes(wanted);
         let first = match rest.try_next().await {
             Ok(first) => first,
-            Err(error) => return Err(Cut::new(&app, image, error).tell(&app, &caller).await),
+            Err(error) => return Err(Cut::new(&app, (image, disk), error).tell(&app, &caller).await),
         };
         let stream = stream::iter(first.map(Ok)).chain(rest).or_else(move |error| {
-            let cut = Cut::new(&app, image, error);
+            let cut = Cut::new(&app, (image, disk), error);
             let reason = cut.error.chain();
             let (app, caller) = (app.clone(), caller.clone());
             let tell = async move { cut.tell(&app, &caller).await };
@@ -112,13 +113,15 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(app: &App, image: i64, error: store::Error) -> Self {
+    /// Of an image with a disk of so many bytes.
+    fn new(app: &App, (image, disk): (i64, u64), error: store::Error) -> Self {
         let range = error.range();
         let (reason, error) = match app.db.refusal() {
             // An older database names places that gc has left since: what lies elsewhere now is no damage.
             Some(refusal) if error.kind() == store::Kind::Damaged => (
                 NOT_KNOWN,
-                Error::Unavailable(format!(
+                // Asking again does not help.
+                Error::Precondition(format!(
                     "A part of the image is not where this database has it: {refusal}."
                 )),
             ),
@@ -129,7 +132,7 @@ impl Cut {
             _ => ("the disk cannot be read", error.into()),
         };
         let error = match (error, &range) {
-            (Error::Damaged(_), Some(range)) => Error::Damaged(damaged(image, range)),
+            (Error::Damaged(_), Some(range)) => Error::Damaged(damaged(image, range, disk)),
             (other, _) => other,
         };
         Self {
@@ -169,11 +172,16 @@ fn shown(range: &std::ops::Range<u64>) -> String {
 }
 
 /// Which of the disk is damaged, and what helps.
-fn damaged(image: i64, range: &std::ops::Range<u64>) -> String {
+fn damaged(image: i64, range: &std::ops::Range<u64>, disk: u64) -> String {
+    let rest = if *range == (0..disk) {
+        "that is all of it."
+    } else {
+        "`cistern store verify --read-data` names every damaged range, and the others can be downloaded (`Range`, or `cistern image \
+         export --range`)."
+    };
     format!(
         "Image {image} is damaged: bytes {} of its disk, both included, cannot be read. Importing the same content again \
-         heals it; `cistern store verify --read-data` names every damaged range, and the others can be downloaded (`Range`, \
-         or `cistern image export --range`).",
+         heals it; {rest}",
         shown(range)
     )
 }
@@ -240,6 +248,15 @@ fn file_name(name: &str, id: i64, format: Format) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_all_is_lost_no_rest_is_promised() {
+        assert!(
+            damaged(7, &(0..9), 10).contains("bytes 0-8 of its disk")
+                && damaged(7, &(0..9), 10).contains("--range")
+        );
+        assert!(!damaged(7, &(0..10), 10).contains("--range"));
+    }
 
     #[test]
     fn file_names_are_safe_everywhere() {

@@ -295,6 +295,8 @@ async fn damaged_data_cuts_the_download_and_an_event_says_where() {
         (event.what.as_str(), &detail["from_byte"]),
         ("image.download", &(5 * MIB).into())
     );
+    // The byte after the last, as in all JSON.
+    assert_eq!(detail["to_byte"], 5 * MIB + 65_536);
 
     // Where nothing has been sent yet, it is answered.
     let range = format!("bytes={}-", 5 * MIB);
@@ -308,7 +310,7 @@ async fn damaged_data_cuts_the_download_and_an_event_says_where() {
         .db
         .refuse("the database is older; run `cistern recover`".into());
     let refused = w.send("GET", "", &[("range", &range)]).await;
-    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.status(), StatusCode::PRECONDITION_FAILED);
     let said = bytes(refused).await;
     let said = String::from_utf8_lossy(&said);
     assert!(

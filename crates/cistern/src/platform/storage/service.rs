@@ -2,8 +2,8 @@
 
 use chrono::DateTime;
 use rustix::fs::{Access, access};
-use serde_json::json;
-use store::{Damage, HealProgress, Healed, RebuildProgress, Rebuilt, Store, VerifyProgress};
+use serde_json::{Value, json};
+use store::{Damage, HealProgress, Healed, RebuildProgress, Rebuilt, Store, VerifyProgress, WrappingKey};
 
 use super::cache;
 use super::jobs::{ATTEMPTS, VERIFY};
@@ -16,7 +16,7 @@ use crate::platform::db::{Db, migrate};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::{self, Event, Who};
 use crate::platform::jobs::{JobRow, NewJob, job_enqueue_in_tx, job_find};
-use crate::platform::journal;
+use crate::platform::journal::{self, Recovered};
 use crate::platform::keys::service::key_load;
 
 /// A verification, running or over.
@@ -134,6 +134,7 @@ pub async fn heal_from(app: &App, copy: &str, progress: &HealProgress) -> Result
         return Err(Error::Precondition(sentence.to_owned()));
     }
     let backend = app::backend_open_at(&app.config, copy)?;
+    let place = backend.describe();
     let healed = app.store.heal_from(backend, progress).await;
     let healed = healed.map_err(|error| match error.kind() {
         store::Kind::NotFound | store::Kind::Incompatible => Error::Precondition(error.to_string()),
@@ -143,7 +144,31 @@ pub async fn heal_from(app: &App, copy: &str, progress: &HealProgress) -> Result
         // They lie in new packs, which an older copy of the store lacks.
         journal::advance(app).await?;
     }
+    if healed.objects + healed.chunks > 0 {
+        let detail = json!({
+            "copy": place, "objects": healed.objects, "bytes": healed.bytes, "chunks": healed.chunks,
+            "chunk_bytes": healed.chunk_bytes, "lost": healed.lost,
+        });
+        store_event(app, "store.heal", detail).await?;
+    }
     Ok(healed)
+}
+
+/// Tells that the database that is there was taken as the store's, whatever the store knew beyond it.
+pub async fn database_kept(config: &Config, key: Option<WrappingKey>, found: &Recovered) -> Result<()> {
+    let app = App::open_existing_with(config.clone(), key).await?;
+    let detail = json!({
+        "keep_database": true, "packs": found.packs, "chunks": found.chunks, "damaged_images": found.damaged_roots,
+    });
+    store_event(&app, "store.recover", detail).await
+}
+
+/// Records what was done with the store by who has its machine.
+async fn store_event(app: &App, what: &'static str, detail: Value) -> Result<()> {
+    let event = Event::done(what, "store", app.store.id()).with(detail);
+    let tx = app.db.write().await?;
+    events::record_in_tx(&*tx, app.clock.now(), &Who::default(), event).await?;
+    tx.commit().await
 }
 
 /// Makes the index of chunks anew from the packs, in a database that is otherwise intact. No server may run.

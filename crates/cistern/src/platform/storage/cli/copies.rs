@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::json;
-use store::{HealProgress, Healed};
+use store::{Copied, HealProgress, Healed};
 
 use super::LOOK_EVERY;
 use crate::app::{App, backend_open_at};
@@ -13,6 +13,7 @@ use crate::cli::progress::Progress;
 use crate::cli::{Context, Failure, LocalFlags, Outcome, key_flags_named, output};
 use crate::platform::error::chain_of;
 use crate::platform::keys::service::key_load;
+use crate::platform::storage::mend::is_mended;
 use crate::platform::storage::service;
 
 /// Flags of `copy`.
@@ -70,7 +71,7 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     let (progress, counters) = (Progress::new(), store::CopyProgress::default());
     progress.step("copying", None);
     let copied = {
-        let mut work = std::pin::pin!(store::copy(&*from, &*to, &options, &counters));
+        let mut work = std::pin::pin!(store::copy(&from, &*to, &options, &counters));
         loop {
             tokio::select! {
                 done = &mut work => break done,
@@ -82,38 +83,63 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     let copied = copied.map_err(|error| Failure::Failed(key_flags_named(&chain_of(&error))))?;
     let told = json!({ "copy": {
         "objects": copied.objects, "bytes": copied.bytes, "present": copied.present, "replaced": copied.replaced,
-        "gone": copied.gone, "damaged": copied.damaged,
+        "gone": copied.gone, "damaged": copied.damaged, "superseded": copied.superseded,
     } });
-    context.output.document(&told, || {
-        let mut text = format!(
-            "Copied {} in {}; {} were there already.",
-            output::bytes(copied.bytes),
-            count(copied.objects, "object"),
-            copied.present
-        );
-        if copied.replaced > 0 {
-            let _ = write!(
-                text,
-                " {} of them replaced what was damaged there.",
-                copied.replaced
-            );
-        }
-        if copied.gone > 0 {
-            let _ = write!(
-                text,
-                " {} went away meanwhile, as gc ran: copy once more.",
-                count(copied.gone, "object")
-            );
-        }
-        text
-    });
-    if copied.damaged.is_empty() {
-        return Ok(());
+    context.output.document(&told, || copied_text(&copied));
+    match damaged_text(&copied.damaged) {
+        None => Ok(()),
+        Some(text) => Err(Failure::Failed(text)),
     }
-    let keys = copied.damaged.join("; ");
-    Err(Failure::Failed(format!(
-        "damaged at the source, or in doubt: {keys}. `cistern store verify --read-data` there names the images"
-    )))
+}
+
+fn copied_text(copied: &Copied) -> String {
+    let mut text = format!(
+        "Copied {} in {}; {} were there already.",
+        output::bytes(copied.bytes),
+        count(copied.objects, "object"),
+        copied.present
+    );
+    if copied.replaced > 0 {
+        let _ = write!(
+            text,
+            " {} of them replaced what was damaged there.",
+            copied.replaced
+        );
+    }
+    if copied.gone > 0 {
+        let _ = write!(
+            text,
+            " {} went away meanwhile, as gc ran: copy once more.",
+            count(copied.gone, "object")
+        );
+    }
+    if !copied.superseded.is_empty() {
+        let _ = write!(
+            text,
+            "\nDamaged, and of no use any more, as a newer generation of the journal is whole: {}.",
+            copied.superseded.join("; ")
+        );
+    }
+    text
+}
+
+/// What is damaged at the source, and what helps there; none where nothing is.
+fn damaged_text(damaged: &[String]) -> Option<String> {
+    if damaged.is_empty() {
+        return None;
+    }
+    let is_data = |told: &String| !is_mended(told);
+    let mut text = format!("damaged at the source, or in doubt: {}", damaged.join("; "));
+    if damaged.iter().any(is_data) {
+        text.push_str(". `cistern store verify --read-data` there names the images");
+    }
+    if !damaged.iter().all(is_data) {
+        text.push_str(
+            ". What is damaged of its headers (h/) and its journal (j/) a server of it writes anew, when it starts and when it runs \
+             `cistern store verify --read-data`; then copy again with --read-back",
+        );
+    }
+    Some(text)
 }
 
 /// Of a place to read from; a bucket is asked when it is read.
@@ -129,7 +155,9 @@ const ABSENT: &str = ". What was imported after the copy was made is not in it; 
 
 pub(super) async fn heal(args: HealArgs, context: &Context) -> Outcome {
     folder_require(&args.copy)?;
-    let app = App::open_existing(args.local.config(context)?).await?;
+    let config = args.local.config(context)?;
+    let place = args.local.shown(&config.data);
+    let app = App::open_existing(config).await?;
     let (progress, counters) = (Progress::new(), HealProgress::default());
     progress.step("reading the store", None);
     let healed = {
@@ -147,7 +175,7 @@ pub(super) async fn heal(args: HealArgs, context: &Context) -> Outcome {
         "objects": healed.objects, "bytes": healed.bytes, "chunks": healed.chunks, "chunk_bytes": healed.chunk_bytes,
         "lost": healed.lost, "left": healed.left, "damaged": healed.named,
     } });
-    context.output.document(&told, || healed_text(&healed));
+    context.output.document(&told, || healed_text(&healed, &place));
     match lost_text(&healed) {
         None => Ok(()),
         Some(text) => Err(Failure::Failed(text)),
@@ -164,7 +192,8 @@ fn heal_show(progress: &Progress, counters: &HealProgress) {
     }
 }
 
-fn healed_text(healed: &Healed) -> String {
+/// `place` are the flags that say where the installation is.
+fn healed_text(healed: &Healed, place: &str) -> String {
     if healed.objects + healed.chunks + healed.lost == 0 {
         return "Nothing that an image needs is damaged.".to_owned();
     }
@@ -179,6 +208,12 @@ fn healed_text(healed: &Healed) -> String {
             " {} that the copy has in other packs were stored anew ({}).",
             count(healed.chunks, "chunk"),
             output::bytes(healed.chunk_bytes)
+        );
+    }
+    if healed.objects + healed.chunks > 0 {
+        let _ = write!(
+            text,
+            "\nNext: cistern gc {place}    frees what was damaged\nNext: cistern store verify --read-data {place}    proves it"
         );
     }
     text
@@ -217,9 +252,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_damaged_at_the_source_leads_to_what_helps_there() {
+        assert_eq!(damaged_text(&[]), None);
+        let of = |key: &str| damaged_text(&[format!("{key}: it is damaged")]).expect("a sentence");
+        let (pack, journal) = (of("p/00/x"), of("j/00000001/0000000000000004"));
+        assert!(
+            pack.contains("names the images") && !pack.contains("writes anew"),
+            "{pack}"
+        );
+        assert!(
+            !journal.contains("names the images") && journal.contains("writes anew"),
+            "{journal}"
+        );
+        assert!(of("h/00000001").contains("writes anew"));
+        let copied = Copied {
+            superseded: vec!["j/x: it is damaged".into()],
+            ..Copied::default()
+        };
+        assert!(copied_text(&copied).contains("of no use any more"));
+        assert!(!copied_text(&Copied::default()).contains("of no use"));
+    }
+
+    #[test]
     fn what_came_back_and_what_stays_lost_is_told() {
         assert_eq!(
-            healed_text(&Healed::default()),
+            healed_text(&Healed::default(), "--data d"),
             "Nothing that an image needs is damaged."
         );
         let mut healed = Healed {
@@ -230,7 +287,12 @@ mod tests {
             ..Healed::default()
         };
         assert_eq!(lost_text(&healed), None);
-        let text = healed_text(&healed);
+        let text = healed_text(&healed, "--data d");
+        assert!(
+            text.contains("\nNext: cistern gc --data d ")
+                && text.contains("\nNext: cistern store verify --read-data --data d "),
+            "{text}"
+        );
         assert!(text.starts_with("1 object (2.0 KiB) came back"), "{text}");
         assert!(
             text.contains(" 3 chunks that the copy has in other packs"),

@@ -105,8 +105,8 @@ async fn rebuild(args: RebuildArgs, context: &Context) -> Outcome {
         return Ok(());
     }
     Err(Failure::Failed(
-        "some packs hold nothing that can be read: what only they held is lost. `cistern store verify` names the images; put the \
-         packs back from a copy of the store and run this again, or import those images again"
+        "some packs hold nothing that can be read: what only they held is lost. `cistern store verify` names the images; bring them \
+         back from a copy of the store with `cistern store heal COPY`, or import those images again"
             .into(),
     ))
 }
@@ -145,7 +145,7 @@ fn stats_text(stats: &StoreStats) -> String {
     format!(
         "Disks      {:>12}  in {}\nData       {:>12}  without zeros, as if nothing were shared\nStored     {:>12}{saved}\n\
          Chunks     {:>12}  in {}\nGarbage    {:>12}  found by gc so far, freed by its next runs; `cistern gc --dry-run` looks for all of it\n\
-         Restorable {:>12}  at most, in {} that gc --purge gives up\nWriting    {:>12}  at work now",
+         Restorable {:>12}  at most, in {} that gc --purge gives up\nWriting    {:>12}  at work, or cut off within the last minute",
         bytes(stats.virtual_bytes),
         count(stats.roots, "disk"),
         bytes(stats.logical_bytes),
@@ -238,7 +238,8 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("1 import  at work now") && text.contains("Silent     2 sessions of a server"),
+            text.contains("1 import  at work, or cut off within the last minute")
+                && text.contains("Silent     2 sessions of a server"),
             "{text}"
         );
         // What a deleted image has left behind.

@@ -128,15 +128,12 @@ fn report_text(report: &Report) -> String {
     }
     if report.is_clean() {
         let how = if report.read_data {
-            "every byte was read"
+            format!(" ({}): every byte was read.", output::bytes(report.bytes))
         } else {
-            "nothing is missing; --read-data reads it all"
+            ": nothing is missing. What is in them was not read; --read-data reads it all.".to_owned()
         };
         let (disks, packs) = (count(report.roots, "disk"), count(report.packs, "pack"));
-        lines.push(format!(
-            "No damage in {disks} and {packs} ({}): {how}.",
-            output::bytes(report.bytes)
-        ));
+        lines.push(format!("No damage in {disks} and {packs}{how}"));
     }
     lines.join("\n")
 }
@@ -174,6 +171,16 @@ mod tests {
             ..Report::default()
         };
         let text = report_text(&report);
-        assert!(text.starts_with("No damage in 1 disk and 2 packs"), "{text}");
+        assert_eq!(
+            text,
+            "No damage in 1 disk and 2 packs: nothing is missing. What is in them was not read; --read-data reads it all."
+        );
+        let report = Report {
+            read_data: true,
+            bytes: 2048,
+            ..report
+        };
+        let text = report_text(&report);
+        assert!(text.contains("2 packs (2.0 KiB): every byte was read"), "{text}");
     }
 }

@@ -138,6 +138,10 @@ pub struct Stats {
     pub chunk_bytes: u64,
     /// Bytes of packs that nothing needs, as far as gc has found out: it frees them, or parts of them, in time.
     pub garbage_bytes: u64,
+    /// Packs and whole objects in which something damaged is that was needed when gc looked last. They stay until that is healed.
+    pub damaged_objects: u64,
+    /// Their bytes.
+    pub damaged_bytes: u64,
     /// Disks that are only kept so that they can be restored.
     pub restorable_roots: u64,
     /// Sum of what is not zero in them: no more than that is freed when they are purged.
@@ -317,6 +321,8 @@ impl Store {
             + packs * (pack::HEADER_BYTES + pack::TRAILER_BYTES) as u64;
         let restorable = || roots.iter().filter(|root| root.restorable);
         let leases = rows::sessions_leases(db, number).await.map_err(context)?;
+        let holding = rows::objects_holding_damage(db, number).await;
+        let (damaged_objects, damaged_bytes) = holding.map_err(context)?;
         let options = &self.inner.options;
         Ok(Stats {
             roots: roots.len() as u64,
@@ -328,6 +334,8 @@ impl Store {
             chunks,
             chunk_bytes,
             garbage_bytes: (pack_bytes + object_bytes).saturating_sub(needed_bytes),
+            damaged_objects,
+            damaged_bytes,
             restorable_roots: restorable().count() as u64,
             restorable_bytes: restorable().map(|root| root.allocated_bytes).sum(),
             open_sessions: leases.len() as u64,

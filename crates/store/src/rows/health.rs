@@ -104,6 +104,24 @@ pub(crate) async fn damage_roots(db: &impl ConnectionTrait, store: i32) -> Resul
     Ok(roots.len() as u64)
 }
 
+/// Objects that hold something damaged which is needed, and the sum of their bytes: what nothing needs of it gc forgets at once. Reads the
+/// rows of the damaged chunks and of their objects.
+pub(crate) async fn objects_holding_damage(
+    db: &impl ConnectionTrait,
+    store: i32,
+) -> Result<(u64, u64), DbErr> {
+    let sql = format!(
+        "SELECT count(*), CAST(coalesce(sum(bytes), 0) AS bigint) FROM store_object WHERE id IN \
+         (SELECT object FROM store_chunk WHERE store = $1 AND state = {})",
+        chunk_state::DAMAGED
+    );
+    let statement = Statement::from_sql_and_values(db.get_database_backend(), sql, [store.into()]);
+    let row = db.query_one_raw(statement).await?;
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("a count".into()))?;
+    let (count, bytes): (i64, i64) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+    Ok((count.cast_unsigned(), bytes.cast_unsigned()))
+}
+
 /// The record of one disk or whole object, by place.
 pub(crate) async fn damage_get(
     db: &impl ConnectionTrait,

@@ -631,6 +631,8 @@ async fn a_damaged_chunk_ends_no_run_and_stays_where_it_is() {
     delete(&store, &place, "1").await;
     let report = gc(&store, &now(&place)).await;
     assert_eq!(report.repacked, 1, "{report:?}");
+    let held = async || store.stats().await.unwrap().damaged_objects;
+    assert_eq!(held().await, 1, "it stays");
     let mut out = vec![0; CHUNK];
     for chunk in 0..16 {
         let done = store
@@ -650,6 +652,7 @@ async fn a_damaged_chunk_ends_no_run_and_stays_where_it_is() {
     assert!(read(&store, root).await.unwrap() == kept);
     gc(&store, &now(&place)).await;
     assert!(!pack.exists(), "the damaged pack is freed");
+    assert_eq!(held().await, 0);
     check(&store, &place).await;
 }
 

@@ -568,7 +568,7 @@ async fn nothing_is_written_where_another_store_or_none_lies() {
         std::fs::remove_file(header).expect("removes");
     }
     let failed = flush_one(&case).await.expect_err("has no store");
-    assert!(failed.chain().contains("no longer holds"), "{}", failed.chain());
+    assert!(failed.chain().contains("is mounted"), "{}", failed.chain());
     assert_eq!(case.objects(), before);
 }
 

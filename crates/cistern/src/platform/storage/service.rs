@@ -124,6 +124,9 @@ pub async fn verify_for_reading(
         ..store::Options::default()
     };
     let store = Store::open(app::backend_open(config)?, db.conn(), options).await?;
+    if let Some(misfit) = journal::misfit(&db, &store).await? {
+        return Err(Error::Precondition(misfit.sentence()));
+    }
     Ok(store.verify_unmarked(read_data, progress).await?)
 }
 

@@ -11,6 +11,7 @@ use crate::cli::client::Remote;
 use crate::cli::output::counted as count;
 use crate::cli::progress::Progress;
 use crate::cli::{Context, Failure, LocalFlags, Outcome, output};
+use crate::platform::error::Error;
 use crate::platform::storage::mend::{is_mended, store_verify};
 use crate::platform::storage::model::Report;
 use crate::platform::storage::service;
@@ -73,6 +74,10 @@ async fn verify_local(args: &VerifyArgs, context: &Context, progress: &Progress)
             return service::verify_for_reading(&config, args.read_data, &counters).await;
         }
         let app = App::open_existing(config).await?;
+        // By a database of another time what is found says nothing.
+        if let Some(sentence) = app.db.refusal() {
+            return Err(Error::Precondition(sentence.to_owned()));
+        }
         store_verify(&app, args.read_data, &counters).await
     });
     loop {

@@ -133,6 +133,7 @@ fn text(report: &Report, wish: Wish) -> String {
     }
     if report.dry_run {
         lines.extend(dry_text(report, wish));
+        lines.extend(damaged_text(report));
         lines.extend(writers_text(report));
         return lines.join("\n");
     }
@@ -152,7 +153,7 @@ fn text(report: &Report, wish: Wish) -> String {
     if report.repacked > 0 {
         lines.push(match report.freed_bytes.checked_sub(report.repacked_bytes) {
             Some(less) => format!("Together the store takes {} less.", bytes(less)),
-            None => "The packs that this replaces are deleted by the next run.".into(),
+            None => "The packs that this replaces are deleted by the next run, but for those that hold something damaged.".into(),
         });
     }
     lines.extend(no_room_text(report));
@@ -163,6 +164,7 @@ fn text(report: &Report, wish: Wish) -> String {
             report.condemned
         ));
     }
+    lines.extend(damaged_text(report));
     lines.extend(writers_text(report));
     if report.garbage_bytes > 0 {
         lines.push(format!(
@@ -218,11 +220,23 @@ fn dry_text(report: &Report, wish: Wish) -> Vec<String> {
     lines
 }
 
+/// What stays for the sake of something damaged, and what helps.
+fn damaged_text(report: &Report) -> Option<String> {
+    (report.damaged_objects > 0).then(|| {
+        format!(
+            "{} in {} stay, because something damaged is in them that images need: `cistern store heal COPY` brings it back from a copy of the \
+             store, or importing those images again stores it anew (`cistern store verify` names them). The run after that frees them.",
+            output::bytes(report.damaged_bytes),
+            count(report.damaged_objects, "object")
+        )
+    })
+}
+
 /// Who held a run back.
 fn writers_text(report: &Report) -> Vec<String> {
     let at_work = (report.writers.at_work > 0).then(|| {
         format!(
-            "{} at work: what was written since the first began is left to a run after their end.",
+            "{} at work, or cut off within the last minute: what was written since the first began is left to a run after their end.",
             count(report.writers.at_work, "import")
         )
     });
@@ -314,10 +328,14 @@ mod tests {
             purged: 1,
             given_up: vec![given_up()],
             garbage_bytes: 9 << 20,
+            damaged_objects: 2,
+            damaged_bytes: 5 << 20,
             ..Report::default()
         };
         let told = text(&report, Wish::default());
         for part in [
+            "5.0 MiB in 2 objects stay",
+            "store heal COPY",
             "Gave up 1",
             "in 2 objects",
             "7 chunks",

@@ -60,8 +60,7 @@ async fn gc_free(
         repacked = report.repacked,
         "gc is done"
     );
-    let garbage_bytes = app.store.stats().await?.garbage_bytes;
-    Ok(begun.ended(&report, garbage_bytes))
+    Ok(begun.ended(&report, &app.store.stats().await?))
 }
 
 fn options_of(app: &App, wish: Wish, stop: &CancellationToken) -> Options {

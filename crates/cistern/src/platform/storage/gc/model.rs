@@ -92,6 +92,12 @@ pub struct Report {
     /// which too much is needed for writing them anew. With `dry_run` that is before it looked.
     #[serde(default)]
     pub garbage_bytes: u64,
+    /// Packs and whole objects that stay after this run because something damaged is in them that is needed: until it is healed.
+    #[serde(default)]
+    pub damaged_objects: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub damaged_bytes: u64,
 }
 
 impl Report {
@@ -112,10 +118,12 @@ impl Report {
         self.given_up.truncate(MAX_NAMED);
     }
 
-    /// The same run, finished.
-    pub fn ended(self, report: &store::gc::Report, garbage_bytes: u64) -> Self {
+    /// The same run, finished, with the store's figures after it.
+    pub fn ended(self, report: &store::gc::Report, after: &store::Stats) -> Self {
         Self {
-            garbage_bytes,
+            garbage_bytes: after.garbage_bytes,
+            damaged_objects: after.damaged_objects,
+            damaged_bytes: after.damaged_bytes,
             roots: report.roots,
             entries: report.entries,
             condemned: report.condemned,

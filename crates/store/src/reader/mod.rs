@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -354,7 +354,9 @@ impl Inner {
         let shares = wanted
             .chunks(SHARE)
             .map(|share| self.share(pack, share.to_vec(), (caching, false)));
-        Ok(try_join_all(shares).await?.into_iter().flatten().collect())
+        // All of them, or which of two errors is told would be a matter of time.
+        let read: Result<Vec<_>> = join_all(shares).await.into_iter().collect();
+        Ok(read?.into_iter().flatten().collect())
     }
 
     async fn share(

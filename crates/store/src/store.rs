@@ -6,7 +6,7 @@ pub(crate) use opening::headers_missing;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use sea_orm::ConnectionTrait;
@@ -17,7 +17,7 @@ use crate::cache::{CacheOptions, CacheStats, PackCache};
 use crate::digest::{Digest, FrameKind, Keys};
 use crate::doubt::Doubt;
 use crate::error::{Error, Kind, Result};
-use crate::header::{DedupDomain, Header, header_load};
+use crate::header::{DedupDomain, Header, header_load, header_read};
 use crate::keys::WrappingKey;
 use crate::memory::Memory;
 use crate::pack;
@@ -30,6 +30,9 @@ use crate::tree::TreeRoot;
 use crate::verify::damaging;
 use crate::world::World;
 use crate::writers::Writers;
+
+/// A store that was seen to be there is taken to be there for so long by who cannot read something of it.
+const THERE_FOR: Duration = Duration::from_secs(5);
 
 /// How a store is made and run.
 #[derive(Debug, Clone)]
@@ -101,6 +104,8 @@ pub(crate) struct Inner {
     /// What is found damaged, or healed, is not in the record of damage yet.
     pub(crate) damage_is_stale: AtomicBool,
     pub(crate) doubt: Doubt,
+    /// When the store was last seen to be there by who could not read something.
+    there_looked: Mutex<Option<Duration>>,
     /// What the record of damage was made from, by this process.
     pub(crate) damage_recorded: Mutex<Option<Inputs>>,
     pub(crate) cache: OnceLock<Arc<PackCache>>,
@@ -199,34 +204,83 @@ impl Store {
         backend::probe(&*self.inner.backend, &self.inner.options.world).await
     }
 
-    /// Answers when the backend does and still holds this store's header; otherwise fails with [`Kind::StoreAway`]. One small read.
+    /// Answers when the backend does and still holds this store's header; otherwise fails, with [`Kind::StoreAway`] where it holds none, or cannot be
+    /// read at all, as under a disk that went away. One small listing, and one small read.
     pub async fn header_check(&self) -> Result<()> {
-        match header_load(&*self.inner.backend).await? {
-            Some(found) if found.header.store_id == self.id() => Ok(()),
-            _ => {
-                let text = format!("`{}` no longer holds the store {}", self.describe(), self.id());
-                Err(Error::new(Kind::StoreAway, text))
-            }
+        match header_load(&*self.inner.backend).await {
+            Ok(Some(found)) if found.header.store_id == self.id() => Ok(()),
+            Ok(_) => Err(self.away()),
+            Err(error) if error.kind() == Kind::Io => Err(self.away().with_source(error)),
+            Err(error) => Err(error),
         }
     }
 
-    /// Fails where the store is not there, or does not answer: what is missing then says nothing. A damaged header is one that is there.
-    pub(crate) async fn there_check(&self) -> Result<()> {
+    fn away(&self) -> Error {
+        let text = format!("`{}` no longer holds the store {}", self.describe(), self.id());
+        Error::new(Kind::StoreAway, text)
+    }
+
+    /// Fails where the store is not there, or does not answer: what is missing then says nothing. Headers that are damaged, or lost alone,
+    /// are of a store that is there. One small read in most cases: a listing may be late.
+    pub async fn there_check(&self) -> Result<()> {
+        let header = header_read(&*self.inner.backend, self.inner.header.number).await;
+        match header {
+            Ok(found) if found.header.store_id == self.id() => return Ok(()),
+            Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+            _ => {}
+        }
         match self.header_check().await {
-            Err(error) if damaging(&error) || error.kind() == Kind::HeadersDamaged => Ok(()),
+            Err(error) if error.kind() == Kind::StoreAway => {
+                let journal = self.journal().list().await;
+                let is_there = journal.is_ok_and(|listed| !listed.is_empty());
+                if is_there { Ok(()) } else { Err(error) }
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    Kind::Damaged | Kind::NotFound | Kind::HeadersDamaged
+                ) =>
+            {
+                Ok(())
+            }
             done => done,
         }
     }
 
-    /// The error, or that the store is not there, where it follows from that.
+    /// The error, or that the store is not there, where it follows from that. A store that was there a moment ago is not asked again: who
+    /// reads what is damaged may read much of it.
     pub(crate) async fn or_away(&self, error: Error) -> Error {
         if !damaging(&error) {
             return error;
         }
+        let now = self.inner.options.world.uptime();
+        let looked = *self.there_looked();
+        if looked.is_some_and(|at| now.saturating_sub(at) < THERE_FOR) {
+            return error;
+        }
         match self.there_check().await {
             Err(away) => away.with_source(error),
-            Ok(()) => error,
+            Ok(()) => {
+                *self.there_looked() = Some(now);
+                error
+            }
         }
+    }
+
+    fn there_looked(&self) -> MutexGuard<'_, Option<Duration>> {
+        self.inner
+            .there_looked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether something that moves data is under way or was cut off: a gc, or a session. Its rows may name objects that an older copy of
+    /// the store lacks, although the journal does not tell of them.
+    pub async fn is_unfinished(&self) -> Result<bool> {
+        let (db, number) = (&self.inner.db, self.inner.number);
+        let context = |error| Error::db("cannot look for what is under way", error);
+        Ok(rows::gc_unended(db, number).await.map_err(context)?
+            || rows::sessions_any_open(db, number).await.map_err(context)?)
     }
 
     /// The key of one of the `limit` objects that were published last and are not there (any more), if there is such a one. An older

@@ -62,6 +62,15 @@ impl App {
         self.objects_reserve.as_ref().map(Reserve::release_if_full);
     }
 
+    /// Gives the room of all reserves away whose disks are nearly full; whether there was any.
+    pub fn reserves_release(&self) -> bool {
+        let of_objects = self
+            .objects_reserve
+            .as_ref()
+            .is_some_and(Reserve::release_if_short);
+        self.db.reserve_release() || of_objects
+    }
+
     /// Looks after the objects' reserve; to be called every second or so.
     pub async fn objects_reserve_look(&self) {
         let (Some(reserve), config::Objects::Folder(objects)) =

@@ -46,7 +46,7 @@ pub enum Error {
     #[error("{0}")]
     Unavailable(String),
     /// 503: what the server stands on is away, and is nobody's fault who asks.
-    #[error("{0} does not answer at the moment; try again.")]
+    #[error("{0}")]
     Away(Base),
     /// 503: stored data is damaged, which no further try changes; the sentence says what does. Its word for programs is
     /// `damaged`.
@@ -63,15 +63,18 @@ pub enum Error {
     },
 }
 
-/// What the server stands on, as a sentence begins with it.
+/// What the server stands on, with the sentence that says that it is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Base {
     /// The rows.
-    #[error("The database")]
+    #[error("The database does not answer at the moment; try again.")]
     Database,
     /// The objects.
-    #[error("The store")]
+    #[error("The store does not answer at the moment; try again.")]
     Store,
+    /// The place of the objects, which answers and holds no store.
+    #[error("The store is not where it was; its operator has to look whether its disk is mounted.")]
+    Mount,
 }
 
 /// SQLite's words for a file that is damaged (`SQLITE_CORRUPT`, 11) and for one that is no database (any more: `SQLITE_NOTADB`, 26).
@@ -190,10 +193,7 @@ impl From<store::Error> for Error {
             }
             store::Kind::StoreAway => {
                 tracing::error!(error = chain_of(&source), "the store is not where it was");
-                Self::Unavailable(
-                    "The store is not where it was; its operator has to look whether its disk is mounted."
-                        .into(),
-                )
+                Self::Away(Base::Mount)
             }
             store::Kind::HeadersDamaged => Self::Damaged(chain_of(&source)),
             store::Kind::Damaged => {

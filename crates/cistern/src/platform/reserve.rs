@@ -97,6 +97,12 @@ impl Reserve {
         self.space().is_ok_and(|space| self.release(space))
     }
 
+    /// Gives the room away where so little is left that it may be what is missing: to be asked after something failed.
+    pub fn release_if_short(&self) -> bool {
+        self.space()
+            .is_ok_and(|space| space.free < 2 * size(space) && self.remove(space))
+    }
+
     /// Whether it was given away, and nothing is left of what it took.
     pub fn is_spent(&self) -> bool {
         !self.path.exists()
@@ -111,7 +117,11 @@ impl Reserve {
     }
 
     fn release(&self, space: Space) -> bool {
-        let is_released = is_full(space) && fs::remove_file(&self.path).is_ok();
+        is_full(space) && self.remove(space)
+    }
+
+    fn remove(&self, space: Space) -> bool {
+        let is_released = fs::remove_file(&self.path).is_ok();
         if is_released {
             tracing::warn!(
                 free_bytes = space.free,

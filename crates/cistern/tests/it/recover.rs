@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported};
-use crate::harness::process::{document, run, run_ok};
+use crate::harness::process::{document, reason, run, run_ok};
 use crate::harness::server::Setup;
 use crate::harness::world::Place;
 use crate::harness::{Server, disks, files_below, until, world};
@@ -500,6 +500,48 @@ async fn a_store_from_before_a_gc_is_told_from_the_newest() {
     run_ok(&mut server.local(&["recover", "--keep-database"]));
     server.start_again();
     assert!(downloaded(&server.api(), id, "raw").await == disk);
+}
+
+/// Nothing of a gc that was cut off after it had moved data is in the journal.
+#[tokio::test]
+async fn a_store_from_before_a_gc_that_was_cut_off_is_told_from_the_newest() {
+    let setup = Setup::default().at(Place::default());
+    let (mut server, id, disk) = mostly_garbage(&setup).await;
+    let (live, copy) = (server.objects(), server.data().join("copy"));
+    copy_below(&live, &copy);
+    // What is no folder cannot be listed, which ends a run when its packs are written.
+    std::fs::write(live.join("b"), "").expect("writes");
+    let ended = run(&mut server.local(&["gc", "--now"]));
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let is_new = |pack: &PathBuf| !copy.join(pack.strip_prefix(&live).expect("is below")).exists();
+    assert!(names_below(&live.join("p")).iter().any(is_new));
+    std::fs::remove_file(live.join("b")).expect("removes");
+    put_back(&copy, &live);
+    server.start_again();
+    let said = refused_over_http(&server).await;
+    assert!(said.contains("older copy"), "{said}");
+    server.terminate();
+    run_ok(&mut server.local(&["recover", "--keep-database"]));
+    server.start_again();
+    assert!(downloaded(&server.api(), id, "raw").await == disk);
+}
+
+/// As where somebody restores a copy of the objects while the server runs.
+#[tokio::test]
+async fn a_store_that_is_replaced_by_an_older_one_under_a_server_is_noticed_before_gc() {
+    let server = Setup::default().at(Place::default()).uncached().start();
+    let (api, files) = (server.api(), Files::start().await);
+    imported(&api, "old", &files.put("old", disks::raw(4, 67))).await;
+    let (live, copy) = (server.objects(), server.data().join("copy"));
+    journaled(&server).await;
+    copy_below(&live, &copy);
+    imported(&api, "new", &files.put("new", disks::raw(4, 68))).await;
+    journaled(&server).await;
+    put_back(&copy, &live);
+    let told = run(&mut server.remote(&["gc", "--now"]));
+    assert!(reason(&told).contains("older copy"), "{told:?}");
+    let said = refused_over_http(&server).await;
+    assert!(said.contains("older copy"), "{said}");
 }
 
 /// Puts what lies below one folder in the place of what lies below another.

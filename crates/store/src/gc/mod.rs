@@ -282,6 +282,8 @@ struct Run {
     /// The newest pin when the run began. A snapshot may see a pin and not yet one with a lower number (on PostgreSQL a
     /// number is drawn before its transaction commits), so what a sweep has to ask for is counted from here.
     pins_seen: i64,
+    /// The run before has not ended: it may have moved chunks, and nobody was told.
+    follows_unended: bool,
     /// Nothing is written, and the fence is not held.
     is_dry: bool,
 }
@@ -298,12 +300,14 @@ impl Run {
                 fence,
                 epoch,
                 pins_seen: 0,
+                follows_unended: false,
                 is_dry: true,
             });
         }
         // A session whose writer is dead would hold the run back.
         store.sessions_expire().await?;
         let tx = rows::begin(&store.inner.db).await.map_err(context)?;
+        let follows_unended = rows::gc_unended(&tx, number).await.map_err(context)?;
         let (epoch, pins_seen) = rows::gc_begin(&tx, number, fence, world.now_us())
             .await
             .map_err(context)?;
@@ -313,6 +317,7 @@ impl Run {
             fence,
             epoch,
             pins_seen,
+            follows_unended,
             is_dry: false,
         })
     }
@@ -334,7 +339,8 @@ impl Run {
                 self.sweep(marks, options, progress, report, None).await?;
                 self.bury(options, progress, report).await?;
                 self.empty_declare(options).await?;
-                Ok(Some((Stage::Swept, self.any_dead().await?)))
+                let is_deleting = self.follows_unended || self.any_dead().await?;
+                Ok(Some((Stage::Swept, is_deleting)))
             }
             Stage::Swept => {
                 self.dead_delete(options, progress, report).await?;

@@ -51,6 +51,16 @@ pub(crate) async fn gc_begin(
     Ok((epoch, newest.flatten().unwrap_or(0)))
 }
 
+/// Whether the newest run has not ended: it is under way, failed or was cut off. A later one that ends stands for it.
+pub(crate) async fn gc_unended(db: &impl ConnectionTrait, store: i32) -> Result<bool, DbErr> {
+    let newest = gc::Entity::find()
+        .filter(gc::Column::Store.eq(store))
+        .order_by_desc(gc::Column::Epoch)
+        .one(db)
+        .await?;
+    Ok(newest.is_some_and(|row| row.ended_us == 0))
+}
+
 /// Takes the gate alone; false when another run holds the fence.
 pub(crate) async fn gc_hold(tx: &impl ConnectionTrait, store: i32, fence: Uuid) -> Result<bool, DbErr> {
     let row = meta::Entity::find_by_id(store).lock_exclusive().one(tx).await?;

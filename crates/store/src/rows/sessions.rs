@@ -173,3 +173,13 @@ pub(crate) async fn session_root_insert(
         .await
         .map(drop)
 }
+
+/// Whether a session is open, also where its writer is gone.
+pub(crate) async fn sessions_any_open(db: &impl ConnectionTrait, store: i32) -> Result<bool, DbErr> {
+    let open = session::Entity::find()
+        .filter(session::Column::Store.eq(store))
+        .filter(session::Column::State.eq(session_state::OPEN))
+        .one(db)
+        .await?;
+    Ok(open.is_some())
+}

@@ -168,6 +168,7 @@ impl Store {
             has_nowait: AtomicBool::new(true),
             damage_is_stale: AtomicBool::new(false),
             doubt: Doubt::default(),
+            there_looked: Mutex::default(),
             damage_recorded: Mutex::default(),
             cache: OnceLock::new(),
             writers: AtomicUsize::new(0),

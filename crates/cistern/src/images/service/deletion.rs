@@ -39,7 +39,7 @@ pub async fn image_delete(app: &App, caller: &Caller, id: i64, purge: bool) -> R
     caller.require("image:delete")?;
     if purge {
         // Who looks at a store that is not there at the moment may think that nothing is left to be given up.
-        app.store.header_check().await?;
+        app.store.there_check().await?;
     }
     let tx = app.db.write().await?;
     let row = image_own_stopped(app, &tx, caller, id).await?;

@@ -307,6 +307,20 @@ impl Db {
         self.reserve.as_ref().and_then(|reserve| reserve.space().ok())
     }
 
+    /// Fails where nothing may be written and something has not ended: how it ends will not be written either, and nobody has to wait for
+    /// it.
+    pub fn ends_check(&self, has_ended: bool) -> Result<()> {
+        match self.refusal() {
+            Some(sentence) if !has_ended => Err(Error::Precondition(sentence.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the reserve's room away where SQLite's disk is nearly full; whether there was any.
+    pub fn reserve_release(&self) -> bool {
+        self.reserve.as_ref().is_some_and(Reserve::release_if_short)
+    }
+
     /// Whether SQLite's disk is full, and its reserve is used up too.
     pub fn is_out_of_room(&self) -> bool {
         self.reserve.as_ref().is_some_and(Reserve::is_spent)

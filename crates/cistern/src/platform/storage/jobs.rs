@@ -10,7 +10,7 @@ use store::VerifyProgress;
 
 use super::mend::{mend, store_verify};
 use super::model::Report;
-use crate::platform::error::Context;
+use crate::platform::error::{Base, Context, Error};
 use crate::platform::events::{self, Event, Outcome, Who};
 use crate::platform::jobs::{JobContext, JobError, JobKind, failed_nothing};
 
@@ -38,6 +38,14 @@ pub fn verify_kind() -> JobKind {
     }
 }
 
+/// Whoever looks after the store does not wait until its disk is mounted: that takes a person, who is to hear of it.
+pub(super) fn looked_for(error: Error) -> JobError {
+    match error {
+        Error::Away(Base::Mount) => JobError::Fail(error.to_string()),
+        other => other.into(),
+    }
+}
+
 async fn run(context: JobContext) -> Result<(), JobError> {
     let Payload { read_data } = context.job.payload()?;
     let progress = Arc::new(VerifyProgress::default());
@@ -46,7 +54,7 @@ async fn run(context: JobContext) -> Result<(), JobError> {
         let mut ticks = tokio::time::interval(SHOW_EVERY);
         loop {
             tokio::select! {
-                found = &mut work => break found?,
+                found = &mut work => break found.map_err(looked_for)?,
                 () = context.stop.cancelled() => return context.check(),
                 _ = ticks.tick() => context.progress(json!({
                     "packs": progress.packs.load(Relaxed),

@@ -89,6 +89,7 @@ pub async fn verify_get(app: &App, caller: &Caller, id: i64) -> Result<Verificat
 async fn verify_load(app: &App, id: i64) -> Result<Verification> {
     let job = job_find(app, id).await?;
     let job = job.filter(|job| job.kind == VERIFY).ok_or(Error::NotFound)?;
+    app.db.ends_check(job.finished_at.is_some())?;
     let report = match (&job.state, job.finished_at) {
         (Some(state), Some(_)) => {
             let report = serde_json::from_value(state.clone());
@@ -139,14 +140,21 @@ pub async fn heal_from(app: &App, copy: &str, progress: &HealProgress) -> Result
     let backend = app::backend_open_at(&app.config, copy)?;
     let place = backend.describe();
     let healed = app.store.heal_from(backend, progress).await;
+    // What it stored anew lies in new packs, which an older copy of the store lacks; also of one that failed later.
+    let may_have_moved = match &healed {
+        Ok(healed) => healed.chunks > 0,
+        Err(error) => !matches!(error.kind(), store::Kind::NotFound | store::Kind::Incompatible),
+    };
+    let told = if may_have_moved {
+        journal::advance(app).await
+    } else {
+        Ok(())
+    };
     let healed = healed.map_err(|error| match error.kind() {
         store::Kind::NotFound | store::Kind::Incompatible => Error::Precondition(error.to_string()),
         _ => error.into(),
     })?;
-    if healed.chunks > 0 {
-        // They lie in new packs, which an older copy of the store lacks.
-        journal::advance(app).await?;
-    }
+    told?;
     if healed.objects + healed.chunks > 0 {
         let detail = json!({
             "copy": place, "objects": healed.objects, "bytes": healed.bytes, "chunks": healed.chunks,

@@ -85,7 +85,19 @@ pub(super) async fn write_dump(app: &App, claimed: &state::Model) -> Result<()> 
     spool.push(app, &document, JournalPart::DumpEnd).await?;
 
     let claimed = extend(app, claimed, spool.last()).await?;
-    let bytes = spool_put(app, &claimed, &mut spool).await?;
+    let bytes = match spool_put(app, &claimed, &mut spool).await {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            // Half a generation is no use to anybody, and takes what is missing on a full disk.
+            if let Err(error) = generation_remove(app, claimed.intended_generation).await {
+                tracing::debug!(
+                    error = error.chain(),
+                    "could not remove half a generation of the journal"
+                );
+            }
+            return Err(error);
+        }
+    };
     let done = state::Model {
         generation: claimed.intended_generation,
         sequence: spool.last(),
@@ -190,6 +202,16 @@ async fn spool_put(app: &App, claimed: &state::Model, spool: &mut Spool) -> Resu
         }
     }
     Ok(total)
+}
+
+async fn generation_remove(app: &App, generation: i64) -> Result<()> {
+    let journal = app.store.journal();
+    for item in journal.list().await? {
+        if i64::from(item.place.generation) == generation {
+            journal.delete(item.place).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes every generation before `newest` but `kept`.

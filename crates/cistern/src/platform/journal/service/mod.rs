@@ -153,13 +153,17 @@ pub async fn misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
 }
 
 /// A store that lacks what its database has written last. A journal object alone that is missing is mended; a store that lacks data as well was
-/// written on elsewhere.
+/// written on elsewhere. Data alone that is missing is damage, unless something was cut off that had not told the journal yet.
 async fn store_misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
-    if newest_fault(db, &store.journal()).await?.is_none() {
+    if newest_fault(db, &store.journal()).await?.is_none() && !store.is_unfinished().await? {
         return Ok(None);
     }
-    let missing = store.newest_missing(NEWEST).await?;
-    Ok(missing.map(|lacks| Misfit::OlderStore {
+    let Some(lacks) = store.newest_missing(NEWEST).await? else {
+        return Ok(None);
+    };
+    // Under a disk that went away everything is missing.
+    store.there_check().await?;
+    Ok(Some(Misfit::OlderStore {
         place: store.describe(),
         lacks,
     }))
@@ -190,13 +194,13 @@ pub(super) async fn database_misfit(db: &Db, journal: &Journal) -> Result<Option
     }
 }
 
-/// Fails, from now on for every writing transaction of this process, where the store is ahead of the database. To be
+/// Fails, from now on for every writing transaction of this process, where store and database do not go together (any more). To be
 /// called before anything is deleted for good.
 pub async fn guard(app: &App) -> Result<()> {
     if let Some(sentence) = app.db.refusal() {
         return Err(Error::Precondition(sentence.to_owned()));
     }
-    match database_misfit(&app.db, &app.store.journal()).await? {
+    match misfit(&app.db, &app.store).await? {
         Some(misfit) => refuse(app, &misfit.sentence()),
         None => Ok(()),
     }
@@ -316,9 +320,23 @@ pub async fn newest_fault(db: &Db, journal: &Journal) -> Result<Option<Damage>> 
     }))
 }
 
-/// Writes one object, or a dump.
+/// Writes one object, or a dump. Where that fails on a disk that is nearly full it is tried once more with the room of the reserves: without the
+/// journal nothing that frees room can be done.
 async fn write(app: &App, wish: Wish) -> Result<Wrote> {
     let _turn = app.journal.turn.lock().await;
+    match write_once(app, wish).await {
+        Err(error) if app.reserves_release() => {
+            tracing::warn!(
+                error = error.chain(),
+                "could not write the journal; trying again with the reserve's room"
+            );
+            write_once(app, wish).await
+        }
+        done => done,
+    }
+}
+
+async fn write_once(app: &App, wish: Wish) -> Result<Wrote> {
     if wish == Wish::Changes && rows::change_newest(app.db.conn()).await?.is_none() {
         return Ok(Wrote::Nothing);
     }

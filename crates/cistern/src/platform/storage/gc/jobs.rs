@@ -15,6 +15,7 @@ use crate::platform::error::{Context, Error, Result, chain_of};
 use crate::platform::events::{self, Event, Who};
 use crate::platform::jobs::{JobContext, JobError, JobKind, failed_nothing, job_find};
 use crate::platform::journal;
+use crate::platform::storage::jobs::looked_for;
 
 /// The job's kind.
 pub const GC: &str = "store.gc";
@@ -79,7 +80,7 @@ fn options_of(app: &App, wish: Wish, stop: &CancellationToken) -> Options {
 /// What is given up is gone for good, so first it is found out that a run can be done that frees it: the store is there, the journal can
 /// be written, and every tree that will still be needed can be read.
 async fn doable_check(app: &App, wish: Wish, stop: &CancellationToken) -> Result<()> {
-    app.store.header_check().await?;
+    app.store.there_check().await?;
     if wish.dry_run || !wish.purge || !is_restorable(app).await? {
         return Ok(());
     }
@@ -210,7 +211,7 @@ async fn begin(context: &JobContext, wish: Wish) -> Result<Report, JobError> {
         Some(state) => serde_json::from_value(state).context("could not read what a gc did before")?,
         None => Report::begun(wish, Vec::new()),
     };
-    doable_check(app, wish, &context.stop).await?;
+    doable_check(app, wish, &context.stop).await.map_err(retried)?;
     let given_up = give_up(app, wish).await?;
     if wish.dry_run {
         return Ok(Report::begun(wish, given_up));
@@ -228,6 +229,6 @@ async fn begin(context: &JobContext, wish: Wish) -> Result<Report, JobError> {
 fn retried(error: Error) -> JobError {
     match error {
         Error::Conflict(reason) => JobError::Retry(reason),
-        other => other.into(),
+        other => looked_for(other),
     }
 }

@@ -10,6 +10,7 @@ use crate::platform::accounts::Caller;
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::{self, Event, Who};
 use crate::platform::jobs::{JobRow, NewJob, job_enqueue_in_tx, job_find, job_is_open, job_list_open};
+use crate::platform::journal;
 
 /// A run, under way or over.
 pub struct Run {
@@ -22,6 +23,7 @@ pub struct Run {
 /// Asks for a run.
 pub async fn gc_start(app: &App, caller: &Caller, wish: Wish) -> Result<Run> {
     caller.require("store:update")?;
+    journal::guard(app).await?;
     let id = enqueue(app, Some(&caller.who), wish, 0).await?;
     gc_load(app, id).await
 }
@@ -115,6 +117,7 @@ async fn enqueue(app: &App, who: Option<&Who>, wish: Wish, priority: i32) -> Res
 async fn gc_load(app: &App, id: i64) -> Result<Run> {
     let job = job_find(app, id).await?;
     let job = job.filter(|job| job.kind == GC).ok_or(Error::NotFound)?;
+    app.db.ends_check(job.finished_at.is_some())?;
     let report = match (&job.state, job.finished_at) {
         (Some(state), Some(_)) => {
             let report = serde_json::from_value(state.clone());

@@ -424,6 +424,31 @@ mod tests {
         running.drain().await;
     }
 
+    /// Each answer waits for its client to read, with all of it in memory.
+    #[tokio::test]
+    async fn answers_that_nobody_reads_leave_room_for_connections() {
+        let (_held, running, url) = Held::listen(3).await;
+        let deaf = reqwest::Client::builder()
+            .http2_prior_knowledge()
+            .http2_initial_stream_window_size(0);
+        let deaf = deaf.build().expect("a client");
+        let ask = async |client: &reqwest::Client| {
+            let answer = tokio::time::timeout(Duration::from_secs(10), client.get(&url).send());
+            answer.await.expect("there is room").expect("an answer")
+        };
+        let mut unread = Vec::new();
+        for _ in 0..20 {
+            unread.push(ask(&deaf).await);
+        }
+        for _ in 0..2 {
+            let other = reqwest::Client::builder().build().expect("a client");
+            let answer = ask(&other).await;
+            assert_eq!(answer.text().await.expect("a body"), "at once");
+        }
+        drop((unread, deaf));
+        running.drain().await;
+    }
+
     /// However many requests others have, one connection is never without room for one.
     #[tokio::test]
     async fn a_connection_that_is_open_gets_on_whatever_others_do() {

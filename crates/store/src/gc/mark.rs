@@ -4,12 +4,12 @@
 //! packs of nodes are read from front to back with few requests, and each node once, whatever number of disks share it.
 //! A mark is the domain and the first eight bytes of a digest: that two digests share them would only keep garbage.
 
-use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::sorter::{Sorted, Sorter};
+use super::sorter::{Shelf, Sorted, Sorter};
 use super::{Options, Pace, Progress};
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
@@ -61,10 +61,10 @@ struct Found {
 }
 
 impl Found {
-    fn new(folder: &Path) -> Self {
-        let levels = (0..=LEVEL_LIMIT).map(|_| Sorter::new(folder)).collect();
+    fn new(shelf: &Arc<Shelf>) -> Self {
+        let levels = (0..=LEVEL_LIMIT).map(|_| Sorter::new(shelf)).collect();
         Self {
-            marks: Sorter::new(folder),
+            marks: Sorter::new(shelf),
             levels,
         }
     }
@@ -107,15 +107,13 @@ fn named(domain: i64, digest: &Digest) -> Named {
 
 /// Marks for the run of `epoch`.
 pub(super) async fn mark(store: &Store, epoch: i64, options: &Options, progress: &Progress) -> Result<Marks> {
-    let mut found = Found::new(&options.folder);
+    let shelf = Shelf::new(&options.folder);
+    let mut found = Found::new(&shelf);
     let (before, writers) = look(store, epoch, options, progress, &mut found).await?;
     let mut pace = Pace::new(store);
     for level in (0..=LEVEL_LIMIT).rev() {
-        let nodes = std::mem::replace(
-            &mut found.levels[usize::from(level)],
-            Sorter::new(&options.folder),
-        );
-        let mut nodes = places(store, nodes.finish()?, options).await?;
+        let nodes = std::mem::replace(&mut found.levels[usize::from(level)], Sorter::new(&shelf));
+        let mut nodes = places(store, nodes.finish()?, &shelf, options).await?;
         while let Some(requests) = requests(&mut nodes)? {
             options.check()?;
             let read = futures::stream::iter(requests).map(|request| nodes_read(store, level, request));
@@ -204,8 +202,13 @@ pub(super) async fn pins_look(
 }
 
 /// Looks nodes up in the order of their digests, and puts them into the order of their places.
-async fn places(store: &Store, mut nodes: Sorted<40>, options: &Options) -> Result<Sorted<56>> {
-    let mut placed: Sorter<56> = Sorter::new(&options.folder);
+async fn places(
+    store: &Store,
+    mut nodes: Sorted<40>,
+    shelf: &Arc<Shelf>,
+    options: &Options,
+) -> Result<Sorted<56>> {
+    let mut placed: Sorter<56> = Sorter::new(shelf);
     loop {
         options.check()?;
         let some = nodes.take(rows::LOOKUP)?;

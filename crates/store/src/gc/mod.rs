@@ -6,6 +6,7 @@
 //! what lies in the backend without a row goes when it was seen twice ([`orphans`]). A dry run changes nothing, and foresees what
 //! the next one like it would do ([`forecast`]). Why this loses nothing is said in
 //! docs/store-format.md §8, and checked by the model in `tests/protocol`.
+//! What is marked is sorted in files, and in memory, up to a bound, where the disk that is to be freed has no room for them ([`sorter`]).
 //!
 //! Any error ends a run, and one before the first condemned chunk has changed nothing. A run may end anywhere: the next
 //! one takes the fence, so that whatever the old one still tries fails, marks anew, and goes on with what was condemned

@@ -1,38 +1,66 @@
 //! Sorts more records than memory should hold: what is full is sorted and written to a file without a name, and in the
 //! end all of it is read merged, each record once.
+//!
+//! gc is what frees a full disk, so it has to get on where there is no room for such a file: what was sorted stays in memory then,
+//! up to [`KEPT_BYTES`] for all that a run sorts. Beyond that it ends with what would help.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::error::{Error, Kind, Result};
 
 /// Memory of the records that wait to be sorted.
 const BUFFER_BYTES: usize = 16 << 20;
+/// Memory of what was sorted and found no room on the disk: 16 million marks, 1 TiB of different data.
+const KEPT_BYTES: usize = 256 << 20;
 /// Bytes of a block of a file: so much is read at once, and has a checksum.
 const BLOCK_BYTES: usize = 64 << 10;
+
+/// Where the sorters of a run of gc put what they sort.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    folder: PathBuf,
+    /// Bytes that may be kept in memory besides what is kept already.
+    left: AtomicUsize,
+    /// Opens a file without a name.
+    open: fn(&Path) -> io::Result<File>,
+}
+
+impl Shelf {
+    /// Files go to `folder`, if any are needed.
+    pub(crate) fn new(folder: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            folder: folder.to_owned(),
+            left: AtomicUsize::new(KEPT_BYTES),
+            open: |folder| tempfile::tempfile_in(folder),
+        })
+    }
+}
 
 /// Records of `N` bytes, in the order of their bytes.
 #[derive(Debug)]
 pub(crate) struct Sorter<const N: usize> {
-    folder: PathBuf,
+    shelf: Arc<Shelf>,
     capacity: usize,
     buffer: Vec<[u8; N]>,
     runs: Vec<Run<N>>,
 }
 
 impl<const N: usize> Sorter<N> {
-    /// Files go to `folder`, if any are needed.
-    pub(crate) fn new(folder: &Path) -> Self {
-        Self::with_capacity(folder, BUFFER_BYTES / N)
+    pub(crate) fn new(shelf: &Arc<Shelf>) -> Self {
+        Self::with_capacity(shelf, BUFFER_BYTES / N)
     }
 
-    fn with_capacity(folder: &Path, capacity: usize) -> Self {
+    fn with_capacity(shelf: &Arc<Shelf>, capacity: usize) -> Self {
         Self {
-            folder: folder.to_owned(),
+            shelf: Arc::clone(shelf),
             capacity,
             buffer: Vec::new(),
             runs: Vec::new(),
@@ -44,8 +72,7 @@ impl<const N: usize> Sorter<N> {
             self.sort();
             // Where most of it was there several times it stays in memory.
             if self.buffer.len() > self.capacity / 2 {
-                self.runs.push(Run::write(&self.folder, &self.buffer)?);
-                self.buffer.clear();
+                self.runs.push(Run::of(&self.shelf, &mut self.buffer)?);
             }
         }
         self.buffer.push(record);
@@ -75,10 +102,79 @@ impl<const N: usize> Sorter<N> {
     }
 }
 
+/// Sorted records.
+#[derive(Debug)]
+enum Run<const N: usize> {
+    Filed(Filed<N>),
+    Kept(Kept<N>),
+}
+
+impl<const N: usize> Run<N> {
+    /// Of all that is in `buffer`, which is empty then.
+    fn of(shelf: &Arc<Shelf>, buffer: &mut Vec<[u8; N]>) -> Result<Self> {
+        match Filed::write(shelf, buffer) {
+            Err(error) if error.kind() == Kind::NoSpace => Kept::take(shelf, buffer)
+                .map(Self::Kept)
+                .ok_or_else(|| no_room(shelf, error)),
+            written => {
+                buffer.clear();
+                written.map(Self::Filed)
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<[u8; N]>> {
+        match self {
+            Self::Filed(run) => run.next(),
+            Self::Kept(run) => Ok(run.records.next()),
+        }
+    }
+}
+
+fn no_room(shelf: &Shelf, error: Error) -> Error {
+    let text = format!(
+        "there is no room in {} for gc's working files, and {} MiB of what they would hold are in memory already: free about 16 bytes there \
+         for each chunk that images name (256 MiB for each TiB of different data)",
+        shelf.folder.display(),
+        KEPT_BYTES >> 20,
+    );
+    Error::new(Kind::NoSpace, text).with_source(error)
+}
+
+/// Sorted records in memory, for want of room for a file.
+#[derive(Debug)]
+struct Kept<const N: usize> {
+    records: std::vec::IntoIter<[u8; N]>,
+    bytes: usize,
+    shelf: Arc<Shelf>,
+}
+
+impl<const N: usize> Kept<N> {
+    /// None where as much is kept as may be.
+    fn take(shelf: &Arc<Shelf>, buffer: &mut Vec<[u8; N]>) -> Option<Self> {
+        let bytes = buffer.as_flattened().len();
+        let less = |left: usize| left.checked_sub(bytes);
+        shelf.left.fetch_update(Relaxed, Relaxed, less).ok()?;
+        let mut records = std::mem::take(buffer);
+        records.shrink_to_fit();
+        Some(Self {
+            records: records.into_iter(),
+            bytes,
+            shelf: Arc::clone(shelf),
+        })
+    }
+}
+
+impl<const N: usize> Drop for Kept<N> {
+    fn drop(&mut self) {
+        self.shelf.left.fetch_add(self.bytes, Relaxed);
+    }
+}
+
 /// Sorted records in a file without a name. A record that is lost here would be a chunk that is lost, so each block is
 /// followed by its checksum.
 #[derive(Debug)]
-struct Run<const N: usize> {
+struct Filed<const N: usize> {
     file: File,
     /// Records that were not read yet.
     left: usize,
@@ -86,12 +182,12 @@ struct Run<const N: usize> {
     at: usize,
 }
 
-impl<const N: usize> Run<N> {
+impl<const N: usize> Filed<N> {
     const RECORDS: usize = if BLOCK_BYTES > N { BLOCK_BYTES / N } else { 1 };
 
-    fn write(folder: &Path, records: &[[u8; N]]) -> Result<Self> {
+    fn write(shelf: &Shelf, records: &[[u8; N]]) -> Result<Self> {
         let context = |error| Error::io("cannot write what gc has marked to its working folder", error);
-        let mut file = tempfile::tempfile_in(folder).map_err(context)?;
+        let mut file = (shelf.open)(&shelf.folder).map_err(context)?;
         for block in records.chunks(Self::RECORDS) {
             let bytes = block.as_flattened();
             file.write_all(bytes).map_err(context)?;
@@ -200,12 +296,26 @@ mod tests {
 
     use super::*;
 
+    /// On a disk where what is written finds no room; so many bytes may be kept in memory.
+    fn full_shelf(left: usize) -> Arc<Shelf> {
+        Arc::new(Shelf {
+            folder: PathBuf::from("/the/folder"),
+            left: AtomicUsize::new(left),
+            open: |_| File::options().write(true).open("/dev/full"),
+        })
+    }
+
+    fn pushed(shelf: &Arc<Shelf>, records: &[u16], capacity: usize) -> Result<Sorter<2>> {
+        let mut sorter = Sorter::<2>::with_capacity(shelf, capacity);
+        for record in records {
+            sorter.push(record.to_be_bytes())?;
+        }
+        Ok(sorter)
+    }
+
     fn sorted(records: &[u16], capacity: usize) -> (Vec<[u8; 2]>, usize) {
         let dir = tempfile::tempdir().unwrap();
-        let mut sorter = Sorter::<2>::with_capacity(dir.path(), capacity);
-        for record in records {
-            sorter.push(record.to_be_bytes()).unwrap();
-        }
+        let sorter = pushed(&Shelf::new(dir.path()), records, capacity).unwrap();
         let runs = sorter.runs.len();
         (sorter.finish().unwrap().take(usize::MAX).unwrap(), runs)
     }
@@ -215,7 +325,10 @@ mod tests {
         fn each_record_comes_once_and_in_order(records: Vec<u16>, capacity in 1_usize..50) {
             let expected: BTreeSet<_> = records.iter().map(|record| record.to_be_bytes()).collect();
             let (found, _) = sorted(&records, capacity);
-            prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+            let expected: Vec<_> = expected.into_iter().collect();
+            prop_assert_eq!(&found, &expected);
+            let in_memory = pushed(&full_shelf(KEPT_BYTES), &records, capacity).unwrap();
+            prop_assert_eq!(in_memory.finish().unwrap().take(usize::MAX).unwrap(), expected);
         }
     }
 
@@ -230,12 +343,13 @@ mod tests {
     #[test]
     fn what_was_changed_or_cut_on_the_disk_is_an_error_and_not_a_chunk_less() {
         let dir = tempfile::tempdir().unwrap();
+        let records: Vec<u16> = (0..300).collect();
         let spoiled = |spoil: fn(&File)| {
-            let mut sorter = Sorter::<2>::with_capacity(dir.path(), 100);
-            for record in 0..300_u16 {
-                sorter.push(record.to_be_bytes()).unwrap();
-            }
-            spoil(&sorter.runs[0].file);
+            let sorter = pushed(&Shelf::new(dir.path()), &records, 100).unwrap();
+            let Run::Filed(run) = &sorter.runs[0] else {
+                panic!("there was room for a file");
+            };
+            spoil(&run.file);
             sorter.finish().and_then(|mut sorted| sorted.take(usize::MAX))
         };
         assert_eq!(spoiled(|_| ()).unwrap().len(), 300);
@@ -246,9 +360,27 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_is_said() {
-        let mut sorter = Sorter::<2>::with_capacity(Path::new("/nonexistent"), 1);
-        sorter.push([0, 1]).unwrap();
-        let error = sorter.push([0, 2]).unwrap_err();
+        let error = pushed(&Shelf::new(Path::new("/nonexistent")), &[1, 2], 1).unwrap_err();
         assert!(error.to_string().contains("working folder"), "{error}");
+    }
+
+    #[test]
+    fn without_room_for_files_so_much_is_kept_in_memory_and_no_more() {
+        let shelf = full_shelf(400);
+        let records: Vec<u16> = (0..301).rev().collect();
+        // Three runs of 50 records, and two of another sorter with the same memory.
+        let one = pushed(&shelf, &records[..200], 50).unwrap();
+        assert_eq!((one.runs.len(), shelf.left.load(Relaxed)), (3, 100));
+        let error = pushed(&shelf, &records[..101], 50).and_then(|_| pushed(&shelf, &records[..151], 50));
+        let error = error.unwrap_err();
+        assert_eq!(error.kind(), Kind::NoSpace);
+        for part in ["/the/folder", "256 MiB", "16 bytes there for each chunk"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+
+        // What was read is free for others.
+        assert_eq!(one.finish().unwrap().take(usize::MAX).unwrap().len(), 200);
+        assert_eq!(shelf.left.load(Relaxed), 400);
+        assert_eq!(pushed(&shelf, &records[..250], 50).unwrap().runs.len(), 4);
     }
 }

@@ -258,13 +258,11 @@ impl Store {
         if looked.is_some_and(|at| now.saturating_sub(at) < THERE_FOR) {
             return error;
         }
-        match self.there_check().await {
-            Err(away) => away.with_source(error),
-            Ok(()) => {
-                *self.there_looked() = Some(now);
-                error
-            }
+        if let Err(away) = self.there_check().await {
+            return away.with_source(error);
         }
+        *self.there_looked() = Some(now);
+        error
     }
 
     fn there_looked(&self) -> MutexGuard<'_, Option<Duration>> {

@@ -31,6 +31,8 @@ use crate::store::Store;
 use crate::verify::{VerifyProgress, damaging};
 use wanted::Wanted;
 
+/// Owner of the sessions under which content is stored anew.
+pub(crate) const HEAL: &str = "heal";
 /// Objects that are listed at once.
 const PAGE: u64 = 256;
 /// The reason why an object that is not in the copy does not come back.

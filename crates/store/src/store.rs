@@ -18,6 +18,7 @@ use crate::digest::{Digest, FrameKind, Keys};
 use crate::doubt::Doubt;
 use crate::error::{Error, Kind, Result};
 use crate::header::{DedupDomain, Header, header_load, header_read};
+use crate::heal::HEAL;
 use crate::keys::WrappingKey;
 use crate::memory::Memory;
 use crate::pack;
@@ -226,7 +227,8 @@ impl Store {
         let header = header_read(&*self.inner.backend, self.inner.header.number).await;
         match header {
             Ok(found) if found.header.store_id == self.id() => return Ok(()),
-            Err(error) if error.kind() == Kind::Unavailable => return Err(error),
+            // It does not answer, say.
+            Err(error) if !damaging(&error) && error.kind() != Kind::Incompatible => return Err(error),
             _ => {}
         }
         match self.header_check().await {
@@ -272,13 +274,13 @@ impl Store {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether something that moves data is under way or was cut off: a gc, or a session. Its rows may name objects that an older copy of
-    /// the store lacks, although the journal does not tell of them.
-    pub async fn is_unfinished(&self) -> Result<bool> {
+    /// Whether a gc or a heal that was cut off, or is under way, has moved data that nobody was told of: rows may name objects that an older copy
+    /// of the store lacks, although the journal does not tell of it.
+    pub async fn has_untold_moves(&self) -> Result<bool> {
         let (db, number) = (&self.inner.db, self.inner.number);
-        let context = |error| Error::db("cannot look for what is under way", error);
-        Ok(rows::gc_unended(db, number).await.map_err(context)?
-            || rows::sessions_any_open(db, number).await.map_err(context)?)
+        let context = |error| Error::db("cannot look for what was cut off", error);
+        Ok(rows::gc_untold(db, number).await.map_err(context)?
+            || rows::sessions_any_open(db, number, HEAL).await.map_err(context)?)
     }
 
     /// The key of one of the `limit` objects that were published last and are not there (any more), if there is such a one. An older

@@ -283,8 +283,8 @@ struct Run {
     /// The newest pin when the run began. A snapshot may see a pin and not yet one with a lower number (on PostgreSQL a
     /// number is drawn before its transaction commits), so what a sweep has to ask for is counted from here.
     pins_seen: i64,
-    /// The run before has not ended: it may have moved chunks, and nobody was told.
-    follows_unended: bool,
+    /// A run before this one has moved chunks, and its caller was not told.
+    follows_untold: bool,
     /// Nothing is written, and the fence is not held.
     is_dry: bool,
 }
@@ -301,14 +301,14 @@ impl Run {
                 fence,
                 epoch,
                 pins_seen: 0,
-                follows_unended: false,
+                follows_untold: false,
                 is_dry: true,
             });
         }
         // A session whose writer is dead would hold the run back.
         store.sessions_expire().await?;
         let tx = rows::begin(&store.inner.db).await.map_err(context)?;
-        let follows_unended = rows::gc_unended(&tx, number).await.map_err(context)?;
+        let follows_untold = rows::gc_untold(&tx, number).await.map_err(context)?;
         let (epoch, pins_seen) = rows::gc_begin(&tx, number, fence, world.now_us())
             .await
             .map_err(context)?;
@@ -318,7 +318,7 @@ impl Run {
             fence,
             epoch,
             pins_seen,
-            follows_unended,
+            follows_untold,
             is_dry: false,
         })
     }
@@ -340,7 +340,7 @@ impl Run {
                 self.sweep(marks, options, progress, report, None).await?;
                 self.bury(options, progress, report).await?;
                 self.empty_declare(options).await?;
-                let is_deleting = self.follows_unended || self.any_dead().await?;
+                let is_deleting = self.follows_untold || self.any_dead().await?;
                 Ok(Some((Stage::Swept, is_deleting)))
             }
             Stage::Swept => {
@@ -355,11 +355,18 @@ impl Run {
                 Ok(Some((Stage::Repacked(due), is_deleting)))
             }
             Stage::Repacked(due) => {
+                self.moves_told().await?;
                 self.dead_delete(options, progress, report).await?;
                 self.orphans_delete(due, options, progress, report).await?;
                 Ok(None)
             }
         }
+    }
+
+    async fn moves_told(&self) -> Result<()> {
+        let (db, number) = (&self.store.inner.db, self.store.inner.number);
+        let told = rows::gc_moved(db, number, self.epoch, true).await;
+        told.map_err(|error| Error::db("cannot note that chunks were moved", error))
     }
 
     async fn repack_if_room(&self, options: &Options, report: &mut Report) -> Result<()> {

@@ -252,6 +252,9 @@ impl Repack<'_> {
         rows::chunks_move(&tx, (store.number, self.domain), object, &moved)
             .await
             .map_err(context)?;
+        rows::gc_moved(&tx, store.number, self.run.epoch, false)
+            .await
+            .map_err(context)?;
         tx.commit().await.map_err(context)?;
         report.repacked += packs;
         report.repacked_bytes += bytes;

@@ -18,6 +18,9 @@ use crate::pack::{ENTRY_BYTES, HEADER_BYTES, TRAILER_BYTES};
 /// Runs of which the report is kept.
 const RUNS_KEPT: i64 = 100;
 
+/// In the place of a run's report, until it has ended.
+const MOVED: &str = "moved";
+
 /// Begins a run: the gate is taken alone, the epoch rises, and whoever ran before holds the fence no longer. Gives the
 /// run's epoch, and the number of the newest pin: nobody who pins is at work now, so that every later pin has a higher one.
 pub(crate) async fn gc_begin(
@@ -51,14 +54,40 @@ pub(crate) async fn gc_begin(
     Ok((epoch, newest.flatten().unwrap_or(0)))
 }
 
-/// Whether the newest run has not ended: it is under way, failed or was cut off. A later one that ends stands for it.
-pub(crate) async fn gc_unended(db: &impl ConnectionTrait, store: i32) -> Result<bool, DbErr> {
-    let newest = gc::Entity::find()
+/// Notes that a run has moved chunks; with `is_told` that its caller has heard of it.
+pub(crate) async fn gc_moved(
+    db: &impl ConnectionTrait,
+    store: i32,
+    epoch: i64,
+    is_told: bool,
+) -> Result<(), DbErr> {
+    let note = if is_told { "" } else { MOVED };
+    gc::Entity::update_many()
+        .col_expr(gc::Column::Report, Expr::value(note))
         .filter(gc::Column::Store.eq(store))
+        .filter(gc::Column::Epoch.eq(epoch))
+        .filter(gc::Column::EndedUs.eq(0))
+        .exec(db)
+        .await
+        .map(drop)
+}
+
+/// Whether a run has moved chunks and was cut off before its caller heard of it, and none that ended has stood for it since.
+pub(crate) async fn gc_untold(db: &impl ConnectionTrait, store: i32) -> Result<bool, DbErr> {
+    let ended = gc::Entity::find()
+        .filter(gc::Column::Store.eq(store))
+        .filter(gc::Column::EndedUs.gt(0))
         .order_by_desc(gc::Column::Epoch)
         .one(db)
         .await?;
-    Ok(newest.is_some_and(|row| row.ended_us == 0))
+    let untold = gc::Entity::find()
+        .filter(gc::Column::Store.eq(store))
+        .filter(gc::Column::EndedUs.eq(0))
+        .filter(gc::Column::Report.eq(MOVED))
+        .filter(gc::Column::Epoch.gt(ended.map_or(0, |row| row.epoch)))
+        .one(db)
+        .await?;
+    Ok(untold.is_some())
 }
 
 /// Takes the gate alone; false when another run holds the fence.

@@ -13,9 +13,12 @@ use crate::platform::error::{Context, Result};
 use crate::platform::journal::model::{Document, Entry};
 use crate::platform::journal::rows::{self, state};
 use crate::platform::journal::tables::{JOURNALED, Table};
+use crate::platform::storage::space;
 
 /// Text of a part of a dump.
 const PART_BYTES: usize = 4 << 20;
+/// With less than that on a disk it may be room that a dump lacked.
+const SHORT_BYTES: u64 = 64 << 20;
 
 /// Parts of a dump that wait to be written: sealed, one behind the other in a file without a name.
 struct Spool {
@@ -85,18 +88,13 @@ pub(super) async fn write_dump(app: &App, claimed: &state::Model) -> Result<()> 
     spool.push(app, &document, JournalPart::DumpEnd).await?;
 
     let claimed = extend(app, claimed, spool.last()).await?;
-    let bytes = match spool_put(app, &claimed, &mut spool).await {
-        Ok(bytes) => bytes,
+    let mut written = Vec::new();
+    let bytes = match spool_put(app, &claimed, &mut spool, &mut written).await {
         Err(error) => {
-            // Half a generation is no use to anybody, and takes what is missing on a full disk.
-            if let Err(error) = generation_remove(app, claimed.intended_generation).await {
-                tracing::debug!(
-                    error = error.chain(),
-                    "could not remove half a generation of the journal"
-                );
-            }
+            half_remove(app, written).await;
             return Err(error);
         }
+        put => put?,
     };
     let done = state::Model {
         generation: claimed.intended_generation,
@@ -180,8 +178,13 @@ async fn extend(app: &App, claimed: &state::Model, last: i64) -> Result<state::M
     Ok(row)
 }
 
-/// Writes the parts in their order; gives their bytes.
-async fn spool_put(app: &App, claimed: &state::Model, spool: &mut Spool) -> Result<i64> {
+/// Writes the parts in their order; gives their bytes, and adds to `written` what is there.
+async fn spool_put(
+    app: &App,
+    claimed: &state::Model,
+    spool: &mut Spool,
+    written: &mut Vec<JournalPlace>,
+) -> Result<i64> {
     const READ: &str = "could not read the journal's working file";
     spool.file.flush().await.context(READ)?;
     spool.file.rewind().await.context(READ)?;
@@ -194,6 +197,7 @@ async fn spool_put(app: &App, claimed: &state::Model, spool: &mut Spool) -> Resu
             sequence: sequence as u64,
         };
         put(app, &JournalSealed::from_bytes(place, bytes.into())?).await?;
+        written.push(place);
         total += i64::try_from(*length).unwrap_or(i64::MAX);
         let until = app.clock.now() + LEASE;
         let fence: Uuid = claimed.fence.unwrap_or_default();
@@ -204,14 +208,17 @@ async fn spool_put(app: &App, claimed: &state::Model, spool: &mut Spool) -> Resu
     Ok(total)
 }
 
-async fn generation_remove(app: &App, generation: i64) -> Result<()> {
-    let journal = app.store.journal();
-    for item in journal.list().await? {
-        if i64::from(item.place.generation) == generation {
-            journal.delete(item.place).await?;
+/// Where there is no room, half a generation takes what is missing, and is no use to anybody. Only what this one has written goes: under the same
+/// numbers there may be another's.
+async fn half_remove(app: &App, written: Vec<JournalPlace>) {
+    if !space::disks(app).iter().any(|disk| disk.space.free < SHORT_BYTES) {
+        return;
+    }
+    for place in written {
+        if let Err(error) = app.store.journal().delete(place).await {
+            tracing::debug!(%error, "could not remove half a generation of the journal");
         }
     }
-    Ok(())
 }
 
 /// Removes every generation before `newest` but `kept`.

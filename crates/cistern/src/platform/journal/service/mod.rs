@@ -155,7 +155,7 @@ pub async fn misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
 /// A store that lacks what its database has written last. A journal object alone that is missing is mended; a store that lacks data as well was
 /// written on elsewhere. Data alone that is missing is damage, unless something was cut off that had not told the journal yet.
 async fn store_misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
-    if newest_fault(db, &store.journal()).await?.is_none() && !store.is_unfinished().await? {
+    if newest_fault(db, &store.journal()).await?.is_none() && !store.has_untold_moves().await? {
         return Ok(None);
     }
     let Some(lacks) = store.newest_missing(NEWEST).await? else {

@@ -723,3 +723,22 @@ async fn a_dump_that_was_cut_off_is_no_damage() {
     }
     assert_eq!(verify(&store, true).await, []);
 }
+
+/// Headers that are lost alone are no disk that is not mounted: the journal is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_headers_hide_no_damage_and_are_told_with_it() {
+    let case = case().await;
+    journal_write(&case.store).await;
+    let headers = case.place.dir.path().join("objects/h");
+    std::fs::remove_dir_all(&headers).unwrap();
+    flip(&case.packs[1], 64 + 16 + 1000);
+    let error = read(&case.store, "two", 1 << 20, 65536).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Damaged, "{error}");
+    let found = verify(&case.store, true).await;
+    assert!(found.iter().any(|one| one.owner == "two"), "{found:?}");
+    assert!(found.iter().any(|one| one.owner == "h/"), "{found:?}");
+    // With the journal away as well nothing is there that damage could be told of.
+    std::fs::remove_dir_all(case.place.dir.path().join("objects/j")).unwrap();
+    let refused = case.store.verify(true, &VerifyProgress::default()).await;
+    assert_eq!(refused.unwrap_err().kind(), Kind::StoreAway);
+}

@@ -1,8 +1,5 @@
 //! The place of the objects: opened, named, and what is said where it does not answer.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use futures::TryStreamExt as _;
@@ -14,7 +11,8 @@ use crate::config::{self, Config};
 use crate::platform::db::Db;
 use crate::platform::error::{Error, Result, chain_of};
 use crate::platform::net::place_shown;
-use crate::platform::reserve::{Looked, Reserve};
+use crate::platform::reserve::Reserve;
+use crate::platform::storage::space::is_one_disk;
 
 /// The place of the objects that the settings name, which has to hold a store already: where none is, nothing is made.
 pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
@@ -48,20 +46,14 @@ pub(super) fn reserve_of(config: &Config) -> Option<Reserve> {
     let config::Objects::Folder(objects) = config.objects() else {
         return None;
     };
-    let disk = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
     let is_shared = match config.database() {
-        config::Database::Sqlite(path) => path.parent().and_then(disk) == disk(&objects),
+        config::Database::Sqlite(path) => path.parent().is_some_and(|folder| is_one_disk(folder, &objects)),
         config::Database::Postgres(_) => false,
     };
     (!is_shared).then(|| Reserve::of_objects(&objects))
 }
 
 impl App {
-    /// Gives the room of the objects' reserve away where their disk is full: before something is written by which it can be freed.
-    pub fn objects_reserve_release(&self) {
-        self.objects_reserve.as_ref().map(Reserve::release_if_full);
-    }
-
     /// Gives the room of all reserves away whose disks are nearly full; whether there was any.
     pub fn reserves_release(&self) -> bool {
         let of_objects = self
@@ -73,27 +65,8 @@ impl App {
 
     /// Looks after the objects' reserve; to be called every second or so.
     pub async fn objects_reserve_look(&self) {
-        let (Some(reserve), config::Objects::Folder(objects)) =
-            (self.objects_reserve.clone(), self.config.objects())
-        else {
-            return;
-        };
-        // Not in the folder under a mount that went away.
-        let keep = move || {
-            if objects.join("h").is_dir() {
-                reserve.keep()
-            } else {
-                Ok(Looked::Nothing)
-            }
-        };
-        match tokio::task::spawn_blocking(keep)
-            .await
-            .map_err(std::io::Error::other)
-            .flatten()
-        {
-            Ok(Looked::Made) => tracing::info!("there is room on the objects' disk: a reserve was made"),
-            Ok(Looked::Nothing | Looked::Released) => {}
-            Err(error) => tracing::warn!(%error, "could not look after the reserve on the objects' disk"),
+        if let Some(reserve) = &self.objects_reserve {
+            reserve.tend(Reserve::keep).await;
         }
     }
 }

@@ -30,7 +30,7 @@ use super::workfile::WorkFile;
 use super::{local, service, uploads};
 use crate::app::App;
 use crate::platform::db::Tx;
-use crate::platform::error::{Context, Result};
+use crate::platform::error::{Context, Error, Result};
 use crate::platform::jobs::{Job, JobContext, JobError, JobKind};
 use crate::platform::journal;
 use crate::platform::net::Guard;
@@ -164,7 +164,7 @@ impl Import<'_> {
             .store
             .session_open_in(&format!("image {}", row.id), app.dedup_domain(row.team_id))
             .await;
-        let session = session.map_err(crate::platform::error::Error::from)?;
+        let session = session.map_err(Error::from)?;
         let (info, disk) = match self.read(&session, file, format).await {
             Ok(done) => done,
             Err(error) => {
@@ -341,13 +341,8 @@ impl Import<'_> {
 
     /// What is written goes into the store, and not into the folder under a mount that went away.
     async fn store_check(&self) -> std::result::Result<(), JobError> {
-        Ok(self
-            .context
-            .app
-            .store
-            .header_check()
-            .await
-            .map_err(crate::platform::error::Error::from)?)
+        let there = self.context.app.store.header_check().await;
+        Ok(there.map_err(Error::from)?)
     }
 
     /// The one transaction in which the disk is published. The image stays `pending`.
@@ -368,7 +363,7 @@ impl Import<'_> {
         }
         let owner = row.id.to_string();
         let commit = session.commit_in_tx(&*tx, ROOT_KIND, &owner, disk.root).await;
-        commit.map_err(crate::platform::error::Error::from)?;
+        commit.map_err(Error::from)?;
         Ok(tx.commit().await?)
     }
 

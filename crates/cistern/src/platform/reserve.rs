@@ -72,10 +72,25 @@ impl Reserve {
         self.take(space)
     }
 
-    /// Takes the room where there is enough, and gives none away: to be called where whoever needs it asks for it itself
-    /// ([`Reserve::release_if_full`]).
+    /// Takes the room of a reserve of objects where there is enough, and gives none away: who needs it asks for it
+    /// ([`Reserve::release_if_short`]).
     pub fn keep(&self) -> io::Result<Looked> {
+        // Not in the folder under a mount that went away.
+        if !self.folder().join("h").is_dir() {
+            return Ok(Looked::Nothing);
+        }
         self.take(self.space()?)
+    }
+
+    /// Looks after it by one of these, on a thread that may wait for the disk, and tells the log.
+    pub async fn tend(&self, by: fn(&Self) -> io::Result<Looked>) {
+        let reserve = self.clone();
+        let looked = tokio::task::spawn_blocking(move || by(&reserve)).await;
+        match looked.map_err(io::Error::other).flatten() {
+            Ok(Looked::Made) => tracing::info!("there is room on {}: a reserve was made", self.disk),
+            Ok(Looked::Nothing | Looked::Released) => {}
+            Err(error) => tracing::warn!(%error, "could not look after the reserve on {}", self.disk),
+        }
     }
 
     fn take(&self, space: Space) -> io::Result<Looked> {

@@ -459,27 +459,43 @@ async fn refused_over_http(server: &Server) -> String {
     said
 }
 
+/// gc writes that image's pack anew.
+fn collect(server: &Server) {
+    let report = document(&mut server.local(&["gc", "--now"]));
+    assert!(report["gc"]["repacked"].as_u64() >= Some(1), "{report}");
+}
+
+/// It only reads and says `why`, as do commands on its folder, and this way of recovering brings the image back.
+async fn reads_only_until_recovered(
+    server: &mut Server,
+    kept: impl Fn(&Server) -> Vec<PathBuf>,
+    (why, flag): (&str, &str),
+    image: (i64, &[u8]),
+) {
+    let before = kept(server);
+    server.start_again();
+    let said = refused_over_http(server).await;
+    assert!(said.contains(why), "{said}");
+    for words in [&["gc", "--now"][..], &["store", "verify"]] {
+        let said = refused(server, words);
+        assert!(said.contains(why), "{words:?}: {said}");
+    }
+    server.terminate();
+    assert_eq!(kept(server), before, "nothing was written or deleted");
+    run_ok(&mut server.local(&["recover", flag]));
+    server.start_again();
+    assert!(downloaded(&server.api(), image.0, "raw").await == image.1);
+}
+
 #[tokio::test]
 async fn a_database_from_before_a_gc_is_told_from_the_newest() {
     let (setup, dir) = setup();
     let (server, id, disk) = mostly_garbage(&setup).await;
     let older = older_copy(&server);
-    let report = document(&mut server.local(&["gc", "--now"]));
-    assert!(report["gc"]["repacked"].as_u64() >= Some(1), "{report}");
+    collect(&server);
     let (mut server, _former) = under_older(&setup, server, older);
-    let before = kept(&server, &dir);
-    server.start_again();
-    let said = refused_over_http(&server).await;
-    assert!(said.contains("older than the store"), "{said}");
-    for words in [&["gc", "--now"][..], &["store", "verify"]] {
-        let said = refused(&server, words);
-        assert!(said.contains("cistern recover"), "{words:?}: {said}");
-    }
-    server.terminate();
-    assert_eq!(kept(&server, &dir), before, "nothing was written or deleted");
-    run_ok(&mut server.local(&["recover", "--replace-database"]));
-    server.start_again();
-    assert!(downloaded(&server.api(), id, "raw").await == disk);
+    let ways = ("older than the store", "--replace-database");
+    reads_only_until_recovered(&mut server, |server| kept(server, &dir), ways, (id, &disk)).await;
 }
 
 #[tokio::test]
@@ -488,18 +504,10 @@ async fn a_store_from_before_a_gc_is_told_from_the_newest() {
     let (mut server, id, disk) = mostly_garbage(&setup).await;
     let copy = dir.path().join("copy");
     copy_below(&objects(&server, &dir), &copy);
-    let report = document(&mut server.local(&["gc", "--now"]));
-    assert!(report["gc"]["repacked"].as_u64() >= Some(1), "{report}");
+    collect(&server);
     put_back(&copy, &objects(&server, &dir));
-    let before = kept(&server, &dir);
-    server.start_again();
-    let said = refused_over_http(&server).await;
-    assert!(said.contains("older copy"), "{said}");
-    server.terminate();
-    assert_eq!(kept(&server, &dir), before, "nothing was written or deleted");
-    run_ok(&mut server.local(&["recover", "--keep-database"]));
-    server.start_again();
-    assert!(downloaded(&server.api(), id, "raw").await == disk);
+    let ways = ("older copy", "--keep-database");
+    reads_only_until_recovered(&mut server, |server| kept(server, &dir), ways, (id, &disk)).await;
 }
 
 /// Nothing of a gc that was cut off after it had moved data is in the journal.
@@ -517,13 +525,9 @@ async fn a_store_from_before_a_gc_that_was_cut_off_is_told_from_the_newest() {
     assert!(names_below(&live.join("p")).iter().any(is_new));
     std::fs::remove_file(live.join("b")).expect("removes");
     put_back(&copy, &live);
-    server.start_again();
-    let said = refused_over_http(&server).await;
-    assert!(said.contains("older copy"), "{said}");
-    server.terminate();
-    run_ok(&mut server.local(&["recover", "--keep-database"]));
-    server.start_again();
-    assert!(downloaded(&server.api(), id, "raw").await == disk);
+    let ways = ("older copy", "--keep-database");
+    let packs = |server: &Server| names_below(&server.objects().join("p"));
+    reads_only_until_recovered(&mut server, packs, ways, (id, &disk)).await;
 }
 
 /// As where somebody restores a copy of the objects while the server runs.

@@ -169,7 +169,12 @@ impl Run {
 
     /// Adds what goes whatever is needed: what an earlier run did not get done, and what no row names.
     async fn leftovers_foresee(&self, options: &Options, report: &mut Report) -> Result<()> {
-        let dead = rows::objects_dead(&self.store.inner.db, self.store.inner.number, u64::MAX >> 1).await;
+        let dead = rows::objects_dead(
+            &self.store.inner.db,
+            self.store.inner.number,
+            i64::MAX.unsigned_abs(),
+        )
+        .await;
         let dead = dead.map_err(|error| Error::db("cannot look for dead packs", error))?;
         report.objects += dead.len() as u64;
         report.freed_bytes += dead

@@ -1,6 +1,6 @@
 //! Garbage collection: its runs, what it marks from, what it condemns and buries.
 
-use sea_orm::sea_query::{Expr, ExprTrait as _, OnConflict};
+use sea_orm::sea_query::{Expr, ExprTrait as _};
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait, DbBackend, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
     QuerySelect as _, Statement, Value,
@@ -8,8 +8,8 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::entities::{
-    chunk, chunk_state, gc, meta, object_kind, object_state, orphan, root, session, session_pin,
-    session_root, session_state,
+    chunk, chunk_state, gc, meta, object_kind, object_state, root, session, session_pin, session_root,
+    session_state,
 };
 use super::{Digests, epoch_raise, is_condemned};
 use crate::digest::Digest;
@@ -630,32 +630,4 @@ pub(crate) async fn keys_known(db: &impl ConnectionTrait, keys: &[Uuid]) -> Resu
         .into_tuple()
         .all(db)
         .await
-}
-
-/// Objects without a row that an earlier run has seen.
-pub(crate) async fn orphans_list(db: &impl ConnectionTrait, store: i32) -> Result<Vec<orphan::Model>, DbErr> {
-    orphan::Entity::find()
-        .filter(orphan::Column::Store.eq(store))
-        .all(db)
-        .await
-}
-
-/// Remembers an object without a row. One that another run has seen meanwhile, which has begun while this one is at work, keeps the time
-/// at which that was.
-pub(crate) async fn orphan_insert(db: &impl ConnectionTrait, row: orphan::Model) -> Result<(), DbErr> {
-    let conflict = OnConflict::columns([orphan::Column::Store, orphan::Column::Key])
-        .do_nothing()
-        .to_owned();
-    orphan::Entity::insert(orphan::ActiveModel::from(row))
-        .on_conflict(conflict)
-        .exec_without_returning(db)
-        .await
-        .map(drop)
-}
-
-pub(crate) async fn orphan_delete(db: &impl ConnectionTrait, store: i32, key: &str) -> Result<(), DbErr> {
-    orphan::Entity::delete_by_id((store, key.to_owned()))
-        .exec(db)
-        .await
-        .map(drop)
 }

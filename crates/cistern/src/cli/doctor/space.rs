@@ -1,7 +1,5 @@
 //! Room on the disks of data folder and objects, judged as a server judges it (`disk.*`).
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use store::room::Space;
@@ -9,7 +7,7 @@ use store::room::Space;
 use super::{Check, failed, nearest, ok, warning};
 use crate::cli::output::bytes as shown;
 use crate::config::{Config, Objects};
-use crate::platform::storage::space::Disk;
+use crate::platform::storage::space::{Disk, is_one_disk};
 
 /// One line a disk.
 pub(super) fn checks(config: &Config) -> Vec<Check> {
@@ -18,8 +16,7 @@ pub(super) fn checks(config: &Config) -> Vec<Check> {
         return vec![check(config, "space", "data", &data)];
     };
     let objects = nearest(&objects);
-    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
-    if device(&data) == device(&objects) {
+    if is_one_disk(&data, &objects) {
         return vec![check(config, "space", "objects", &data)];
     }
     vec![

@@ -26,7 +26,7 @@ use uuid::Uuid;
 use super::clock::Time;
 use super::error::{Context, Error, Result};
 use super::net::place_shown;
-use super::reserve::{Looked, Reserve};
+use super::reserve::Reserve;
 
 /// How long a statement waits for SQLite's write lock, which another process (a local command) may hold.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -328,14 +328,8 @@ impl Db {
 
     /// Looks after the reserve on SQLite's disk; to be called every second or so.
     pub async fn reserve_look(&self) {
-        let Some(reserve) = self.reserve.clone() else {
-            return;
-        };
-        let looked = tokio::task::spawn_blocking(move || reserve.look()).await;
-        match looked.map_err(std::io::Error::other).flatten() {
-            Ok(Looked::Made) => tracing::info!("there is room on the database's disk: a reserve was made"),
-            Ok(Looked::Nothing | Looked::Released) => {}
-            Err(error) => tracing::warn!(%error, "could not look after the reserve on the database's disk"),
+        if let Some(reserve) = &self.reserve {
+            reserve.tend(Reserve::look).await;
         }
     }
 

@@ -3,6 +3,9 @@
 //! Shares are of at most 200 GiB: a larger disk is treated as one of that size, because a share of a very large one would
 //! be much. What the very last of a disk is kept for is said in `store::room`.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use store::room::Space;
@@ -32,6 +35,12 @@ impl Disk {
     pub fn is_below(&self, percent: u8) -> bool {
         self.space.free < self.space.total.min(SHARED_BYTES) / 100 * u64::from(percent)
     }
+}
+
+/// Whether two paths lie on one disk. What cannot be looked at lies on another.
+pub fn is_one_disk(one: &Path, other: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+    device(one).is_some_and(|of| device(other) == Some(of))
 }
 
 /// The disks of this installation that can be looked at: a bucket has no end that is known.

@@ -485,7 +485,6 @@ fn bytes_of(sealed: &JournalSealed) -> i64 {
 /// another. One that is there already was written by whoever is ahead of us.
 async fn put(app: &App, sealed: &JournalSealed) -> Result<()> {
     app.store.header_check().await?;
-    app.objects_reserve_release();
     match app.store.journal().put(sealed).await {
         Err(error) if error.kind() == store::Kind::Exists => {
             guard(app).await?;

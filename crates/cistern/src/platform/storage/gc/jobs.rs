@@ -84,7 +84,6 @@ async fn doable_check(app: &App, wish: Wish, stop: &CancellationToken) -> Result
     if wish.dry_run || !wish.purge || !is_restorable(app).await? {
         return Ok(());
     }
-    journal::flush(app).await?;
     journal::advance(app).await?;
     let foreseen = Wish {
         dry_run: true,

@@ -1,20 +1,16 @@
 //! Copies: what is at the destination is never made worse by what is at the source.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use futures::stream::{self, BoxStream};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, TryStreamExt as _};
 use store::{
-    Backend, Copied, CopyOptions, CopyProgress, Fault, Faulty, Kind, Listed, Put, Result, Settings, Store,
+    Backend, Copied, CopyOptions, CopyProgress, Fault, Faulty, Kind, Listed, Result, Settings, Store,
     backend_open,
 };
 
 use crate::damage::journal_write;
+use crate::meanwhile::Meanwhile;
 use crate::support::{Place, import, local, noise};
 
 fn folder(path: &Path) -> Arc<dyn Backend> {
@@ -249,62 +245,16 @@ async fn whatever_call_fails_what_was_there_is_there() {
     }
 }
 
-/// A store that is written to after its packs have been listed, and before its journal is.
-#[derive(Debug)]
-struct Busy {
-    inner: Arc<dyn Backend>,
-    store: Store,
-    db: sea_orm::DatabaseConnection,
-    is_written: AtomicBool,
-}
-
-#[async_trait]
-impl Backend for Busy {
-    async fn put_new(&self, key: &str, data: Bytes) -> Result<()> {
-        self.inner.put_new(key, data).await
-    }
-    async fn put_begin(&self, key: &str) -> Result<Box<dyn Put>> {
-        self.inner.put_begin(key).await
-    }
-    async fn put_replace(&self, key: &str) -> Result<Box<dyn Put>> {
-        self.inner.put_replace(key).await
-    }
-    async fn get(&self, key: &str) -> Result<Bytes> {
-        self.inner.get(key).await
-    }
-    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        self.inner.get_range(key, range).await
-    }
-    async fn stat(&self, key: &str) -> Result<Option<u64>> {
-        self.inner.stat(key).await
-    }
-    fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed>> {
-        if prefix != "b/" || self.is_written.swap(true, Ordering::SeqCst) {
-            return self.inner.list(prefix);
-        }
-        let written = stream::once(async {
-            import(&self.store, &self.db, "late", &noise(4, 3 << 20)).await;
-        });
-        written.flat_map(|()| self.inner.list("b/")).boxed()
-    }
-    async fn delete(&self, key: &str) -> Result<()> {
-        self.inner.delete(key).await
-    }
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_a_store_at_work_has_what_its_journal_tells_of() {
     let (place, from, to) = made().await;
     let before = copy(&from, &to).await.unwrap();
-    let busy: Arc<dyn Backend> = Arc::new(Busy {
-        inner: folder(&from),
-        store: place.store().await,
-        db: place.db.clone(),
-        is_written: AtomicBool::new(false),
-    });
+    // After its packs have been listed, and before its journal is.
+    let (store, db) = (place.store().await, place.db.clone());
+    let late = async move {
+        import(&store, &db, "late", &noise(4, 3 << 20)).await;
+    };
+    let busy: Arc<dyn Backend> = Meanwhile::new(&folder(&from), "list b/", late.boxed());
     let copied = store::copy(
         &busy,
         &*folder(&to),

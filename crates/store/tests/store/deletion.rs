@@ -9,26 +9,14 @@ use sea_orm::ConnectionTrait as _;
 use store::gc::{Next, Options, Progress, Underway};
 use store::{RebuildProgress, Store};
 
+use crate::gc::{delete, now};
 use crate::support::{Place, import, noise, places};
 
 const CHUNK: usize = 65536;
 
-fn now(place: &Place) -> Options {
-    Options {
-        now: true,
-        ..Options::new(place.dir.path())
-    }
-}
-
 async fn packs(place: &Place) -> BTreeSet<String> {
     let listed: Vec<_> = place.backend.list("p/").try_collect().await.unwrap();
     listed.into_iter().map(|item| item.key).collect()
-}
-
-async fn delete(store: &Store, place: &Place, owner: &str) {
-    let tx = place.begin().await;
-    assert!(store.root_delete_in_tx(&tx, "image", owner).await.unwrap());
-    tx.commit().await.unwrap();
 }
 
 async fn paused(underway: Underway, options: &Options) -> Underway {

@@ -14,7 +14,7 @@ use crate::support::{Place, import, local, noise, places};
 
 const CHUNK: usize = 65536;
 
-fn now(place: &Place) -> Options {
+pub(crate) fn now(place: &Place) -> Options {
     Options {
         now: true,
         ..Options::new(place.dir.path())
@@ -25,7 +25,7 @@ async fn gc(store: &Store, options: &Options) -> Report {
     store.gc(options, &Progress::default()).await.unwrap()
 }
 
-async fn delete(store: &Store, place: &Place, owner: &str) {
+pub(crate) async fn delete(store: &Store, place: &Place, owner: &str) {
     let tx = place.begin().await;
     assert!(store.root_delete_in_tx(&tx, "image", owner).await.unwrap());
     tx.commit().await.unwrap();

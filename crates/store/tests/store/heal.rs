@@ -1,24 +1,20 @@
 //! Damaged and missing objects come back from a copy, also an older one, and nothing else does.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream};
-use futures::{FutureExt as _, StreamExt as _};
+use futures::FutureExt as _;
 use sea_orm::ConnectionTrait as _;
 use store::gc::{self, Progress};
 use store::{
     Algorithm, Backend, CopyOptions, CopyProgress, DedupDomain, Fault, Faulty, HealProgress, Healed, KeyKind,
-    Kind, Listed, Options, Put, RebuildProgress, Result, Settings, Store, VerifyProgress, WrappingKey,
-    backend_open,
+    Kind, Options, RebuildProgress, Settings, Store, VerifyProgress, WrappingKey, backend_open,
 };
 
+use crate::meanwhile::Meanwhile;
 use crate::support::{CHUNK, Place, begin, encrypted, files_below, import, import_in, local, noise};
 
 fn folder(path: &Path) -> Arc<dyn Backend> {
@@ -501,86 +497,6 @@ async fn of_a_damaged_copy_what_is_whole_is_taken_and_the_rest_is_told() {
         assert_eq!((healed.chunks, healed.lost), (1, 0), "{healed:?}");
         case.gc_now().await;
         case.assert_whole().await;
-    }
-}
-
-/// Does something else in the middle of a call.
-#[derive(Clone)]
-struct Meanwhile {
-    inner: Arc<dyn Backend>,
-    at: &'static str,
-    work: Arc<Mutex<Option<BoxFuture<'static, ()>>>>,
-}
-
-impl Meanwhile {
-    fn new(inner: &Arc<dyn Backend>, at: &'static str, work: BoxFuture<'static, ()>) -> Arc<Self> {
-        Arc::new(Self {
-            inner: Arc::clone(inner),
-            at,
-            work: Arc::new(Mutex::new(Some(work))),
-        })
-    }
-
-    async fn met(&self, call: &str) {
-        let work = (call == self.at).then(|| self.work.lock().unwrap().take());
-        if let Some(Some(work)) = work {
-            work.await;
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.work.lock().unwrap().is_none()
-    }
-}
-
-impl fmt::Debug for Meanwhile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Meanwhile({})", self.at)
-    }
-}
-
-#[async_trait::async_trait]
-impl Backend for Meanwhile {
-    async fn put_new(&self, key: &str, data: Bytes) -> Result<()> {
-        self.inner.put_new(key, data).await
-    }
-
-    async fn put_begin(&self, key: &str) -> Result<Box<dyn Put>> {
-        self.inner.put_begin(key).await
-    }
-
-    async fn put_replace(&self, key: &str) -> Result<Box<dyn Put>> {
-        self.met("put_replace").await;
-        self.inner.put_replace(key).await
-    }
-
-    async fn get(&self, key: &str) -> Result<Bytes> {
-        self.inner.get(key).await
-    }
-
-    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        self.inner.get_range(key, range).await
-    }
-
-    async fn stat(&self, key: &str) -> Result<Option<u64>> {
-        self.inner.stat(key).await
-    }
-
-    fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed>> {
-        let (call, prefix) = (format!("list {prefix}"), prefix.to_owned());
-        let listed = async move {
-            self.met(&call).await;
-            self.inner.list(&prefix)
-        };
-        stream::once(listed).flatten().boxed()
-    }
-
-    async fn delete(&self, key: &str) -> Result<()> {
-        self.inner.delete(key).await
-    }
-
-    fn describe(&self) -> String {
-        self.inner.describe()
     }
 }
 

@@ -118,7 +118,8 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     while signals.stop_or_reload().await {
         certificate_reload(&app, certificate.as_deref(), Look::Asked);
     }
-    let until = drain_until(Instant::now(), app.config.shutdown_limit());
+    let leave = leave(app.config.shutdown_limit());
+    let until = Instant::now() + app.config.shutdown_limit().saturating_sub(leave);
     phase.drain();
     upkeep.abort();
     if let Some(writers) = &writers {
@@ -139,21 +140,21 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     }
     sweeping.cancel();
     // Its end is the removal of its socket; where even that takes time, the next start removes it.
-    let _ = tokio::time::timeout(LEAVE / 20, local).await;
-    books_close(&app, writers, &journaling).await;
+    let _ = tokio::time::timeout(leave / 20, local).await;
+    books_close(&app, writers, &journaling, leave).await;
     // What is still open (downloads that nobody reads) is cut off here and now. Everything that was acknowledged is
     // durable, and taking the rest apart piece by piece would only take time that is not ours any more.
     process_end(0)
 }
 
-/// Writes down what only this process knows, within its time; the rest is done at the next start.
-async fn books_close(app: &App, writers: Option<Writers>, journaling: &CancellationToken) {
-    let _ = tokio::time::timeout(LEAVE / 10, refusals_flush(app)).await;
+/// Writes down what only this process knows, within its part of `leave`; the rest is done at the next start.
+async fn books_close(app: &App, writers: Option<Writers>, journaling: &CancellationToken, leave: Duration) {
+    let _ = tokio::time::timeout(leave / 10, refusals_flush(app)).await;
     journaling.cancel();
     if let Some(writers) = writers {
-        let _ = tokio::time::timeout(LEAVE / 4, writers.journal).await;
+        let _ = tokio::time::timeout(leave / 4, writers.journal).await;
     }
-    let _ = tokio::time::timeout(LEAVE / 4, app.db.fold()).await;
+    let _ = tokio::time::timeout(leave / 4, app.db.fold()).await;
 }
 
 /// What changes rows and objects beside requests and jobs.
@@ -233,9 +234,9 @@ async fn first_start(app: &App, signals: &mut Signals) -> Result<(Option<FirstSt
     }
 }
 
-/// When requests and jobs must have ended, so that the process is gone within `limit`.
-fn drain_until(now: Instant, limit: Duration) -> Instant {
-    now + limit.saturating_sub(LEAVE.min(limit / 10))
+/// How long before the end of `limit` requests and jobs must have ended, so that the process is gone within it.
+fn leave(limit: Duration) -> Duration {
+    LEAVE.min(limit / 10)
 }
 
 impl Bound {

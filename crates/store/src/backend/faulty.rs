@@ -1,4 +1,4 @@
-//! A backend that fails the n-th call, for tests: ours, the service's and the simulation's.
+//! A backend that fails the n-th call, or all of them, for tests: ours, the service's and the simulation's.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,6 +26,9 @@ pub enum Fault {
     /// A write stores less than it was given and says it was fine; a read gives less than it was asked for.
     Short,
 }
+
+/// `fail_at` where every call fails.
+const ALL: u64 = u64::MAX;
 
 /// Passes calls on to another backend until one of them is to fail.
 #[derive(Debug, Clone)]
@@ -58,8 +61,15 @@ impl Faulty {
         self.fail_at.store(fail_at, Ordering::SeqCst);
     }
 
+    /// Fails every call until it is armed again: a disk that went away under its mount.
+    pub fn fail_all(&self) {
+        self.rearm(ALL);
+    }
+
     fn strikes(&self) -> bool {
-        self.calls.fetch_add(1, Ordering::SeqCst) + 1 == self.fail_at.load(Ordering::SeqCst)
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        let fail_at = self.fail_at.load(Ordering::SeqCst);
+        fail_at == ALL || call == fail_at
     }
 
     fn error(&self) -> Error {

@@ -258,6 +258,8 @@ impl Inner {
                 };
                 Err(self.tree.store.or_away(error).await)
             }
+            // Of a disk that went away, maybe.
+            Err(error) if error.kind() == Kind::Io => Err(self.tree.store.or_away(error).await),
             done => done,
         }
     }

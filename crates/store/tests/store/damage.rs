@@ -742,3 +742,36 @@ async fn lost_headers_hide_no_damage_and_are_told_with_it() {
     let refused = case.store.verify(true, &VerifyProgress::default()).await;
     assert_eq!(refused.unwrap_err().kind(), Kind::StoreAway);
 }
+
+/// A disk that went away under its mount: every call fails, and that says nothing about what is on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_went_away_is_a_store_that_is_not_there_and_no_damage() {
+    let case = case().await;
+    let device = Arc::new(Faulty::new(Arc::clone(&case.place.backend), Fault::Io, 0));
+    let store = Store::open(device.clone(), &case.place.db, Options::default())
+        .await
+        .unwrap();
+    assert_eq!(read(&store, "one", 0, 65536).await.unwrap(), case.one[..65536]);
+    device.fail_all();
+    for (owner, offset) in [("one", 5 << 20), ("two", 2 << 20)] {
+        let error = read(&store, owner, offset, 65536).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::StoreAway, "{error}");
+    }
+    assert_eq!(store.there_check().await.unwrap_err().kind(), Kind::StoreAway);
+    for read_data in [false, true] {
+        let refused = store
+            .verify(read_data, &VerifyProgress::default())
+            .await
+            .unwrap_err();
+        assert_eq!(refused.kind(), Kind::StoreAway, "{refused}");
+    }
+    let options = gc::Options::new(case.place.dir.path());
+    let refused = store.gc(&options, &Progress::default()).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::StoreAway, "{refused}");
+    device.rearm(0);
+    assert_eq!(verify(&store, true).await, [], "nothing was marked meanwhile");
+    assert_eq!(
+        read(&store, "two", 2 << 20, 65536).await.unwrap(),
+        case.two[2 << 20..(2 << 20) + 65536]
+    );
+}

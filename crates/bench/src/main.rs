@@ -1,11 +1,13 @@
 //! Figures that the store's own work is held against.
 //!
-//! `cistern-bench dedup FILE…` tells, for each size of chunk, what each file adds to those before it: one JSON object a line with
-//! `chunk_bytes`, `new_bytes` (of each file, after zstd level 1, what does not shrink kept as it is) and `entries`.
+//! `cistern-bench dedup FILE…` tells, for each size of chunk, what each file adds to those before it: one JSON object a
+//! line with `chunk_bytes`, `new_bytes` (of each file, after zstd level 1, what does not shrink kept as it is) and
+//! `entries`.
 //!
-//! `cistern-bench FILE` gives the one-core rates of the work that an import cannot do without. It takes up to 512 MiB of the 64 KiB chunks of FILE that are not zero, spread over it, and measures on one thread what
-//! BLAKE3 (keyed), zstd level 1 and its decoder take for them, one chunk at a time as the store has them. Prints one
-//! JSON object: `data_bytes` of the whole file, and seconds of processor time a GB (10^9 bytes) for each.
+//! `cistern-bench FILE` gives the one-core rates of the work that an import cannot do without. It takes up to 512 MiB
+//! of the 64 KiB chunks of FILE that are not zero, spread over it, and measures on one thread what BLAKE3 (keyed), zstd
+//! level 1 and its decoder take for them, one chunk at a time as the store has them. Prints one JSON object:
+//! `data_bytes` of the whole file, and seconds of processor time a GB (10^9 bytes) for each.
 
 use std::collections::HashSet;
 use std::fs::File;

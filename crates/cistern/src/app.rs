@@ -258,8 +258,8 @@ impl App {
         }
     }
 
-    /// Keeps two changes of the store's keys apart, as long as what it returns is there. Servers on PostgreSQL need not share a
-    /// folder; with SQLite there is no lock of a start, but everybody has the folder.
+    /// Keeps two changes of the store's keys apart, as long as what it returns is there. Servers on PostgreSQL need not
+    /// share a folder; with SQLite there is no lock of a start, but everybody has the folder.
     pub async fn keys_alone(&self) -> Result<KeysAlone> {
         if let Some(tx) = Db::start_alone(&place(&self.config)).await? {
             return Ok(KeysAlone {
@@ -439,9 +439,9 @@ fn fresh_look(config: &Config, data: &Path) -> Option<Fresh> {
     Fresh::look(&path, &[data.join(NODE), config.secrets_key_file()])
 }
 
-/// Whether nothing would be lost with a database that was made by a start that failed like this. Where a store was begun in it,
-/// the header may be written, or be on its way still: then it is kept, and the next start goes on. A refusal comes before
-/// anything is written.
+/// Whether nothing would be lost with a database that was made by a start that failed like this. Where a store was
+/// begun in it, the header may be written, or be on its way still: then it is kept, and the next start goes on. A
+/// refusal comes before anything is written.
 async fn is_useless(config: &Config, db: &Db, error: &Error) -> bool {
     match db.has_store().await {
         Ok(false) => true,

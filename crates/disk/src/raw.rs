@@ -109,8 +109,8 @@ pub(crate) fn inspect(source: &mut Source<'_>, ends: &Ends) -> Result<Partitione
     })
 }
 
-/// Checks the disk inside an image by its beginning, as far as a raw file is checked by its own. The rest of a GPT, and what
-/// is merely odd, is the guest's.
+/// Checks the disk inside an image by its beginning, as far as a raw file is checked by its own. The rest of a GPT, and
+/// what is merely odd, is the guest's.
 pub(crate) fn inside_check(head: Vec<u8>, virtual_bytes: u64) -> Result<()> {
     let ends = Ends::begin(head);
     ends.refuse_foreign()?;

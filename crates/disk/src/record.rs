@@ -155,8 +155,8 @@ impl<R: Read> Reader<R> {
 
     /// The next record; nothing after the closing one, or where the pipe ends behind a [`Record::Probe`].
     ///
-    /// The memory used stays below 3 MiB. A child that breaks a rule gives [`ErrorKind::Damaged`], one that stops before
-    /// it is done [`ErrorKind::Io`].
+    /// The memory used stays below 3 MiB. A child that breaks a rule gives [`ErrorKind::Damaged`], one that stops
+    /// before it is done [`ErrorKind::Io`].
     #[expect(
         clippy::should_implement_trait,
         reason = "the record borrows from the reader, which no iterator can"

@@ -3,8 +3,8 @@
 //! What comes out must be one disk image: a second compression inside (a bomb, or a mistake) and an archive (several
 //! files) are refused by the first bytes that come out, before anything is written. Output is counted as it is
 //! produced, never taken from a header (CVE-2013-4463), and what takes room (all but zeros, which become holes) may not
-//! be out of all proportion to what was sent: a few kilobytes must not fill a disk. Zeros or anything else behind the last part is refused,
-//! except the padding of xz, which belongs to its format.
+//! be out of all proportion to what was sent: a few kilobytes must not fill a disk. Zeros or anything else behind the
+//! last part is refused, except the padding of xz, which belongs to its format.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, BufReader, Read, Write};

@@ -1,5 +1,6 @@
-//! Runs one seed of the simulation and shows every step: `cargo run -p cistern-store --example simulate -- SEED [VARIANT]`,
-//! or many (`FROM..TO`) and shows which fail. A variant is `digest-names`, `digest-names-guarded`, `unguarded`, `pins-dropped` or `lost`.
+//! Runs one seed of the simulation and shows every step: `cargo run -p cistern-store --example simulate -- SEED
+//! [VARIANT]`, or many (`FROM..TO`) and shows which fail. A variant is `digest-names`, `digest-names-guarded`,
+//! `unguarded`, `pins-dropped` or `lost`.
 
 #[path = "../tests/simulation/actors.rs"]
 mod actors;

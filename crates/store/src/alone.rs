@@ -1,5 +1,5 @@
-//! Looks at what is in no index, and without which the store alone is not enough: its headers, and the journal objects that a
-//! recovery would need.
+//! Looks at what is in no index, and without which the store alone is not enough: its headers, and the journal objects
+//! that a recovery would need.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -29,7 +29,8 @@ struct Looked {
 }
 
 impl Store {
-    /// Verifies headers and journal: with `read_data` every byte of what a recovery would need, without whether it is there.
+    /// Verifies headers and journal: with `read_data` every byte of what a recovery would need, without whether it is
+    /// there.
     pub async fn alone_verify(&self, read_data: bool) -> Result<Vec<Damage>> {
         let mut damage = self.headers_verify().await?;
         damage.extend(self.journal_verify(read_data).await?);
@@ -103,7 +104,8 @@ async fn generations_verify(
     Ok(damage)
 }
 
-/// The newest generation that is whole among these objects of the journal: a recovery begins from that, and reads none before it.
+/// The newest generation that is whole among these objects of the journal: a recovery begins from that, and reads none
+/// before it.
 pub(crate) async fn generation_whole(journal: &Journal, listed: &[Listed]) -> Result<Option<u32>> {
     let of = |item: &Listed| {
         let place = place_of(&item.key)?;

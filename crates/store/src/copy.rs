@@ -1,17 +1,18 @@
 //! Copies a whole store from one backend to another: a folder into a bucket, and back.
 //!
 //! Objects never change and no key is used twice, so what is there with the right size need not be copied again, and a
-//! copy that was cut off goes on. Headers come last: a half-copied place is no store yet. Every pack is decoded and hashed on
-//! its way, so that damage is told here and not taken along unseen, and never takes the place of what the copy has whole. Beside a
-//! server, what it writes meanwhile is looked for once more before the journal that tells of it is copied. The
-//! database knows nothing of the place: a service goes on with the copy when it is told to, and from then on the copy is
-//! ahead, and nothing is copied to it any more.
+//! copy that was cut off goes on. Headers come last: a half-copied place is no store yet. Every pack is decoded and
+//! hashed on its way, so that damage is told here and not taken along unseen, and never takes the place of what the
+//! copy has whole. Beside a server, what it writes meanwhile is looked for once more before the journal that tells of
+//! it is copied. The database knows nothing of the place: a service goes on with the copy when it is told to, and from
+//! then on the copy is ahead, and nothing is copied to it any more.
 //!
-//! What is there with the same size is trusted unread, unless all of it is to be read back. Of what differs both sides are judged by
-//! themselves, and what is damaged at the destination is replaced by what is whole at the source.
+//! What is there with the same size is trusted unread, unless all of it is to be read back. Of what differs both sides
+//! are judged by themselves, and what is damaged at the destination is replaced by what is whole at the source.
 //!
-//! What is damaged of the journal is copied as it is, because a recovery tells of what it finds damaged, and not of a last object that is
-//! missing. That it is of a generation which a newer whole one has superseded, so that a recovery never gets to it, is a note.
+//! What is damaged of the journal is copied as it is, because a recovery tells of what it finds damaged, and not of a
+//! last object that is missing. That it is of a generation which a newer whole one has superseded, so that a recovery
+//! never gets to it, is a note.
 
 use std::collections::HashSet;
 use std::future::ready;
@@ -64,13 +65,14 @@ pub struct Copied {
     pub bytes: u64,
     /// Objects that were there already.
     pub present: u64,
-    /// Of the objects written, those that were there already and damaged: those of the same size are only found where everything is
-    /// read back.
+    /// Of the objects written, those that were there already and damaged: those of the same size are only found where
+    /// everything is read back.
     pub replaced: u64,
-    /// Objects that were gone when their turn came: gc ran meanwhile, and what it wrote in their place may not be copied yet.
+    /// Objects that were gone when their turn came: gc ran meanwhile, and what it wrote in their place may not be
+    /// copied yet.
     pub gone: u64,
-    /// Objects that are damaged at the source, or differ and do not tell which of the two is right: keys of the first of them, with
-    /// the reason, and what the copy has now.
+    /// Objects that are damaged at the source, or differ and do not tell which of the two is right: keys of the first
+    /// of them, with the reason, and what the copy has now.
     pub damaged: Vec<String>,
     /// The same of journal objects that no recovery reads, as a newer generation of the journal is whole.
     pub superseded: Vec<String>,
@@ -230,8 +232,8 @@ fn fault_note(faults: &mut Vec<Fault>, fault: Fault) {
     }
 }
 
-/// A place that a server has written to since is no copy any more: keys that were taken away would open it again, and what its
-/// journal tells would be mixed with what the source's does.
+/// A place that a server has written to since is no copy any more: keys that were taken away would open it again, and
+/// what its journal tells would be mixed with what the source's does.
 async fn ahead_refuse(from: &dyn Backend, to: &dyn Backend) -> Result<()> {
     for (prefix, what) in [("h/", "keys were changed"), ("j/", "images were changed")] {
         let (source, copy) = (newest(from, prefix).await?, newest(to, prefix).await?);
@@ -249,14 +251,15 @@ async fn ahead_refuse(from: &dyn Backend, to: &dyn Backend) -> Result<()> {
     Ok(())
 }
 
-/// The last key of a prefix whose numbers grow: they are written with zeros before them, so that text sorts as numbers do.
+/// The last key of a prefix whose numbers grow: they are written with zeros before them, so that text sorts as numbers
+/// do.
 async fn newest(of: &dyn Backend, prefix: &str) -> Result<Option<String>> {
     let listed: Vec<Listed> = of.list(prefix).try_collect().await?;
     Ok(listed.into_iter().map(|item| item.key).max())
 }
 
-/// Removes headers that an earlier copy brought and that are gone at the source since: they may be opened by a key that was
-/// taken away.
+/// Removes headers that an earlier copy brought and that are gone at the source since: they may be opened by a key that
+/// was taken away.
 async fn headers_prune(from: &dyn Backend, to: &dyn Backend) -> Result<()> {
     let kept: Vec<Listed> = from.list("h/").try_collect().await?;
     let there: Vec<Listed> = to.list("h/").try_collect().await?;
@@ -360,8 +363,8 @@ impl Copier<'_> {
         }
     }
 
-    /// Reads an object that both sides have, here with `there` bytes: which of two that differ is whole, each says itself, and not its
-    /// length. What is damaged at the destination alone is replaced.
+    /// Reads an object that both sides have, here with `there` bytes: which of two that differ is whole, each says
+    /// itself, and not its length. What is damaged at the destination alone is replaced.
     async fn compare(&self, item: &Listed, there: u64) -> Result<Done> {
         let key = &item.key;
         let is_possible = |bytes: u64| !key.starts_with("p/") || bytes <= pack::LIMIT_BYTES as u64;
@@ -400,8 +403,8 @@ impl Copier<'_> {
         Ok(Done::Replaced(item.bytes))
     }
 
-    /// A whole object can be as large as it likes, and nothing in it tells what it should be. One that is shorter here was cut off on
-    /// its way.
+    /// A whole object can be as large as it likes, and nothing in it tells what it should be. One that is shorter here
+    /// was cut off on its way.
     async fn compare_whole(&self, item: &Listed, there: u64) -> Result<Done> {
         if there < item.bytes {
             return self.write(item, true).await;
@@ -477,16 +480,16 @@ fn pieces(bytes: u64) -> impl Iterator<Item = Range<u64>> {
     starts.map(move |start| start..bytes.min(start + PIECE_BYTES))
 }
 
-/// Writes `data` in the place of what has this key, which stays there until all of it is at the backend and takes its place at once:
-/// neither a full disk nor a service that refuses may cost what was there.
+/// Writes `data` in the place of what has this key, which stays there until all of it is at the backend and takes its
+/// place at once: neither a full disk nor a service that refuses may cost what was there.
 pub(crate) async fn object_replace(to: &dyn Backend, key: &str, data: Bytes) -> Result<()> {
     let mut put = to.put_replace(key).await?;
     put.write(data).await?;
     put.finish().await
 }
 
-/// Writes an object from one backend to another piece by piece, in the place of what is there where `replaces`; gives the hash of
-/// what was written.
+/// Writes an object from one backend to another piece by piece, in the place of what is there where `replaces`; gives
+/// the hash of what was written.
 pub(crate) async fn object_write(
     from: &dyn Backend,
     to: &dyn Backend,

@@ -1,6 +1,6 @@
-//! What readers find that one damaged chunk does not explain: a node of a tree that cannot be read, a pack that is cut or gone, a chunk
-//! that is in no index. The pack is verified at once, which marks what is damaged of it, or the trees are walked the next
-//! time that the record of damage is brought up to date.
+//! What readers find that one damaged chunk does not explain: a node of a tree that cannot be read, a pack that is cut
+//! or gone, a chunk that is in no index. The pack is verified at once, which marks what is damaged of it, or the trees
+//! are walked the next time that the record of damage is brought up to date.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,8 +47,8 @@ impl Doubt {
         self.objects().clear();
     }
 
-    /// Whether an object is to be looked at; then it counts as looked at. One that somebody else found whole since this process did it last is, at
-    /// once.
+    /// Whether an object is to be looked at; then it counts as looked at. One that somebody else found whole since this
+    /// process did it last is, at once.
     fn is_news(&self, object: &object::Model, now: Duration) -> bool {
         let mut objects = self.objects();
         let known = objects.get(&object.id);
@@ -83,8 +83,8 @@ impl Doubt {
 }
 
 impl Store {
-    /// Has the trees walked when the record of damage is brought up to date ([`Store::damage_update`]), although nothing in the index says
-    /// that anything is damaged: after a recovery, say, the index lacks what no pack has.
+    /// Has the trees walked when the record of damage is brought up to date ([`Store::damage_update`]), although
+    /// nothing in the index says that anything is damaged: after a recovery, say, the index lacks what no pack has.
     pub fn damage_doubt(&self) {
         self.inner.doubt.trees.store(true, Ordering::Relaxed);
         self.damage_look();

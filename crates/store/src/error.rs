@@ -40,8 +40,8 @@ pub enum Kind {
     Unavailable,
     /// The same, and it is the database that does not answer.
     DatabaseAway,
-    /// The backend answers and does not hold the store any more, as where its disk is not mounted: that anything is missing there says
-    /// nothing of what is stored.
+    /// The backend answers and does not hold the store any more, as where its disk is not mounted: that anything is
+    /// missing there says nothing of what is stored.
     StoreAway,
     /// Somebody asked for it to stop.
     Stopped,

@@ -1,7 +1,9 @@
-//! Group commit: what several writers of one session have to tell the database at the same time is told in one transaction.
+//! Group commit: what several writers of one session have to tell the database at the same time is told in one
+//! transaction.
 //!
-//! A commit waits for the disk, and with it for all that the disk was given before: tens of milliseconds where packs are
-//! written at the same time. On SQLite commits stand in line besides, so that one for each step would be what an ingest takes.
+//! A commit waits for the disk, and with it for all that the disk was given before: tens of milliseconds where packs
+//! are written at the same time. On SQLite commits stand in line besides, so that one for each step would be what an
+//! ingest takes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

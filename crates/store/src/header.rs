@@ -274,8 +274,8 @@ impl Found {
         self.header.keys(key)
     }
 
-    /// Fails unless the header was written by who had the store's key. Where just its code is damaged, which nobody sees
-    /// without the key, that of its copy counts.
+    /// Fails unless the header was written by who had the store's key. Where just its code is damaged, which nobody
+    /// sees without the key, that of its copy counts.
     pub(crate) fn check_code(&self, key: &StoreKey) -> Result<()> {
         let own = Header::check_code(key, &self.bytes);
         match &self.copy {

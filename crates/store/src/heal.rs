@@ -1,14 +1,15 @@
 //! Brings what is damaged or missing of a store back from a copy of it.
 //!
-//! A copy is nearly always older than the store, so nothing is taken from it as it is: the database says which objects there are to be,
-//! each that is found damaged is looked for in the copy under its key, verified there by itself, and written in the place of the damaged
-//! one. Objects never change and no key is used twice, so what is whole there is what was damaged here. What disks need and still lack
-//! after that lies under other keys in the copy, if it has it: from before gc wrote its pack anew, or in a pack that no row knows since
-//! a recovery. It is stored anew ([`content`]), by the protocol of every other writer: a key that has no row may be one that a gc is
-//! about to delete, and a pack that has lost its last row one that a gc has found empty.
+//! A copy is nearly always older than the store, so nothing is taken from it as it is: the database says which objects
+//! there are to be, each that is found damaged is looked for in the copy under its key, verified there by itself, and
+//! written in the place of the damaged one. Objects never change and no key is used twice, so what is whole there is
+//! what was damaged here. What disks need and still lack after that lies under other keys in the copy, if it has it:
+//! from before gc wrote its pack anew, or in a pack that no row knows since a recovery. It is stored anew
+//! ([`content`]), by the protocol of every other writer: a key that has no row may be one that a gc is about to delete,
+//! and a pack that has lost its last row one that a gc has found empty.
 //!
-//! Headers and journal are not touched: those a server writes anew by itself. It can run beside servers and gc, and be cut off and
-//! repeated.
+//! Headers and journal are not touched: those a server writes anew by itself. It can run beside servers and gc, and be
+//! cut off and repeated.
 
 mod content;
 pub(crate) mod wanted;
@@ -45,7 +46,8 @@ const NAMED: usize = 100;
 pub struct HealProgress {
     /// What was read of the store itself.
     pub own: VerifyProgress,
-    /// Bytes of the copy's packs that were looked through for what lies there under another key. Little of them is read.
+    /// Bytes of the copy's packs that were looked through for what lies there under another key. Little of them is
+    /// read.
     pub copy_bytes: AtomicU64,
 }
 
@@ -60,8 +62,8 @@ pub struct Healed {
     pub chunks: u64,
     /// Bytes of the packs and objects that were written for them.
     pub chunk_bytes: u64,
-    /// Chunks, tree nodes and whole objects that disks need and that stay damaged, or are nowhere; of those below an unreadable node
-    /// nobody knows.
+    /// Chunks, tree nodes and whole objects that disks need and that stay damaged, or are nowhere; of those below an
+    /// unreadable node nobody knows.
     pub lost: u64,
     /// Objects that hold some of those, as far as they are known.
     pub left: u64,
@@ -87,10 +89,10 @@ struct Left {
 }
 
 impl Store {
-    /// Reads every published object, as [`Store::verify`] does, and replaces those that are damaged or missing by what there is of
-    /// them in `copy`, a copy of this store; what disks still lack then is taken from whatever pack of the copy has it. The copy is opened
-    /// with the keys of this store: it may be older than a change of keys. Fails with [`Kind::NotFound`] or [`Kind::Incompatible`]
-    /// where `copy` holds no store, or another.
+    /// Reads every published object, as [`Store::verify`] does, and replaces those that are damaged or missing by what
+    /// there is of them in `copy`, a copy of this store; what disks still lack then is taken from whatever pack of the
+    /// copy has it. The copy is opened with the keys of this store: it may be older than a change of keys. Fails with
+    /// [`Kind::NotFound`] or [`Kind::Incompatible`] where `copy` holds no store, or another.
     pub async fn heal_from(&self, copy: Arc<dyn Backend>, progress: &HealProgress) -> Result<Healed> {
         self.inner.header.writable()?;
         let copy = self.elsewhere(copy).await?;
@@ -184,7 +186,8 @@ impl Store {
         object_write(from, to, &item, true).await.map(drop)
     }
 
-    /// The size that the row has of an object may have been read from what was damaged. False where it is not published any more.
+    /// The size that the row has of an object may have been read from what was damaged. False where it is not published
+    /// any more.
     async fn object_correct(&self, object: &object::Model, found: &ObjectFound) -> Result<bool> {
         let corrected = rows::found_correct(&self.inner.db, object.id, found).await;
         let corrected =
@@ -193,7 +196,8 @@ impl Store {
         Ok(corrected)
     }
 
-    /// Tells the objects that hold what stays lost. What is damaged of the others no disk needs (any more), and gc removes it.
+    /// Tells the objects that hold what stays lost. What is damaged of the others no disk needs (any more), and gc
+    /// removes it.
     async fn left_tell(&self, left: &[Left], lost: &Wanted, healed: &mut Healed) -> Result<()> {
         let mut holders = HashSet::new();
         for (domain, digests) in lost.by_domain() {
@@ -262,8 +266,8 @@ impl Store {
     }
 }
 
-/// What is read of a copy may be damaged, or be what somebody else put there: that says something of this object, and ends nothing.
-/// Another error proves nothing, and ends the work.
+/// What is read of a copy may be damaged, or be what somebody else put there: that says something of this object, and
+/// ends nothing. Another error proves nothing, and ends the work.
 fn usable<T>(read: Result<T>) -> Result<std::result::Result<T, Error>> {
     match read {
         Err(error) if !damaging(&error) && error.kind() != Kind::Incompatible => Err(error),

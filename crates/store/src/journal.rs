@@ -1,4 +1,5 @@
-//! Journal objects: what the service needs to bring its catalogue back, kept beside the disks (docs/store-format.md §9).
+//! Journal objects: what the service needs to bring its catalogue back, kept beside the disks (docs/store-format.md
+//! §9).
 //!
 //! The store knows their envelope, their keys and their order, and nothing of what is in them. A *generation* begins
 //! with a whole dump in one or more parts, which changes follow; each object names the one before it by number and
@@ -381,8 +382,8 @@ impl Journal {
         Ok(opened)
     }
 
-    /// What payloads are sealed with; `None` where the store is not encrypted. Each is sealed as a text of its own, with
-    /// random bytes: a number may be meant twice, by a database that is an older copy.
+    /// What payloads are sealed with; `None` where the store is not encrypted. Each is sealed as a text of its own,
+    /// with random bytes: a number may be meant twice, by a database that is an older copy.
     fn payload_key(&self) -> Result<Option<[u8; 32]>> {
         let key = self.keys.store_key();
         key.map(|key| key.derive(Purpose::Journal, &[])).transpose()

@@ -1,8 +1,9 @@
-//! The store's headers: two at a time, and new ones where a copy is missing or damaged, or where the wrapping keys of an
-//! encrypted store change, which the old ones give way to.
+//! The store's headers: two at a time, and new ones where a copy is missing or damaged, or where the wrapping keys of
+//! an encrypted store change, which the old ones give way to.
 //!
-//! The store's own key stays where these change: what a removed wrapping key opened was read by whoever had it, and could have been
-//! copied. What removing it ensures is that no object of the store holds the store's key sealed with it any more.
+//! The store's own key stays where these change: what a removed wrapping key opened was read by whoever had it, and
+//! could have been copied. What removing it ensures is that no object of the store holds the store's key sealed with it
+//! any more.
 
 use uuid::Uuid;
 
@@ -73,8 +74,8 @@ impl Headers {
         self.copies += u32::from(Header { number, ..header } == *newest);
     }
 
-    /// The one in force, where there is no copy of it and has to be one: a store in clear of an earlier version has number 0
-    /// alone, until a server opens it.
+    /// The one in force, where there is no copy of it and has to be one: a store in clear of an earlier version has
+    /// number 0 alone, until a server opens it.
     pub(crate) fn alone(&self) -> Option<&Header> {
         let newest = self.newest.as_ref();
         newest.filter(|header| self.copies < COPIES && (header.number > 0 || header.is_encrypted()))
@@ -215,8 +216,8 @@ impl Store {
         Ok(headers)
     }
 
-    /// The numbers to look at, the highest first. A listing may be stale: the one that we opened and its copy are looked at in
-    /// any case.
+    /// The numbers to look at, the highest first. A listing may be stale: the one that we opened and its copy are
+    /// looked at in any case.
     async fn header_numbers_known(&self) -> Result<Vec<u32>> {
         let own = self.inner.header.number;
         let mut numbers = header_numbers(&*self.inner.backend).await?;
@@ -226,10 +227,10 @@ impl Store {
         Ok(numbers)
     }
 
-    /// Sees to it that the store's header is there twice: what is missing is written anew, from the one in force or, where
-    /// none is whole, from the one that this store was opened with; what is damaged is deleted then. Gives whether
-    /// there was anything to be done. Done twice at once it leaves more headers than are needed; callers keep it apart from
-    /// changes of keys, which it could undo.
+    /// Sees to it that the store's header is there twice: what is missing is written anew, from the one in force or,
+    /// where none is whole, from the one that this store was opened with; what is damaged is deleted then. Gives
+    /// whether there was anything to be done. Done twice at once it leaves more headers than are needed; callers keep
+    /// it apart from changes of keys, which it could undo.
     pub async fn headers_mend(&self) -> Result<bool> {
         let headers = self.headers_look().await?;
         let missing = COPIES.saturating_sub(headers.copies);

@@ -6,7 +6,8 @@
 //! condemned when nothing names it.
 //!
 //! In an encrypted store they are sealed in segments (docs/store-format.md §10): what is stored is longer than what was
-//! written, and only the segments of a range are read. Sizes are those of what was written unless the name says *stored*.
+//! written, and only the segments of a range are read. Sizes are those of what was written unless the name says
+//! *stored*.
 
 use std::fmt;
 use std::ops::Range;
@@ -443,7 +444,8 @@ impl Store {
         })
     }
 
-    /// A range of the whole object `id`, whose size is `bytes`, all of it in memory; opened where the store is encrypted.
+    /// A range of the whole object `id`, whose size is `bytes`, all of it in memory; opened where the store is
+    /// encrypted.
     pub(crate) async fn whole_range(&self, id: Uuid, bytes: u64, range: Range<u64>) -> Result<Bytes> {
         let name = key_of(object_kind::BLOB, id);
         let backend = &self.inner.backend;
@@ -473,8 +475,8 @@ impl Store {
             .digest(FrameKind::Whole, name.to_string().as_bytes())
     }
 
-    /// Bytes of a whole object, in order. What damaged them on the backend is not noticed here unless the store is encrypted
-    /// (a verification hashes the whole, and so do those who know the digest); that some are missing is.
+    /// Bytes of a whole object, in order. What damaged them on the backend is not noticed here unless the store is
+    /// encrypted (a verification hashes the whole, and so do those who know the digest); that some are missing is.
     pub fn object_stream(&self, of: ObjectRef, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
         if range.start > range.end || range.end > of.bytes {
             let text = format!("{} are outside of {} bytes", bytes_shown(&range), of.bytes);

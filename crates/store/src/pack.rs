@@ -178,8 +178,8 @@ fn header_damaged(what: &str) -> Error {
     Error::new(Kind::Damaged, format!("frame {what}"))
 }
 
-/// A later version that has more codecs or ciphers writes packs of another format: in one of ours such a byte is not what was
-/// written.
+/// A later version that has more codecs or ciphers writes packs of another format: in one of ours such a byte is not
+/// what was written.
 fn codec_unknown(codec: u8) -> Error {
     header_damaged(&format!("has unknown codec {codec}"))
 }

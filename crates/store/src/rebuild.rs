@@ -4,8 +4,8 @@
 //! Nobody may write meanwhile. The store's row is not *ready* from the first change to the last, so that a run that
 //! was cut off is noticed by whoever opens the store, and does no harm but to be done again: gc never sees an index
 //! that lacks something. Every pack becomes live and every chunk the oldest there is; what nobody needs the next gc
-//! finds. Memory stays the same however many packs there are, but for those that are damaged so that nothing proves which team's
-//! they are.
+//! finds. Memory stays the same however many packs there are, but for those that are damaged so that nothing proves
+//! which team's they are.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -185,9 +185,9 @@ impl Store {
         Ok(())
     }
 
-    /// Packs of which nothing proves whose they are: the disks tell. Each goes to the team that its header names, where a disk of that
-    /// team lacks something of it; where no header is believed any more, to the team that lacks most of it. What nobody lacks stays
-    /// out of the index: it must not become another team's.
+    /// Packs of which nothing proves whose they are: the disks tell. Each goes to the team that its header names, where
+    /// a disk of that team lacks something of it; where no header is believed any more, to the team that lacks most of
+    /// it. What nobody lacks stays out of the index: it must not become another team's.
     async fn unplaced_write(&self, mut unplaced: Vec<Found>, rebuilt: &mut Rebuilt) -> Result<()> {
         while !unplaced.is_empty() {
             let wanted = self.wanted(&VerifyProgress::default()).await?;
@@ -218,8 +218,8 @@ impl Store {
         Ok(())
     }
 
-    /// A chunk that lies in another pack as well: one of the two may be damaged, and the other what healed it. The row is to
-    /// name one that is whole.
+    /// A chunk that lies in another pack as well: one of the two may be damaged, and the other what healed it. The row
+    /// is to name one that is whole.
     async fn doubles_settle(&self, number: i64, domain: i64, entries: &[Entry]) -> Result<()> {
         let digests: Vec<Digest> = entries.iter().map(|entry| entry.digest).collect();
         let known = rows::chunks_get(&self.inner.db, self.inner.number, domain, &digests).await;
@@ -307,7 +307,8 @@ impl Store {
         Ok(found(id, item, domain, entries))
     }
 
-    /// What the frames of a pack with a damaged footer or header say, which describe themselves; and whether it is proven whose it is.
+    /// What the frames of a pack with a damaged footer or header say, which describe themselves; and whether it is
+    /// proven whose it is.
     async fn pack_salvage(&self, id: Uuid, item: &Listed) -> Result<(bool, ObjectFound)> {
         if item.bytes > pack::LIMIT_BYTES as u64 {
             return Err(Error::new(Kind::Damaged, "the object is larger than any pack"));
@@ -340,8 +341,8 @@ impl Store {
 }
 
 impl Store {
-    /// A whole object says nothing of itself: it is what its bytes hash to. One that no root names is garbage, and gc finds
-    /// it by its row.
+    /// A whole object says nothing of itself: it is what its bytes hash to. One that no root names is garbage, and gc
+    /// finds it by its row.
     pub(crate) async fn whole_find(&self, (id, item): (Uuid, Listed)) -> Result<Found> {
         let mut found = ObjectFound {
             kind: object_kind::BLOB,
@@ -423,8 +424,8 @@ fn lacking(wanted: &Wanted, domain: i64, pack: &ObjectFound) -> usize {
     entries.filter(is_lacking).count()
 }
 
-/// Whether a failure is this pack's own, and the others may be fine. One that the disk or the bucket does not give away now may
-/// be whole: without it the index would lack what is there, and gc would take the pack for garbage.
+/// Whether a failure is this pack's own, and the others may be fine. One that the disk or the bucket does not give away
+/// now may be whole: without it the index would lack what is there, and gc would take the pack for garbage.
 fn is_of_the_pack(error: &Error) -> bool {
     matches!(error.kind(), Kind::Damaged | Kind::NotFound)
 }

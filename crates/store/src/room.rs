@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 const RESERVE_BYTES: u64 = 256 << 20;
 /// Left free of a small disk: one part in so many.
 const RESERVE_PART: u64 = 20;
-/// How much may be written at most until the disk is looked at again: so much can each of several writers at once take of
-/// the reserve.
+/// How much may be written at most until the disk is looked at again: so much can each of several writers at once take
+/// of the reserve.
 const GRANT_BYTES: u64 = 8 << 20;
 /// The same as a part of the reserve.
 const GRANT_PART: u64 = 4;
@@ -63,8 +63,8 @@ impl Room {
         }
     }
 
-    /// To be asked before `bytes` are written; [`io::ErrorKind::StorageFull`] where they would take of the reserve. Looks at
-    /// the disk every 8 MiB only.
+    /// To be asked before `bytes` are written; [`io::ErrorKind::StorageFull`] where they would take of the reserve.
+    /// Looks at the disk every 8 MiB only.
     pub fn take(&mut self, bytes: u64) -> io::Result<()> {
         if self.granted < bytes {
             self.granted = grant(Space::of(&self.folder)?, bytes)?;

@@ -1,5 +1,5 @@
-//! Reads everything that is stored again and again, slowly, what was read longest ago first; and keeps a record of what is
-//! damaged, by disk and range, so that nobody has to look for it.
+//! Reads everything that is stored again and again, slowly, what was read longest ago first; and keeps a record of what
+//! is damaged, by disk and range, so that nobody has to look for it.
 //!
 //! What is found damaged is marked in the index (see [`crate::verify`]): no import relies on it, and one that
 //! brings the content again heals it. The record follows from those marks and the trees, without reading data.
@@ -55,7 +55,8 @@ pub struct Report {
 pub struct Health {
     /// Disks and whole objects that are known to be damaged.
     pub damaged_roots: u64,
-    /// When the object that was read longest ago was read (or written), microseconds since 1970; `None` without objects.
+    /// When the object that was read longest ago was read (or written), microseconds since 1970; `None` without
+    /// objects.
     pub oldest_us: Option<i64>,
 }
 
@@ -131,8 +132,9 @@ impl Store {
         damaged.map_err(|error| Error::db("cannot read the record of damage", error))
     }
 
-    /// Brings the record up to date with the index. Without damage anywhere that is two small queries; with damage the trees are walked
-    /// where marks or roots have changed since this process did it last, or where a reader was in doubt ([`Store::damage_doubt`]).
+    /// Brings the record up to date with the index. Without damage anywhere that is two small queries; with damage the
+    /// trees are walked where marks or roots have changed since this process did it last, or where a reader was in
+    /// doubt ([`Store::damage_doubt`]).
     pub async fn damage_update(&self) -> Result<()> {
         let (db, number) = (&self.inner.db, self.inner.number);
         let context = |error| Error::db("cannot keep the record of damage", error);

@@ -1,10 +1,10 @@
 //! Encryption at rest (docs/store-format.md §10): keys derived from the store's one key, and what is sealed with
 //! them: frames of packs, longer objects in segments, and small texts. Pure bytes in, bytes out.
 //!
-//! AES-256-GCM by AWS-LC, which TLS uses as well; for working files outside the store AES-256-CTR. No key seals two things with the same nonce: every
-//! object has a key of its own (HKDF-SHA-256 of the store's key and the object's id, and no object is ever written
-//! twice), and in it frames and segments are counted. A small text has a key of its own too, drawn with 16 random
-//! bytes that stand before it.
+//! AES-256-GCM by AWS-LC, which TLS uses as well; for working files outside the store AES-256-CTR. No key seals two
+//! things with the same nonce: every object has a key of its own (HKDF-SHA-256 of the store's key and the object's id,
+//! and no object is ever written twice), and in it frames and segments are counted. A small text has a key of its own
+//! too, drawn with 16 random bytes that stand before it.
 
 use std::fmt;
 
@@ -146,8 +146,8 @@ impl ObjectKey {
         self.part_seal(0, true, plain)
     }
 
-    /// Seals segments of an object from number `first` on. All but those of the last part, which is not empty unless the
-    /// object is, are whole segments.
+    /// Seals segments of an object from number `first` on. All but those of the last part, which is not empty unless
+    /// the object is, are whole segments.
     pub fn part_seal(&self, first: u64, is_last: bool, plain: &[u8]) -> Result<Vec<u8>> {
         let count = plain.len().div_ceil(SEGMENT_BYTES).max(usize::from(is_last));
         let mut out = Vec::with_capacity(plain.len() + count * TAG_BYTES);
@@ -229,7 +229,8 @@ pub fn segments_plain_bytes(sealed: u64) -> Option<u64> {
 }
 
 /// A key stream (AES-256-CTR) for bytes that are read and written in any order, of a file that is nobody's record: it
-/// keeps them from being read, and does not notice a change. No place may be given two different contents under one key.
+/// keeps them from being read, and does not notice a change. No place may be given two different contents under one
+/// key.
 pub struct StreamKey(EncryptingKey);
 
 impl StreamKey {

@@ -476,8 +476,8 @@ impl SessionInner {
             .map_err(|error| Error::db("cannot pin chunks", error))
     }
 
-    /// Writes an object. It stays counted where the write may still land although nobody is there to see it, and after an
-    /// error that does not tell whether it will.
+    /// Writes an object. It stays counted where the write may still land although nobody is there to see it, and after
+    /// an error that does not tell whether it will.
     pub(crate) async fn put(&self, write: impl Future<Output = Result<()>>) -> Result<()> {
         self.puts.fetch_add(1, Ordering::SeqCst);
         let written = write.await;

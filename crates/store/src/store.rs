@@ -1,5 +1,5 @@
-//! The store's handle: roots, figures, where things lie. It is made and opened in [`opening`]; whether it is there, and no older copy of it, is
-//! asked in [`presence`].
+//! The store's handle: roots, figures, where things lie. It is made and opened in [`opening`]; whether it is there, and
+//! no older copy of it, is asked in [`presence`].
 
 mod opening;
 mod presence;
@@ -141,7 +141,8 @@ pub struct Stats {
     pub chunk_bytes: u64,
     /// Bytes of packs that nothing needs, as far as gc has found out: it frees them, or parts of them, in time.
     pub garbage_bytes: u64,
-    /// Packs and whole objects in which something damaged is that was needed when gc looked last. They stay until that is healed.
+    /// Packs and whole objects in which something damaged is that was needed when gc looked last. They stay until that
+    /// is healed.
     pub damaged_objects: u64,
     /// Their bytes.
     pub damaged_bytes: u64,
@@ -171,13 +172,14 @@ pub struct Root {
 }
 
 impl Store {
-    /// Says that something was found damaged or may have been healed, so that the record of damage is to be brought up to date
-    /// ([`Store::damage_update`]) soon.
+    /// Says that something was found damaged or may have been healed, so that the record of damage is to be brought up
+    /// to date ([`Store::damage_update`]) soon.
     pub fn damage_look(&self) {
         self.inner.damage_is_stale.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`Store::damage_look`] was called since the last time that this was asked; a reader that finds damage does so.
+    /// Whether [`Store::damage_look`] was called since the last time that this was asked; a reader that finds damage
+    /// does so.
     pub fn damage_looked_for(&self) -> bool {
         self.inner.damage_is_stale.swap(false, Ordering::Relaxed)
     }
@@ -221,7 +223,8 @@ impl Store {
             .collect()
     }
 
-    /// Those of these roots, by kind and owner, that are not there (any more) as they are here. One look, however many they are.
+    /// Those of these roots, by kind and owner, that are not there (any more) as they are here. One look, however many
+    /// they are.
     pub(crate) async fn roots_gone<'a>(
         &self,
         roots: &'a [Root],
@@ -252,8 +255,8 @@ impl Store {
             .map_err(|error| Error::db("cannot delete a root", error))
     }
 
-    /// Says in the caller's transaction whether a root is only kept so that its owner can be restored. Such a one is kept
-    /// like every other; it is told apart in figures, and by a dry run of gc.
+    /// Says in the caller's transaction whether a root is only kept so that its owner can be restored. Such a one is
+    /// kept like every other; it is told apart in figures, and by a dry run of gc.
     pub async fn root_restorable_in_tx(
         &self,
         tx: &impl ConnectionTrait,

@@ -1,7 +1,8 @@
 //! Finds damage and says which disks and which of their bytes it hits.
 //!
 //! Chunks that cannot be read are marked: no import relies on them any more, and one that brings the same content
-//! stores it anew, which heals every disk that has it. Nothing else is changed. That is done object by object, as each is read ([`step`]).
+//! stores it anew, which heals every disk that has it. Nothing else is changed. That is done object by object, as each
+//! is read ([`step`]).
 //!
 //! Each pack is looked at once and, when data is read, every frame of it is decoded and hashed once,
 //! whatever number of disks use it. Then the trees are walked; a chunk in a pack that has something wrong
@@ -82,8 +83,8 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
-    /// Why one frame of it cannot be read. Frames with the same fault are told in the same words: what stands in the message of a
-    /// read that failed for all of them (where it ended, say) would tell them apart.
+    /// Why one frame of it cannot be read. Frames with the same fault are told in the same words: what stands in the
+    /// message of a read that failed for all of them (where it ended, say) would tell them apart.
     fn of_frame(&self, at: Location, error: &Error) -> String {
         let end = u64::from(at.offset) + u64::from(at.length);
         if error.kind() != Kind::Damaged || self.there.is_some_and(|there| end > there) {
@@ -94,8 +95,9 @@ impl Fault {
 }
 
 impl Store {
-    /// Verifies every published pack, every root, the headers and the journal. Without `read_data` packs are looked up and their sizes
-    /// compared, and trees are read; with it every frame is decoded and hashed, which spares the scrub that for a while.
+    /// Verifies every published pack, every root, the headers and the journal. Without `read_data` packs are looked up
+    /// and their sizes compared, and trees are read; with it every frame is decoded and hashed, which spares the scrub
+    /// that for a while.
     pub async fn verify(&self, read_data: bool, progress: &VerifyProgress) -> Result<Vec<Damage>> {
         let how = How {
             reads_data: read_data,
@@ -143,7 +145,8 @@ impl Store {
                     fault.reason
                 )
             } else {
-                // What a disk needed of it and was imported again lies elsewhere now; what is whole gc takes to another pack.
+                // What a disk needed of it and was imported again lies elsewhere now; what is whole gc takes to another
+                // pack.
                 format!(
                     "{}; no disk needs what is damaged of it (any more): gc removes it",
                     fault.reason
@@ -184,7 +187,8 @@ impl Store {
         Ok(())
     }
 
-    /// What is damaged of disks, the objects whose damage hits one, and whether there is a tree of which not all could be read.
+    /// What is damaged of disks, the objects whose damage hits one, and whether there is a tree of which not all could
+    /// be read.
     async fn trees_walk(
         &self,
         faults: &HashMap<i64, Fault>,
@@ -471,8 +475,8 @@ impl Suspects<'_> {
         Ok(is_gone)
     }
 
-    /// Remembers that the pack of an unreadable node was found to hit a disk. Gives what is wrong with that where nothing of it can be
-    /// read.
+    /// Remembers that the pack of an unreadable node was found to hit a disk. Gives what is wrong with that where
+    /// nothing of it can be read.
     pub(crate) async fn name(
         &mut self,
         store: &Store,

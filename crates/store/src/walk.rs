@@ -1,5 +1,5 @@
-//! Walks the trees of roots and names what is damaged of each disk. A tree, or a part of one, that is fine is walked once, however many
-//! disks have it.
+//! Walks the trees of roots and names what is damaged of each disk. A tree, or a part of one, that is fine is walked
+//! once, however many disks have it.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;

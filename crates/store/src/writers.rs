@@ -1,8 +1,8 @@
-//! Who writes now: sessions at work, and those whose server fell silent, for which gc keeps what they may need until their leases
-//! are over.
+//! Who writes now: sessions at work, and those whose server fell silent, for which gc keeps what they may need until
+//! their leases are over.
 //!
-//! Nobody can know at once that a server is gone: its sessions stay its own until their leases are over. That it has not been heard
-//! of for longer than one at work is silent can be told before that.
+//! Nobody can know at once that a server is gone: its sessions stay its own until their leases are over. That it has
+//! not been heard of for longer than one at work is silent can be told before that.
 
 use std::time::Duration;
 
@@ -10,14 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::session::micros;
 
-/// A session at work is heard of four times in a lease. After so many eighths of one without a word it is called silent.
+/// A session at work is heard of four times in a lease. After so many eighths of one without a word it is called
+/// silent.
 const SILENT_EIGHTHS: i64 = 3;
 
 /// Open sessions. Gc keeps what was written since the first of them began, and what they use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writers {
-    /// Those that were heard of as lately as a session at work is. One whose server was killed less than three eighths of a lease ago is
-    /// among them: a session does not name its server, so that not even the same one, started again, knows it for its own.
+    /// Those that were heard of as lately as a session at work is. One whose server was killed less than three eighths
+    /// of a lease ago is among them: a session does not name its server, so that not even the same one, started again,
+    /// knows it for its own.
     pub at_work: u64,
     /// The others: their server is gone, or was stopped.
     pub silent: u64,

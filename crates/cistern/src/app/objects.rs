@@ -71,7 +71,8 @@ impl App {
     }
 }
 
-/// Another place of objects, a folder or a bucket, with the keys that the settings have. A folder is made where there is none.
+/// Another place of objects, a folder or a bucket, with the keys that the settings have. A folder is made where there
+/// is none.
 pub fn backend_open_at(config: &Config, place: &str) -> Result<Arc<dyn store::Backend>> {
     Ok(store::backend_open(place, &settings(config))?)
 }
@@ -147,7 +148,8 @@ fn endpoint_shown(objects: &str) -> String {
     endpoint.map_or_else(|| "the endpoint of `objects`".to_owned(), |url| place_shown(&url))
 }
 
-/// Where the objects lie, for people, and to compare two settings: a folder, or a bucket and its service, without whatever is a secret.
+/// Where the objects lie, for people, and to compare two settings: a folder, or a bucket and its service, without
+/// whatever is a secret.
 pub fn objects_shown(config: &Config) -> String {
     match config.objects() {
         config::Objects::Folder(path) => {

@@ -242,8 +242,8 @@ async fn objects(config: &Config) -> Check {
     }
 }
 
-/// Whether the store opens, with the key that the settings name, as it would at a start: its header is whole, and the key is
-/// one of its keys.
+/// Whether the store opens, with the key that the settings name, as it would at a start: its header is whole, and the
+/// key is one of its keys.
 async fn store_checks(config: &Config, place: &str) -> Vec<Check> {
     const NAME: &str = "store key";
     let key = match key_load(config).await {
@@ -274,7 +274,8 @@ async fn store_checks(config: &Config, place: &str) -> Vec<Check> {
     ]
 }
 
-/// Whether both copies of the store's header are whole. With one of them everything goes on, and a server writes the other anew.
+/// Whether both copies of the store's header are whole. With one of them everything goes on, and a server writes the
+/// other anew.
 async fn headers(store: &Store) -> Check {
     const NAME: &str = "store header";
     match tokio::time::timeout(PATIENCE, store.headers_verify()).await {
@@ -314,7 +315,8 @@ async fn data_read(config: &Config, store: &Store) -> Check {
     }
 }
 
-/// Since when everything was read, and when the scrub reads it again. What an index that was made anew names was read at 0.
+/// Since when everything was read, and when the scrub reads it again. What an index that was made anew names was read
+/// at 0.
 fn read_text(oldest_us: Option<i64>, every_days: u32) -> String {
     let Some(oldest_us) = oldest_us else {
         return "nothing is stored yet".to_owned();
@@ -349,8 +351,8 @@ async fn db_known(config: &Config) -> Option<Db> {
     is_known.then_some(db)
 }
 
-/// Opens the store, for which its database is needed; none where the first start or an upgrade is still to come, or where
-/// another check says why it cannot be opened. Changes nothing.
+/// Opens the store, for which its database is needed; none where the first start or an upgrade is still to come, or
+/// where another check says why it cannot be opened. Changes nothing.
 async fn store_open(config: &Config, key: Option<WrappingKey>) -> Result<Option<(Store, Db)>, String> {
     let Some(db) = db_known(config).await else {
         return Ok(None);

@@ -49,14 +49,14 @@ impl LocalFlags {
         self.0.load(context).map(|loaded| loaded.config)
     }
 
-    /// These flags as they are typed, for another command on this installation: `--data` always, which `data` is, the others
-    /// where they were given. A password in an address is left out, as the word PASSWORD.
+    /// These flags as they are typed, for another command on this installation: `--data` always, which `data` is, the
+    /// others where they were given. A password in an address is left out, as the word PASSWORD.
     pub fn shown(&self, data: &Path) -> String {
         self.0.shown_with(data, &|flag| Some(flag))
     }
 
-    /// The same for `cistern key`, whose `--key-file` is the key to add: the one that opens the store has a flag of its own.
-    /// A command has none, and has to be in the settings.
+    /// The same for `cistern key`, whose `--key-file` is the key to add: the one that opens the store has a flag of its
+    /// own. A command has none, and has to be in the settings.
     pub fn shown_for_keys(&self, data: &Path) -> String {
         self.0.shown_with(data, &|flag| match flag {
             "key-file" => Some("unlock-key-file"),

@@ -26,7 +26,8 @@ Afterwards users, tokens and passwords are as they were; `cistern token create -
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Move the database aside also where it knows what the store does not; with PostgreSQL the tables of one that is not empty
+    /// Move the database aside also where it knows what the store does not; with PostgreSQL the tables of one that is
+    /// not empty
     #[arg(long)]
     replace_database: bool,
     /// Take the database that is there as it is, although it is older than the store, and forget what is newer

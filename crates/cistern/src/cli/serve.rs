@@ -106,8 +106,8 @@ pub fn init(args: &InitArgs, context: &Context) -> Outcome {
     })
 }
 
-/// What to do where what is shown once could not be written; `place` are the flags that say where the installation is, the
-/// second for `cistern key`.
+/// What to do where what is shown once could not be written; `place` are the flags that say where the installation is,
+/// the second for `cistern key`.
 fn lost(
     data: &str,
     (place, keys_place): (&str, &str),
@@ -150,7 +150,8 @@ async fn open_encrypted(config: Config) -> Outcome<(App, Option<String>)> {
     let Err(failure) = opened else {
         return opened;
     };
-    // A new key opens no store that was there before. One that was begun just now needs it, and then its database is there.
+    // A new key opens no store that was there before. One that was begun just now needs it, and then its database is
+    // there.
     let is_gone = matches!(config.database(), Database::Sqlite(path) if !path.exists());
     let is_useless = was_there || is_gone;
     if is_useless && std::fs::remove_file(&path).is_ok() {

@@ -39,8 +39,8 @@ pub struct Config {
     pub database_max_connections: u32,
     /// A folder or `s3://bucket/prefix?endpoint=…&region=…`; see [`Config::objects`].
     pub objects: Option<String>,
-    /// Who shares stored data with whom. Decided when the store is made; [`App::open`](crate::app::App::open) refuses another
-    /// one later.
+    /// Who shares stored data with whom. Decided when the store is made; [`App::open`](crate::app::App::open) refuses
+    /// another one later.
     pub dedup_domain: store::DedupDomain,
     /// The S3 access key's id.
     pub objects_access_key: Option<Secret>,

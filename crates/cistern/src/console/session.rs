@@ -1,8 +1,8 @@
 //! A browser's session as text: its cookie, the token in its forms, and whether a form comes from our own pages.
 //!
-//! Two independent guards against forged forms (OWASP, Cross-Site Request Forgery Prevention): the browser must say that
-//! the form is of our own origin, and the form must carry a token that only pages of this session have. Forms without a
-//! session (signing in) have the first alone.
+//! Two independent guards against forged forms (OWASP, Cross-Site Request Forgery Prevention): the browser must say
+//! that the form is of our own origin, and the form must carry a token that only pages of this session have. Forms
+//! without a session (signing in) have the first alone.
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;

@@ -68,12 +68,13 @@ pub struct ImageBody {
     virtual_bytes: Option<i64>,
     /// What of the disk is not zeros, in bytes.
     logical_bytes: Option<i64>,
-    /// What it added to the store, in bytes. Told where that says nothing of what other teams have: to operators, and in an
-    /// installation whose teams share no stored data (`dedup_domain`).
+    /// What it added to the store, in bytes. Told where that says nothing of what other teams have: to operators, and
+    /// in an installation whose teams share no stored data (`dedup_domain`).
     new_bytes: Option<i64>,
     /// `ok`, or `damaged` where stored data that it needs was found damaged; importing it again heals it.
     health: &'static str,
-    /// Which bytes of its disk those are, as far as is known; the first hundred ranges. Only of one image, not in lists.
+    /// Which bytes of its disk those are, as far as is known; the first hundred ranges. Only of one image, not in
+    /// lists.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     damage: Vec<DamagedRange>,
     /// The SHA-256 of its downloads by format, once they are known.

@@ -1,8 +1,8 @@
 //! The import job: fetch, check, open, read and store, publish.
 //!
-//! Each step can be repeated: a download goes on where it was, opening and reading begin anew. The disk is published in one
-//! transaction, and the image is made available in a second one, once the catalogue journal has the first: what anyone
-//! sees as `available` survives the loss of the database. What the job needs on disk is named after its number.
+//! Each step can be repeated: a download goes on where it was, opening and reading begin anew. The disk is published in
+//! one transaction, and the image is made available in a second one, once the catalogue journal has the first: what
+//! anyone sees as `available` survives the loss of the database. What the job needs on disk is named after its number.
 
 use std::fs::File;
 use std::path::Path;

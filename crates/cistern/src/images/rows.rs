@@ -163,7 +163,8 @@ pub async fn image_get(conn: &impl ConnectionTrait, id: i64) -> Result<Option<Mo
     Entity::find_by_id(id).one(conn).await
 }
 
-/// The same, for a change that depends on what is there: on PostgreSQL nobody else changes it until the transaction ends.
+/// The same, for a change that depends on what is there: on PostgreSQL nobody else changes it until the transaction
+/// ends.
 pub async fn image_lock(conn: &impl ConnectionTrait, id: i64) -> Result<Option<Model>, DbErr> {
     Entity::find_by_id(id).lock_exclusive().one(conn).await
 }
@@ -272,8 +273,8 @@ pub async fn image_set_status(
     Ok(done.rows_affected == 1)
 }
 
-/// Writes down what an import found out and stored; returns false where the image no longer is being imported. Its status
-/// stays.
+/// Writes down what an import found out and stored; returns false where the image no longer is being imported. Its
+/// status stays.
 pub async fn image_keep(
     conn: &impl ConnectionTrait,
     id: i64,

@@ -1,14 +1,14 @@
-//! A working file: what was uploaded, fetched or unwrapped, until its import has ended. In an installation whose store is
-//! encrypted, so are these, under a key of their own ([`SpoolKey`]).
+//! A working file: what was uploaded, fetched or unwrapped, until its import has ended. In an installation whose store
+//! is encrypted, so are these, under a key of their own ([`SpoolKey`]).
 //!
 //! An encrypted one begins with a page of 4096 bytes that says what it is encrypted with, sealed with the spool's key;
 //! its bytes follow in their places, so that it can grow, be cut and read anywhere as a file in clear can:
-//! AES-256-CTR. A key stream must not meet two contents in one place. Hence each file has a key of its own, drawn when it
-//! is begun, and where bytes that nobody was promised are written anew (a client goes on after a crash), another one from
-//! there on. Whole blocks of 4096 zeros on the disk are holes and read as zeros: no other block looks like that.
+//! AES-256-CTR. A key stream must not meet two contents in one place. Hence each file has a key of its own, drawn when
+//! it is begun, and where bytes that nobody was promised are written anew (a client goes on after a crash), another one
+//! from there on. Whole blocks of 4096 zeros on the disk are holes and read as zeros: no other block looks like that.
 //!
-//! The spool's key is sealed with the store's in `DIR/spool/key`, so that uploads and downloads go on after a restart. It
-//! is removed when a server starts and finds no working file: what may still lie on the disk of removed ones is then
+//! The spool's key is sealed with the store's in `DIR/spool/key`, so that uploads and downloads go on after a restart.
+//! It is removed when a server starts and finds no working file: what may still lie on the disk of removed ones is then
 //! readable to nobody, whoever has the store's keys.
 
 use std::fs::{self, File};

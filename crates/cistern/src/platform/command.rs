@@ -48,8 +48,8 @@ pub fn own_start(args: &[String], input: File) -> io::Result<(OwnProcess, ChildS
     Ok((OwnProcess { child }, stdout))
 }
 
-/// Runs a line of the operator's settings by `sh`, with our own environment and nothing on its standard input, and gives
-/// what it prints, or why it failed.
+/// Runs a line of the operator's settings by `sh`, with our own environment and nothing on its standard input, and
+/// gives what it prints, or why it failed.
 pub fn shell(line: &str) -> io::Result<Vec<u8>> {
     let mut shell = command_as_is("sh");
     let shell = shell

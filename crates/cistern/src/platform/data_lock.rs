@@ -61,8 +61,8 @@ pub fn data_lock(data: &Path, objects: &str) -> Result<DataLock> {
     Ok(DataLock { _file: file })
 }
 
-/// Refuses a command whose objects are not those of the server that runs on its data folder: it would change the server's database
-/// by what lies elsewhere.
+/// Refuses a command whose objects are not those of the server that runs on its data folder: it would change the
+/// server's database by what lies elsewhere.
 pub fn objects_check(data: &Path, objects: &str) -> Result<()> {
     let Ok(mut file) = File::open(data.join(LOCK)) else {
         return Ok(());
@@ -82,8 +82,8 @@ pub fn objects_check(data: &Path, objects: &str) -> Result<()> {
     }
 }
 
-/// Waits until no other process or task changes the keys of this folder's store, and keeps them out until it is dropped. A lock of
-/// its own: that of the folder is a running server's for as long as it runs.
+/// Waits until no other process or task changes the keys of this folder's store, and keeps them out until it is
+/// dropped. A lock of its own: that of the folder is a running server's for as long as it runs.
 pub fn keys_lock(data: &Path) -> Result<File> {
     let path = data.join("keys.lock");
     let file = lock_open(&path).map_err(|error| {

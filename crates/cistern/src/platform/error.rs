@@ -14,8 +14,8 @@ pub enum Error {
     /// 401: no token, or one that is unknown, expired or revoked.
     #[error("Unable to authenticate you.")]
     Unauthenticated,
-    /// 403: a valid token that may not do this. DigitalOcean's sentence, and behind it ours: what is missing, and who can
-    /// help. What stands here tells nothing of another team's things; those are [`Error::NotFound`].
+    /// 403: a valid token that may not do this. DigitalOcean's sentence, and behind it ours: what is missing, and who
+    /// can help. What stands here tells nothing of another team's things; those are [`Error::NotFound`].
     #[error("You do not have permission to perform this action. {0}")]
     Forbidden(String),
     /// 404: there is no such thing, or it is not yours.
@@ -77,7 +77,8 @@ pub enum Base {
     Mount,
 }
 
-/// SQLite's words for a file that is damaged (`SQLITE_CORRUPT`, 11) and for one that is no database (any more: `SQLITE_NOTADB`, 26).
+/// SQLite's words for a file that is damaged (`SQLITE_CORRUPT`, 11) and for one that is no database (any more:
+/// `SQLITE_NOTADB`, 26).
 const CORRUPT: [&str; 2] = ["database disk image is malformed", "file is not a database"];
 /// A read that fails is damage to SQLite too, so that the disk may be what has to be looked at.
 pub const DATABASE_DAMAGED: &str = "The database's disk fails, or its file is damaged; what is stored is untouched, and its operator has to stop \
@@ -88,8 +89,8 @@ pub const DATABASE_DAMAGED: &str = "The database's disk fails, or its file is da
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// A fault of ours, with what was being done; or, where a damaged database is below it, [`Error::Damaged`]: wherever that is
-    /// met, there is one way out of it.
+    /// A fault of ours, with what was being done; or, where a damaged database is below it, [`Error::Damaged`]:
+    /// wherever that is met, there is one way out of it.
     pub fn internal(context: impl Into<String>, source: impl StdError + Send + Sync + 'static) -> Self {
         let context = context.into();
         let chain = chain_of(&source);
@@ -144,9 +145,9 @@ impl From<sea_orm::DbErr> for Error {
 }
 
 impl Error {
-    /// SQLite's words for a full disk (result codes 13 and 4874) and one that fails (10), and PostgreSQL's for a full one
-    /// (`53100`), are the operator's to mend, as a damaged file is ([`Error::internal`]);
-    /// a database that does not answer is [`Error::Away`]; the rest is a fault of ours.
+    /// SQLite's words for a full disk (result codes 13 and 4874) and one that fails (10), and PostgreSQL's for a full
+    /// one (`53100`), are the operator's to mend, as a damaged file is ([`Error::internal`]); a database that does not
+    /// answer is [`Error::Away`]; the rest is a fault of ours.
     pub fn database(context: &str, source: sea_orm::DbErr) -> Self {
         let text = source.to_string();
         if ["disk is full", "(code: 4874)", "No space left on device"]

@@ -1,5 +1,6 @@
-//! What a start makes before it knows whether it can go on, and takes away again where it cannot: a wrong key, or a place of
-//! objects that does not answer, is no reason to leave a database behind that the next start would take for an installation.
+//! What a start makes before it knows whether it can go on, and takes away again where it cannot: a wrong key, or a
+//! place of objects that does not answer, is no reason to leave a database behind that the next start would take for an
+//! installation.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,7 @@
-//! A file that does nothing but take room: beside SQLite's, and in the folder of the objects where that is on another disk. On a disk that
-//! something else filled to the last byte it is removed, and what it took is enough to go on: images can be deleted, failures
-//! written down, and what gc has to note before it frees anything is written. When there is room again it is made anew.
+//! A file that does nothing but take room: beside SQLite's, and in the folder of the objects where that is on another
+//! disk. On a disk that something else filled to the last byte it is removed, and what it took is enough to go on:
+//! images can be deleted, failures written down, and what gc has to note before it frees anything is written. When
+//! there is room again it is made anew.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -62,7 +63,8 @@ impl Reserve {
         }
     }
 
-    /// Gives the room away where the disk is full and was so at the last look, and takes it again where there is enough.
+    /// Gives the room away where the disk is full and was so at the last look, and takes it again where there is
+    /// enough.
     pub fn look(&self) -> io::Result<Looked> {
         let space = self.space()?;
         let was_full = self.was_full.swap(is_full(space), Ordering::Relaxed);
@@ -106,8 +108,8 @@ impl Reserve {
         made.map(|()| Looked::Made)
     }
 
-    /// Gives the room away where the disk is about full. One look at a local disk, to be done before each transaction: it
-    /// takes microseconds.
+    /// Gives the room away where the disk is about full. One look at a local disk, to be done before each transaction:
+    /// it takes microseconds.
     pub fn release_if_full(&self) -> bool {
         self.space().is_ok_and(|space| self.release(space))
     }

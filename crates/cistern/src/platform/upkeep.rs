@@ -1,6 +1,6 @@
 //! What is tidied up while the server runs: counts of refusals that left no event, events and ended jobs past their
-//! retention, sign-ins that are over, and what writers of the store that died had not published; and what is looked after: gc,
-//! the scrub, headers and journal.
+//! retention, sign-ins that are over, and what writers of the store that died had not published; and what is looked
+//! after: gc, the scrub, headers and journal.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! The accept loop of one listener: HTTP/1.1 and HTTP/2, TLS where configured, limits on everything a client can
 //! hold, and an end that lets requests finish.
 //!
-//! Where as many connections are open as may be, further ones wait with the system. Where one cannot be accepted (too many
-//! files are open), the listener pauses: what is wrong is there at the next try, too.
+//! Where as many connections are open as may be, further ones wait with the system. Where one cannot be accepted (too
+//! many files are open), the listener pauses: what is wrong is there at the next try, too.
 
 use std::convert::Infallible;
 use std::io;
@@ -394,7 +394,8 @@ mod tests {
         }
     }
 
-    /// Each may hold a file, and there are six: two are kept for the next connection, one is this one's, and three are for requests.
+    /// Each may hold a file, and there are six: two are kept for the next connection, one is this one's, and three are
+    /// for requests.
     #[tokio::test]
     async fn requests_at_once_on_one_connection_take_no_more_files_than_are_counted() {
         let (held, running, url) = Held::listen(3).await;

@@ -1,13 +1,15 @@
 //! Room for the files of connections and of the requests on them.
 //!
-//! Over HTTP/1 a connection has one request at a time, so what a connection may take is known when it is accepted: its socket, and
-//! what its request reads or writes ([`A_CONNECTION`]). Over HTTP/2 it has as many as the client likes, and each may be an upload or an export.
-//! So each besides the first takes its file from those that connections have not taken, and waits for one where there is none; it waits for the
-//! connection's own request to end, too, so that no connection depends on others to get on. A lower limit of streams would be
-//! simpler, and either slow a browser down or leave room for a few connections only: nearly all of them have one request at a time.
+//! Over HTTP/1 a connection has one request at a time, so what a connection may take is known when it is accepted: its
+//! socket, and what its request reads or writes ([`A_CONNECTION`]). Over HTTP/2 it has as many as the client likes, and
+//! each may be an upload or an export. So each besides the first takes its file from those that connections have not
+//! taken, and waits for one where there is none; it waits for the connection's own request to end, too, so that no
+//! connection depends on others to get on. A lower limit of streams would be simpler, and either slow a browser down or
+//! leave room for a few connections only: nearly all of them have one request at a time.
 //!
-//! Nobody may keep others out by not reading: an answer that is wholly in memory ([`IN_MEMORY`]) holds no file, and gives its room back before it is
-//! sent. Nor by asking: what becomes free goes to a connection that waits first, however long requests have waited.
+//! Nobody may keep others out by not reading: an answer that is wholly in memory ([`IN_MEMORY`]) holds no file, and
+//! gives its room back before it is sent. Nor by asking: what becomes free goes to a connection that waits first,
+//! however long requests have waited.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,8 +21,8 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::files::A_CONNECTION;
 
-/// Bytes of a body of known length that is taken to be in memory: a stream does not know its length, and nobody reads so little from
-/// a file piece by piece.
+/// Bytes of a body of known length that is taken to be in memory: a stream does not know its length, and nobody reads
+/// so little from a file piece by piece.
 const IN_MEMORY: u64 = 64 << 10;
 
 /// The files that the connections of one listener may take.
@@ -53,7 +55,8 @@ pub(super) struct Place {
     _room: Arc<Room>,
 }
 
-/// Body of an answer. The room of its request is free when it is sent, or given up; at once where the body is in memory.
+/// Body of an answer. The room of its request is free when it is sent, or given up; at once where the body is in
+/// memory.
 pub(super) struct Answer {
     body: Body,
     _place: Option<Place>,
@@ -93,7 +96,8 @@ impl Rooms {
 }
 
 impl Files {
-    /// A file for a request, once there is one that no connection waits for; never none, as nobody closes what they come from.
+    /// A file for a request, once there is one that no connection waits for; never none, as nobody closes what they
+    /// come from.
     async fn more(&self) -> Option<OwnedSemaphorePermit> {
         let _turn = self.turn.acquire().await;
         let mut knocking = self.knocking.subscribe();

@@ -1,8 +1,8 @@
 //! Every door: each route with no, a wrong, an expired, a revoked and a narrow token, and with another team's.
 //!
-//! The table ([`ROUTES`], [`OUTSIDE`]) is written by hand on purpose: a route that is added without a row there fails the
-//! suite, and so does a row whose scopes are not what the OpenAPI document says. The local socket's door is
-//! in `src/images/local/tests.rs`.
+//! The table ([`ROUTES`], [`OUTSIDE`]) is written by hand on purpose: a route that is added without a row there fails
+//! the suite, and so does a row whose scopes are not what the OpenAPI document says. The local socket's door is in
+//! `src/images/local/tests.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -219,8 +219,8 @@ async fn what_uploads_can_do_is_told_to_all_and_the_socket_only_to_who_may_impor
     }
 }
 
-/// RFC 7009: who holds a token may end it, also one that is over (2.2); another's is refused (2.1), and whether there is
-/// such a token is not told.
+/// RFC 7009: who holds a token may end it, also one that is over (2.2); another's is refused (2.1), and whether there
+/// is such a token is not told.
 #[tokio::test]
 async fn whoever_holds_a_token_may_end_it_and_no_other() {
     let server = Server::start();

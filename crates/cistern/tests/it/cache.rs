@@ -1,5 +1,5 @@
-//! The cache of packs of an installation with a bucket: what was read is not asked for again, also after a `kill -9`, and what
-//! its files hold decides about nothing but time.
+//! The cache of packs of an installation with a bucket: what was read is not asked for again, also after a `kill -9`,
+//! and what its files hold decides about nothing but time.
 
 use serde_json::Value;
 

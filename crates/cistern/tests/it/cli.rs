@@ -620,8 +620,8 @@ async fn verify_names_each_damaged_image_and_range() {
     assert_eq!(api.get("/v2/images/1").await.expect(200)["image"]["health"], "ok");
 }
 
-/// The words before a command for which a folder cannot be written. None, with the reason printed, where this machine does not allow
-/// it.
+/// The words before a command for which a folder cannot be written. None, with the reason printed, where this machine
+/// does not allow it.
 fn unwritable(folder: &Path) -> Option<Vec<String>> {
     let flags = if rustix::process::getuid().is_root() {
         "-m"

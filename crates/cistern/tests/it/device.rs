@@ -1,5 +1,5 @@
-//! The database's own file fails while the server runs (`strace` makes calls to it fail): requests are refused with a sentence,
-//! nothing is half done, and the server goes on by itself when the fault is over.
+//! The database's own file fails while the server runs (`strace` makes calls to it fail): requests are refused with a
+//! sentence, nothing is half done, and the server goes on by itself when the fault is over.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
@@ -52,7 +52,8 @@ impl Failing {
 
 impl Drop for Failing {
     fn drop(&mut self) {
-        // The system lets go of whoever it traced; strace itself, asked to end, was seen to leave a busy server stopped.
+        // The system lets go of whoever it traced; strace itself, asked to end, was seen to leave a busy server
+        // stopped.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

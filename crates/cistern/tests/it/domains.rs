@@ -1,5 +1,6 @@
-//! Whether a team can find out what another one has: by what an image answers, what it adds, what is written for it, and what work is
-//! done for it. (Calls to the backend and statements are counted in the store's own suite, `crates/store/tests/store/domains.rs`.)
+//! Whether a team can find out what another one has: by what an image answers, what it adds, what is written for it,
+//! and what work is done for it. (Calls to the backend and statements are counted in the store's own suite,
+//! `crates/store/tests/store/domains.rs`.)
 
 use serde_json::{Value, json};
 
@@ -27,8 +28,8 @@ fn stranger(server: &Server) -> Api {
     server.api_with(&["--user", "web@example.com", "--team", "Web"])
 }
 
-/// What an answer says besides which image it is, and when. What it added is told in whole chunks: by what digests are in it a node of
-/// the tree compresses to some bytes more or less, whoever else has it.
+/// What an answer says besides which image it is, and when. What it added is told in whole chunks: by what digests are
+/// in it a node of the tree compresses to some bytes more or less, whoever else has it.
 fn told(mut image: Value) -> Value {
     for key in ["id", "name", "created_at", "source", "sha256", "checksums"] {
         image[key].take();

@@ -1,8 +1,8 @@
 // Every route of both listeners, written by hand. No inner documentation: `src/serve/routers.rs` includes this file and
 // compares it with the routers, so that a route without a row here fails the suite.
 
-/// Every operation of the OpenAPI document: method, path, and the scopes it needs, all of them: `-` for none and no token
-/// either, `*` for any valid token.
+/// Every operation of the OpenAPI document: method, path, and the scopes it needs, all of them: `-` for none and no
+/// token either, `*` for any valid token.
 pub(crate) const ROUTES: &[(&str, &str, &str)] = &[
     ("POST", "/v1/oauth/revoke", "-"),
     ("GET", "/v1/oauth/token/info", "*"),

@@ -1,6 +1,6 @@
 //! Encryption at rest, from outside: nothing of a canary image lies in clear in the objects, the database, the log, the
-//! data folder or the temporary folder, however it came in and whenever the server died; without a key nothing opens; keys
-//! are added, removed and recovered.
+//! data folder or the temporary folder, however it came in and whenever the server died; without a key nothing opens;
+//! keys are added, removed and recovered.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;

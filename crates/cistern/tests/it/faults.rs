@@ -293,8 +293,9 @@ async fn a_disk_that_cannot_be_read_is_said_and_never_guessed_at() {
 #[tokio::test]
 async fn writes_that_fail_only_at_the_sync_are_said_and_not_believed() {
     // The file system's device is a sparse file: where no room is left for its blocks, only an fsync fails, and then
-    // the kernel takes what it could not write for written. What was written once must not be relied on. Blocks are the pages
-    // of the device's file: of a write that lies in two of them and has room for one, the loop driver says that it was done.
+    // the kernel takes what it could not write for written. What was written once must not be relied on. Blocks are the
+    // pages of the device's file: of a write that lies in two of them and has room for one, the loop driver says that
+    // it was done.
     let prepare = "mkdir -p $m-device && mount -t tmpfs -o size=96m tmpfs $m-device && \
                    truncate -s 256M $m-device/disk && \
                    mkfs.ext4 -q -b 4096 -O ^has_journal -E lazy_itable_init=0 $m-device/disk && \

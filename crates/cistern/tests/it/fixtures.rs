@@ -1,5 +1,5 @@
-//! What earlier versions wrote (tests/fixtures, made by scripts/fixture.sh): with the database that belongs to it, and from
-//! the objects alone, this version opens, reads, verifies, writes to and collects it.
+//! What earlier versions wrote (tests/fixtures, made by scripts/fixture.sh): with the database that belongs to it, and
+//! from the objects alone, this version opens, reads, verifies, writes to and collects it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

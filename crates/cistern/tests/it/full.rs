@@ -1,5 +1,5 @@
-//! One small disk with the database, the working files and the store, as on a small machine: a reserve of it is left for
-//! the books, a full one can be read and cleared, and everything goes on when there is room again.
+//! One small disk with the database, the working files and the store, as on a small machine: a reserve of it is left
+//! for the books, a full one can be read and cleared, and everything goes on when there is room again.
 
 use reqwest::{Method, Response, StatusCode};
 use rustix::process::Signal;
@@ -303,7 +303,8 @@ async fn gc_frees_space_where_nothing_is_left_on_the_disk_of_the_objects() {
     objects_reserved(&disk).await;
 }
 
-/// What the journal has to write is larger than what is left, which is not so little that the reserve is given away unasked.
+/// What the journal has to write is larger than what is left, which is not so little that the reserve is given away
+/// unasked.
 #[tokio::test]
 async fn gc_frees_space_where_a_large_object_of_the_journal_finds_no_room() {
     let Some(disk) = SmallDisk::tmpfs(DISK_MIB) else {

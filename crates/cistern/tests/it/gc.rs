@@ -255,8 +255,8 @@ async fn a_run_that_is_due_is_begun_by_the_server() {
     .await;
 }
 
-/// On a small disk: nothing is taken in when little is left, everybody says so, deleted images are given up before their day
-/// is over, and then there is room again.
+/// On a small disk: nothing is taken in when little is left, everybody says so, deleted images are given up before
+/// their day is over, and then there is room again.
 #[tokio::test]
 async fn a_disk_that_fills_refuses_in_time_and_frees_what_it_can() {
     let Some(small) = SmallDisk::tmpfs(300) else {

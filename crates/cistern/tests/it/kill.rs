@@ -1,6 +1,6 @@
-//! `kill -9` at random moments of import, export, delete, gc, repack and verify: what was answered `available` reads back
-//! bit-exact, what was deleted stays so, nothing is half visible, the next start goes on with the action or says why it
-//! failed, and in the end nothing is left that nobody needs.
+//! `kill -9` at random moments of import, export, delete, gc, repack and verify: what was answered `available` reads
+//! back bit-exact, what was deleted stays so, nothing is half visible, the next start goes on with the action or says
+//! why it failed, and in the end nothing is left that nobody needs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -69,8 +69,8 @@ impl Soak {
             .collect()
     }
 
-    /// Begins an import, deletes what is too much, begins a gc or a verification, reads; then kills, at a moment that is
-    /// spread over the whole life of all that by a fixed sequence.
+    /// Begins an import, deletes what is too much, begins a gc or a verification, reads; then kills, at a moment that
+    /// is spread over the whole life of all that by a fixed sequence.
     async fn round(&mut self, round: u64) {
         let url = self.files.put(&name(round), self.disk(round));
         let body = json!({ "name": format!("round {round}"), "url": url, "region": "nyc3" });
@@ -120,8 +120,8 @@ impl Soak {
         self.collected += u64::from(path.ends_with("gc"));
     }
 
-    /// Compares images with what was seen of them: all that were not deleted, and the newest of the others, as looking at all of
-    /// them would take longer with each round. `settle` does, once.
+    /// Compares images with what was seen of them: all that were not deleted, and the newest of the others, as looking
+    /// at all of them would take longer with each round. `settle` does, once.
     async fn look(&mut self) {
         let newest = self.images.len().saturating_sub(LOOKED_AT);
         let is_looked_at = |n: usize, seen: &Seen| n >= newest || !seen.is_deleted;

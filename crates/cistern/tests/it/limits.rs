@@ -49,7 +49,8 @@ async fn clients_that_take_every_connection_leave_an_import_its_files() {
     let id = import(&server.api(), "held", &held.url).await;
     held_up(&server.api(), id).await;
 
-    // More than there are files. Those that are not taken wait with the system, and some not even that: they knock again and again.
+    // More than there are files. Those that are not taken wait with the system, and some not even that: they knock
+    // again and again.
     let mut clients = JoinSet::new();
     for _ in 0..2 * FILES {
         let address = server.api_url.trim_start_matches("http://").to_owned();

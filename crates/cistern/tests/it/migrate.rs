@@ -1,6 +1,6 @@
-//! Upgrades: a newer schema is refused, an older one is copied aside and migrated, a failed migration changes nothing, and
-//! the copy can be put back. What no migration can mend is refused.
-//! On this run's database; the other one's turn is in the other world.
+//! Upgrades: a newer schema is refused, an older one is copied aside and migrated, a failed migration changes nothing,
+//! and the copy can be put back. What no migration can mend is refused. On this run's database; the other one's turn is
+//! in the other world.
 
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 

@@ -1,5 +1,5 @@
-//! What the server stands on is away for a while: the database, the objects, or the server itself as its clients see it.
-//! Nobody's work ends for it, and what is said names who does not answer.
+//! What the server stands on is away for a while: the database, the objects, or the server itself as its clients see
+//! it. Nobody's work ends for it, and what is said names who does not answer.
 
 use std::process::{Output, Stdio};
 use std::sync::Arc;

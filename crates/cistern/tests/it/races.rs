@@ -1,6 +1,6 @@
-//! Two that change the same things at the same moment on PostgreSQL, where writers do not take turns: what a request has
-//! looked at, somebody else changes before it writes. The somebody else is the test, in a transaction that it ends when
-//! the server waits for it.
+//! Two that change the same things at the same moment on PostgreSQL, where writers do not take turns: what a request
+//! has looked at, somebody else changes before it writes. The somebody else is the test, in a transaction that it ends
+//! when the server waits for it.
 
 use reqwest::Method;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, TransactionTrait};

@@ -432,7 +432,8 @@ fn under_older(setup: &Setup, server: Server, older: Older) -> (Server, Option<S
     }
 }
 
-/// A server, stopped, with an image whose pack is mostly garbage, and that image's disk. Nothing changes after this but by gc.
+/// A server, stopped, with an image whose pack is mostly garbage, and that image's disk. Nothing changes after this but
+/// by gc.
 async fn mostly_garbage(setup: &Setup) -> (Server, i64, Vec<u8>) {
     let mut server = setup.clone().uncached().start();
     let (files, api) = (Files::start().await, server.api());

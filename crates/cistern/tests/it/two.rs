@@ -1,9 +1,11 @@
-//! Two servers on PostgreSQL and S3, in networks of their own, share the work; then one of them is killed, cut off or paused
-//! in the middle of an import and of a gc, and the other goes on without it. What the first one had sent arrives later, or
-//! it comes back itself and goes on: nothing that was acknowledged is lost, nothing is done twice, nothing is left over.
+//! Two servers on PostgreSQL and S3, in networks of their own, share the work; then one of them is killed, cut off or
+//! paused in the middle of an import and of a gc, and the other goes on without it. What the first one had sent arrives
+//! later, or it comes back itself and goes on: nothing that was acknowledged is lost, nothing is done twice, nothing is
+//! left over.
 //!
-//! Leases are as short as they may be, so that seconds do for what takes minutes elsewhere; with `CISTERN_TWO_MINUTES=1`
-//! (`make soak`) they are the usual ones, and whoever is cut off or asleep stays so until its store session is taken, too.
+//! Leases are as short as they may be, so that seconds do for what takes minutes elsewhere; with
+//! `CISTERN_TWO_MINUTES=1` (`make soak`) they are the usual ones, and whoever is cut off or asleep stays so until its
+//! store session is taken, too.
 
 use rustix::process::Signal;
 use sea_orm::{ConnectionTrait as _, DatabaseTransaction, TransactionTrait as _};
@@ -346,8 +348,8 @@ impl Two {
         assert_eq!(texts(&db, sql).await, Vec::<String>::new());
     }
 
-    /// Has the first server stand in a transaction in which it publishes a pack, and so holds the gate that each gc has to
-    /// take alone: its session's row is locked, until what is given is dropped.
+    /// Has the first server stand in a transaction in which it publishes a pack, and so holds the gate that each gc has
+    /// to take alone: its session's row is locked, until what is given is dropped.
     async fn publishing(&self) -> DatabaseTransaction {
         let db = database(&self.first).await;
         let lock = db.begin_with_config(None, None).await.expect("begins");

@@ -1,11 +1,11 @@
 //! Measures garbage collection:
 //! `cargo run --release -p cistern-store --example measure -- gc DISKS GIB FOLDER FILE [POSTGRES-URL]`.
 //!
-//! Takes DISKS disks of GIB GiB in, of which each chunk is another (and compresses to next to nothing), into a fresh store
-//! on SQLite and a folder under FOLDER, or on an empty PostgreSQL database. Then it collects with nothing to free, imports
-//! FILE three times alone and three times while gc runs without a pause, each time with its data freed before,
-//! deletes every second disk, and collects again. The two collections that are measured have a process each. Prints
-//! `WHAT: FIGURES`.
+//! Takes DISKS disks of GIB GiB in, of which each chunk is another (and compresses to next to nothing), into a fresh
+//! store on SQLite and a folder under FOLDER, or on an empty PostgreSQL database. Then it collects with nothing to
+//! free, imports FILE three times alone and three times while gc runs without a pause, each time with its data freed
+//! before, deletes every second disk, and collects again. The two collections that are measured have a process each.
+//! Prints `WHAT: FIGURES`.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Measures an ingest: `cargo run --release -p cistern-store --example measure -- ingest FILE [TIMES] [FOLDER] [encrypt]`.
+//! Measures an ingest: `cargo run --release -p cistern-store --example measure -- ingest FILE [TIMES] [FOLDER]
+//! [encrypt]`.
 //!
 //! Takes FILE into a fresh store (SQLite and a folder under FOLDER, durable as in service, encrypted where that is
 //! asked for), then again, then reads it back. Prints rates over the bytes that are not zero, CPU seconds, the peak of

@@ -1,5 +1,5 @@
-//! What the store takes, measured: `cargo run --release -p cistern-store --example measure -- WHAT …`, with the words that the
-//! module of WHAT gives. `scripts/bench.sh` runs them, and docs/benchmarks.md has the figures.
+//! What the store takes, measured: `cargo run --release -p cistern-store --example measure -- WHAT …`, with the words
+//! that the module of WHAT gives. `scripts/bench.sh` runs them, and docs/benchmarks.md has the figures.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,8 +1,9 @@
 //! Measures reading: `cargo run --release -p cistern-store --example measure -- read FILE FOLDER [BUCKET-URL]`.
 //!
-//! Takes FILE into a fresh store (SQLite, and a folder under FOLDER or the bucket, whose key is in `CISTERN_OBJECTS_ACCESS_KEY` and
-//! `CISTERN_OBJECTS_SECRET_KEY`), opens it again, and reads it: in order as a download does, in order by reads of 1 MiB, and 4 KiB at a time at random
-//! places that are not zero, each the first time and once more. Prints `WHAT: FIGURES`.
+//! Takes FILE into a fresh store (SQLite, and a folder under FOLDER or the bucket, whose key is in
+//! `CISTERN_OBJECTS_ACCESS_KEY` and `CISTERN_OBJECTS_SECRET_KEY`), opens it again, and reads it: in order as a download
+//! does, in order by reads of 1 MiB, and 4 KiB at a time at random places that are not zero, each the first time and
+//! once more. Prints `WHAT: FIGURES`.
 
 use std::fs::File;
 use std::path::PathBuf;

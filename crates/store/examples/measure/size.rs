@@ -1,8 +1,9 @@
 //! Measures how cost grows with size: `cargo run --release -p cistern-store --example measure -- size GIB FOLDER`.
 //!
-//! Takes a disk of GIB GiB in, of which each chunk is another and none is zero, into a fresh store on SQLite and a folder under
-//! FOLDER; then the same again, and reads it. What it holds is made in memory and compresses to next to nothing, so that 100 GiB
-//! need no room: rates are those of hashing, rows and trees, and are to be compared with each other alone. Prints one JSON object.
+//! Takes a disk of GIB GiB in, of which each chunk is another and none is zero, into a fresh store on SQLite and a
+//! folder under FOLDER; then the same again, and reads it. What it holds is made in memory and compresses to next to
+//! nothing, so that 100 GiB need no room: rates are those of hashing, rows and trees, and are to be compared with each
+//! other alone. Prints one JSON object.
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -1,10 +1,10 @@
 //! A folder as a backend: one file an object.
 //!
-//! An object is written to `tmp/`, synced, moved to its name without replacing one, but for a damaged one that is to be replaced
-//! (`renameat2(RENAME_NOREPLACE)`, or link and unlink where the file system lacks it), and then the folder
-//! that holds the name is synced. Writers that wait for the same folder share one sync. Temporary files have
-//! a folder of their own, on the same file system, so that what a crash left is found without reading
-//! every folder. A pack or whole object that would take of the disk's reserve ([`crate::room`]) is not written.
+//! An object is written to `tmp/`, synced, moved to its name without replacing one, but for a damaged one that is to be
+//! replaced (`renameat2(RENAME_NOREPLACE)`, or link and unlink where the file system lacks it), and then the folder
+//! that holds the name is synced. Writers that wait for the same folder share one sync. Temporary files have a folder
+//! of their own, on the same file system, so that what a crash left is found without reading every folder. A pack or
+//! whole object that would take of the disk's reserve ([`crate::room`]) is not written.
 
 mod files;
 mod filesystem;
@@ -62,13 +62,14 @@ struct FolderSync {
 }
 
 impl Folder {
-    /// Opens the folder, makes it if absent, and clears what crashed writers left in `tmp/`. One that cannot be written can be read.
+    /// Opens the folder, makes it if absent, and clears what crashed writers left in `tmp/`. One that cannot be written
+    /// can be read.
     pub fn open(root: &Path) -> Result<Self> {
         Self::open_for(root, |_| true)
     }
 
-    /// The same, but a folder in which no store lies is left as it is, also where it is absent: whoever finds no store there must
-    /// not have made anything in the place of one that is not mounted, or was moved away.
+    /// The same, but a folder in which no store lies is left as it is, also where it is absent: whoever finds no store
+    /// there must not have made anything in the place of one that is not mounted, or was moved away.
     pub fn open_existing(root: &Path) -> Result<Self> {
         Self::open_for(root, |root| root.join("h").is_dir())
     }

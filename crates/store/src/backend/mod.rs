@@ -59,12 +59,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// tell that the key is taken.
     async fn put_new(&self, key: &str, data: Bytes) -> Result<()>;
 
-    /// Begins an object whose size is not known yet. It is not there until [`Put::finish`] has answered, and whatever was
-    /// written is gone when that is never called.
+    /// Begins an object whose size is not known yet. It is not there until [`Put::finish`] has answered, and whatever
+    /// was written is gone when that is never called.
     async fn put_begin(&self, key: &str) -> Result<Box<dyn Put>>;
 
-    /// Begins an object that takes the place of one that is damaged: until [`Put::finish`] has answered that one stays as it is, and
-    /// whoever reads meanwhile sees either of the two whole. Where that fails, either may be there.
+    /// Begins an object that takes the place of one that is damaged: until [`Put::finish`] has answered that one stays
+    /// as it is, and whoever reads meanwhile sees either of the two whole. Where that fails, either may be there.
     async fn put_replace(&self, key: &str) -> Result<Box<dyn Put>>;
 
     /// The whole object; [`Kind::NotFound`] when there is none.

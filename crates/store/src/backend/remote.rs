@@ -148,7 +148,8 @@ impl Remote {
         Error::new(kind, format!("cannot {what} in `{}`: {text}", self.describe))
     }
 
-    /// The next of a listing, and the listing. A page that does not come ends it: it may hold only part of what there is.
+    /// The next of a listing, and the listing. A page that does not come ends it: it may hold only part of what there
+    /// is.
     async fn listed(&self, mut lister: opendal::Lister) -> Result<Option<(opendal::Entry, opendal::Lister)>> {
         let what = "list objects";
         let Ok(next) = tokio::time::timeout(self.patience, lister.try_next()).await else {
@@ -308,7 +309,8 @@ impl Backend for Remote {
         }))
     }
 
-    /// A put without a condition takes the place of what is there, at once and whole, also one in parts when it is completed.
+    /// A put without a condition takes the place of what is there, at once and whole, also one in parts when it is
+    /// completed.
     async fn put_replace(&self, key: &str) -> Result<Box<dyn Put>> {
         self.put_begin(key).await
     }

@@ -2,11 +2,12 @@
 //! few KiB at a time, and each request takes as long as a seek on a slow drive.
 //!
 //! It keeps blocks of 1 MiB, each in a file of its own, as they are in the backend: those of an encrypted store are
-//! encrypted. Packs are in the order of the disk, so the blocks behind one that is missing are fetched with it, the more
-//! the more of those before it were wanted.
+//! encrypted. Packs are in the order of the disk, so the blocks behind one that is missing are fetched with it, the
+//! more the more of those before it were wanted.
 //!
-//! Nothing relies on a file's being whole. Whoever reads decodes and hashes, and what is wrong is forgotten and read from the backend:
-//! so nothing is `fsync`ed, what a power loss tore does no harm, and a file that cannot be written is only slower.
+//! Nothing relies on a file's being whole. Whoever reads decodes and hashes, and what is wrong is forgotten and read
+//! from the backend: so nothing is `fsync`ed, what a power loss tore does no harm, and a file that cannot be written is
+//! only slower.
 
 mod index;
 

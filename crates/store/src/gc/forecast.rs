@@ -1,8 +1,8 @@
 //! What the next run would do, found out by a dry one, which changes nothing.
 //!
-//! The next run buries what was condemned long enough ago (without waiting times all that nothing needs), deletes packs that hold nothing then,
-//! and writes those anew of which too little is needed. So what nothing needs is counted for each pack: what of it goes with that
-//! run, and all of it, which goes once the waiting times are over.
+//! The next run buries what was condemned long enough ago (without waiting times all that nothing needs), deletes packs
+//! that hold nothing then, and writes those anew of which too little is needed. So what nothing needs is counted for
+//! each pack: what of it goes with that run, and all of it, which goes once the waiting times are over.
 
 use std::collections::HashMap;
 
@@ -94,7 +94,8 @@ impl Forecast {
 }
 
 impl Outcome {
-    /// What comes of an object of which this much goes. `deletes` says whether what a pack is replaced by is deleted with it.
+    /// What comes of an object of which this much goes. `deletes` says whether what a pack is replaced by is deleted
+    /// with it.
     fn add(&mut self, object: &Filled, gone: Gone, repack_below: u8, deletes: bool) {
         let left = object.chunks.saturating_sub(gone.chunks);
         let damaged = object.damaged.saturating_sub(gone.damaged);

@@ -3,10 +3,10 @@
 //! A run marks what is needed from one look at the database ([`mark`]), condemns what is not marked, older than every
 //! session that was open then, and pinned by none ([`sweep`]), and buries what was condemned long enough ago. Packs
 //! that hold nothing any more are deleted, those that hold little are written anew ([`packs`], [`repack`]), and
-//! what lies in the backend without a row goes when it was seen twice ([`orphans`]). A dry run changes nothing, and foresees what
-//! the next one like it would do ([`forecast`]). Why this loses nothing is said in
-//! docs/store-format.md §8, and checked by the model in `tests/protocol`.
-//! What is marked is sorted in files, and in memory, up to a bound, where the disk that is to be freed has no room for them ([`sorter`]).
+//! what lies in the backend without a row goes when it was seen twice ([`orphans`]). A dry run changes nothing, and
+//! foresees what the next one like it would do ([`forecast`]). Why this loses nothing is said in docs/store-format.md
+//! §8, and checked by the model in `tests/protocol`. What is marked is sorted in files, and in memory, up to a bound,
+//! where the disk that is to be freed has no room for them ([`sorter`]).
 //!
 //! Any error ends a run, and one before the first condemned chunk has changed nothing. A run may end anywhere: the next
 //! one takes the fence, so that whatever the old one still tries fails, marks anew, and goes on with what was condemned
@@ -41,8 +41,8 @@ pub(crate) use orphans::id_of;
 
 /// Part of one processor, in percent for each processor of the machine, that a run takes while somebody writes.
 const POLITE_PERCENT: u32 = 8;
-/// The longest rest after a piece of work. What would need a longer one was waiting for the most part: for the backend, the
-/// database, or for a machine that slept.
+/// The longest rest after a piece of work. What would need a longer one was waiting for the most part: for the backend,
+/// the database, or for a machine that slept.
 const REST_MAX: Duration = Duration::from_secs(2);
 
 /// How a run is to be.
@@ -58,8 +58,8 @@ pub struct Options {
     pub dry_run: bool,
     /// With `dry_run`: as if what is only kept to be restored were not there.
     pub purged: bool,
-    /// Packs are written anew when less than so many percent of their bytes are needed; 0 for those alone of which something was
-    /// found damaged, which are in any case.
+    /// Packs are written anew when less than so many percent of their bytes are needed; 0 for those alone of which
+    /// something was found damaged, which are in any case.
     pub repack_below: u8,
     /// Where working files go, which have no names.
     pub folder: PathBuf,
@@ -136,8 +136,8 @@ pub struct Report {
     pub objects: u64,
     /// Their bytes.
     pub freed_bytes: u64,
-    /// Packs whose chunks were moved to others; they are deleted by this run or the next, but for those that hold something damaged which
-    /// is needed and was not stored anew.
+    /// Packs whose chunks were moved to others; they are deleted by this run or the next, but for those that hold
+    /// something damaged which is needed and was not stored anew.
     pub repacked: u64,
     /// Bytes written for that.
     pub repacked_bytes: u64,
@@ -220,8 +220,8 @@ enum Stage {
 /// How far a run has gone.
 #[derive(Debug)]
 pub enum Next {
-    /// The next thing that it does is to delete objects that earlier states of the database, or of the store, still need: a
-    /// copy of either must not be taken for the newest after that.
+    /// The next thing that it does is to delete objects that earlier states of the database, or of the store, still
+    /// need: a copy of either must not be taken for the newest after that.
     Deletion(Underway),
     /// It has ended.
     End(Report),
@@ -350,7 +350,8 @@ impl Run {
                     self.empty_declare(options).await?;
                 }
                 let due = self.orphans_look(options, report).await?;
-                // Where packs were written anew the old ones may go with the next run, in a copy of the store that lacks the new ones.
+                // Where packs were written anew the old ones may go with the next run, in a copy of the store that
+                // lacks the new ones.
                 let is_deleting = report.repacked > 0 || !due.is_empty();
                 Ok(Some((Stage::Repacked(due), is_deleting)))
             }

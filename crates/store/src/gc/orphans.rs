@@ -85,8 +85,8 @@ impl Run {
         Ok(())
     }
 
-    /// Leaves out what may hold something that is damaged or missing elsewhere: it can be all that is left of that, and a rebuild of the
-    /// index finds it.
+    /// Leaves out what may hold something that is damaged or missing elsewhere: it can be all that is left of that, and
+    /// a rebuild of the index finds it.
     async fn spared(&self, due: Vec<Listed>, options: &Options) -> Result<Vec<Listed>> {
         if due.is_empty() || !self.any_damage().await? {
             return Ok(due);

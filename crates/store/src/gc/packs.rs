@@ -14,9 +14,9 @@ const PAGE: u32 = 1000;
 const DELETES_AT_ONCE: usize = 8;
 
 impl Run {
-    /// Declares dead what holds nothing. An object without chunks never gets one again: rows come with their object, in one
-    /// transaction, and only ever move to a new one. A crash before it is deleted and forgotten leaves a dead row, with which the next
-    /// run goes on.
+    /// Declares dead what holds nothing. An object without chunks never gets one again: rows come with their object, in
+    /// one transaction, and only ever move to a new one. A crash before it is deleted and forgotten leaves a dead row,
+    /// with which the next run goes on.
     pub(super) async fn empty_declare(&self, options: &Options) -> Result<()> {
         let context = |error| Error::db("cannot look for empty packs", error);
         let (number, db) = (self.store.inner.number, &self.store.inner.db);

@@ -1,11 +1,12 @@
-//! Writes packs anew that are mostly garbage, or of which something was found damaged: what is needed of several goes into one,
-//! and the old ones hold nothing then, or what is damaged and was not stored anew. That is kept as long as a disk needs it: it is
-//! what names the disk as damaged, and it may be whole again one day (a bad cable, the pack put back from a copy).
+//! Writes packs anew that are mostly garbage, or of which something was found damaged: what is needed of several goes
+//! into one, and the old ones hold nothing then, or what is damaged and was not stored anew. That is kept as long as a
+//! disk needs it: it is what names the disk as damaged, and it may be whole again one day (a bad cable, the pack put
+//! back from a copy).
 //!
-//! Frames are decoded and hashed, copied as they are (in an encrypted store they are sealed anew, with the new pack's key), and
-//! decoded and hashed again before the new pack is written: what is damaged stays where it is, and is marked. One transaction moves
-//! the rows of those that still lie in the old pack. A reader that had looked up the old place asks the index again when
-//! the old pack is gone.
+//! Frames are decoded and hashed, copied as they are (in an encrypted store they are sealed anew, with the new pack's
+//! key), and decoded and hashed again before the new pack is written: what is damaged stays where it is, and is marked.
+//! One transaction moves the rows of those that still lie in the old pack. A reader that had looked up the old place
+//! asks the index again when the old pack is gone.
 
 use std::sync::Arc;
 
@@ -136,8 +137,8 @@ impl Repack<'_> {
         Ok(())
     }
 
-    /// The frames of a pack, and its bytes. Where it cannot be read as a whole, or its index is damaged, these are the frames that
-    /// the database knows, with what can be read of them.
+    /// The frames of a pack, and its bytes. Where it cannot be read as a whole, or its index is damaged, these are the
+    /// frames that the database knows, with what can be read of them.
     async fn frames(&self, from: &Sparse) -> Result<(Vec<Entry>, Bytes)> {
         let store = &self.run.store.inner;
         let data = match store.backend.get(&pack_key(from.key)).await {
@@ -162,8 +163,8 @@ impl Repack<'_> {
         Ok((entries, data))
     }
 
-    /// As much of a pack as can be read, frame by frame. What cannot is left out of `rows`, and so where it is: whether it is damage
-    /// that it cannot be read now, a verification says.
+    /// As much of a pack as can be read, frame by frame. What cannot is left out of `rows`, and so where it is: whether
+    /// it is damage that it cannot be read now, a verification says.
     async fn pieces(&self, from: &Sparse, rows: &mut Vec<Placed>) -> Result<Bytes> {
         let backend = &self.run.store.inner.backend;
         let bytes = usize::try_from(from.bytes).unwrap_or_default();
@@ -190,8 +191,8 @@ impl Repack<'_> {
         Ok(data.into())
     }
 
-    /// Those of these entries whose frames are whole. The others stay where they are, marked as damaged: one flipped bit must not
-    /// end every run of gc.
+    /// Those of these entries whose frames are whole. The others stay where they are, marked as damaged: one flipped
+    /// bit must not end every run of gc.
     async fn whole(&self, from: &Sparse, entries: Vec<Entry>, data: &Bytes) -> Result<Vec<Entry>> {
         let store = &self.run.store.inner;
         let (keys, id, data) = (store.keys.clone(), from.key, data.clone());

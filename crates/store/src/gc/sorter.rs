@@ -1,8 +1,8 @@
 //! Sorts more records than memory should hold: what is full is sorted and written to a file without a name, and in the
 //! end all of it is read merged, each record once.
 //!
-//! gc is what frees a full disk, so it has to get on where there is no room for such a file: what was sorted stays in memory then,
-//! up to [`KEPT_BYTES`] for all that a run sorts. Beyond that it ends with what would help.
+//! gc is what frees a full disk, so it has to get on where there is no room for such a file: what was sorted stays in
+//! memory then, up to [`KEPT_BYTES`] for all that a run sorts. Beyond that it ends with what would help.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -125,9 +125,9 @@ impl Run {
         Ok(())
     }
 
-    /// A condemned chunk that a root names would mean that the protocol has a hole: it lives on, and it is said. Gives how
-    /// many there were. Where another run has begun meanwhile, it only is what that one has condemned, for a root that was
-    /// deleted after our look; a dry run cannot tell.
+    /// A condemned chunk that a root names would mean that the protocol has a hole: it lives on, and it is said. Gives
+    /// how many there were. Where another run has begun meanwhile, it only is what that one has condemned, for a root
+    /// that was deleted after our look; a dry run cannot tell.
     async fn take_back(&self, domain: i64, missed: &[Digest]) -> Result<u64> {
         if missed.is_empty() || self.is_dry {
             return Ok(0);

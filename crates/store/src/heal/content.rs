@@ -1,10 +1,11 @@
-//! Takes what disks lack from wherever the copy has it: gc may have written the pack anew that held it, so that the copy has it under
-//! another key, and of a pack that was missing at a recovery no row knows.
+//! Takes what disks lack from wherever the copy has it: gc may have written the pack anew that held it, so that the
+//! copy has it under another key, and of a pack that was missing at a recovery no row knows.
 //!
-//! The copy's packs are gone through one after the other by their footers; what is held is what is wanted. Nothing in a copy is
-//! believed: each frame is decoded and compared with the digest that a disk asks for, in its own dedup domain. It is then written as
-//! an import writes it: into a new pack under a session, the row of the pack first, and published in one transaction, in which a
-//! damaged row is taken over, which heals every disk that has the chunk. So gc, which may run, sees nothing that it does not know.
+//! The copy's packs are gone through one after the other by their footers; what is held is what is wanted. Nothing in a
+//! copy is believed: each frame is decoded and compared with the digest that a disk asks for, in its own dedup domain.
+//! It is then written as an import writes it: into a new pack under a session, the row of the pack first, and published
+//! in one transaction, in which a damaged row is taken over, which heals every disk that has the chunk. So gc, which
+//! may run, sees nothing that it does not know.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,8 +37,8 @@ const PACKS_AT_ONCE: usize = 8;
 const DOMAINS_AT_ONCE: usize = 4;
 
 impl Store {
-    /// Stores anew what disks lack and the copy has. Where nodes came back, what they name may be wanted too: it is looked again until
-    /// nothing more is found. Gives what stays lost.
+    /// Stores anew what disks lack and the copy has. Where nodes came back, what they name may be wanted too: it is
+    /// looked again until nothing more is found. Gives what stays lost.
     pub(super) async fn content_heal(
         &self,
         copy: &Self,
@@ -115,7 +116,8 @@ impl Store {
         Ok(taken)
     }
 
-    /// Stores a whole object of the copy as whoever brings it does; false where it is not (any more) what its name says.
+    /// Stores a whole object of the copy as whoever brings it does; false where it is not (any more) what its name
+    /// says.
     async fn object_store(
         &self,
         copy: &Self,

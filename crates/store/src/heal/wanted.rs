@@ -1,6 +1,6 @@
-//! What disks need and the store has not whole: it is marked as damaged, or in no index (a recovery writes no row of a pack that is
-//! missing, or of which nothing can be read). The trees say what is needed, as far down as they can be read: where a node is
-//! missing, what it names is not known before it is back.
+//! What disks need and the store has not whole: it is marked as damaged, or in no index (a recovery writes no row of a
+//! pack that is missing, or of which nothing can be read). The trees say what is needed, as far down as they can be
+//! read: where a node is missing, what it names is not known before it is back.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;

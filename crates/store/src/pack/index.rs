@@ -1,5 +1,5 @@
-//! Reading the index of a pack: where it lies, whether it is what was written, whether the frames are what it says, and finding them
-//! without it.
+//! Reading the index of a pack: where it lies, whether it is what was written, whether the frames are what it says, and
+//! finding them without it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,8 +15,8 @@ use crate::error::{Error, Kind, Result};
 use crate::format::format_check;
 use crate::seal::ObjectKey;
 
-/// Refuses a pack of another format. Only where header and trailer both say so: one alone is a bit that is not what was written,
-/// and the pack is damaged.
+/// Refuses a pack of another format. Only where header and trailer both say so: one alone is a bit that is not what was
+/// written, and the pack is damaged.
 pub(crate) fn pack_format_check(header: &[u8], trailer: &[u8]) -> Result<()> {
     let is_marked = header.len() == HEADER_BYTES
         && trailer.len() == TRAILER_BYTES
@@ -55,8 +55,8 @@ pub(crate) fn domain(header: &[u8]) -> Result<i64> {
     Ok(i64::from_le_bytes(header[48..56].try_into().unwrap_or_default()))
 }
 
-/// Which of these dedup domains a pack is of whose header is damaged, as far as its index is not: the code of the index is over the header
-/// too, and all else that the header holds is known.
+/// Which of these dedup domains a pack is of whose header is damaged, as far as its index is not: the code of the index
+/// is over the header too, and all else that the header holds is known.
 pub(crate) fn domain_prove(
     keys: &Keys,
     (id, store_id): (Uuid, Uuid),
@@ -103,8 +103,8 @@ pub(crate) fn index_open(keys: &Keys, id: Uuid, header: &[u8], footer: &[u8]) ->
         .collect()
 }
 
-/// Finds the frames of a pack whose footer is lost, from the front, by what they say of themselves. Only whole ones; the
-/// search ends where a length cannot be right.
+/// Finds the frames of a pack whose footer is lost, from the front, by what they say of themselves. Only whole ones;
+/// the search ends where a length cannot be right.
 pub(crate) fn salvage(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
     let key = keys.pack_key(id)?;
     let (mut entries, mut at, mut index) = (Vec::new(), HEADER_BYTES, 0_u32);
@@ -174,7 +174,8 @@ pub(crate) fn verify(keys: &Keys, id: Uuid, pack: &[u8]) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// What is wrong with a whole pack, for people: with its index, or with how many of its frames what. `None` where nothing is.
+/// What is wrong with a whole pack, for people: with its index, or with how many of its frames what. `None` where
+/// nothing is.
 pub(crate) fn faults(keys: &Keys, id: Uuid, pack: &[u8]) -> Option<String> {
     use rayon::prelude::*;
 

@@ -1,8 +1,8 @@
 //! Leaves of trees with the places of their chunks, kept for all readers of a store.
 //!
-//! Who reads a few KiB here and there wants another leaf each time: to load it and to look the places of its chunks up takes ten
-//! times as long as to read a chunk. A place is only a hint: gc may have moved what was there, or another import healed it, and whoever
-//! finds that nothing or nothing good is there forgets the leaf and looks again.
+//! Who reads a few KiB here and there wants another leaf each time: to load it and to look the places of its chunks up
+//! takes ten times as long as to read a chunk. A place is only a hint: gc may have moved what was there, or another
+//! import healed it, and whoever finds that nothing or nothing good is there forgets the leaf and looks again.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -14,7 +14,8 @@ use crate::rows::{LOOKUP, Location};
 use crate::store::Store;
 use crate::tree::{FAN_OUT, Node};
 
-/// Leaves that are kept: those of 32 GiB. Each takes 33 KiB, and 3 KiB for each group of places that was looked up: 30 MiB at most.
+/// Leaves that are kept: those of 32 GiB. Each takes 33 KiB, and 3 KiB for each group of places that was looked up: 30
+/// MiB at most.
 const KEPT: usize = 512;
 /// Chunks whose places are looked up together: 8 MiB of a disk, and one statement.
 const GROUP: usize = LOOKUP;

@@ -219,8 +219,8 @@ impl Inner {
         }
     }
 
-    /// Which of the chunks that were asked for cannot be read, where an error is about several that were read together: the first, and those
-    /// that follow it without a gap. `None` where the error says so itself, or it cannot be told.
+    /// Which of the chunks that were asked for cannot be read, where an error is about several that were read together:
+    /// the first, and those that follow it without a gap. `None` where the error says so itself, or it cannot be told.
     async fn unreadable(&self, error: &Error, range: Range<u64>, caching: Caching) -> Option<Range<u64>> {
         let about = error.range().filter(|_| damaging(error))?;
         if about.end - about.start <= CHUNK {
@@ -264,8 +264,8 @@ impl Inner {
         }
     }
 
-    /// Marks a chunk whose bytes were read and are wrong, so that no import relies on it. Where it is not a single chunk, the
-    /// pack is looked at.
+    /// Marks a chunk whose bytes were read and are wrong, so that no import relies on it. Where it is not a single
+    /// chunk, the pack is looked at.
     async fn damage_mark(&self, error: &Error) {
         let (Kind::Damaged, Some(range)) = (error.kind(), error.range()) else {
             return;
@@ -338,7 +338,8 @@ impl Inner {
         Ok(out)
     }
 
-    /// Reads neighbours in one pack with one request, and decodes and checks them; where that takes no request, in shares.
+    /// Reads neighbours in one pack with one request, and decodes and checks them; where that takes no request, in
+    /// shares.
     async fn request(
         &self,
         wanted: Vec<Wanted>,

@@ -16,8 +16,8 @@ use crate::cache::{PackCache, Part};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Store, Stored, pack_key};
 
-/// A frame of a chunk, at most: one that is alone, and in memory already, is read and decoded by whoever wants it. To hand
-/// it to another thread and back takes as long.
+/// A frame of a chunk, at most: one that is alone, and in memory already, is read and decoded by whoever wants it. To
+/// hand it to another thread and back takes as long.
 const SMALL_BYTES: u64 = 66 << 10;
 
 /// A few frames, and what lies between them, are never longer.
@@ -93,8 +93,9 @@ impl Source<'_> {
 type Decode<T> = Arc<dyn Fn(&Source<'_>) -> Result<T> + Send + Sync>;
 
 impl Store {
-    /// Reads a part of a pack and hands it to `decode`, which has to notice whatever is wrong with it. What the cache has and
-    /// is wrong is forgotten, and read from the backend. A single frame that nothing else is read with is `alone`.
+    /// Reads a part of a pack and hands it to `decode`, which has to notice whatever is wrong with it. What the cache
+    /// has and is wrong is forgotten, and read from the backend. A single frame that nothing else is read with is
+    /// `alone`.
     pub(crate) async fn pack_read<T: Send + 'static>(
         &self,
         pack: Stored,
@@ -138,8 +139,8 @@ impl Store {
         self.inner.backend.folder().is_some() || self.inner.cache.get().is_some_and(|cache| cache.has(part))
     }
 
-    /// Reads and decodes a small part here and now, where it is in memory: in a file's pages that the system keeps. `None` also
-    /// where something is wrong with it; who reads it then will tell.
+    /// Reads and decodes a small part here and now, where it is in memory: in a file's pages that the system keeps.
+    /// `None` also where something is wrong with it; who reads it then will tell.
     fn pack_read_now<T>(
         &self,
         part: Part,

@@ -47,8 +47,8 @@ impl Digests<'_> {
     ///
     /// To PostgreSQL without statistics (it gathers the first a minute after the rows came) every condition on the
     /// domain promises a row or two: given a list of digests it reads the whole domain and compares them. So it gets
-    /// them as a table to join with: the series in what is selected keeps it from being taken apart, so that nothing is known
-    /// but that all three columns are equal. SQLite takes the list, and would read everything for a join.
+    /// them as a table to join with: the series in what is selected keeps it from being taken apart, so that nothing is
+    /// known but that all three columns are equal. SQLite takes the list, and would read everything for a join.
     pub(crate) fn filter(&self, backend: DbBackend) -> Condition {
         let digests = self.names.iter().map(|digest| digest.0.to_vec());
         match backend {
@@ -124,8 +124,8 @@ pub(crate) async fn chunks_get(
     Ok(found)
 }
 
-/// For statements that name their chunks: written so that SQLite finds these by their digests, and does not go through all
-/// condemned ones by the index of those, which a plain comparison makes it do.
+/// For statements that name their chunks: written so that SQLite finds these by their digests, and does not go through
+/// all condemned ones by the index of those, which a plain comparison makes it do.
 pub(crate) fn is_condemned() -> Expr {
     Expr::cust(format!("state + 0 = {}", chunk_state::CONDEMNED))
 }
@@ -244,8 +244,8 @@ pub(crate) async fn chunks_damage_all(
     Ok(done.rows_affected)
 }
 
-/// Writes the rows of published packs: what is in them, each with the number of its pack. A digest that another pack has keeps
-/// its row; one that is damaged there is taken over. Gives the number of rows that are now ours.
+/// Writes the rows of published packs: what is in them, each with the number of its pack. A digest that another pack
+/// has keeps its row; one that is damaged there is taken over. Gives the number of rows that are now ours.
 ///
 /// In the order of the digests: two that write the same ones at the same time would otherwise wait for each other.
 pub(crate) async fn chunks_insert(

@@ -1,7 +1,7 @@
 //! The database, asked by one task at a time where a simulation says so.
 //!
-//! Whatever the store asks goes through these two, so that each statement outside of a transaction, and each transaction
-//! as a whole, is one step of a simulation. Elsewhere they hand on what they are given.
+//! Whatever the store asks goes through these two, so that each statement outside of a transaction, and each
+//! transaction as a whole, is one step of a simulation. Elsewhere they hand on what they are given.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use crate::world::{Turn, World};
 
 /// What a connection to PostgreSQL should be told, for the statements of this crate: that a row found by an index costs
-/// little more than the next one of a scan, as it does on every disk without a moving head (its manual, 19.7.2, has 4 for
-/// those). Otherwise looking a hundred digests up goes through all of a store of less than two gigabytes.
+/// little more than the next one of a scan, as it does on every disk without a moving head (its manual, 19.7.2, has 4
+/// for those). Otherwise looking a hundred digests up goes through all of a store of less than two gigabytes.
 pub const POSTGRES_SETTINGS: [(&str, &str); 1] = [("random_page_cost", "1.1")];
 
 /// The pool of connections. Clones share it, and the turn.
@@ -25,7 +25,8 @@ pub const POSTGRES_SETTINGS: [(&str, &str); 1] = [("random_page_cost", "1.1")];
 pub(crate) struct Database {
     pool: DatabaseConnection,
     world: World,
-    /// SQLite has one writer at a time, and lets the others look for their turn at ever longer intervals. Here they are in line.
+    /// SQLite has one writer at a time, and lets the others look for their turn at ever longer intervals. Here they are
+    /// in line.
     write_turn: Option<Arc<Mutex<()>>>,
 }
 

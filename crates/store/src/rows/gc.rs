@@ -22,7 +22,8 @@ const RUNS_KEPT: i64 = 100;
 const MOVED: &str = "moved";
 
 /// Begins a run: the gate is taken alone, the epoch rises, and whoever ran before holds the fence no longer. Gives the
-/// run's epoch, and the number of the newest pin: nobody who pins is at work now, so that every later pin has a higher one.
+/// run's epoch, and the number of the newest pin: nobody who pins is at work now, so that every later pin has a higher
+/// one.
 pub(crate) async fn gc_begin(
     tx: &impl ConnectionTrait,
     store: i32,
@@ -72,7 +73,8 @@ pub(crate) async fn gc_moved(
         .map(drop)
 }
 
-/// Whether a run has moved chunks and was cut off before its caller heard of it, and none that ended has stood for it since.
+/// Whether a run has moved chunks and was cut off before its caller heard of it, and none that ended has stood for it
+/// since.
 pub(crate) async fn gc_untold(db: &impl ConnectionTrait, store: i32) -> Result<bool, DbErr> {
     let ended = gc::Entity::find()
         .filter(gc::Column::Store.eq(store))
@@ -180,7 +182,8 @@ pub(crate) async fn gc_last(db: &impl ConnectionTrait, store: i32) -> Result<Opt
         .await
 }
 
-/// The lowest epoch of an open session; `None` where there is none. With a time, of those alone whose lease is not over by then.
+/// The lowest epoch of an open session; `None` where there is none. With a time, of those alone whose lease is not over
+/// by then.
 pub(crate) async fn sessions_oldest(
     tx: &impl ConnectionTrait,
     store: i32,
@@ -462,8 +465,9 @@ pub(crate) struct Sparse {
     pub(crate) domain: i64,
 }
 
-/// Packs behind number `after` that would shrink below `percent` of their bytes without their garbage, or of which something
-/// was found damaged; not those of which nothing else is left. One look at both tables. Goes through the whole index.
+/// Packs behind number `after` that would shrink below `percent` of their bytes without their garbage, or of which
+/// something was found damaged; not those of which nothing else is left. One look at both tables. Goes through the
+/// whole index.
 pub(crate) async fn packs_sparse(
     db: &impl ConnectionTrait,
     store: i32,
@@ -566,8 +570,8 @@ pub(crate) async fn objects_filled(
 /// A chunk that moves: its digest, the object that it is in, and its place in the new one.
 pub(crate) type Moved = (Digest, i64, u32, u32);
 
-/// Moves chunks from one object to another. One that does not lie in the old object any more stays where it is. Gives how
-/// many moved.
+/// Moves chunks from one object to another. One that does not lie in the old object any more stays where it is. Gives
+/// how many moved.
 pub(crate) async fn chunks_move(
     tx: &impl ConnectionTrait,
     of: (i32, i64),

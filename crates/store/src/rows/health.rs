@@ -68,8 +68,8 @@ pub(crate) async fn chunks_any_damaged(db: &impl ConnectionTrait, store: i32) ->
     Ok(one.is_some())
 }
 
-/// Which chunks are marked as damaged, in short: how many, and sums over their places. Other marks give other sums, but for a
-/// coincidence that nothing depends on for long.
+/// Which chunks are marked as damaged, in short: how many, and sums over their places. Other marks give other sums, but
+/// for a coincidence that nothing depends on for long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DamageMarks([i64; 4]);
 
@@ -104,8 +104,8 @@ pub(crate) async fn damage_roots(db: &impl ConnectionTrait, store: i32) -> Resul
     Ok(roots.len() as u64)
 }
 
-/// Objects that hold something damaged which is needed, and the sum of their bytes: what nothing needs of it gc forgets at once. Reads the
-/// rows of the damaged chunks and of their objects.
+/// Objects that hold something damaged which is needed, and the sum of their bytes: what nothing needs of it gc forgets
+/// at once. Reads the rows of the damaged chunks and of their objects.
 pub(crate) async fn objects_holding_damage(
     db: &impl ConnectionTrait,
     store: i32,
@@ -138,7 +138,8 @@ pub(crate) async fn damage_get(
         .await
 }
 
-/// Which of these owners are in the record. Each once, without the ranges, of which one that is damaged all over has a thousand.
+/// Which of these owners are in the record. Each once, without the ranges, of which one that is damaged all over has a
+/// thousand.
 pub(crate) async fn damage_owners(
     db: &impl ConnectionTrait,
     store: i32,

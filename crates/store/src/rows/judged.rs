@@ -1,8 +1,8 @@
 //! What a reading of an object says of it: which of its chunks are damaged, and when it was read.
 //!
-//! Several may read an object at the same time, and it may be written anew meanwhile. What was read before that must not be written
-//! after what was read since. So a judgement names the time of the one before it, as its reader found that before it began, and
-//! counts only where that is still the last one: `verified_us` moves on with each.
+//! Several may read an object at the same time, and it may be written anew meanwhile. What was read before that must
+//! not be written after what was read since. So a judgement names the time of the one before it, as its reader found
+//! that before it began, and counts only where that is still the last one: `verified_us` moves on with each.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -18,8 +18,8 @@ use super::entities::{chunk, chunk_state, object, object_state};
 use super::{Digests, Location, Placed, object_damaged};
 use crate::digest::Digest;
 
-/// Microseconds by which a note may be ahead of the clock and still be from now: each that is written at the same time is one
-/// further. One that is further ahead is from a clock that was wrong.
+/// Microseconds by which a note may be ahead of the clock and still be from now: each that is written at the same time
+/// is one further. One that is further ahead is from a clock that was wrong.
 const AHEAD_US: i64 = 1_000_000;
 
 /// What was read of an object.
@@ -37,8 +37,8 @@ pub(crate) struct Judged<'a> {
     pub(crate) read_us: Option<i64>,
 }
 
-/// Marks what is damaged, takes the marks from what is whole, and notes that the object was read. False, with nothing done, where
-/// it was judged since the row was read, or is not published any more. To be called in a transaction.
+/// Marks what is damaged, takes the marks from what is whole, and notes that the object was read. False, with nothing
+/// done, where it was judged since the row was read, or is not published any more. To be called in a transaction.
 pub(crate) async fn object_judge(tx: &impl ConnectionTrait, judged: &Judged<'_>) -> Result<bool, DbErr> {
     let object = judged.object;
     // Holds the row: the judgements of an object come one after the other.
@@ -117,7 +117,8 @@ pub(crate) async fn chunks_marked(
     Ok(rows.iter().filter_map(Placed::of).collect())
 }
 
-/// Gives chunks that are in one of the states `from`, and still lie where they did, another one. To be called in a transaction.
+/// Gives chunks that are in one of the states `from`, and still lie where they did, another one. To be called in a
+/// transaction.
 ///
 /// In the order of the digests: two that write the same ones at the same time would otherwise wait for each other.
 async fn states_set(

@@ -87,8 +87,8 @@ pub(crate) async fn object_publish(
     Ok(result.rows_affected == 1)
 }
 
-/// Notes that something of an object was found damaged. Also where that is noted: whoever is about to take the note away, because
-/// nothing is marked that far, holds the row, and is waited for.
+/// Notes that something of an object was found damaged. Also where that is noted: whoever is about to take the note
+/// away, because nothing is marked that far, holds the row, and is waited for.
 pub(crate) async fn object_damaged(db: &impl ConnectionTrait, id: i64) -> Result<(), DbErr> {
     object::Entity::update_many()
         .col_expr(object::Column::Damaged, Expr::value(true))

@@ -13,8 +13,8 @@ pub(crate) async fn orphans_list(db: &impl ConnectionTrait, store: i32) -> Resul
         .await
 }
 
-/// Remembers an object without a row. One that another run has seen meanwhile, which has begun while this one is at work, keeps the time
-/// at which that was.
+/// Remembers an object without a row. One that another run has seen meanwhile, which has begun while this one is at
+/// work, keeps the time at which that was.
 pub(crate) async fn orphan_insert(db: &impl ConnectionTrait, row: orphan::Model) -> Result<(), DbErr> {
     let conflict = OnConflict::columns([orphan::Column::Store, orphan::Column::Key])
         .do_nothing()

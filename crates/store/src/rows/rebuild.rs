@@ -100,8 +100,8 @@ pub(crate) async fn names_kept(
     Ok(rows.into_iter().filter_map(known).collect())
 }
 
-/// Writes the rows of an object, as old as they can be; where another has a chunk already, that one's row stays. Gives the object's
-/// number, and how many of its chunks are new.
+/// Writes the rows of an object, as old as they can be; where another has a chunk already, that one's row stays. Gives
+/// the object's number, and how many of its chunks are new.
 pub(crate) async fn found_insert(
     db: &impl ConnectionTrait,
     store: i32,
@@ -132,8 +132,9 @@ pub(crate) async fn found_insert(
     Ok((id, written))
 }
 
-/// Corrects what the row of a published object says of its size. False where it is not published any more. What is in it and in no index
-/// gets no row here: an object never gets one that it did not have when it was published, so that gc may delete what it found empty.
+/// Corrects what the row of a published object says of its size. False where it is not published any more. What is in
+/// it and in no index gets no row here: an object never gets one that it did not have when it was published, so that gc
+/// may delete what it found empty.
 pub(crate) async fn found_correct(
     db: &impl ConnectionTrait,
     object: i64,

@@ -1,5 +1,5 @@
-//! What the statements that name chunks by their digests do, and what they read, in a database that knows nothing of the
-//! table: SQLite, and PostgreSQL where `CISTERN_TEST_POSTGRES` is set.
+//! What the statements that name chunks by their digests do, and what they read, in a database that knows nothing of
+//! the table: SQLite, and PostgreSQL where `CISTERN_TEST_POSTGRES` is set.
 
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction, DbBackend,

@@ -22,8 +22,8 @@ use crate::rows;
 use crate::seal::StoreKey;
 use crate::{CHUNK_BYTES, FORMAT};
 
-/// What is left of a store without its headers, or copied of it so far, is no empty place: a new store there would take all of
-/// it for garbage.
+/// What is left of a store without its headers, or copied of it so far, is no empty place: a new store there would take
+/// all of it for garbage.
 async fn remains_refuse(backend: &dyn Backend) -> Result<()> {
     let Some(key) = remains(backend).await? else {
         return Ok(());
@@ -179,8 +179,8 @@ impl Store {
         }
     }
 
-    /// The same store as it lies in another place: a copy, read with the keys and the index of this one, whatever keys its own
-    /// header has. Fails where no store or another one is there.
+    /// The same store as it lies in another place: a copy, read with the keys and the index of this one, whatever keys
+    /// its own header has. Fails where no store or another one is there.
     pub(crate) async fn elsewhere(&self, backend: Arc<dyn Backend>) -> Result<Self> {
         let place = backend.describe();
         let Some(found) = header_load(&*backend).await? else {

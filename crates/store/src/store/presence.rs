@@ -1,4 +1,5 @@
-//! Whether the store is where it was: under a disk that is not mounted everything is missing, and in an older copy what was written since.
+//! Whether the store is where it was: under a disk that is not mounted everything is missing, and in an older copy what
+//! was written since.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,8 +15,9 @@ use crate::verify::damaging;
 const THERE_FOR: Duration = Duration::from_secs(5);
 
 impl Store {
-    /// Answers when the backend does and still holds this store's header; otherwise fails, with [`Kind::StoreAway`] where it holds none, or cannot be
-    /// read at all, as under a disk that went away. One small listing, and one small read.
+    /// Answers when the backend does and still holds this store's header; otherwise fails, with [`Kind::StoreAway`]
+    /// where it holds none, or cannot be read at all, as under a disk that went away. One small listing, and one small
+    /// read.
     pub async fn header_check(&self) -> Result<()> {
         match header_load(&*self.inner.backend).await {
             Ok(Some(found)) if found.header.store_id == self.id() => Ok(()),
@@ -30,8 +32,8 @@ impl Store {
         Error::new(Kind::StoreAway, text)
     }
 
-    /// Fails where the store is not there, or does not answer: what is missing then says nothing. Headers that are damaged, or lost alone,
-    /// are of a store that is there. One small read in most cases: a listing may be late.
+    /// Fails where the store is not there, or does not answer: what is missing then says nothing. Headers that are
+    /// damaged, or lost alone, are of a store that is there. One small read in most cases: a listing may be late.
     pub async fn there_check(&self) -> Result<()> {
         let header = header_read(&*self.inner.backend, self.inner.header.number).await;
         match header {
@@ -58,8 +60,8 @@ impl Store {
         }
     }
 
-    /// The error, or that the store is not there, where it follows from that. A store that was there a moment ago is not asked again: who
-    /// reads what is damaged may read much of it.
+    /// The error, or that the store is not there, where it follows from that. A store that was there a moment ago is
+    /// not asked again: who reads what is damaged may read much of it.
     pub(crate) async fn or_away(&self, error: Error) -> Error {
         if !damaging(&error) {
             return error;
@@ -83,8 +85,8 @@ impl Store {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a gc or a heal that was cut off, or is under way, has moved data that nobody was told of: rows may name objects that an older copy
-    /// of the store lacks, although the journal does not tell of it.
+    /// Whether a gc or a heal that was cut off, or is under way, has moved data that nobody was told of: rows may name
+    /// objects that an older copy of the store lacks, although the journal does not tell of it.
     pub async fn has_untold_moves(&self) -> Result<bool> {
         let (db, number) = (&self.inner.db, self.inner.number);
         let context = |error| Error::db("cannot look for what was cut off", error);
@@ -92,8 +94,8 @@ impl Store {
             || rows::sessions_any_open(db, number, HEAL).await.map_err(context)?)
     }
 
-    /// The key of one of the `limit` objects that were published last and are not there (any more), if there is such a one. An older
-    /// copy of the store lacks them.
+    /// The key of one of the `limit` objects that were published last and are not there (any more), if there is such a
+    /// one. An older copy of the store lacks them.
     pub async fn newest_missing(&self, limit: u64) -> Result<Option<String>> {
         let newest = rows::objects_newest(&self.inner.db, self.inner.number, limit).await;
         for object in newest.map_err(|error| Error::db("cannot list the newest objects", error))? {

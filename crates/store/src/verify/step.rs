@@ -1,13 +1,17 @@
-//! One object: read, judged, and written down, whoever asks for it: a verification, the scrub, a heal, a reader in doubt.
+//! One object: read, judged, and written down, whoever asks for it: a verification, the scrub, a heal, a reader in
+//! doubt.
 //!
-//! As soon as an object is read, one transaction marks what cannot be read of it, takes the mark from what can, and notes that it was
-//! read. So one that is cut off has noted nothing that is not marked as well. Between the reading and that transaction others may
-//! mark chunks, judge the object too, or write it anew (a heal, which judges it afterwards). Therefore
+//! As soon as an object is read, one transaction marks what cannot be read of it, takes the mark from what can, and
+//! notes that it was read. So one that is cut off has noted nothing that is not marked as well. Between the reading and
+//! that transaction others may mark chunks, judge the object too, or write it anew (a heal, which judges it
+//! afterwards). Therefore
 //!
-//! - only chunks that were marked before the reading began lose their mark: another one is from a reader that may know better;
+//! - only chunks that were marked before the reading began lose their mark: another one is from a reader that may know
+//!   better;
 //! - what is to be marked is looked at once more right before;
-//! - where the object was judged since its row was read, nothing is written and it is read again ([`rows::Judged`]). What a heal
-//!   brought back an older reading cannot mark: either the heal's own judgement is the older one, and is made again, or this one is.
+//! - where the object was judged since its row was read, nothing is written and it is read again ([`rows::Judged`]).
+//!   What a heal brought back an older reading cannot mark: either the heal's own judgement is the older one, and is
+//!   made again, or this one is.
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;

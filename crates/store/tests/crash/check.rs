@@ -1,5 +1,5 @@
-//! Whether a store is as it should be: what was promised is there, nothing is damaged, nothing is left after a clean-up, and it
-//! goes on.
+//! Whether a store is as it should be: what was promised is there, nothing is damaged, nothing is left after a
+//! clean-up, and it goes on.
 
 use std::fs::File;
 use std::path::Path;

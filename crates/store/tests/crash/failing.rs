@@ -162,8 +162,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Runs the child with one fault. Whether it was hit at all. Calls are counted for each thread, and a connection that is
-/// given up is followed by another one, with a thread of its own: it may meet the fault again.
+/// Runs the child with one fault. Whether it was hit at all. Calls are counted for each thread, and a connection that
+/// is given up is followed by another one, with a thread of its own: it may meet the fault again.
 fn failed_child(fault: &Fault, number: u64, folder: &Path, dir: &Path) -> (Output, bool) {
     let database = folder.join(DATABASE).to_string_lossy().into_owned();
     let log = format!("{database}-wal");

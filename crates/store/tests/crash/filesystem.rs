@@ -1,10 +1,12 @@
 //! What of a file system survives a power loss, as little as POSIX lets one hope for.
 //!
-//! - What was written to a file, and its size, are certain after `fsync` of that file. Until then each write may be there or
-//!   not, whatever came later, or be there in part, in sectors of 512 bytes; the size may have grown without the data.
-//! - That a name is, or is not any more, in a folder is certain after `fsync` of that folder. A rename is two such changes.
-//!   Until then different names come and go in any order; one name is as any of its changes left it.
-//! - `fsync` covers what had ended when it began, and nothing else: not the name of a new file, not what is below a folder.
+//! - What was written to a file, and its size, are certain after `fsync` of that file. Until then each write may be
+//!   there or not, whatever came later, or be there in part, in sectors of 512 bytes; the size may have grown without
+//!   the data.
+//! - That a name is, or is not any more, in a folder is certain after `fsync` of that folder. A rename is two such
+//!   changes. Until then different names come and go in any order; one name is as any of its changes left it.
+//! - `fsync` covers what had ended when it began, and nothing else: not the name of a new file, not what is below a
+//!   folder.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

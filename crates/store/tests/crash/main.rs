@@ -1,6 +1,6 @@
-//! Power loss. A process works on a store, SQLite and a folder, as the service does, under `strace`. From what it called the
-//! file systems are computed that a power loss at any moment may leave behind (`filesystem.rs` says by which rules), and each
-//! is opened as at a start: everything that was acknowledged reads back, and nothing is left.
+//! Power loss. A process works on a store, SQLite and a folder, as the service does, under `strace`. From what it
+//! called the file systems are computed that a power loss at any moment may leave behind (`filesystem.rs` says by which
+//! rules), and each is opened as at a start: everything that was acknowledged reads back, and nothing is left.
 //!
 //! `CISTERN_CRASH_SEED`, `CISTERN_CRASH_SINGLE`, `CISTERN_CRASH_DRAWN` and `CISTERN_CRASH_ONE_IN` make it look at more
 //! (`states::Plan`); a failure names its moment and lot.

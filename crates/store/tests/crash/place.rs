@@ -1,5 +1,5 @@
-//! A store as the service opens it: an SQLite file with the service's own settings (`platform/db/mod.rs`), a folder, and
-//! a clock that is moved by hand.
+//! A store as the service opens it: an SQLite file with the service's own settings (`platform/db/mod.rs`), a folder,
+//! and a clock that is moved by hand.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! Which of the possible states after a power loss are looked at: for each moment of a history the one with nothing that is
-//! uncertain, the one with all of it, those in which one of the latest changes is missing or torn, and some drawn by lot.
+//! Which of the possible states after a power loss are looked at: for each moment of a history the one with nothing
+//! that is uncertain, the one with all of it, those in which one of the latest changes is missing or torn, and some
+//! drawn by lot.
 
 use std::collections::HashSet;
 

@@ -1,6 +1,7 @@
 //! Runs this test program as a child under `strace`, and reads what it called.
 //!
-//! Everything is traced but what changes no file ([`HARMLESS`]); whoever reads the calls fails at one that it does not know.
+//! Everything is traced but what changes no file ([`HARMLESS`]); whoever reads the calls fails at one that it does not
+//! know.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};

@@ -1,5 +1,5 @@
-//! What the traced process does: imports, incremental ones, whole objects, deletions, garbage collections, a restart. What it
-//! is about to do, and what it has acknowledged, it says, a line a call.
+//! What the traced process does: imports, incremental ones, whole objects, deletions, garbage collections, a restart.
+//! What it is about to do, and what it has acknowledged, it says, a line a call.
 
 use std::fs::File;
 use std::io::Write as _;

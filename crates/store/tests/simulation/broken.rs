@@ -1,5 +1,5 @@
-//! Protocols that lose data, each the real one but for the rule that it names. The real code runs; the rule is taken away
-//! under its feet, by triggers of the database or by the backend.
+//! Protocols that lose data, each the real one but for the rule that it names. The real code runs; the rule is taken
+//! away under its feet, by triggers of the database or by the backend.
 
 use sea_orm::{ConnectionTrait as _, DatabaseConnection};
 
@@ -52,8 +52,8 @@ impl Variant {
             .expect("the simulated database answers");
     }
 
-    /// Whether a loss counts only where a disk cannot be read back: what else the tests look at (packs by their ids) is not
-    /// meant for stores that name by contents.
+    /// Whether a loss counts only where a disk cannot be read back: what else the tests look at (packs by their ids) is
+    /// not meant for stores that name by contents.
     pub(crate) fn reads_only(self) -> bool {
         matches!(self, Self::DigestNames | Self::DigestNamesGuarded)
     }

@@ -1,5 +1,5 @@
-//! A store loses packs, and rows of others, after gc has written anew what it held, and gets all of it back from a copy that is
-//! older than that; while gc and deletions run, servers crash, and calls are late or lost.
+//! A store loses packs, and rows of others, after gc has written anew what it held, and gets all of it back from a copy
+//! that is older than that; while gc and deletions run, servers crash, and calls are late or lost.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,7 +1,8 @@
 //! The store's own code under a deterministic simulation: two servers, one database, one backend, a clock, and whatever
 //! can go wrong between them (docs/store-format.md §8 is what it must keep).
 //!
-//! A seed that fails is printed with what it did; `cargo run -p cistern-store --example simulate -- SEED` runs it alone.
+//! A seed that fails is printed with what it did; `cargo run -p cistern-store --example simulate -- SEED` runs it
+//! alone.
 
 mod actors;
 mod broken;

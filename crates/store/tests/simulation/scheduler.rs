@@ -1,9 +1,9 @@
 //! Who goes on, and when: one thread, and one step at a time.
 //!
 //! Everything that the store waits for asks here: the database and the backend for a turn, the clock for a time. When
-//! nothing can run any more (the runtime is about to park, and no turn is being used) one of those who wait is let go, drawn by the
-//! seed; or time passes, a late message lands, or the driver does something to the servers. What runs between two such
-//! moments depends on nothing else, so the same seed gives the same run.
+//! nothing can run any more (the runtime is about to park, and no turn is being used) one of those who wait is let go,
+//! drawn by the seed; or time passes, a late message lands, or the driver does something to the servers. What runs
+//! between two such moments depends on nothing else, so the same seed gives the same run.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,5 @@
-//! The cache of packs, as readers see it: fewer requests, the same bytes whatever happens to its files, and the backend's
-//! damage found as without it.
+//! The cache of packs, as readers see it: fewer requests, the same bytes whatever happens to its files, and the
+//! backend's damage found as without it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

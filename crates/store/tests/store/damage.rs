@@ -121,8 +121,8 @@ async fn a_flipped_bit_in_a_shared_frame_names_both_disks() {
     assert_bad(&case, "two", &[3]).await;
 }
 
-/// Each damaged range says what is wrong with itself, ranges with the same fault are told together, and of a pack that no disk needs
-/// the frames are counted.
+/// Each damaged range says what is wrong with itself, ranges with the same fault are told together, and of a pack that
+/// no disk needs the frames are counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_frame_of_a_pack_is_told_with_its_own_reason() {
     let case = case().await;

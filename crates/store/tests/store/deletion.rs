@@ -75,8 +75,8 @@ async fn a_run_stops_before_each_thing_that_an_earlier_state_needs() {
     }
 }
 
-/// A store whose disk `one` has its first 20 chunks in a pack that no row names: as with an older database that nobody noticed their rows
-/// name another, where they are not. Gives that pack's key.
+/// A store whose disk `one` has its first 20 chunks in a pack that no row names: as with an older database that nobody
+/// noticed their rows name another, where they are not. Gives that pack's key.
 async fn misplaced(place: &Place, store: &Store) -> String {
     let data = disk();
     import(store, &place.db, "first", &data[..20 * CHUNK]).await;

@@ -1,8 +1,9 @@
 //! Whether a team can find out by the work that its requests make what another team holds.
 //!
-//! Time is not measured here, work is counted: every call to the backend, with its kind and its length, and every statement,
-//! by its text. Where dedup domains are the teams' own, each request of a team makes the same work whatever the others hold; where all
-//! share one domain, an import of what is there already makes less, which shows that this test can tell.
+//! Time is not measured here, work is counted: every call to the backend, with its kind and its length, and every
+//! statement, by its text. Where dedup domains are the teams' own, each request of a team makes the same work whatever
+//! the others hold; where all share one domain, an import of what is there already makes less, which shows that this
+//! test can tell.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -256,7 +257,8 @@ async fn works(mut place: Place, held: u64, domains: [i64; 2]) -> Vec<(&'static 
     works
 }
 
-/// In every place that this run has: the work of each request where another team holds the same, and where it holds other data.
+/// In every place that this run has: the work of each request where another team holds the same, and where it holds
+/// other data.
 async fn compared(domains: [i64; 2]) -> Vec<(&'static str, &'static str, Work, Work)> {
     let mut compared = Vec::new();
     for (one, two) in places().await.into_iter().zip(places().await) {

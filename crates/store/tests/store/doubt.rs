@@ -1,4 +1,5 @@
-//! What readers find that no single chunk explains is in the record of damage a moment later, as what a rebuilt index lacks is.
+//! What readers find that no single chunk explains is in the record of damage a moment later, as what a rebuilt index
+//! lacks is.
 
 use std::path::{Path, PathBuf};
 

@@ -59,8 +59,8 @@ impl Case {
         }
     }
 
-    /// The same, but for what the old disk shares with one that was deleted when the copy was made: gc has written that anew since, in a
-    /// pack that the copy does not have.
+    /// The same, but for what the old disk shares with one that was deleted when the copy was made: gc has written that
+    /// anew since, in a pack that the copy does not have.
     async fn repacked(place: Place) -> (Self, PathBuf) {
         let store = place.store().await;
         let garbage = noise(9, 8 << 20);
@@ -367,8 +367,8 @@ async fn a_copy_from_before_a_change_of_keys_is_one() {
     assert!(std::fs::read(&old[0]).unwrap() == whole[key]);
 }
 
-/// A pack was missing when the index was made anew, so that no row names it: its trees tell that it is needed. It does not come back
-/// under its key, which a gc may be about to delete.
+/// A pack was missing when the index was made anew, so that no row names it: its trees tell that it is needed. It does
+/// not come back under its key, which a gc may be about to delete.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_pack_held_that_no_row_knows_comes_back_where_a_disk_needs_it() {
     // So that nothing of it can be read; and gone altogether.
@@ -402,8 +402,8 @@ async fn what_a_pack_held_that_no_row_knows_comes_back_where_a_disk_needs_it() {
     }
 }
 
-/// The index was made anew while a pack was cut: its row has the wrong size, and lacks what lay behind the cut. The pack gets no row that it
-/// did not have, as a gc may have found it empty.
+/// The index was made anew while a pack was cut: its row has the wrong size, and lacks what lay behind the cut. The
+/// pack gets no row that it did not have, as a gc may have found it empty.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pack_that_was_cut_when_the_index_was_made_anew_comes_back_with_what_is_in_it() {
     for place in [local().await, encrypted().await] {
@@ -500,7 +500,8 @@ async fn of_a_damaged_copy_what_is_whole_is_taken_and_the_rest_is_told() {
     }
 }
 
-/// What lies under a key that no row knows is what gc deletes when it has seen it twice: what is healed must not be there.
+/// What lies under a key that no row knows is what gc deletes when it has seen it twice: what is healed must not be
+/// there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gc_that_has_listed_what_no_row_knows_deletes_nothing_that_was_healed() {
     let place = local().await;

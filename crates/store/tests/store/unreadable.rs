@@ -23,7 +23,8 @@ async fn fault(place: &Place, range: std::ops::Range<u64>) -> Error {
     }
 }
 
-/// Frames that lie beside each other are read together; a pack that was cut off holds those before the cut all the same.
+/// Frames that lie beside each other are read together; a pack that was cut off holds those before the cut all the
+/// same.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_names_the_chunks_that_cannot_be_read_and_not_those_read_with_them() {
     let place = local().await;

@@ -297,7 +297,8 @@ async fn what_was_found_before_a_verification_is_cut_off_is_marked_and_only_that
     assert_eq!(case.read("again").await.unwrap(), data);
 }
 
-/// Whether the verification has looked once when it comes back, or is about to mark it; and whether it is on its way to something else.
+/// Whether the verification has looked once when it comes back, or is about to mark it; and whether it is on its way to
+/// something else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_pack_that_a_heal_brings_back_meanwhile_is_neither_marked_nor_told() {
     for held_at in [("stat", 0, 1), ("stat", 0, 2), ("get", 1, 1)] {
@@ -436,7 +437,8 @@ async fn who_may_not_mark_tells_no_pack_that_came_back_meanwhile() {
     assert_eq!(case.marks().await, (0, 0));
 }
 
-/// What is healed while something else stays damaged, and is damaged again, is found by readers as it was the first time.
+/// What is healed while something else stays damaged, and is damaged again, is found by readers as it was the first
+/// time.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_healed_and_is_damaged_again_is_looked_at_again() {
     let case = Case::new().await;

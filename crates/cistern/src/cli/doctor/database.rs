@@ -1,4 +1,5 @@
-//! The database: whether it is there where its store is, whole, as new as the store, and whether its secrets can be read.
+//! The database: whether it is there where its store is, whole, as new as the store, and whether its secrets can be
+//! read.
 
 use std::path::Path;
 

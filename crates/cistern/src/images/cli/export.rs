@@ -280,7 +280,8 @@ fn given_up(failure: &Failure, at: u64) -> Failure {
     ))
 }
 
-/// Stored data is damaged, which trying again does not mend: the server's sentence, and what else it knows to be damaged.
+/// Stored data is damaged, which trying again does not mend: the server's sentence, and what else it knows to be
+/// damaged.
 async fn damaged(work: &Work<'_>, failure: &Failure) -> Failure {
     let image = work.image;
     let (known, is_lost) = match work.client.get(&format!("/v2/images/{image}")).await {

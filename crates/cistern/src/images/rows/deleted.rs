@@ -76,8 +76,8 @@ pub async fn image_keep_tags(conn: &impl ConnectionTrait, id: i64, names: &[Stri
     Ok(())
 }
 
-/// Marks a deleted image's disk as given up; returns false where it was before. With `due`, only where the time to restore
-/// it was over then.
+/// Marks a deleted image's disk as given up; returns false where it was before. With `due`, only where the time to
+/// restore it was over then.
 pub async fn image_forget_disk(
     conn: &impl ConnectionTrait,
     id: i64,

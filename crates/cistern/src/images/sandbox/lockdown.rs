@@ -24,8 +24,8 @@ const CPU_GRACE_SECONDS: u64 = 5;
 /// Standard error, which is `/dev/null`: a panic or an allocator that gives up writes there before it aborts.
 const STDERR: RawFd = 2;
 
-/// Gives everything up, but for writing to `output`, and to the socket `question` where the input has to be asked for. The
-/// error is for the log.
+/// Gives everything up, but for writing to `output`, and to the socket `question` where the input has to be asked for.
+/// The error is for the log.
 pub fn all(cpu_seconds: u64, output: RawFd, question: Option<RawFd>) -> Result<(), String> {
     // Landlock opens a descriptor for a moment, which the limits forbid.
     landlock()?;
@@ -94,8 +94,8 @@ fn apply(
 
 type Calls = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Reading and seeking in what is open; writing to the one pipe, and asking where there is somebody to ask; memory that is not executable; locks within the
-/// process; the end.
+/// Reading and seeking in what is open; writing to the one pipe, and asking where there is somebody to ask; memory that
+/// is not executable; locks within the process; the end.
 fn calls(output: RawFd, question: Option<RawFd>) -> Result<Calls, seccompiler::BackendError> {
     let plain = [
         libc::SYS_read,

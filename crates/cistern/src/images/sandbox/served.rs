@@ -1,9 +1,9 @@
 //! How a child reads a working file that is encrypted: it asks the server for each piece over a socket, and never has a
 //! key. A file in clear it is given as an open descriptor.
 //!
-//! A question is 12 bytes: an offset (`u64`) and a length (`u32`, at most [`PIECE_BYTES`]); the answer is a length (`u32`)
-//! and so many bytes, fewer than were asked for only at the file's end, or [`FAILED`] alone. Numbers are little-endian.
-//! The server believes nothing of what it is asked: more than a piece ends the conversation.
+//! A question is 12 bytes: an offset (`u64`) and a length (`u32`, at most [`PIECE_BYTES`]); the answer is a length
+//! (`u32`) and so many bytes, fewer than were asked for only at the file's end, or [`FAILED`] alone. Numbers are
+//! little-endian. The server believes nothing of what it is asked: more than a piece ends the conversation.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};

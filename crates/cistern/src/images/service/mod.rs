@@ -402,8 +402,8 @@ pub async fn import_finish_in_tx(app: &App, tx: &Tx, id: i64) -> Result<Option<M
     Ok(Some(row))
 }
 
-/// Puts images in order that were brought back from the journal: a disk that is kept makes its image available, and what
-/// was still being imported has ended. Gives how many those are.
+/// Puts images in order that were brought back from the journal: a disk that is kept makes its image available, and
+/// what was still being imported has ended. Gives how many those are.
 pub async fn images_settle_in_tx(app: &App, tx: &Tx) -> Result<u64> {
     let mut ended = 0;
     for row in rows::image_list_importing(&**tx).await? {

@@ -22,8 +22,8 @@ use crate::platform::events::{self, Event};
 const WRITE_BYTES: u64 = 1 << 20;
 /// A long request's bytes are made durable, and its offset promised, this often.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// What a request sent is made durable, and its offset promised, when nothing more has come for this long: a client whose
-/// connection hangs asks for the offset on another.
+/// What a request sent is made durable, and its offset promised, when nothing more has come for this long: a client
+/// whose connection hangs asks for the offset on another.
 const STALL: Duration = Duration::from_secs(1);
 /// How long a client that was refused may go on sending.
 const LINGER: Duration = Duration::from_secs(5);
@@ -77,8 +77,8 @@ async fn append_whole(
     ended
 }
 
-/// Takes the rest of a body for a while and forgets it: a client that still sends when the connection ends does not hear
-/// why (RFC 9112 §9.6).
+/// Takes the rest of a body for a while and forgets it: a client that still sends when the connection ends does not
+/// hear why (RFC 9112 §9.6).
 async fn linger(mut body: BodyStream) {
     let _ = timeout(LINGER, async { while let Some(Ok(_)) = body.next().await {} }).await;
 }

@@ -1,5 +1,5 @@
-//! Which scopes a new token may name: those that open something, and DigitalOcean's for products that are not built yet,
-//! because its users' scripts ask for them; they open nothing here until then.
+//! Which scopes a new token may name: those that open something, and DigitalOcean's for products that are not built
+//! yet, because its users' scripts ask for them; they open nothing here until then.
 //!
 //! What opens something is what the operations ask for, as the OpenAPI document says it: there is no second list.
 
@@ -55,8 +55,8 @@ fn unbuilt_check(scope: &str, resource: &str) -> Result<()> {
     )))
 }
 
-/// A sentence for each scope that opens nothing for a user with these rights. They are no refusal: a role may rise, and a
-/// token never does more than its user's present role allows.
+/// A sentence for each scope that opens nothing for a user with these rights. They are no refusal: a role may rise, and
+/// a token never does more than its user's present role allows.
 pub fn scopes_idle(scopes: &Scopes, role: Role, is_operator: bool) -> Vec<String> {
     let idle = |scope: &String| {
         let (resource, verb) = scope.split_once(':')?;

@@ -1,8 +1,8 @@
 //! Bringing the schema up to date.
 //!
 //! All pending migrations run in one transaction, so a failed one leaves the database as it was. Before an existing
-//! database is changed it is copied aside; the copy goes again where nothing was changed. A database that a newer Cistern has migrated is refused. Two servers that
-//! start at once are kept apart by [`Db::start_alone`].
+//! database is changed it is copied aside; the copy goes again where nothing was changed. A database that a newer
+//! Cistern has migrated is refused. Two servers that start at once are kept apart by [`Db::start_alone`].
 
 use std::path::{Path, PathBuf};
 

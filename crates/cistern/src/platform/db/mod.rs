@@ -35,8 +35,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a start waits for PostgreSQL, which may be starting as well.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a request or a job waits for a connection to PostgreSQL: long enough for a turn among many, short enough for
-/// a client that waits for an answer while the database is away.
+/// How long a request or a job waits for a connection to PostgreSQL: long enough for a turn among many, short enough
+/// for a client that waits for an answer while the database is away.
 const POSTGRES_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the rows live.
@@ -92,8 +92,8 @@ pub struct Tx {
 /// A reading transaction, which sees the database as it was when it began to read.
 pub struct Snapshot(DatabaseTransaction);
 
-/// Whether SQLite's file lies where nothing can be written, not even beside it: it has to be told, or it will not open. What is in
-/// its log cannot be read there.
+/// Whether SQLite's file lies where nothing can be written, not even beside it: it has to be told, or it will not open.
+/// What is in its log cannot be read there.
 fn is_for_reading(path: &Path) -> Result<bool> {
     let folder = path.parent().filter(|folder| folder.is_dir());
     if folder.is_none_or(|folder| access(folder, Access::WRITE_OK).is_ok()) {
@@ -156,7 +156,8 @@ impl Db {
         Ok(Some(tx))
     }
 
-    /// Connects for looking only: an SQLite file is neither made nor changed. Nobody may ask it for a writing transaction.
+    /// Connects for looking only: an SQLite file is neither made nor changed. Nobody may ask it for a writing
+    /// transaction.
     pub async fn open_to_look(place: &Place) -> Result<Self> {
         let mut options = match place {
             Place::Sqlite(path) => {
@@ -245,7 +246,8 @@ impl Db {
         id.context("could not look which store was begun")
     }
 
-    /// What is wrong in SQLite's file, all of which is read; none where it is whole, and of PostgreSQL, which looks after its own.
+    /// What is wrong in SQLite's file, all of which is read; none where it is whole, and of PostgreSQL, which looks
+    /// after its own.
     pub async fn faults(&self) -> Result<Vec<String>> {
         if !self.is_sqlite() {
             return Ok(Vec::new());
@@ -291,8 +293,8 @@ impl Db {
         Ok(Tx { inner, _turn: turn })
     }
 
-    /// Opens a writing transaction in which something else than the database may be waited for: when nobody else works on
-    /// it, as in a start.
+    /// Opens a writing transaction in which something else than the database may be waited for: when nobody else works
+    /// on it, as in a start.
     pub async fn write_slowly(&self) -> Result<Tx> {
         let tx = self.write().await?;
         if !self.is_sqlite() {
@@ -307,8 +309,8 @@ impl Db {
         self.reserve.as_ref().and_then(|reserve| reserve.space().ok())
     }
 
-    /// Fails where nothing may be written and something has not ended: how it ends will not be written either, and nobody has to wait for
-    /// it.
+    /// Fails where nothing may be written and something has not ended: how it ends will not be written either, and
+    /// nobody has to wait for it.
     pub fn ends_check(&self, has_ended: bool) -> Result<()> {
         match self.refusal() {
             Some(sentence) if !has_ended => Err(Error::Precondition(sentence.to_owned())),
@@ -333,8 +335,8 @@ impl Db {
         }
     }
 
-    /// Brings what stands in SQLite's log of changes into its file, so that the file alone is the database once the server
-    /// has stopped. Nothing depends on it: the next start reads the log as well.
+    /// Brings what stands in SQLite's log of changes into its file, so that the file alone is the database once the
+    /// server has stopped. Nothing depends on it: the next start reads the log as well.
     pub async fn fold(&self) {
         if self.is_sqlite()
             && let Err(error) = rows::sqlite_fold(&self.conn).await
@@ -446,9 +448,10 @@ fn options(place: &Place, max_connections: u32, patience: Duration) -> ConnectOp
     options
 }
 
-/// Whether a connection can be used again. SQLite ends a transaction by itself where a disk is full or fails ("Automatic
-/// Rollback", `lang_transaction.html`). The driver's own end then fails, and leaves it counting: every later transaction would be
-/// a savepoint, which is not IMMEDIATE, and whose rollback leaves a transaction open in which nothing new is seen.
+/// Whether a connection can be used again. SQLite ends a transaction by itself where a disk is full or fails
+/// ("Automatic Rollback", `lang_transaction.html`). The driver's own end then fails, and leaves it counting: every
+/// later transaction would be a savepoint, which is not IMMEDIATE, and whose rollback leaves a transaction open in
+/// which nothing new is seen.
 async fn is_sound(conn: &mut sqlx::SqliteConnection) -> Result<bool, sqlx::Error> {
     use sqlx::Connection as _;
     // What is still to be rolled back is, before this answers.

@@ -18,7 +18,8 @@ pub async fn migrations_applied(conn: &DatabaseConnection) -> Result<Vec<String>
     Ok(rows.into_iter().map(|row| row.version).collect())
 }
 
-/// Whether a store was begun in this database: from then on the two belong together. None where it was not migrated yet.
+/// Whether a store was begun in this database: from then on the two belong together. None where it was not migrated
+/// yet.
 pub async fn store_is_begun(conn: &DatabaseConnection) -> Result<bool, DbErr> {
     if !SchemaManager::new(conn).has_table("store_meta").await? {
         return Ok(false);
@@ -91,8 +92,8 @@ pub async fn postgres_silence_allow(conn: &impl ConnectionTrait) -> Result<(), D
 }
 
 /// Copies every table of the current PostgreSQL schema into a new schema, as one that a server can run on when it takes
-/// the other's name: with keys, indexes and references between the copies, all under the names that later migrations know,
-/// and with counters of its own.
+/// the other's name: with keys, indexes and references between the copies, all under the names that later migrations
+/// know, and with counters of its own.
 pub async fn postgres_copy_into(conn: &impl ConnectionTrait, schema: &str) -> Result<(), DbErr> {
     let from = postgres_texts(conn, "SELECT quote_ident(current_schema())").await?;
     let from = from.concat();

@@ -1,10 +1,10 @@
 //! How long one end of a connection to PostgreSQL believes in the other without hearing of it.
 //!
 //! Nobody says goodbye when a machine dies, sleeps, or its cable is pulled. What a server of ours held in a transaction
-//! then would be held for two hours, or for ever where it only sleeps, and all others would wait for it: the gate of the
-//! store is such a row. And a server of ours whose answer was lost would wait for it for ever, with the job or the request behind
-//! it. So PostgreSQL is told to end a transaction of which it hears nothing, and a connection whose other end does not
-//! acknowledge; and the kernel here is told to ask after a silent PostgreSQL.
+//! then would be held for two hours, or for ever where it only sleeps, and all others would wait for it: the gate of
+//! the store is such a row. And a server of ours whose answer was lost would wait for it for ever, with the job or the
+//! request behind it. So PostgreSQL is told to end a transaction of which it hears nothing, and a connection whose
+//! other end does not acknowledge; and the kernel here is told to ask after a silent PostgreSQL.
 //!
 //! The driver neither sets these options of a socket nor shows its socket. It is found among the open files of this
 //! process by the port that it leads to.
@@ -17,8 +17,8 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 
 use super::rows;
 
-/// Transactions are short: nothing else is waited for in one (ARCHITECTURE.md, invariants). After that the next statement
-/// fails, with an error that means a database that was away.
+/// Transactions are short: nothing else is waited for in one (ARCHITECTURE.md, invariants). After that the next
+/// statement fails, with an error that means a database that was away.
 const TRANSACTION: &str = "10s";
 /// What is sent has to be acknowledged in this time.
 const ACKNOWLEDGED: Duration = Duration::from_secs(15);

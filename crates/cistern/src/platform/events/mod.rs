@@ -1,7 +1,8 @@
 //! Events: who did what, from where, under which request, and how it ended.
 //!
 //! An event of a change is written in the transaction of that change ([`record_in_tx`]); a refusal, which changes
-//! nothing, by itself and within bounds ([`record_refusal`]). No secret is ever part of one: `detail` holds names and numbers only.
+//! nothing, by itself and within bounds ([`record_refusal`]). No secret is ever part of one: `detail` holds names and
+//! numbers only.
 
 pub mod api;
 pub mod cli;

@@ -1,9 +1,9 @@
 //! Refusals as events, without a way to fill the database or to slow the server by being refused.
 //!
-//! Somebody we know: so many a minute of one token (of a console user: one user) and of one team ([`KNOWN`]). Strangers:
-//! of each address (of IPv6: one /64) and of all of them ([`STRANGERS`]). What is more only counts:
-//! in the next event of the same token or address (`left_out`), in an event of its own that [`refusals_flush`] writes,
-//! and in the metric `refusals_left_out_total`. What is counted is kept in memory, within [`KEYS_MAX`].
+//! Somebody we know: so many a minute of one token (of a console user: one user) and of one team ([`KNOWN`]).
+//! Strangers: of each address (of IPv6: one /64) and of all of them ([`STRANGERS`]). What is more only counts: in the
+//! next event of the same token or address (`left_out`), in an event of its own that [`refusals_flush`] writes, and in
+//! the metric `refusals_left_out_total`. What is counted is kept in memory, within [`KEYS_MAX`].
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,8 +18,8 @@ use crate::platform::accounts::network;
 use crate::platform::clock::Time;
 use crate::platform::error::Result;
 
-/// Written in a minute for one team (a user may have any number of tokens), and for one token, or one user of the console,
-/// of each kind.
+/// Written in a minute for one team (a user may have any number of tokens), and for one token, or one user of the
+/// console, of each kind.
 const KNOWN: Limits = Limits { group: 30, key: 10 };
 /// Written in a minute for all strangers, and for one address and kind.
 const STRANGERS: Limits = Limits { group: 6, key: 1 };

@@ -1,4 +1,5 @@
-//! How many events of a kind that anybody can cause are written in a minute, and how many are left out, in bounded memory.
+//! How many events of a kind that anybody can cause are written in a minute, and how many are left out, in bounded
+//! memory.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -48,8 +49,8 @@ impl<G: Eq + Hash, K: Clone + Eq + Hash> Tally<G, K> {
         }
     }
 
-    /// Whether one more may be written; then how many of the same key were left out since the last one. `crowd` takes the
-    /// place of a key that there is no room for; there must be few of them.
+    /// Whether one more may be written; then how many of the same key were left out since the last one. `crowd` takes
+    /// the place of a key that there is no room for; there must be few of them.
     pub fn admit(&mut self, now: Time, limits: Limits, group: G, key: K, crowd: K) -> Option<u64> {
         self.turn(now);
         let is_known = self.keys.contains_key(&key) || self.keys.len() < self.keys_max;

@@ -210,8 +210,8 @@ impl Worker {
         result
     }
 
-    /// Writes how an attempt ended. A database that is away is waited for: without it this worker could do nothing else,
-    /// and a job whose lease runs out has one attempt less.
+    /// Writes how an attempt ended. A database that is away is waited for: without it this worker could do nothing
+    /// else, and a job whose lease runs out has one attempt less.
     async fn settle_when_possible(&self, job: &Job, result: &Result<(), JobError>) -> Result<()> {
         loop {
             match self.settle(job, result).await {

@@ -121,8 +121,8 @@ pub fn failed_nothing<'a>(_: &'a App, _: &'a Tx, _: &'a Job, _: &'a str) -> BoxF
     Box::pin(async { Ok(()) })
 }
 
-/// Wakes idle workers of this process, and whoever waits for the end of a job of it. Work of other processes is found by
-/// polling.
+/// Wakes idle workers of this process, and whoever waits for the end of a job of it. Work of other processes is found
+/// by polling.
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
     wake: Arc<Notify>,
@@ -146,8 +146,8 @@ impl Queue {
         self.ended.notify_waiters();
     }
 
-    /// Waits for the next end of an attempt in this process, counted from this call on, not from the first poll: whoever
-    /// asks for it before looking at a job misses nothing.
+    /// Waits for the next end of an attempt in this process, counted from this call on, not from the first poll:
+    /// whoever asks for it before looking at a job misses nothing.
     pub fn next_end(&self) -> impl Future<Output = ()> + '_ {
         self.ended.notified()
     }

@@ -1,5 +1,5 @@
-//! The journal against real databases: which tables there are, what a history of changes leads to, and what is lost when
-//! something is lost.
+//! The journal against real databases: which tables there are, what a history of changes leads to, and what is lost
+//! when something is lost.
 
 use std::path::Path;
 use std::sync::Arc;

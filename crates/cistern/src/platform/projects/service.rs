@@ -60,8 +60,8 @@ pub async fn project_get(app: &App, caller: &Caller, which: &Which) -> Result<pr
     find(app.db.conn(), caller.team_id, which).await
 }
 
-/// A transaction that changes the team's projects: one at a time, because which of them is the default, and whether one is
-/// there and empty, must not change between the look and the write.
+/// A transaction that changes the team's projects: one at a time, because which of them is the default, and whether one
+/// is there and empty, must not change between the look and the write.
 async fn write_in_turn(app: &App, caller: &Caller) -> Result<Tx> {
     let tx = app.db.write().await?;
     team_lock_in_tx(&*tx, caller.team_id).await?;

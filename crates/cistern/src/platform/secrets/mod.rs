@@ -1,5 +1,5 @@
-//! Secrets that must be read back (an address with credentials, later the keys to upstreams): sealed in the database, on
-//! every installation, by a key that is kept outside it. Whoever gets hold of the database alone reads none of them.
+//! Secrets that must be read back (an address with credentials, later the keys to upstreams): sealed in the database,
+//! on every installation, by a key that is kept outside it. Whoever gets hold of the database alone reads none of them.
 //!
 //! The key is a file, `secrets.key` in the data folder or wherever `secrets_key_file` says, made at the first start.
 //! Servers that share a database share the file; the database has its fingerprint, and refuses another.

@@ -1,5 +1,5 @@
-//! What a server does by itself so that the store alone stays enough: a header that is missing or damaged is written anew,
-//! and where the catalogue journal is, a new generation of it begins.
+//! What a server does by itself so that the store alone stays enough: a header that is missing or damaged is written
+//! anew, and where the catalogue journal is, a new generation of it begins.
 
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -33,9 +33,10 @@ async fn with_newest(app: &App, mut found: Vec<Damage>) -> Result<Vec<Damage>> {
     Ok(found)
 }
 
-/// Reads headers and journal where that was not done for a day, and mends them. They are small beside what the scrub reads,
-/// and the job of that comes only when something else is due. Where the journal lacks something, so may everything else: the
-/// store may be an older copy, put back under its newest database. What is not there is then looked for in all of it.
+/// Reads headers and journal where that was not done for a day, and mends them. They are small beside what the scrub
+/// reads, and the job of that comes only when something else is due. Where the journal lacks something, so may
+/// everything else: the store may be an older copy, put back under its newest database. What is not there is then
+/// looked for in all of it.
 pub async fn look_due(app: &App) -> Result<()> {
     let now_us = app.clock.now().timestamp_micros();
     let every_us = i64::try_from(EVERY.as_micros()).unwrap_or(i64::MAX);
@@ -79,7 +80,8 @@ pub fn is_mended(key: &str) -> bool {
     is_of_headers(key) || is_of_journal(key)
 }
 
-/// Sees to it that the store's header is there twice. That it cannot be done now holds nobody up: there is another time.
+/// Sees to it that the store's header is there twice. That it cannot be done now holds nobody up: there is another
+/// time.
 pub async fn headers_mend(app: &App) {
     if app.db.refusal().is_some() {
         return;

@@ -27,8 +27,8 @@ pub struct StoreStats {
     pub chunks: u64,
     /// What the chunks take of the packs.
     pub chunk_bytes: u64,
-    /// What of `stored_bytes` nothing needs any more, as far as `gc` has found out: it frees it in time. The report of a run has
-    /// the same figure, as it is after the run.
+    /// What of `stored_bytes` nothing needs any more, as far as `gc` has found out: it frees it in time. The report of
+    /// a run has the same figure, as it is after the run.
     pub garbage_bytes: u64,
     /// Disks of deleted things that can still be restored.
     pub restorable: u64,
@@ -39,8 +39,8 @@ pub struct StoreStats {
     /// Which of them are at work.
     #[serde(default)]
     pub writers: Writers,
-    /// Everything that is stored was read and hashed since then, by the scrub, a verification that reads data, or when it was
-    /// written; none where nothing is stored, and where something was not read since the index was made anew.
+    /// Everything that is stored was read and hashed since then, by the scrub, a verification that reads data, or when
+    /// it was written; none where nothing is stored, and where something was not read since the index was made anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_since: Option<String>,
     /// The cache of packs of a bucket, where there is one.
@@ -79,8 +79,8 @@ impl From<store::Stats> for StoreStats {
 pub struct Writers {
     /// Those at work.
     pub at_work: u64,
-    /// Those of a server that has not been heard of since `silent_since`. Until `silent_until`, when their leases are over, they may be its
-    /// own; the next gc after that gives them up.
+    /// Those of a server that has not been heard of since `silent_since`. Until `silent_until`, when their leases are
+    /// over, they may be its own; the next gc after that gives them up.
     pub silent: u64,
     /// When one of the silent ones was heard of last; none where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,7 @@
 //! Disks that fill: nothing new is taken in before they are full, and what can be freed is freed.
 //!
-//! Shares are of at most 200 GiB: a larger disk is treated as one of that size, because a share of a very large one would
-//! be much. What the very last of a disk is kept for is said in `store::room`.
+//! Shares are of at most 200 GiB: a larger disk is treated as one of that size, because a share of a very large one
+//! would be much. What the very last of a disk is kept for is said in `store::room`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -97,9 +97,9 @@ fn is_urgent(app: &App) -> bool {
         .any(|disk| disk.name == "objects" && disk.is_below(percent))
 }
 
-/// Frees what can be freed where it is urgent: once when it becomes so (`is_owed`, also where the run could not be begun at
-/// once), and whenever something was deleted since. A run that could free nothing more would not do so at the next look.
-/// Gives what is owed at the next look.
+/// Frees what can be freed where it is urgent: once when it becomes so (`is_owed`, also where the run could not be
+/// begun at once), and whenever something was deleted since. A run that could free nothing more would not do so at the
+/// next look. Gives what is owed at the next look.
 pub(super) async fn free(app: &App, is_urgent: bool, is_owed: bool) -> bool {
     // A database that refuses to be written takes no job either.
     if !is_urgent || app.db.refusal().is_some() {

@@ -1,9 +1,10 @@
-//! Two networks in one machine: a switch with PostgreSQL, S3 and the test itself on it, and servers at the ends of cables that
-//! can be pulled.
+//! Two networks in one machine: a switch with PostgreSQL, S3 and the test itself on it, and servers at the ends of
+//! cables that can be pulled.
 //!
-//! The switch is a bridge in a network namespace of its own, which test threads move into; each server has a namespace too, and
-//! a cable is a veth pair between both. Nothing of it is seen from outside, so that several runs on one machine do not meet,
-//! and all of it goes when the test process ends, however it ends: a namespace is kept by a process that reads our pipe.
+//! The switch is a bridge in a network namespace of its own, which test threads move into; each server has a namespace
+//! too, and a cable is a veth pair between both. Nothing of it is seen from outside, so that several runs on one
+//! machine do not meet, and all of it goes when the test process ends, however it ends: a namespace is kept by a
+//! process that reads our pipe.
 
 use std::io::Read as _;
 use std::process::{Child, Stdio};
@@ -21,8 +22,8 @@ use super::world::{self, Place, Postgres, S3};
 /// The test's own address.
 pub(crate) const HUB: &str = "10.77.0.1";
 const BITS: &str = "16";
-/// The address of the bridge is fixed: it would change with its ports, or be that of a pulled cable's end. What is sent and not
-/// acknowledged is given up after 3 s, so that this end has forgotten a connection long before the other.
+/// The address of the bridge is fixed: it would change with its ports, or be that of a pulled cable's end. What is sent
+/// and not acknowledged is given up after 3 s, so that this end has forgotten a connection long before the other.
 const SWITCH: &str = "ip link set lo up && ip link add hub address 02:00:00:00:00:01 type bridge forward_delay 0 && \
      ip addr add 10.77.0.1/16 dev hub && ip link set hub up && echo 3 > /proc/sys/net/ipv4/tcp_retries2";
 

@@ -155,8 +155,8 @@ pub(crate) fn parsers_of(server: u32) -> Vec<PathBuf> {
         .collect()
 }
 
-/// A free port on loopback, for helpers that cannot use port 0. From below those that the system gives to connections and
-/// to port 0, and by another one for each call and process, so that nobody takes it before it is used.
+/// A free port on loopback, for helpers that cannot use port 0. From below those that the system gives to connections
+/// and to port 0, and by another one for each call and process, so that nobody takes it before it is used.
 pub(crate) fn free_port() -> u16 {
     static CALLS: AtomicU32 = AtomicU32::new(0);
     const FIRST: u16 = 20_000;

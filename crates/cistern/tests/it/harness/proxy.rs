@@ -1,5 +1,5 @@
-//! A proxy before the S3 server that can be told to misbehave, or to keep requests back until it is told to pass them on:
-//! so they are as late as a network can make them, also when whoever sent them is long gone.
+//! A proxy before the S3 server that can be told to misbehave, or to keep requests back until it is told to pass them
+//! on: so they are as late as a network can make them, also when whoever sent them is long gone.
 //!
 //! It speaks just enough HTTP/1.1: one request a connection, passed on byte for byte (what is signed stays as it is)
 //! apart from `connection: close`.

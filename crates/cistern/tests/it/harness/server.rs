@@ -86,8 +86,8 @@ impl Setup {
         self
     }
 
-    /// The same without a cache of a bucket's blocks. With one, a bucket that fails or loses something is noticed or not,
-    /// as it was read before or not.
+    /// The same without a cache of a bucket's blocks. With one, a bucket that fails or loses something is noticed or
+    /// not, as it was read before or not.
     #[must_use]
     pub(crate) fn uncached(self) -> Self {
         self.env("CISTERN_CACHE__MIB", "0")

@@ -41,7 +41,8 @@ impl Names {
         }
     }
 
-    /// Everything that a path may stand for. Without a name for its beginning it is an outside crate's, or came by a `*`.
+    /// Everything that a path may stand for. Without a name for its beginning it is an outside crate's, or came by a
+    /// `*`.
     pub fn resolve(&self, module: &[String], path: Path) -> Vec<Path> {
         let path = absolute(module, path);
         let mut found = self.follow(&path, 8);

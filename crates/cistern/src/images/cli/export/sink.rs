@@ -1,9 +1,9 @@
 //! Where an export goes.
 //!
 //! A regular file is written beside its place as `NAME.part-TAG`, sparse, and renamed when it is complete, checked and
-//! synced. `TAG` is of the entity tag, so a part is only ever continued with the same bytes. Whoever writes a part holds
-//! its lock: the digest is of what arrived, so nothing would tell that another command had cut the file under it. What is
-//! not a regular file (stdout, a device, a pipe) is written straight through, once.
+//! synced. `TAG` is of the entity tag, so a part is only ever continued with the same bytes. Whoever writes a part
+//! holds its lock: the digest is of what arrived, so nothing would tell that another command had cut the file under it.
+//! What is not a regular file (stdout, a device, a pipe) is written straight through, once.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};

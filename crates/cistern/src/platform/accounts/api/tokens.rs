@@ -52,7 +52,8 @@ struct TokenBody {
     /// The text, only in the answer that made it. It is kept nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     access_token: Option<String>,
-    /// A sentence for each scope that opens nothing while its user's role is what it is; only in the answer that made it.
+    /// A sentence for each scope that opens nothing while its user's role is what it is; only in the answer that made
+    /// it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }

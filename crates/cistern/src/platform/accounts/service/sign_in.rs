@@ -102,7 +102,8 @@ pub async fn link_use(app: &App, who: &Who, secret: &str) -> Result<Option<Sessi
         return Ok(None);
     };
     let who = acting(who, link.user_id, link.team_id);
-    // Whoever disables the user or removes the member ends the sign-ins that there are: this one is among them, or not made.
+    // Whoever disables the user or removes the member ends the sign-ins that there are: this one is among them, or not
+    // made.
     let user = rows::user_keep(&*tx, link.user_id).await?;
     rows::team_keep(&*tx, link.team_id).await?;
     let member = rows::member_get(&*tx, link.team_id, link.user_id).await?;

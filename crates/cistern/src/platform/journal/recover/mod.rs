@@ -3,10 +3,11 @@
 //! The newest whole generation of the journal is brought back with everything after it; what can be derived is derived,
 //! and the index of chunks is read from the packs. All of it happens beside the database that is there (SQLite), or in
 //! an empty one (PostgreSQL): only at the end does the new one take its place, and the old one is moved aside, never
-//! deleted; nor is that done unasked to one that knows more than the journal ([`newer`]). A run that was cut off has changed nothing, and is begun again.
+//! deleted; nor is that done unasked to one that knows more than the journal ([`newer`]). A run that was cut off has
+//! changed nothing, and is begun again.
 //!
-//! What cannot be read is told, with the stretch of time whose changes are missing; what was journaled after it is brought
-//! back all the same, because a row that names an image is worth more than an order that is whole.
+//! What cannot be read is told, with the stretch of time whose changes are missing; what was journaled after it is
+//! brought back all the same, because a row that names an image is worth more than an order that is whole.
 
 mod newer;
 mod plan;
@@ -45,15 +46,15 @@ const WRITTEN: &str = "a server wrote into the store's journal meanwhile, and th
 pub struct Options {
     /// What opens an encrypted store, where not the key that the settings name.
     pub key: Option<WrappingKey>,
-    /// A PostgreSQL database that holds something already: its tables are moved into a schema of their own. SQLite's is moved aside
-    /// also where it knows what the store's journal does not.
+    /// A PostgreSQL database that holds something already: its tables are moved into a schema of their own. SQLite's is
+    /// moved aside also where it knows what the store's journal does not.
     pub replace_database: bool,
     /// The database that is there is taken as it is, however old, and what the store knows beyond it is forgotten.
     pub keep_database: bool,
 }
 
-/// What a room does with its rows after they were brought back, in the transaction that ends the recovery. Gives how many
-/// imports it had to end.
+/// What a room does with its rows after they were brought back, in the transaction that ends the recovery. Gives how
+/// many imports it had to end.
 pub type Settle = for<'a> fn(&'a App, &'a Tx) -> BoxFuture<'a, Result<u64>>;
 
 /// Makes a new database from the store. The data folder is held by the caller. `tell` hears what is being done.
@@ -98,7 +99,8 @@ pub async fn recover(config: &Config, options: Options, tell: &(dyn Fn(&str) + S
     Ok(report)
 }
 
-/// Makes the database that is there the store's again. Its index of chunks may be as old as itself, so that is read anew.
+/// Makes the database that is there the store's again. Its index of chunks may be as old as itself, so that is read
+/// anew.
 async fn keep(
     config: &Config,
     journal: &Journal,

@@ -1,5 +1,5 @@
-//! The database that is in place. A recovery moves it aside and makes one from the journal: where it is whole and knows what the
-//! journal does not, that would be lost, so it is done only where it is asked for.
+//! The database that is in place. A recovery moves it aside and makes one from the journal: where it is whole and knows
+//! what the journal does not, that would be lost, so it is done only where it is asked for.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -36,8 +36,8 @@ enum Why {
 }
 
 impl Newer {
-    /// Looks at the database that is in place. None where there is none, where it is damaged, and where the journal knows all of it.
-    /// PostgreSQL's has to be empty in any case.
+    /// Looks at the database that is in place. None where there is none, where it is damaged, and where the journal
+    /// knows all of it. PostgreSQL's has to be empty in any case.
     pub(super) async fn look(config: &Config, journal: &Journal) -> Result<Option<Self>> {
         let Database::Sqlite(path) = config.database() else {
             return Ok(None);

@@ -58,8 +58,8 @@ pub(super) async fn replay(
     Ok(counters)
 }
 
-/// Writes rows in the order of tables, each in its last state: nothing is written that would have to be changed again, so
-/// no constraint is broken on the way.
+/// Writes rows in the order of tables, each in its last state: nothing is written that would have to be changed again,
+/// so no constraint is broken on the way.
 struct Loader<'a> {
     tx: &'a Tx,
     overlay: Overlay,

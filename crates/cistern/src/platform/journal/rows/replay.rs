@@ -79,8 +79,8 @@ async fn insert(
     conn.execute(&insert).await.map(drop)
 }
 
-/// Raises the counters of tables, where they are lower: no number below is given to a row again. Tables that are not there
-/// are passed over.
+/// Raises the counters of tables, where they are lower: no number below is given to a row again. Tables that are not
+/// there are passed over.
 pub async fn counters_raise(
     conn: &impl ConnectionTrait,
     counters: &BTreeMap<String, i64>,

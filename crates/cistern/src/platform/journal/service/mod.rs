@@ -133,8 +133,8 @@ impl Misfit {
         }
     }
 
-    /// The flag with which `cistern recover` goes on without losing what only one of the two knows, where it is the newer one that
-    /// stays.
+    /// The flag with which `cistern recover` goes on without losing what only one of the two knows, where it is the
+    /// newer one that stays.
     pub fn recover_flag(&self) -> Option<&'static str> {
         match self {
             Self::OlderDatabase => None,
@@ -143,8 +143,8 @@ impl Misfit {
     }
 }
 
-/// Why store and database do not go together, if so: one of them is an older copy, or the journal is of another database. Changes
-/// nothing.
+/// Why store and database do not go together, if so: one of them is an older copy, or the journal is of another
+/// database. Changes nothing.
 pub async fn misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
     match database_misfit(db, &store.journal()).await? {
         Some(misfit) => Ok(Some(misfit)),
@@ -152,8 +152,9 @@ pub async fn misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
     }
 }
 
-/// A store that lacks what its database has written last. A journal object alone that is missing is mended; a store that lacks data as well was
-/// written on elsewhere. Data alone that is missing is damage, unless something was cut off that had not told the journal yet.
+/// A store that lacks what its database has written last. A journal object alone that is missing is mended; a store
+/// that lacks data as well was written on elsewhere. Data alone that is missing is damage, unless something was cut off
+/// that had not told the journal yet.
 async fn store_misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
     if newest_fault(db, &store.journal()).await?.is_none() && !store.has_untold_moves().await? {
         return Ok(None);
@@ -194,8 +195,8 @@ pub(super) async fn database_misfit(db: &Db, journal: &Journal) -> Result<Option
     }
 }
 
-/// Fails, from now on for every writing transaction of this process, where store and database do not go together (any more). To be
-/// called before anything is deleted for good.
+/// Fails, from now on for every writing transaction of this process, where store and database do not go together (any
+/// more). To be called before anything is deleted for good.
 pub async fn guard(app: &App) -> Result<()> {
     if let Some(sentence) = app.db.refusal() {
         return Err(Error::Precondition(sentence.to_owned()));
@@ -267,7 +268,8 @@ pub async fn flush(app: &App) -> Result<()> {
     Ok(())
 }
 
-/// Whether a recovery made this database. What it does not bring back, as when something was used last, says nothing then.
+/// Whether a recovery made this database. What it does not bring back, as when something was used last, says nothing
+/// then.
 pub async fn is_recovered(db: &Db) -> Result<bool> {
     let state = rows::state_get(db.conn()).await?;
     Ok(state.is_some_and(|state| state.foreign_generation > 0))
@@ -278,8 +280,8 @@ pub async fn dump(app: &App) -> Result<()> {
     write_own(app, Wish::Dump).await
 }
 
-/// Returns when the store has an object of the journal that was begun after this call, also where nothing changed that is journaled: a
-/// copy of the database, or of the store, from before is told from the newest by it.
+/// Returns when the store has an object of the journal that was begun after this call, also where nothing changed that
+/// is journaled: a copy of the database, or of the store, from before is told from the newest by it.
 pub async fn advance(app: &App) -> Result<()> {
     write_own(app, Wish::Advance).await
 }
@@ -320,8 +322,8 @@ pub async fn newest_fault(db: &Db, journal: &Journal) -> Result<Option<Damage>> 
     }))
 }
 
-/// Writes one object, or a dump. Where that fails on a disk that is nearly full it is tried once more with the room of the reserves: without the
-/// journal nothing that frees room can be done.
+/// Writes one object, or a dump. Where that fails on a disk that is nearly full it is tried once more with the room of
+/// the reserves: without the journal nothing that frees room can be done.
 async fn write(app: &App, wish: Wish) -> Result<Wrote> {
     let _turn = app.journal.turn.lock().await;
     match write_once(app, wish).await {
@@ -368,8 +370,8 @@ async fn write_once(app: &App, wish: Wish) -> Result<Wrote> {
     }
 }
 
-/// Takes the lease and commits the intent to write the next object: its number, under a fence of its own. Says whether it
-/// has to be a dump. `None` where another server writes.
+/// Takes the lease and commits the intent to write the next object: its number, under a fence of its own. Says whether
+/// it has to be a dump. `None` where another server writes.
 pub(super) async fn claim(app: &App, with_dump: bool) -> Result<Option<(state::Model, bool)>> {
     let schema = schema_text();
     let now = app.clock.now();

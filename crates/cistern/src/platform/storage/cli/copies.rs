@@ -31,8 +31,8 @@ pub struct CopyArgs {
     src: String,
     /// The folder or bucket that it is copied to
     dst: String,
-    /// Read everything at DST and compare, also what was there already (which is trusted unread otherwise), and replace what is
-    /// damaged there. Reads all of SRC and all of DST: as long as a copy of everything takes
+    /// Read everything at DST and compare, also what was there already (which is trusted unread otherwise), and replace
+    /// what is damaged there. Reads all of SRC and all of DST: as long as a copy of everything takes
     #[arg(long)]
     read_back: bool,
     #[command(flatten)]

@@ -77,8 +77,8 @@ fn options_of(app: &App, wish: Wish, stop: &CancellationToken) -> Options {
     }
 }
 
-/// What is given up is gone for good, so first it is found out that a run can be done that frees it: the store is there, the journal can
-/// be written, and every tree that will still be needed can be read.
+/// What is given up is gone for good, so first it is found out that a run can be done that frees it: the store is
+/// there, the journal can be written, and every tree that will still be needed can be read.
 async fn doable_check(app: &App, wish: Wish, stop: &CancellationToken) -> Result<()> {
     app.store.there_check().await?;
     if wish.dry_run || !wish.purge || !is_restorable(app).await? {

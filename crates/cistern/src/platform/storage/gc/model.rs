@@ -45,14 +45,15 @@ pub struct GivenUp {
     pub logical_bytes: u64,
 }
 
-/// What a run did, or with `dry_run` what a run that is otherwise like it would do now. Bytes are what they take in the backend.
+/// What a run did, or with `dry_run` what a run that is otherwise like it would do now. Bytes are what they take in the
+/// backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = GcReport)]
 pub struct Report {
     /// Whether only a figure was wanted.
     pub dry_run: bool,
-    /// Deleted things that could still be restored, and whose disks were given up before the run; with `dry_run` those that
-    /// would be.
+    /// Deleted things that could still be restored, and whose disks were given up before the run; with `dry_run` those
+    /// that would be.
     pub purged: u64,
     /// Which those are, the first thousand. Also told by a run that failed after it had given them up.
     #[serde(default)]
@@ -61,7 +62,8 @@ pub struct Report {
     pub roots: u64,
     /// Entries of trees that were marked.
     pub entries: u64,
-    /// Chunks that nothing needs, found by this run; with `dry_run` also those that earlier runs found and that are still there.
+    /// Chunks that nothing needs, found by this run; with `dry_run` also those that earlier runs found and that are
+    /// still there.
     pub condemned: u64,
     /// Their bytes, which this run or a later one frees.
     pub condemned_bytes: u64,
@@ -75,24 +77,25 @@ pub struct Report {
     pub repacked: u64,
     /// What was written for that.
     pub repacked_bytes: u64,
-    /// Where packs that are mostly garbage could not be written anew for want of room: how many bytes the first of them takes, which
-    /// have to be free for that; otherwise 0.
+    /// Where packs that are mostly garbage could not be written anew for want of room: how many bytes the first of them
+    /// takes, which have to be free for that; otherwise 0.
     #[serde(default)]
     pub no_room_bytes: u64,
     /// Objects that no row names and that are waited for.
     pub orphans: u64,
-    /// With `dry_run`: how many bytes less the store would take once `gc.grace_minutes` are over after a run has found the garbage, or at
-    /// once with `now`; otherwise 0.
+    /// With `dry_run`: how many bytes less the store would take once `gc.grace_minutes` are over after a run has found
+    /// the garbage, or at once with `now`; otherwise 0.
     #[serde(default)]
     pub later_bytes: u64,
     /// Who wrote when the run looked: what was written since the first of them began is left to a later one.
     #[serde(default)]
     pub writers: Writers,
-    /// What is garbage in packs after this run, the figure of `GET /v2/store/stats`: what is waited for, and what lies in packs of
-    /// which too much is needed for writing them anew. With `dry_run` that is before it looked.
+    /// What is garbage in packs after this run, the figure of `GET /v2/store/stats`: what is waited for, and what lies
+    /// in packs of which too much is needed for writing them anew. With `dry_run` that is before it looked.
     #[serde(default)]
     pub garbage_bytes: u64,
-    /// Packs and whole objects that stay after this run because something damaged is in them that is needed: until it is healed.
+    /// Packs and whole objects that stay after this run because something damaged is in them that is needed: until it
+    /// is healed.
     #[serde(default)]
     pub damaged_objects: u64,
     /// Their bytes.

@@ -56,8 +56,8 @@ const ALL: Wish = Wish {
     dry_run: false,
 };
 
-/// Begins a run that frees all it can, unless one that does so waits or runs already. Another one is no reason to leave it:
-/// this one follows. Whether it was begun.
+/// Begins a run that frees all it can, unless one that does so waits or runs already. Another one is no reason to leave
+/// it: this one follows. Whether it was begun.
 pub async fn gc_urgent(app: &App) -> Result<bool> {
     let open = job_list_open(app, GC).await?;
     if open.iter().any(|job| job.payload == json!(ALL)) {
@@ -77,8 +77,8 @@ pub async fn is_restorable(app: &App) -> Result<bool> {
     Ok(false)
 }
 
-/// Gives up what could still be restored, of every product, where `wish` says so; with a dry run only says what that would
-/// be.
+/// Gives up what could still be restored, of every product, where `wish` says so; with a dry run only says what that
+/// would be.
 pub(super) async fn give_up(app: &App, wish: Wish) -> Result<Vec<GivenUp>> {
     let mut given_up = Vec::new();
     for purger in app::purgers().into_iter().filter(|_| wish.purge) {

@@ -1,4 +1,5 @@
-//! Reading everything that is stored again, slowly and always, so that damage is found before somebody needs what is hurt.
+//! Reading everything that is stored again, slowly and always, so that damage is found before somebody needs what is
+//! hurt.
 //!
 //! The work is the store's (`store::scrub`); here is when it is done and how fast, and who is told.
 

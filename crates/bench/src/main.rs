@@ -1,7 +1,7 @@
 //! Figures that the store's own work is held against.
 //!
-//! `cistern-bench dedup FILE…` tells, for each size of chunk, what each file adds to those before it: one JSON object a
-//! line with `chunk_bytes`, `new_bytes` (of each file, after zstd level 1, what does not shrink kept as it is) and
+//! `cistern-bench dedup FILE…` tells, for each size of chunk, what each file adds to those before it: one JSON object
+//! a line with `chunk_bytes`, `new_bytes` (of each file, after zstd level 1, what does not shrink kept as it is) and
 //! `entries`.
 //!
 //! `cistern-bench FILE` gives the one-core rates of the work that an import cannot do without. It takes up to 512 MiB

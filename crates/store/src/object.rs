@@ -5,8 +5,8 @@
 //! for chunks holds here: written under a fresh key, published once its bytes have been hashed, pinned when hit,
 //! condemned when nothing names it.
 //!
-//! In an encrypted store they are sealed in segments (docs/store-format.md §10): what is stored is longer than what was
-//! written, and only the segments of a range are read. Sizes are those of what was written unless the name says
+//! In an encrypted store they are sealed in segments (docs/store-format.md §10): what is stored is longer than what
+//! was written, and only the segments of a range are read. Sizes are those of what was written unless the name says
 //! *stored*.
 
 use std::fmt;

@@ -130,7 +130,7 @@ pub struct Http {
     pub max_downloads: usize,
     /// How long a request's head may take, and a connection may wait for its next request, in seconds.
     pub header_seconds: u64,
-    /// How long a connection may move no byte in either direction, in seconds.
+    /// How long a connection may move no byte in either direction, in seconds; pings of HTTP/2 do not count.
     pub idle_seconds: u64,
     /// Largest head of a request, in bytes.
     pub max_header_bytes: usize,

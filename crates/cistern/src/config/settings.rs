@@ -230,7 +230,7 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "http.idle_seconds",
         Kind::Number,
-        "Seconds a connection may move no byte in either direction.",
+        "Seconds a connection may move no byte in either direction; pings of HTTP/2 do not count.",
     ),
     row(
         "http.max_header_bytes",

@@ -7,24 +7,28 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::body::Body;
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::server::graceful::GracefulShutdown;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use super::activity::{Activity, Upload};
 use super::idle::IdleIo;
 use super::rooms::{Answer, Room, Rooms};
 use crate::config::Http;
@@ -64,8 +68,9 @@ pub struct Listener {
 
 /// A listener at work.
 pub struct Running {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<GracefulShutdown>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    connections: TaskTracker,
 }
 
 impl Gate {
@@ -89,20 +94,21 @@ impl Gate {
 impl Running {
     /// Takes no further connection, and returns when every request on the open ones is answered.
     pub async fn drain(self) {
-        let _ = self.stop.send(());
-        if let Ok(graceful) = self.task.await {
-            graceful.shutdown().await;
-        }
+        self.stop.cancel();
+        let _ = self.task.await;
+        self.connections.close();
+        self.connections.wait().await;
     }
 }
 
 impl Listener {
     /// Starts accepting.
     pub fn run(self) -> Running {
-        let (stop, stopped) = oneshot::channel();
+        let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
         Running {
+            task: tokio::spawn(accept_loop(self, stop.clone(), connections.clone())),
             stop,
-            task: tokio::spawn(accept_loop(self, stopped)),
+            connections,
         }
     }
 }
@@ -115,12 +121,12 @@ struct Shared {
     http: Http,
     tls: Option<TlsAcceptor>,
     builder: Builder<TokioExecutor>,
+    stop: CancellationToken,
 }
 
-async fn accept_loop(listener: Listener, mut stopped: oneshot::Receiver<()>) -> GracefulShutdown {
-    let graceful = GracefulShutdown::new();
+async fn accept_loop(listener: Listener, stop: CancellationToken, connections: TaskTracker) {
     let Ok(local) = listener.socket.local_addr() else {
-        return graceful;
+        return;
     };
     let mut door = Door::new(listener.name, listener.http.max_connections);
     let shared = Arc::new(Shared {
@@ -130,22 +136,17 @@ async fn accept_loop(listener: Listener, mut stopped: oneshot::Receiver<()>) -> 
         builder: builder(&listener.http),
         http: listener.http,
         tls: listener.tls.map(TlsAcceptor::from),
+        stop,
     });
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = &mut stopped => return graceful,
+            () = shared.stop.cancelled() => return,
             accepted = door.accept(&listener.socket) => accepted,
         };
         match accepted {
             Ok((stream, address, room)) => {
-                tokio::spawn(connection(
-                    Arc::clone(&shared),
-                    stream,
-                    address,
-                    graceful.watcher(),
-                    room,
-                ));
+                connections.spawn(connection(Arc::clone(&shared), stream, address, room));
             }
             Err(error) => {
                 door.failed(&error);
@@ -154,6 +155,9 @@ async fn accept_loop(listener: Listener, mut stopped: oneshot::Receiver<()>) -> 
         }
     }
 }
+
+/// How a connection ended.
+type Served = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Where the connections of a listener come in.
 struct Door {
@@ -257,13 +261,7 @@ fn builder(http: &Http) -> Builder<TokioExecutor> {
     builder
 }
 
-async fn connection(
-    shared: Arc<Shared>,
-    stream: TcpStream,
-    address: SocketAddr,
-    watcher: Watcher,
-    room: Room,
-) {
+async fn connection(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr, room: Room) {
     let gauge = metrics::gauge!("http_connections", "listener" => shared.name);
     gauge.increment(1.0);
     // Answers are written whole; waiting for more to send would only delay them.
@@ -275,9 +273,9 @@ async fn connection(
         local: shared.local,
     };
     let result = match &shared.tls {
-        None => serve(&shared, io, peer, watcher, room).await,
+        None => serve(&shared, io, peer, room).await,
         Some(acceptor) => match handshake(acceptor, io, shared.http.header_seconds).await {
-            Ok(io) => serve(&shared, io, peer, watcher, room).await,
+            Ok(io) => serve(&shared, io, peer, room).await,
             Err(error) => Err(error.into()),
         },
     };
@@ -306,25 +304,55 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     shared: &Shared,
     io: S,
     peer: Peer,
-    watcher: Watcher,
     room: Room,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let (gate, room) = (shared.gate.clone(), Arc::new(room));
+) -> Served {
+    let (gate, room, activity) = (shared.gate.clone(), Arc::new(room), Arc::new(Activity::new()));
+    let active = Arc::clone(&activity);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        let (router, room) = (gate.get(), Arc::clone(&room));
+        active.asked(request.version());
+        let (router, room, active) = (gate.get(), Arc::clone(&room), Arc::clone(&active));
+        let request = request.map(|body| Body::new(Upload::new(body, Arc::clone(&active))));
         async move {
             let place = room.request().await;
             let answered = router.oneshot(request).await;
             let answer = answered.unwrap_or_else(|never| match never {});
-            Ok::<_, Infallible>(answer.map(|body| Answer::new(body, place)))
+            Ok::<_, Infallible>(answer.map(|body| Answer::new(body, active, place)))
         }
     });
     let connection = shared
         .builder
         .serve_connection_with_upgrades(TokioIo::new(io), service)
         .into_owned();
-    watcher.watch(connection).await
+    let ending = GracefulShutdown::new();
+    let mut served = pin!(ending.watch(connection));
+    tokio::select! {
+        result = &mut served => return result,
+        () = shared.stop.cancelled() => {}
+        () = activity.unused(Duration::from_secs(shared.http.idle_seconds)) => {
+            return farewell(served, ending, &activity, shared.http.header_seconds).await;
+        }
+    }
+    tokio::select! {
+        result = served => result,
+        () = ending.shutdown() => Ok(()),
+    }
+}
+
+/// Tells a client whose connection moves nothing that it is closed, so that it asks on another one, and waits a little
+/// for it to take note: what it asked for meanwhile is answered.
+async fn farewell(
+    served: impl Future<Output = Served>,
+    ending: GracefulShutdown,
+    activity: &Activity,
+    seconds: u64,
+) -> Served {
+    activity.moved();
+    tokio::select! {
+        result = served => result,
+        () = ending.shutdown() => Ok(()),
+        () = activity.unused(Duration::from_secs(seconds)) => Err("nothing was asked or read for too long".into()),
+    }
 }
 
 #[cfg(test)]
@@ -355,6 +383,15 @@ mod tests {
     impl Held {
         /// A listener with room for so many connections, each with one request.
         async fn listen(max_connections: usize) -> (Self, Running, String) {
+            let http = Config::default().http;
+            Self::listen_with(Http {
+                max_connections,
+                ..http
+            })
+            .await
+        }
+
+        async fn listen_with(http: Http) -> (Self, Running, String) {
             let held = Self {
                 at_work: Arc::default(),
                 end: Arc::new(Semaphore::new(0)),
@@ -370,10 +407,7 @@ mod tests {
                 socket,
                 tls: None,
                 gate: Gate::new(router),
-                http: Http {
-                    max_connections,
-                    ..Config::default().http
-                },
+                http,
             };
             (held, listener.run(), url)
         }
@@ -475,6 +509,43 @@ mod tests {
             assert_eq!(answer.text().await.expect("a body"), "done");
         }
         drop((one, many));
+        running.drain().await;
+    }
+
+    /// Clients that answer pings, and send some of their own, and nothing else: one asks for nothing more, one does not
+    /// read what it asked for. There is room for one connection.
+    #[tokio::test]
+    async fn who_only_pings_does_not_keep_others_out() {
+        let (_held, running, url) = Held::listen_with(Http {
+            max_connections: 1,
+            idle_seconds: 1,
+            header_seconds: 1,
+            ..Config::default().http
+        })
+        .await;
+        let ask = async |client: &reqwest::Client, path: &str| {
+            let answer = tokio::time::timeout(
+                Duration::from_secs(10),
+                client.get(format!("{url}/{path}")).send(),
+            );
+            answer.await.expect("there is room").expect("an answer")
+        };
+        let pinging = || {
+            reqwest::Client::builder()
+                .http2_prior_knowledge()
+                .http2_keep_alive_interval(Duration::from_millis(100))
+                .http2_keep_alive_while_idle(true)
+        };
+        let quiet = pinging().build().expect("a client");
+        assert_eq!(ask(&quiet, "").await.text().await.expect("a body"), "at once");
+        let deaf = pinging().build().expect("a client");
+        let unread = ask(&deaf, "held").await;
+        let other = reqwest::Client::builder().build().expect("a client");
+        assert_eq!(ask(&other, "").await.text().await.expect("a body"), "at once");
+        drop(other);
+        // Told that it was closed, the first one asks on another connection.
+        assert_eq!(ask(&quiet, "").await.text().await.expect("a body"), "at once");
+        drop((unread, deaf, quiet));
         running.drain().await;
     }
 }

@@ -7,6 +7,7 @@
 //! process at once.
 
 mod accept;
+mod activity;
 mod edge;
 mod files;
 mod health;

@@ -19,6 +19,7 @@ use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
 
+use super::activity::Activity;
 use super::files::A_CONNECTION;
 
 /// Bytes of a body of known length that is taken to be in memory: a stream does not know its length, and nobody reads
@@ -56,9 +57,10 @@ pub(super) struct Place {
 }
 
 /// Body of an answer. The room of its request is free when it is sent, or given up; at once where the body is in
-/// memory.
+/// memory. Its progress is noted.
 pub(super) struct Answer {
     body: Body,
+    activity: Arc<Activity>,
     _place: Option<Place>,
 }
 
@@ -143,11 +145,13 @@ impl Room {
 }
 
 impl Answer {
-    pub(super) fn new(body: Body, place: Place) -> Self {
+    pub(super) fn new(body: Body, activity: Arc<Activity>, place: Place) -> Self {
+        activity.moved();
         let in_memory =
             body.is_end_stream() || body.size_hint().exact().is_some_and(|bytes| bytes <= IN_MEMORY);
         Self {
             body,
+            activity,
             _place: (!in_memory).then_some(place),
         }
     }
@@ -161,7 +165,11 @@ impl HttpBody for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_ready() {
+            self.activity.moved();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -223,7 +231,7 @@ mod tests {
     async fn only_what_is_not_in_memory_keeps_its_room() {
         let room = Arc::new(Rooms::new(1).now().expect("room"));
         let keeps = |body: Body| {
-            let _answer = Answer::new(body, at_once(&room));
+            let _answer = Answer::new(body, Arc::new(Activity::new()), at_once(&room));
             room.own.available_permits() == 0
         };
         assert!(!keeps(Body::empty()));

@@ -1,0 +1,98 @@
+//! When an HTTP/2 connection did something last, besides its pings.
+//!
+//! Over HTTP/1 only requests and answers move bytes, and [`super::idle`] sees those. Over HTTP/2 pings do as well, ours
+//! among them: a client that asks for nothing, or does not read what it asked for, would stay for as long as it
+//! answers them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use hyper::Version;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, sleep_until};
+
+/// What is known of one connection.
+#[derive(Debug)]
+pub(super) struct Activity {
+    opened: Instant,
+    /// Milliseconds after `opened`.
+    last: AtomicU64,
+    /// Whether it speaks HTTP/1.
+    is_single: AtomicBool,
+}
+
+/// The body of a request, whose progress is noted.
+pub(super) struct Upload {
+    body: Incoming,
+    activity: Arc<Activity>,
+}
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        Self {
+            opened: Instant::now(),
+            last: AtomicU64::new(0),
+            is_single: AtomicBool::new(false),
+        }
+    }
+
+    /// A request has come in.
+    pub(super) fn asked(&self, version: Version) {
+        self.is_single.store(version < Version::HTTP_2, Ordering::Relaxed);
+        self.moved();
+    }
+
+    /// Something was sent or received.
+    pub(super) fn moved(&self) {
+        let now = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Ordering::Relaxed);
+    }
+
+    /// Returns when nothing has moved for so long; never where the connection speaks HTTP/1.
+    pub(super) async fn unused(&self, limit: Duration) {
+        loop {
+            let deadline = self.opened + Duration::from_millis(self.last.load(Ordering::Relaxed)) + limit;
+            if deadline > Instant::now() {
+                sleep_until(deadline).await;
+            } else if self.is_single.load(Ordering::Relaxed) {
+                self.moved();
+            } else {
+                return;
+            }
+        }
+    }
+}
+
+impl Upload {
+    pub(super) fn new(body: Incoming, activity: Arc<Activity>) -> Self {
+        Self { body, activity }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_ready() {
+            self.activity.moved();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -172,7 +172,7 @@ impl Looked {
                 self.faults.insert(head.place, reason);
             }
             Some(_) => {}
-            None if self.faults.contains_key(&before) || journal.is_there(before).await? => {}
+            None if self.faults.contains_key(&before) || journal.has(before).await? => {}
             None => {
                 let reason = format!(
                     "journal object `{}` is missing; `{key}` follows on it",

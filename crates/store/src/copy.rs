@@ -38,6 +38,8 @@ use crate::pack;
 use crate::verify::tolerated;
 use crate::world::World;
 
+/// How often it is looked for what was written meanwhile, at most: a server may write all the time.
+const ROUNDS: u32 = 8;
 /// Where packs and whole objects lie.
 const DATA: [&str; 2] = ["p/", "b/"];
 /// Objects on their way at the same time.
@@ -68,6 +70,8 @@ pub struct Copied {
     /// Of the objects written, those that were there already and damaged: those of the same size are only found where
     /// everything is read back.
     pub replaced: u64,
+    /// Whether a server wrote all the while, so that what gc moved meanwhile may be missing.
+    pub unsettled: bool,
     /// Objects that were gone when their turn came: gc ran meanwhile, and what it wrote in their place may not be
     /// copied yet.
     pub gone: u64,
@@ -160,11 +164,22 @@ pub async fn copy(
         let listed = from.list(prefix).inspect_ok(|item| seen.extend(id_of(&item.key)));
         on.all(listed, (&mut copied, &mut faults), progress).await?;
     }
-    let journal: Vec<Listed> = from.list("j/").try_collect().await?;
-    for prefix in DATA {
-        let is_new = |item: &Listed| id_of(&item.key).is_some_and(|id| !seen.contains(&id));
-        let newer = from.list(prefix).try_filter(|item| ready(is_new(item)));
-        on.all(newer, (&mut copied, &mut faults), progress).await?;
+    let mut journal: Vec<Listed> = from.list("j/").try_collect().await?;
+    for round in 1..=ROUNDS {
+        for prefix in DATA {
+            let mut is_new = |item: &Listed| id_of(&item.key).is_some_and(|id| seen.insert(id));
+            let newer = from.list(prefix).try_filter(|item| ready(is_new(item)));
+            on.all(newer, (&mut copied, &mut faults), progress).await?;
+        }
+        // Gc writes to the journal before it deletes: where nothing was written, a listing has missed nothing.
+        let now: Vec<Listed> = from.list("j/").try_collect().await?;
+        if now.iter().map(|item| &item.key).max() == journal.iter().map(|item| &item.key).max() {
+            break;
+        }
+        copied.unsettled = round == ROUNDS;
+        if !copied.unsettled {
+            journal = now;
+        }
     }
     let listed = stream::iter(journal.iter().cloned().map(Ok));
     on.all(listed, (&mut copied, &mut faults), progress).await?;

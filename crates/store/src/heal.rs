@@ -28,12 +28,13 @@ use crate::error::{Error, Kind, Result};
 use crate::pack;
 use crate::rebuild::{Found, found};
 use crate::rows::{self, ObjectFound, object, object_kind};
+use crate::session::Session;
 use crate::store::Store;
 use crate::verify::{VerifyProgress, damaging};
 use wanted::Wanted;
 
 /// Owner of the sessions under which content is stored anew.
-pub(crate) const HEAL: &str = "heal";
+const HEAL: &str = "heal";
 /// Objects that are listed at once.
 const PAGE: u64 = 256;
 /// The reason why an object that is not in the copy does not come back.
@@ -171,6 +172,29 @@ impl Store {
         healed.objects += 1;
         healed.bytes += found.bytes;
         Ok(Ok(()))
+    }
+
+    /// A session that stores what lies elsewhere in the copy; that it may is noted first.
+    async fn heal_session(&self, domain: i64) -> Result<Session> {
+        let session = self.session_open_in(HEAL, domain).await?;
+        let (number, now_us) = (self.inner.number, self.inner.options.world.now_us());
+        rows::heal_note(&self.inner.db, number, session.inner.start_epoch, now_us)
+            .await
+            .map_err(|error| Error::db("cannot note that chunks are stored anew", error))?;
+        Ok(session)
+    }
+
+    /// Notes of heals that store nothing any more and that nobody was told of yet: for [`Store::heals_told`], once
+    /// something tells the store from a copy from before.
+    pub async fn heals_over(&self) -> Result<Vec<i64>> {
+        let over = rows::heals_over(&self.inner.db, self.inner.number).await;
+        over.map_err(|error| Error::db("cannot look for heals", error))
+    }
+
+    /// Removes those notes.
+    pub async fn heals_told(&self, notes: &[i64]) -> Result<()> {
+        let told = rows::heals_told(&self.inner.db, self.inner.number, notes).await;
+        told.map_err(|error| Error::db("cannot note that a heal was told", error))
     }
 
     /// Writes an object of the copy in the place of ours.

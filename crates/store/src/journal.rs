@@ -312,7 +312,7 @@ impl Journal {
     }
 
     /// Whether there is an object.
-    pub(crate) async fn is_there(&self, place: JournalPlace) -> Result<bool> {
+    pub async fn has(&self, place: JournalPlace) -> Result<bool> {
         Ok(self.backend.stat(&place.key()).await?.is_some())
     }
 

@@ -228,11 +228,17 @@ impl Store {
     }
 
     /// Sees to it that the store's header is there twice: what is missing is written anew, from the one in force or,
-    /// where none is whole, from the one that this store was opened with; what is damaged is deleted then. Gives
-    /// whether there was anything to be done. Done twice at once it leaves more headers than are needed; callers keep
+    /// where none is whole, or all are lost and the journal is there, from the one that this store was opened with; what
+    /// is damaged is deleted then. Gives whether there was anything to be done. Done twice at once it leaves more headers than are needed; callers keep
     /// it apart from changes of keys, which it could undo.
     pub async fn headers_mend(&self) -> Result<bool> {
-        let headers = self.headers_look().await?;
+        let headers = match self.headers_look().await {
+            Err(error) if error.kind() == Kind::NotFound => {
+                self.there_check().await.map_err(|_| error)?;
+                Headers::default()
+            }
+            looked => looked?,
+        };
         let missing = COPIES.saturating_sub(headers.copies);
         if missing == 0 && headers.damaged.is_empty() {
             return Ok(false);

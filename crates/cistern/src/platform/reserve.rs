@@ -96,6 +96,10 @@ impl Reserve {
     }
 
     fn take(&self, space: Space) -> io::Result<Looked> {
+        // Where the file system does not say how large it is, nothing is known of its end either.
+        if size(space) == 0 {
+            return Ok(Looked::Nothing);
+        }
         let is_there = fs::metadata(&self.path).is_ok_and(|meta| meta.len() > 0);
         if is_there || space.free < space.reserve() + size(space) {
             return Ok(Looked::Nothing);

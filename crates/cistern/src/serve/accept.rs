@@ -274,7 +274,7 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr,
     };
     let result = match &shared.tls {
         None => serve(&shared, io, peer, room).await,
-        Some(acceptor) => match handshake(acceptor, io, shared.http.header_seconds).await {
+        Some(acceptor) => match handshake(&shared, acceptor, io).await {
             Ok(io) => serve(&shared, io, peer, room).await,
             Err(error) => Err(error.into()),
         },
@@ -286,18 +286,18 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr,
 }
 
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    shared: &Shared,
     acceptor: &TlsAcceptor,
     io: S,
-    seconds: u64,
 ) -> io::Result<tokio_rustls::server::TlsStream<S>> {
-    tokio::time::timeout(Duration::from_secs(seconds), acceptor.accept(io))
-        .await
-        .unwrap_or_else(|_| {
-            Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the TLS handshake took too long",
-            ))
-        })
+    let limit = Duration::from_secs(shared.http.header_seconds);
+    let too_long = || io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long");
+    tokio::select! {
+        shaken = acceptor.accept(io) => shaken,
+        () = tokio::time::sleep(limit) => Err(too_long()),
+        // Nothing was asked yet.
+        () = shared.stop.cancelled() => Err(io::ErrorKind::Interrupted.into()),
+    }
 }
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
@@ -310,28 +310,27 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let active = Arc::clone(&activity);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        active.asked(request.version());
-        let (router, room, active) = (gate.get(), Arc::clone(&room), Arc::clone(&active));
+        let at_work = active.asked(request.version());
+        let (router, room) = (gate.get(), Arc::clone(&room));
         let request = request.map(|body| Body::new(Upload::new(body, Arc::clone(&active))));
         async move {
             let place = room.request().await;
             let answered = router.oneshot(request).await;
             let answer = answered.unwrap_or_else(|never| match never {});
-            Ok::<_, Infallible>(answer.map(|body| Answer::new(body, active, place)))
+            Ok::<_, Infallible>(answer.map(|body| Answer::new(body, at_work, place)))
         }
     });
     let connection = shared
         .builder
         .serve_connection_with_upgrades(TokioIo::new(io), service)
         .into_owned();
+    let idle = Duration::from_secs(shared.http.idle_seconds);
     let ending = GracefulShutdown::new();
     let mut served = pin!(ending.watch(connection));
     tokio::select! {
         result = &mut served => return result,
         () = shared.stop.cancelled() => {}
-        () = activity.unused(Duration::from_secs(shared.http.idle_seconds)) => {
-            return farewell(served, ending, &activity, shared.http.header_seconds).await;
-        }
+        () = activity.unused(idle, idle) => return farewell(shared, served, ending, &activity).await,
     }
     tokio::select! {
         result = served => result,
@@ -340,18 +339,21 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 }
 
 /// Tells a client whose connection moves nothing that it is closed, so that it asks on another one, and waits a little
-/// for it to take note: what it asked for meanwhile is answered.
+/// for it to take note. What it asked for meanwhile is answered, and what it goes on reading is sent.
 async fn farewell(
+    shared: &Shared,
     served: impl Future<Output = Served>,
     ending: GracefulShutdown,
     activity: &Activity,
-    seconds: u64,
 ) -> Served {
-    activity.moved();
+    let [idle, header] = [shared.http.idle_seconds, shared.http.header_seconds].map(Duration::from_secs);
+    if !activity.is_at_work() {
+        activity.moved();
+    }
     tokio::select! {
         result = served => result,
         () = ending.shutdown() => Ok(()),
-        () = activity.unused(Duration::from_secs(seconds)) => Err("nothing was asked or read for too long".into()),
+        () = activity.unused(idle, header) => Err("nothing was asked or read for too long".into()),
     }
 }
 

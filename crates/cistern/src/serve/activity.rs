@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,7 +23,13 @@ pub(super) struct Activity {
     last: AtomicU64,
     /// Whether it speaks HTTP/1.
     is_single: AtomicBool,
+    /// Requests that are not answered whole.
+    at_work: AtomicUsize,
 }
+
+/// A request until it is answered whole, or given up.
+#[derive(Debug)]
+pub(super) struct AtWork(Arc<Activity>);
 
 /// The body of a request, whose progress is noted.
 pub(super) struct Upload {
@@ -37,13 +43,21 @@ impl Activity {
             opened: Instant::now(),
             last: AtomicU64::new(0),
             is_single: AtomicBool::new(false),
+            at_work: AtomicUsize::new(0),
         }
     }
 
     /// A request has come in.
-    pub(super) fn asked(&self, version: Version) {
+    pub(super) fn asked(self: &Arc<Self>, version: Version) -> AtWork {
         self.is_single.store(version < Version::HTTP_2, Ordering::Relaxed);
+        self.at_work.fetch_add(1, Ordering::Relaxed);
         self.moved();
+        AtWork(Arc::clone(self))
+    }
+
+    /// Whether a request is not answered whole.
+    pub(super) fn is_at_work(&self) -> bool {
+        self.at_work.load(Ordering::Relaxed) > 0
     }
 
     /// Something was sent or received.
@@ -52,9 +66,15 @@ impl Activity {
         self.last.store(now, Ordering::Relaxed);
     }
 
-    /// Returns when nothing has moved for so long; never where the connection speaks HTTP/1.
-    pub(super) async fn unused(&self, limit: Duration) {
+    /// Returns when nothing has moved for so long, with a request at work and without one; never where the connection
+    /// speaks HTTP/1.
+    pub(super) async fn unused(&self, limit_at_work: Duration, limit_at_rest: Duration) {
         loop {
+            let limit = if self.is_at_work() {
+                limit_at_work
+            } else {
+                limit_at_rest
+            };
             let deadline = self.opened + Duration::from_millis(self.last.load(Ordering::Relaxed)) + limit;
             if deadline > Instant::now() {
                 sleep_until(deadline).await;
@@ -64,6 +84,19 @@ impl Activity {
                 return;
             }
         }
+    }
+}
+
+impl AtWork {
+    pub(super) fn moved(&self) {
+        self.0.moved();
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.at_work.fetch_sub(1, Ordering::Relaxed);
+        self.0.moved();
     }
 }
 

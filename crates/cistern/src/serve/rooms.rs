@@ -19,7 +19,7 @@ use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
 
-use super::activity::Activity;
+use super::activity::AtWork;
 use super::files::A_CONNECTION;
 
 /// Bytes of a body of known length that is taken to be in memory: a stream does not know its length, and nobody reads
@@ -60,7 +60,7 @@ pub(super) struct Place {
 /// memory. Its progress is noted.
 pub(super) struct Answer {
     body: Body,
-    activity: Arc<Activity>,
+    at_work: AtWork,
     _place: Option<Place>,
 }
 
@@ -145,13 +145,13 @@ impl Room {
 }
 
 impl Answer {
-    pub(super) fn new(body: Body, activity: Arc<Activity>, place: Place) -> Self {
-        activity.moved();
+    pub(super) fn new(body: Body, at_work: AtWork, place: Place) -> Self {
+        at_work.moved();
         let in_memory =
             body.is_end_stream() || body.size_hint().exact().is_some_and(|bytes| bytes <= IN_MEMORY);
         Self {
             body,
-            activity,
+            at_work,
             _place: (!in_memory).then_some(place),
         }
     }
@@ -167,7 +167,7 @@ impl HttpBody for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_ready() {
-            self.activity.moved();
+            self.at_work.moved();
         }
         polled
     }
@@ -186,8 +186,10 @@ mod tests {
     use std::pin::pin;
 
     use futures::{FutureExt as _, poll};
+    use hyper::Version;
 
     use super::*;
+    use crate::serve::activity::Activity;
 
     fn at_once(room: &Arc<Room>) -> Place {
         let place = Arc::clone(room).request().now_or_never();
@@ -230,8 +232,9 @@ mod tests {
     #[tokio::test]
     async fn only_what_is_not_in_memory_keeps_its_room() {
         let room = Arc::new(Rooms::new(1).now().expect("room"));
+        let activity = Arc::new(Activity::new());
         let keeps = |body: Body| {
-            let _answer = Answer::new(body, Arc::new(Activity::new()), at_once(&room));
+            let _answer = Answer::new(body, activity.asked(Version::HTTP_2), at_once(&room));
             room.own.available_permits() == 0
         };
         assert!(!keeps(Body::empty()));

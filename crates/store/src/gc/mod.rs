@@ -283,8 +283,10 @@ struct Run {
     /// The newest pin when the run began. A snapshot may see a pin and not yet one with a lower number (on PostgreSQL a
     /// number is drawn before its transaction commits), so what a sweep has to ask for is counted from here.
     pins_seen: i64,
-    /// A run before this one has moved chunks, and its caller was not told.
+    /// A run or a heal before this one has moved chunks, and its caller was not told.
     follows_untold: bool,
+    /// Notes of such heals, which this run's caller stands for.
+    heals: Vec<i64>,
     /// Nothing is written, and the fence is not held.
     is_dry: bool,
 }
@@ -302,16 +304,19 @@ impl Run {
                 epoch,
                 pins_seen: 0,
                 follows_untold: false,
+                heals: Vec::new(),
                 is_dry: true,
             });
         }
         // A session whose writer is dead would hold the run back.
         store.sessions_expire().await?;
         let tx = rows::begin(&store.inner.db).await.map_err(context)?;
-        let follows_untold = rows::gc_untold(&tx, number).await.map_err(context)?;
         let (epoch, pins_seen) = rows::gc_begin(&tx, number, fence, world.now_us())
             .await
             .map_err(context)?;
+        // Alone at the gate: another run that still wrote has committed, or is refused.
+        let follows_untold = rows::untold_since(&tx, number).await.map_err(context)?.is_some();
+        let heals = rows::heals_over(&tx, number).await.map_err(context)?;
         tx.commit().await.map_err(context)?;
         Ok(Self {
             store: store.clone(),
@@ -319,6 +324,7 @@ impl Run {
             epoch,
             pins_seen,
             follows_untold,
+            heals,
             is_dry: false,
         })
     }
@@ -420,6 +426,9 @@ impl Run {
         let text = serde_json::to_string(report).unwrap_or_default();
         let tx = self.alone().await?;
         let now_us = store.options.world.now_us();
+        rows::heals_told(&tx, store.number, &self.heals)
+            .await
+            .map_err(context)?;
         rows::gc_end(&tx, store.number, self.epoch, now_us, &text)
             .await
             .map_err(context)?;

@@ -17,7 +17,7 @@ use futures::future::try_join_all;
 use uuid::Uuid;
 
 use super::wanted::{Names, Wanted};
-use super::{HEAL, HealProgress, Healed, usable};
+use super::{HealProgress, Healed, usable};
 use crate::backend::Listed;
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Kind, Result};
@@ -125,7 +125,7 @@ impl Store {
         domain: i64,
         name: &ObjectName,
     ) -> Result<bool> {
-        let session = self.session_open_in(HEAL, domain).await?;
+        let session = self.heal_session(domain).await?;
         let stored = async {
             let mut ingest = session.object_begin(name.algorithm());
             let (bytes, mut at) = (copy.plain_bytes(item.bytes)?, 0);
@@ -290,7 +290,7 @@ impl Taking<'_> {
         }
         Ok(Target {
             domain,
-            session: self.store.session_open_in(HEAL, domain).await?,
+            session: self.store.heal_session(domain).await?,
             builders: [None, None],
         })
     }

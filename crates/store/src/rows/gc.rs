@@ -3,7 +3,7 @@
 use sea_orm::sea_query::{Expr, ExprTrait as _};
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait, DbBackend, DbErr, EntityTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _, Statement, Value,
+    QuerySelect as _, QueryTrait as _, Statement, Value,
 };
 use uuid::Uuid;
 
@@ -20,6 +20,8 @@ const RUNS_KEPT: i64 = 100;
 
 /// In the place of a run's report, until it has ended.
 const MOVED: &str = "moved";
+/// The same in a row that is no run's: a heal has stored, or is about to store, chunks anew.
+const HEALED: &str = "healed";
 
 /// Begins a run: the gate is taken alone, the epoch rises, and whoever ran before holds the fence no longer. Gives the
 /// run's epoch, and the number of the newest pin: nobody who pins is at work now, so that every later pin has a higher
@@ -73,23 +75,81 @@ pub(crate) async fn gc_moved(
         .map(drop)
 }
 
-/// Whether a run has moved chunks and was cut off before its caller heard of it, and none that ended has stood for it
-/// since.
-pub(crate) async fn gc_untold(db: &impl ConnectionTrait, store: i32) -> Result<bool, DbErr> {
+/// Notes that a heal is about to store chunks anew, under a session that began with this epoch.
+pub(crate) async fn heal_note(
+    db: &impl ConnectionTrait,
+    store: i32,
+    epoch: i64,
+    now_us: i64,
+) -> Result<(), DbErr> {
+    let row = gc::Model {
+        store,
+        epoch,
+        started_us: now_us,
+        ended_us: 0,
+        report: HEALED.to_owned(),
+    };
+    gc::Entity::insert(gc::ActiveModel::from(row))
+        .exec_without_returning(db)
+        .await
+        .map(drop)
+}
+
+/// The notes of heals that store nothing any more: those whose session is over.
+pub(crate) async fn heals_over(db: &impl ConnectionTrait, store: i32) -> Result<Vec<i64>, DbErr> {
+    let open = session::Entity::find()
+        .select_only()
+        .column(session::Column::StartEpoch)
+        .filter(session::Column::Store.eq(store))
+        .filter(session::Column::State.eq(session_state::OPEN))
+        .into_query();
+    gc::Entity::find()
+        .select_only()
+        .column(gc::Column::Epoch)
+        .filter(gc::Column::Store.eq(store))
+        .filter(gc::Column::Report.eq(HEALED))
+        .filter(gc::Column::Epoch.not_in_subquery(open))
+        .into_tuple()
+        .all(db)
+        .await
+}
+
+/// Removes notes of heals that somebody has heard of.
+pub(crate) async fn heals_told(db: &impl ConnectionTrait, store: i32, epochs: &[i64]) -> Result<(), DbErr> {
+    if epochs.is_empty() {
+        return Ok(());
+    }
+    gc::Entity::delete_many()
+        .filter(gc::Column::Store.eq(store))
+        .filter(gc::Column::Report.eq(HEALED))
+        .filter(gc::Column::Epoch.is_in(epochs.iter().copied()))
+        .exec(db)
+        .await
+        .map(drop)
+}
+
+/// When the first began of what moved chunks and was cut off, or is still at work, before its caller heard of it:
+/// heals, and runs for which none that ended has stood since. In microseconds since 1970.
+pub(crate) async fn untold_since(db: &impl ConnectionTrait, store: i32) -> Result<Option<i64>, DbErr> {
     let ended = gc::Entity::find()
         .filter(gc::Column::Store.eq(store))
         .filter(gc::Column::EndedUs.gt(0))
         .order_by_desc(gc::Column::Epoch)
         .one(db)
         .await?;
-    let untold = gc::Entity::find()
+    let run = gc::Column::Report
+        .eq(MOVED)
+        .and(gc::Column::Epoch.gt(ended.map_or(0, |row| row.epoch)));
+    gc::Entity::find()
+        .select_only()
+        .expr(Expr::col(gc::Column::StartedUs).min())
         .filter(gc::Column::Store.eq(store))
         .filter(gc::Column::EndedUs.eq(0))
-        .filter(gc::Column::Report.eq(MOVED))
-        .filter(gc::Column::Epoch.gt(ended.map_or(0, |row| row.epoch)))
+        .filter(run.or(gc::Column::Report.eq(HEALED)))
+        .into_tuple()
         .one(db)
-        .await?;
-    Ok(untold.is_some())
+        .await
+        .map(Option::flatten)
 }
 
 /// Takes the gate alone; false when another run holds the fence.
@@ -156,6 +216,7 @@ pub(crate) async fn gc_begun(db: &impl ConnectionTrait, store: i32, epoch: i64) 
     let row = gc::Entity::find()
         .filter(gc::Column::Store.eq(store))
         .filter(gc::Column::Epoch.gte(epoch))
+        .filter(gc::Column::Report.ne(HEALED))
         .limit(1)
         .one(db)
         .await?;

@@ -162,11 +162,13 @@ pub(crate) async fn objects_page(
 pub(crate) async fn objects_newest(
     db: &impl ConnectionTrait,
     store: i32,
+    since_us: i64,
     limit: u64,
 ) -> Result<Vec<object::Model>, DbErr> {
     object::Entity::find()
         .filter(object::Column::Store.eq(store))
         .filter(object::Column::State.eq(object_state::LIVE))
+        .filter(object::Column::ChangedUs.gte(since_us))
         .order_by_desc(object::Column::Id)
         .limit(limit)
         .all(db)

@@ -173,18 +173,3 @@ pub(crate) async fn session_root_insert(
         .await
         .map(drop)
 }
-
-/// Whether a session of this owner is open, also where its writer is gone.
-pub(crate) async fn sessions_any_open(
-    db: &impl ConnectionTrait,
-    store: i32,
-    owner: &str,
-) -> Result<bool, DbErr> {
-    let open = session::Entity::find()
-        .filter(session::Column::Store.eq(store))
-        .filter(session::Column::Owner.eq(owner))
-        .filter(session::Column::State.eq(session_state::OPEN))
-        .one(db)
-        .await?;
-    Ok(open.is_some())
-}

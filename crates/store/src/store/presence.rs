@@ -7,12 +7,13 @@ use std::time::Duration;
 use super::Store;
 use crate::error::{Error, Kind, Result};
 use crate::header::{header_load, header_read};
-use crate::heal::HEAL;
 use crate::rows;
 use crate::verify::damaging;
 
 /// A store that was seen to be there is taken to be there for so long by who cannot read something of it.
 const THERE_FOR: Duration = Duration::from_secs(5);
+/// Objects of the journal that are read where no header is left: some of them may be damaged as well.
+const JOURNAL_LOOKS: usize = 4;
 
 impl Store {
     /// Answers when the backend does and still holds this store's header; otherwise fails, with [`Kind::StoreAway`]
@@ -42,22 +43,37 @@ impl Store {
             Err(error) if !damaging(&error) && error.kind() != Kind::Incompatible => return Err(error),
             _ => {}
         }
-        match self.header_check().await {
-            Err(error) if error.kind() == Kind::StoreAway => {
-                let journal = self.journal().list().await;
-                let is_there = journal.is_ok_and(|listed| !listed.is_empty());
-                if is_there { Ok(()) } else { Err(error) }
-            }
+        let lost = match header_load(&*self.inner.backend).await {
+            Ok(Some(found)) if found.header.store_id == self.id() => return Ok(()),
+            Ok(Some(_)) => return Err(self.away()),
+            Ok(None) => self.away(),
+            Err(error) if error.kind() == Kind::Io => self.away().with_source(error),
             Err(error)
                 if matches!(
                     error.kind(),
                     Kind::Damaged | Kind::NotFound | Kind::HeadersDamaged
                 ) =>
             {
-                Ok(())
+                return Ok(());
             }
-            done => done,
+            Err(error) => return Err(error),
+        };
+        if self.journal_is_own().await.unwrap_or(false) {
+            Ok(())
+        } else {
+            Err(lost)
         }
+    }
+
+    /// Whether one of the newest objects of the journal can be read and is this store's.
+    async fn journal_is_own(&self) -> Result<bool> {
+        let journal = self.journal();
+        for listed in journal.list().await?.iter().rev().take(JOURNAL_LOOKS) {
+            if journal.get(listed.place).await.is_ok() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The error, or that the store is not there, where it follows from that. A store that was there a moment ago is
@@ -85,22 +101,23 @@ impl Store {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a gc or a heal that was cut off, or is under way, has moved data that nobody was told of: rows may name
-    /// objects that an older copy of the store lacks, although the journal does not tell of it.
-    pub async fn has_untold_moves(&self) -> Result<bool> {
-        let (db, number) = (&self.inner.db, self.inner.number);
-        let context = |error| Error::db("cannot look for what was cut off", error);
-        Ok(rows::gc_untold(db, number).await.map_err(context)?
-            || rows::sessions_any_open(db, number, HEAL).await.map_err(context)?)
+    /// When the first gc or heal began that has moved data, or may have, and was cut off, or is at work, before anything
+    /// tells the store from a copy from before: rows may name objects that such a copy lacks, although the journal does
+    /// not tell of it. In microseconds since 1970.
+    pub async fn untold_since(&self) -> Result<Option<i64>> {
+        let since = rows::untold_since(&self.inner.db, self.inner.number).await;
+        since.map_err(|error| Error::db("cannot look for what was cut off", error))
     }
 
-    /// The key of one of the `limit` objects that were published last and are not there (any more), if there is such a
-    /// one. An older copy of the store lacks them.
-    pub async fn newest_missing(&self, limit: u64) -> Result<Option<String>> {
-        let newest = rows::objects_newest(&self.inner.db, self.inner.number, limit).await;
+    /// The key of one of the `limit` objects that were made last, of those published at `since_us` or later, that is
+    /// not there (any more), if there is such a one. An older copy of the store lacks them.
+    pub async fn newest_missing(&self, limit: u64, since_us: i64) -> Result<Option<String>> {
+        let newest = rows::objects_newest(&self.inner.db, self.inner.number, since_us, limit).await;
         for object in newest.map_err(|error| Error::db("cannot list the newest objects", error))? {
             let key = object.object_key();
-            if self.inner.backend.stat(&key).await?.is_none() {
+            // Gc may have deleted it since it was listed.
+            if self.inner.backend.stat(&key).await?.is_none() && self.object_live(object.id).await?.is_some()
+            {
                 return Ok(Some(key));
             }
         }

@@ -119,7 +119,12 @@ impl Store {
             }
             (chunks, Vec::new())
         } else {
-            self.frames_try(chunks).await?
+            let tried = self.frames_try(chunks).await?;
+            if !tried.0.is_empty() {
+                // Since the fault was found the disk may have gone.
+                self.there_check().await?;
+            }
+            tried
         };
         let is_written = self
             .judged_write(object, (true, &damaged, &whole), reads_data)

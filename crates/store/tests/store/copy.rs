@@ -1,5 +1,6 @@
 //! Copies: what is at the destination is never made worse by what is at the source.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use store::{
 
 use crate::damage::journal_write;
 use crate::meanwhile::Meanwhile;
-use crate::support::{Place, import, local, noise};
+use crate::support::{Place, files_below, import, local, noise};
 
 fn folder(path: &Path) -> Arc<dyn Backend> {
     backend_open(path.to_str().unwrap(), &Settings::new()).unwrap()
@@ -271,6 +272,54 @@ async fn a_copy_of_a_store_at_work_has_what_its_journal_tells_of() {
     there.sort_by(|one, other| one.key.cmp(&other.key));
     assert_eq!(source.len(), there.len());
     assert!(source.iter().zip(&there).all(|(one, other)| one.key == other.key));
+}
+
+/// A pack that lies nowhere where a listing passes: gc moves what is in it before it comes there, and behind it. Gc has
+/// written to the journal then.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_gc_moves_past_the_listing_of_a_copy_is_looked_for_again() {
+    let (place, from, to) = made().await;
+    let store = place.store().await;
+    journal_write(&store).await;
+    let before: HashSet<PathBuf> = files_below(&from.join("p")).into_iter().collect();
+    import(&store, &place.db, "late", &noise(4, 3 << 20)).await;
+    let late: Vec<PathBuf> = files_below(&from.join("p"));
+    let late: Vec<PathBuf> = late.into_iter().filter(|pack| !before.contains(pack)).collect();
+    let aside = place.dir.path().join("aside");
+    let (newest, told) = (from.join("j/00000002"), place.dir.path().join("told"));
+    std::fs::create_dir(&aside).unwrap();
+    std::fs::rename(&newest, &told).unwrap();
+    let moves = |pairs: Vec<(PathBuf, PathBuf)>| {
+        async move {
+            for (from, to) in pairs {
+                std::fs::rename(from, to).unwrap();
+            }
+        }
+        .boxed()
+    };
+    let at = |pack: &PathBuf| aside.join(pack.file_name().unwrap());
+    let away: Vec<_> = late.iter().map(|pack| (pack.clone(), at(pack))).collect();
+    let mut back: Vec<_> = late.iter().map(|pack| (at(pack), pack.clone())).collect();
+    back.push((told.clone(), newest.clone()));
+    // Written after the first listing.
+    moves(away.clone()).await;
+    let come: Vec<_> = away
+        .iter()
+        .map(|(one, other)| (other.clone(), one.clone()))
+        .collect();
+    let written: Arc<dyn Backend> = Meanwhile::new(&folder(&from), "list j/", moves(come));
+    let gone: Arc<dyn Backend> = Meanwhile::nth(&written, ("list p/", 2), moves(away));
+    let busy: Arc<dyn Backend> = Meanwhile::nth(&gone, ("list b/", 2), moves(back));
+    let (options, progress) = (CopyOptions::default(), CopyProgress::default());
+    let copied = store::copy(&busy, &*folder(&to), &options, &progress)
+        .await
+        .unwrap();
+    assert!(!copied.unsettled);
+    for pack in late {
+        let copy = to.join(pack.strip_prefix(&from).unwrap());
+        assert!(copy.exists(), "{copy:?}");
+    }
+    assert!(to.join("j/00000002").exists());
 }
 
 /// What is damaged of headers and journal is told when it is copied, and what no recovery reads any more is a note.

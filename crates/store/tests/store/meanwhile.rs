@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -16,19 +17,39 @@ use store::{Backend, Listed, Put, Result};
 pub(crate) struct Meanwhile {
     inner: Arc<dyn Backend>,
     at: &'static str,
+    /// How often the call is let through before.
+    before: Arc<AtomicU32>,
     work: Arc<Mutex<Option<BoxFuture<'static, ()>>>>,
 }
 
 impl Meanwhile {
     pub(crate) fn new(inner: &Arc<dyn Backend>, at: &'static str, work: BoxFuture<'static, ()>) -> Arc<Self> {
+        Self::nth(inner, (at, 1), work)
+    }
+
+    /// At the n-th call, from 1.
+    pub(crate) fn nth(
+        inner: &Arc<dyn Backend>,
+        (at, number): (&'static str, u32),
+        work: BoxFuture<'static, ()>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             inner: Arc::clone(inner),
             at,
+            before: Arc::new(AtomicU32::new(number - 1)),
             work: Arc::new(Mutex::new(Some(work))),
         })
     }
 
     async fn met(&self, call: &str) {
+        if call == self.at
+            && self
+                .before
+                .try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+                .is_ok()
+        {
+            return;
+        }
         let work = (call == self.at).then(|| self.work.lock().unwrap().take());
         if let Some(Some(work)) = work {
             work.await;

@@ -80,6 +80,15 @@ pub fn is_mended(key: &str) -> bool {
     is_of_headers(key) || is_of_journal(key)
 }
 
+/// Writes the headers anew where all of them are lost: this process may be the last to know what they said.
+pub async fn headers_lost_mend(app: &App) {
+    let found = app.store.header_check().await;
+    let is_lost = matches!(&found, Err(error) if error.kind() == store::Kind::StoreAway);
+    if is_lost && app.store.there_check().await.is_ok() {
+        headers_mend(app).await;
+    }
+}
+
 /// Sees to it that the store's header is there twice. That it cannot be done now holds nobody up: there is another
 /// time.
 pub async fn headers_mend(app: &App) {
@@ -91,7 +100,7 @@ pub async fn headers_mend(app: &App) {
         Ok(false) => {}
         Err(error) => tracing::error!(
             error = error.chain(),
-            "the store's header could not be written a second time"
+            "the store's header could not be written anew"
         ),
     }
 }

@@ -146,7 +146,7 @@ pub async fn heal_from(app: &App, copy: &str, progress: &HealProgress) -> Result
         Err(error) => !matches!(error.kind(), store::Kind::NotFound | store::Kind::Incompatible),
     };
     let told = if may_have_moved {
-        journal::advance(app).await
+        moves_tell(app).await
     } else {
         Ok(())
     };
@@ -163,6 +163,13 @@ pub async fn heal_from(app: &App, copy: &str, progress: &HealProgress) -> Result
         store_event(app, "store.heal", detail).await?;
     }
     Ok(healed)
+}
+
+/// Leaves an object of the journal, by which a copy from before what heals stored is told from the store.
+async fn moves_tell(app: &App) -> Result<()> {
+    let heals = app.store.heals_over().await?;
+    journal::advance(app).await?;
+    Ok(app.store.heals_told(&heals).await?)
 }
 
 /// Tells that the database that is there was taken as the store's, whatever the store knew beyond it.

@@ -156,18 +156,28 @@ pub async fn misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
 /// that lacks data as well was written on elsewhere. Data alone that is missing is damage, unless something was cut off
 /// that had not told the journal yet.
 async fn store_misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
-    if newest_fault(db, &store.journal()).await?.is_none() && !store.has_untold_moves().await? {
+    if lacking(db, store).await?.is_none() {
         return Ok(None);
     }
-    let Some(lacks) = store.newest_missing(NEWEST).await? else {
-        return Ok(None);
-    };
-    // Under a disk that went away everything is missing.
+    // Under a disk that went away everything is missing, and when it is back nothing is.
     store.there_check().await?;
-    Ok(Some(Misfit::OlderStore {
+    let lacks = lacking(db, store).await?;
+    Ok(lacks.map(|lacks| Misfit::OlderStore {
         place: store.describe(),
         lacks,
     }))
+}
+
+/// An object that an older copy of the store would lack, and that is missing.
+async fn lacking(db: &Db, store: &Store) -> Result<Option<String>> {
+    let since_us = match newest_fault(db, &store.journal()).await? {
+        Some(_) => 0,
+        None => match store.untold_since().await? {
+            Some(since_us) => since_us,
+            None => return Ok(None),
+        },
+    };
+    Ok(store.newest_missing(NEWEST, since_us).await?)
 }
 
 /// A database that is older than the store, or another than wrote its journal last.
@@ -346,10 +356,10 @@ async fn write_once(app: &App, wish: Wish) -> Result<Wrote> {
         return Ok(Wrote::Busy);
     };
     let fence = claimed.fence.unwrap_or_default();
-    let done = if is_dump {
-        dump::write_dump(app, &claimed).await.map(|()| true)
-    } else {
-        write_changes(app, &claimed).await
+    let done = match previous_check(app, &claimed).await {
+        Err(error) => Err(error),
+        Ok(()) if is_dump => dump::write_dump(app, &claimed).await.map(|()| true),
+        Ok(()) => write_changes(app, &claimed).await,
     };
     match done {
         Ok(true) => Ok(Wrote::All),
@@ -368,6 +378,16 @@ async fn write_once(app: &App, wish: Wish) -> Result<Wrote> {
             Err(error)
         }
     }
+}
+
+/// Fails where the object that was completed last is missing and the store is an older copy therefore: what is written
+/// there would hide it.
+async fn previous_check(app: &App, claimed: &state::Model) -> Result<()> {
+    let previous = place(claimed.generation, claimed.sequence);
+    if claimed.generation == 0 || app.store.journal().has(previous).await? {
+        return Ok(());
+    }
+    guard(app).await
 }
 
 /// Takes the lease and commits the intent to write the next object: its number, under a fence of its own. Says whether

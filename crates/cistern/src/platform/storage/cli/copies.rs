@@ -83,14 +83,19 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     let copied = copied.map_err(|error| Failure::Failed(key_flags_named(&chain_of(&error))))?;
     let told = json!({ "copy": {
         "objects": copied.objects, "bytes": copied.bytes, "present": copied.present, "replaced": copied.replaced,
-        "gone": copied.gone, "damaged": copied.damaged, "superseded": copied.superseded,
+        "gone": copied.gone, "unsettled": copied.unsettled, "damaged": copied.damaged, "superseded": copied.superseded,
     } });
     context.output.document(&told, || copied_text(&copied));
     match damaged_text(&copied.damaged) {
+        None if copied.unsettled && copied.gone > 0 => Err(Failure::Failed(UNSETTLED.to_owned())),
         None => Ok(()),
         Some(text) => Err(Failure::Failed(text)),
     }
 }
+
+/// Of a copy that never saw its source at rest.
+const UNSETTLED: &str = "a server wrote all the while, and what gc moved meanwhile may be missing: copy once more, which goes \
+                         on from here";
 
 fn copied_text(copied: &Copied) -> String {
     let mut text = format!(
@@ -107,11 +112,10 @@ fn copied_text(copied: &Copied) -> String {
         );
     }
     if copied.gone > 0 {
-        let _ = write!(
-            text,
-            " {} went away meanwhile, as gc ran: copy once more.",
-            count(copied.gone, "object")
-        );
+        let gone = count(copied.gone, "object");
+        let _ = write!(text, " {gone} went away meanwhile, as gc ran.");
+    } else if copied.unsettled {
+        let _ = write!(text, "\nNote: {UNSETTLED}.");
     }
     if !copied.superseded.is_empty() {
         let _ = write!(

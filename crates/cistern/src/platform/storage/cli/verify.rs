@@ -56,7 +56,8 @@ pub(super) async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
     let count = report.damage.len() as u64 + report.more;
     let what = if count == 1 { "range" } else { "ranges" };
     let next = if report.damage.iter().all(|damage| is_mended(&damage.id)) {
-        "a server writes headers and journal anew by itself: start it, wait for a minute and look again"
+        "a server writes headers and journal anew by itself, and must not be stopped before where no header is left: let it \
+         run for five minutes (or start it) and look again"
     } else if report.damage.iter().all(|damage| damage.kind == "store") {
         "no image needs what is damaged; `cistern gc` removes it"
     } else {

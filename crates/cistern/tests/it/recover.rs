@@ -549,6 +549,31 @@ async fn a_store_that_is_replaced_by_an_older_one_under_a_server_is_noticed_befo
     assert!(said.contains("older copy"), "{said}");
 }
 
+/// What would be written to it would make it look like the newest.
+#[tokio::test]
+async fn a_change_does_not_hide_that_the_store_was_replaced_by_an_older_one() {
+    let server = Setup::default().at(Place::default()).uncached().start();
+    let (api, files) = (server.api(), Files::start().await);
+    imported(&api, "old", &files.put("old", disks::raw(4, 67))).await;
+    let (live, copy) = (server.objects(), server.data().join("copy"));
+    journaled(&server).await;
+    copy_below(&live, &copy);
+    imported(&api, "new", &files.put("new", disks::raw(4, 68))).await;
+    journaled(&server).await;
+    put_back(&copy, &live);
+    let before = names_below(&live.join("j"));
+    api.post("/v2/tags", &json!({ "name": "change" }))
+        .await
+        .expect(201);
+    until("the change to be refused its place", 10, async || {
+        let body = json!({ "name": "next" });
+        let next = api.send_unjudged(Method::POST, "/v2/tags", Some(&body)).await;
+        (next.status == 412).then_some(())
+    })
+    .await;
+    assert_eq!(names_below(&live.join("j")), before, "nothing was written");
+}
+
 /// Puts what lies below one folder in the place of what lies below another.
 fn put_back(copy: &Path, objects: &Path) {
     for path in files_below(objects) {

@@ -737,10 +737,25 @@ async fn lost_headers_hide_no_damage_and_are_told_with_it() {
     let found = verify(&case.store, true).await;
     assert!(found.iter().any(|one| one.owner == "two"), "{found:?}");
     assert!(found.iter().any(|one| one.owner == "h/"), "{found:?}");
+    // Who has the store open still knows them. Another store's are none of it.
+    assert!(case.store.headers_mend().await.unwrap());
+    assert_eq!(header_keys(&case.place).await.len(), 2);
+    assert_eq!(case.place.store().await.id(), case.store.id());
+    let other = local().await;
+    other.store().await;
+    std::fs::remove_dir_all(&headers).unwrap();
+    std::fs::rename(other.dir.path().join("objects/h"), &headers).unwrap();
+    assert!(case.store.headers_mend().await.is_err());
+    assert_eq!(
+        case.store.there_check().await.unwrap_err().kind(),
+        Kind::StoreAway
+    );
+    std::fs::remove_dir_all(&headers).unwrap();
     // With the journal away as well nothing is there that damage could be told of.
     std::fs::remove_dir_all(case.place.dir.path().join("objects/j")).unwrap();
     let refused = case.store.verify(true, &VerifyProgress::default()).await;
     assert_eq!(refused.unwrap_err().kind(), Kind::StoreAway);
+    assert!(case.store.headers_mend().await.is_err());
 }
 
 /// A disk that went away under its mount: every call fails, and that says nothing about what is on it.

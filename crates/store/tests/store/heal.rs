@@ -461,6 +461,51 @@ async fn what_gc_wrote_anew_since_comes_back_from_the_older_packs_of_the_copy() 
     }
 }
 
+/// An older copy of the store lacks what was healed, and nothing in the journal tells it: so that is noted, whatever
+/// becomes of the heal. What was lost before is damage all the while.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stored_anew_is_noted_until_somebody_was_told() {
+    for is_told_by_gc in [false, true] {
+        let (case, pack) = Case::repacked(local().await).await;
+        let (store, before) = (&case.store, content(&case.live()));
+        assert_eq!(store.untold_since().await.unwrap(), None);
+        std::fs::remove_file(&pack).unwrap();
+        case.place.clock.advance(Duration::from_secs(1));
+        assert_eq!(case.heal().await.chunks, SHARED);
+        case.place.clock.advance(Duration::from_hours(1));
+        store.sessions_expire().await.unwrap();
+        let since = store.untold_since().await.unwrap().expect("it is noted");
+        assert_eq!(store.newest_missing(64, since).await.unwrap(), None);
+        assert!(
+            store.newest_missing(64, 0).await.unwrap().is_some(),
+            "what was lost"
+        );
+
+        let written = content(&case.live())
+            .into_keys()
+            .find(|path| !before.contains_key(path));
+        let written = case.live().join(written.expect("a pack"));
+        let aside = case.place.dir.path().join("aside");
+        std::fs::rename(&written, &aside).unwrap();
+        let missing = store
+            .newest_missing(64, since)
+            .await
+            .unwrap()
+            .expect("it is missing");
+        assert!(written.ends_with(&missing), "{missing}");
+        std::fs::rename(&aside, &written).unwrap();
+
+        if is_told_by_gc {
+            case.gc_now().await;
+        } else {
+            let notes = store.heals_over().await.unwrap();
+            assert_eq!(notes.len(), 1);
+            store.heals_told(&notes).await.unwrap();
+        }
+        assert_eq!(store.untold_since().await.unwrap(), None);
+    }
+}
+
 /// A copy is believed in nothing: each frame of it is decoded before it is taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_damaged_copy_what_is_whole_is_taken_and_the_rest_is_told() {

@@ -173,7 +173,7 @@ impl Store {
         let run = Run::begin(self, options).await?;
         match mark::mark(self, run.epoch, options, progress).await {
             Ok(marks) => Ok(Underway {
-                run,
+                run: Box::new(run),
                 report: Report {
                     roots: progress.roots.load(Relaxed),
                     entries: progress.entries.load(Relaxed),
@@ -202,7 +202,7 @@ impl Store {
 /// A run that is under way.
 #[derive(Debug)]
 pub struct Underway {
-    run: Run,
+    run: Box<Run>,
     report: Report,
     stage: Stage,
 }

@@ -228,9 +228,9 @@ impl Store {
     }
 
     /// Sees to it that the store's header is there twice: what is missing is written anew, from the one in force or,
-    /// where none is whole, or all are lost and the journal is there, from the one that this store was opened with; what
-    /// is damaged is deleted then. Gives whether there was anything to be done. Done twice at once it leaves more headers than are needed; callers keep
-    /// it apart from changes of keys, which it could undo.
+    /// where none is whole, or all are lost and the journal is there, from the one that this store was opened with;
+    /// what is damaged is deleted then. Gives whether there was anything to be done. Done twice at once it leaves more
+    /// headers than are needed; callers keep it apart from changes of keys, which it could undo.
     pub async fn headers_mend(&self) -> Result<bool> {
         let headers = match self.headers_look().await {
             Err(error) if error.kind() == Kind::NotFound => {

@@ -101,9 +101,9 @@ impl Store {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When the first gc or heal began that has moved data, or may have, and was cut off, or is at work, before anything
-    /// tells the store from a copy from before: rows may name objects that such a copy lacks, although the journal does
-    /// not tell of it. In microseconds since 1970.
+    /// When the first gc or heal began that has moved data, or may have, and was cut off, or is at work, before
+    /// anything tells the store from a copy from before: rows may name objects that such a copy lacks, although the
+    /// journal does not tell of it. In microseconds since 1970.
     pub async fn untold_since(&self) -> Result<Option<i64>> {
         let since = rows::untold_since(&self.inner.db, self.inner.number).await;
         since.map_err(|error| Error::db("cannot look for what was cut off", error))

@@ -531,9 +531,8 @@ async fn a_store_from_before_a_gc_that_was_cut_off_is_told_from_the_newest() {
     reads_only_until_recovered(&mut server, packs, ways, (id, &disk)).await;
 }
 
-/// As where somebody restores a copy of the objects while the server runs.
-#[tokio::test]
-async fn a_store_that_is_replaced_by_an_older_one_under_a_server_is_noticed_before_gc() {
+/// A server under which the objects were replaced by an older copy, as where somebody restores one while it runs.
+async fn replaced_by_older() -> Server {
     let server = Setup::default().at(Place::default()).uncached().start();
     let (api, files) = (server.api(), Files::start().await);
     imported(&api, "old", &files.put("old", disks::raw(4, 67))).await;
@@ -543,6 +542,12 @@ async fn a_store_that_is_replaced_by_an_older_one_under_a_server_is_noticed_befo
     imported(&api, "new", &files.put("new", disks::raw(4, 68))).await;
     journaled(&server).await;
     put_back(&copy, &live);
+    server
+}
+
+#[tokio::test]
+async fn a_store_that_is_replaced_by_an_older_one_under_a_server_is_noticed_before_gc() {
+    let server = replaced_by_older().await;
     let told = run(&mut server.remote(&["gc", "--now"]));
     assert!(reason(&told).contains("older copy"), "{told:?}");
     let said = refused_over_http(&server).await;
@@ -552,16 +557,9 @@ async fn a_store_that_is_replaced_by_an_older_one_under_a_server_is_noticed_befo
 /// What would be written to it would make it look like the newest.
 #[tokio::test]
 async fn a_change_does_not_hide_that_the_store_was_replaced_by_an_older_one() {
-    let server = Setup::default().at(Place::default()).uncached().start();
-    let (api, files) = (server.api(), Files::start().await);
-    imported(&api, "old", &files.put("old", disks::raw(4, 67))).await;
-    let (live, copy) = (server.objects(), server.data().join("copy"));
-    journaled(&server).await;
-    copy_below(&live, &copy);
-    imported(&api, "new", &files.put("new", disks::raw(4, 68))).await;
-    journaled(&server).await;
-    put_back(&copy, &live);
-    let before = names_below(&live.join("j"));
+    let server = replaced_by_older().await;
+    let (api, journal) = (server.api(), server.objects().join("j"));
+    let before = names_below(&journal);
     api.post("/v2/tags", &json!({ "name": "change" }))
         .await
         .expect(201);
@@ -571,7 +569,7 @@ async fn a_change_does_not_hide_that_the_store_was_replaced_by_an_older_one() {
         (next.status == 412).then_some(())
     })
     .await;
-    assert_eq!(names_below(&live.join("j")), before, "nothing was written");
+    assert_eq!(names_below(&journal), before, "nothing was written");
 }
 
 /// Puts what lies below one folder in the place of what lies below another.

@@ -20,11 +20,20 @@ impl Store {
     /// where it holds none, or cannot be read at all, as under a disk that went away. One small listing, and one small
     /// read.
     pub async fn header_check(&self) -> Result<()> {
-        match header_load(&*self.inner.backend).await {
-            Ok(Some(found)) if found.header.store_id == self.id() => Ok(()),
-            Ok(_) => Err(self.away()),
+        match self.header_is_there().await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.away()),
             Err(error) if error.kind() == Kind::Io => Err(self.away().with_source(error)),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there is a header; fails with [`Kind::StoreAway`] where it is another store's.
+    async fn header_is_there(&self) -> Result<bool> {
+        match header_load(&*self.inner.backend).await? {
+            Some(found) if found.header.store_id == self.id() => Ok(true),
+            Some(_) => Err(self.away()),
+            None => Ok(false),
         }
     }
 
@@ -43,26 +52,19 @@ impl Store {
             Err(error) if !damaging(&error) && error.kind() != Kind::Incompatible => return Err(error),
             _ => {}
         }
-        let lost = match header_load(&*self.inner.backend).await {
-            Ok(Some(found)) if found.header.store_id == self.id() => return Ok(()),
-            Ok(Some(_)) => return Err(self.away()),
-            Ok(None) => self.away(),
-            Err(error) if error.kind() == Kind::Io => self.away().with_source(error),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    Kind::Damaged | Kind::NotFound | Kind::HeadersDamaged
-                ) =>
-            {
-                return Ok(());
-            }
-            Err(error) => return Err(error),
+        let lost = match self.header_is_there().await {
+            Ok(true) => return Ok(()),
+            Ok(false) => self.away(),
+            Err(error) => match error.kind() {
+                Kind::Io => self.away().with_source(error),
+                Kind::Damaged | Kind::NotFound | Kind::HeadersDamaged => return Ok(()),
+                _ => return Err(error),
+            },
         };
         if self.journal_is_own().await.unwrap_or(false) {
-            Ok(())
-        } else {
-            Err(lost)
+            return Ok(());
         }
+        Err(lost)
     }
 
     /// Whether one of the newest objects of the journal can be read and is this store's.

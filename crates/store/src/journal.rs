@@ -128,6 +128,11 @@ pub struct JournalSealed {
 }
 
 impl JournalSealed {
+    /// Where it is to stand.
+    pub(crate) fn place(&self) -> JournalPlace {
+        self.place
+    }
+
     /// Its bytes, for a working file that it waits in.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes

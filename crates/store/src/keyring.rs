@@ -74,6 +74,13 @@ impl Headers {
         self.copies += u32::from(Header { number, ..header } == *newest);
     }
 
+    /// The number of one that is there.
+    fn any_number(&self) -> u32 {
+        let damaged = self.damaged.first().map(|(number, _)| *number);
+        let newest = self.newest.as_ref().map(|header| header.number);
+        newest.or(damaged).unwrap_or_default()
+    }
+
     /// The one in force, where there is no copy of it and has to be one: a store in clear of an earlier version has
     /// number 0 alone, until a server opens it.
     pub(crate) fn alone(&self) -> Option<&Header> {
@@ -162,7 +169,8 @@ impl Store {
     async fn header_replace(&self, header: Header) -> Result<()> {
         self.key_or_refuse()?;
         let backend = &*self.inner.backend;
-        let first = self.header_add(header, COPIES).await?;
+        let before = Header::key(header.number);
+        let first = self.header_add(header, COPIES, &before).await?;
         for number in header_numbers(backend).await? {
             if number < first {
                 backend.delete(&Header::key(number)).await.map_err(|error| {
@@ -173,8 +181,10 @@ impl Store {
         Ok(())
     }
 
-    /// Writes `header` so many times under numbers that were never used; gives the first.
-    async fn header_add(&self, mut header: Header, copies: u32) -> Result<u32> {
+    /// Writes `header` so many times under numbers that were never used; gives the first. `witness` is the key of an
+    /// object that showed that the store is there: where it is not there any more, as under a disk that went away
+    /// meanwhile, what was written lies elsewhere and is removed.
+    async fn header_add(&self, mut header: Header, copies: u32, witness: &str) -> Result<u32> {
         let context = |error| Error::db("cannot claim a header's number", error);
         let backend = &*self.inner.backend;
         let above = header_numbers(backend)
@@ -188,8 +198,14 @@ impl Store {
         header.number = first.map_err(context)?.cast_unsigned();
         tx.commit().await.map_err(context)?;
         let first = header.number;
-        headers_write(backend, &mut header, self.key(), copies).await?;
-        Ok(first)
+        let written = headers_write(backend, &mut header, self.key(), copies).await;
+        if backend.stat(witness).await?.is_some() {
+            return written.map(|()| first);
+        }
+        for number in first..first + copies {
+            backend.delete(&Header::key(number)).await?;
+        }
+        Err(self.gone())
     }
 
     /// Reads every header whole.
@@ -232,12 +248,18 @@ impl Store {
     /// what is damaged is deleted then. Gives whether there was anything to be done. Done twice at once it leaves more
     /// headers than are needed; callers keep it apart from changes of keys, which it could undo.
     pub async fn headers_mend(&self) -> Result<bool> {
-        let headers = match self.headers_look().await {
+        let _proven = self.inner.unproven.write().await;
+        let (headers, witness) = match self.headers_look().await {
             Err(error) if error.kind() == Kind::NotFound => {
-                self.there_check().await.map_err(|_| error)?;
-                Headers::default()
+                let is_there = self.there_check().await.is_ok();
+                let own = self.journal_own().await?.filter(|_| is_there);
+                (Headers::default(), own.ok_or(error)?.key())
             }
-            looked => looked?,
+            looked => {
+                let headers = looked?;
+                let witness = Header::key(headers.any_number());
+                (headers, witness)
+            }
         };
         let missing = COPIES.saturating_sub(headers.copies);
         if missing == 0 && headers.damaged.is_empty() {
@@ -246,7 +268,7 @@ impl Store {
         let header = headers.newest.unwrap_or_else(|| self.inner.header.clone());
         header.writable()?;
         if missing > 0 {
-            self.header_add(header, missing).await?;
+            self.header_add(header, missing, &witness).await?;
         }
         for (number, _) in headers.damaged {
             self.inner.backend.delete(&Header::key(number)).await?;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use sea_orm::ConnectionTrait;
+use tokio::sync::RwLock;
 use uuid::Uuid;
 
 use crate::backend::{self, Backend, Probe, Requests};
@@ -104,6 +105,9 @@ pub(crate) struct Inner {
     pub(crate) doubt: Doubt,
     /// When the store was last seen to be there by who could not read something.
     there_looked: Mutex<Option<Duration>>,
+    /// Held for reading by who writes an object of the journal and does not know yet whether it went into this store,
+    /// and for writing by who takes such an object for a proof that the store is there.
+    pub(crate) unproven: RwLock<()>,
     /// What the record of damage was made from, by this process.
     pub(crate) damage_recorded: Mutex<Option<Inputs>>,
     pub(crate) cache: OnceLock<Arc<PackCache>>,

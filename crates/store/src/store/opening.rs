@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use futures::TryStreamExt as _;
 use sea_orm::DatabaseConnection;
+use tokio::sync::RwLock;
 use uuid::Uuid;
 
 use super::{Inner, Opening, Options, Store};
@@ -169,6 +170,7 @@ impl Store {
             damage_is_stale: AtomicBool::new(false),
             doubt: Doubt::default(),
             there_looked: Mutex::default(),
+            unproven: RwLock::default(),
             damage_recorded: Mutex::default(),
             cache: OnceLock::new(),
             writers: AtomicUsize::new(0),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Store;
 use crate::error::{Error, Kind, Result};
 use crate::header::{header_load, header_read};
+use crate::journal::{JournalPlace, JournalSealed};
 use crate::rows;
 use crate::verify::damaging;
 
@@ -17,9 +18,12 @@ const JOURNAL_LOOKS: usize = 4;
 
 impl Store {
     /// Answers when the backend does and still holds this store's header; otherwise fails, with [`Kind::StoreAway`]
-    /// where it holds none, or cannot be read at all, as under a disk that went away. One small listing, and one small
-    /// read.
+    /// where it holds none, or cannot be read at all, as under a disk that went away. One small read in most cases.
     pub async fn header_check(&self) -> Result<()> {
+        let own = header_read(&*self.inner.backend, self.inner.header.number).await;
+        if own.is_ok_and(|found| found.header.store_id == self.id()) {
+            return Ok(());
+        }
         match self.header_is_there().await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.away()),
@@ -61,21 +65,40 @@ impl Store {
                 _ => return Err(error),
             },
         };
-        if self.journal_is_own().await.unwrap_or(false) {
-            return Ok(());
+        match self.journal_own().await {
+            Ok(Some(_)) => Ok(()),
+            _ => Err(lost),
         }
-        Err(lost)
     }
 
-    /// Whether one of the newest objects of the journal can be read and is this store's.
-    async fn journal_is_own(&self) -> Result<bool> {
+    /// One of the newest objects of the journal that can be read and is this store's.
+    pub(crate) async fn journal_own(&self) -> Result<Option<JournalPlace>> {
         let journal = self.journal();
         for listed in journal.list().await?.iter().rev().take(JOURNAL_LOOKS) {
             if journal.get(listed.place).await.is_ok() {
-                return Ok(true);
+                return Ok(Some(listed.place));
             }
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    /// Writes an object of the journal durably, as [`crate::Journal::put`] does, into the place that holds this store:
+    /// fails with [`Kind::StoreAway`] where it does not, or no more when the object was written, which is then removed.
+    pub async fn journal_put(&self, object: &JournalSealed) -> Result<()> {
+        self.header_check().await?;
+        // Until it is known that the store was there, the object proves nothing to who looks for lost headers.
+        let _unproven = self.inner.unproven.read().await;
+        let journal = self.journal();
+        journal.put(object).await?;
+        match self.header_check().await {
+            Err(away) if away.kind() == Kind::StoreAway => {
+                if let Err(error) = journal.delete(object.place()).await {
+                    tracing::debug!(%error, "could not remove a journal object that lies elsewhere");
+                }
+                Err(away)
+            }
+            checked => checked,
+        }
     }
 
     /// The error, or that the store is not there, where it follows from that. A store that was there a moment ago is

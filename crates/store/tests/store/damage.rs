@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use store::gc::{self, Progress, Report};
 use store::{
     Damage, Error, Fault, Faulty, JournalHead, JournalLink, JournalPart, JournalPlace, Kind, Options, Store,
@@ -12,7 +13,8 @@ use store::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{CHUNK, Place, encrypted, import, local, noise};
+use crate::meanwhile::Meanwhile;
+use crate::support::{CHUNK, Place, encrypted, files_below, import, local, noise};
 
 /// Two disks in packs of their own: the first of noise with a hole, the second shares its first MiB.
 struct Case {
@@ -756,6 +758,55 @@ async fn lost_headers_hide_no_damage_and_are_told_with_it() {
     let refused = case.store.verify(true, &VerifyProgress::default()).await;
     assert_eq!(refused.unwrap_err().kind(), Kind::StoreAway);
     assert!(case.store.headers_mend().await.is_err());
+}
+
+/// Work that takes the objects' folder away, as an unmount does, and leaves in its place what a start before the mount
+/// left there.
+fn unmount(place: &Place) -> BoxFuture<'static, ()> {
+    let objects = place.dir.path().join("objects");
+    Box::pin(async move {
+        std::fs::rename(&objects, objects.with_extension("aside")).unwrap();
+        std::fs::create_dir_all(objects.join("tmp")).unwrap();
+    })
+}
+
+/// Neither a header nor an object of the journal that was written into the folder under a mount stays there, where
+/// each would make the next one believe that this is the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_while_the_store_is_unmounted_does_not_make_a_store_of_the_folder_below() {
+    for at in ["put j/", "put h/"] {
+        let place = local().await;
+        drop(place.store().await);
+        let backend = Meanwhile::new(&place.backend, at, unmount(&place));
+        let store = place.store_on(backend.clone()).await;
+        let objects = place.dir.path().join("objects");
+        if at == "put h/" {
+            std::fs::remove_file(objects.join("h/00000001")).unwrap();
+            let error = store.headers_mend().await.unwrap_err();
+            assert_eq!(error.kind(), Kind::NotFound, "{error}");
+        }
+        let head = JournalHead {
+            lineage: uuid::Uuid::from_u128(9),
+            place: JournalPlace::default(),
+            part: JournalPart::DumpEnd,
+            previous: None,
+            at_us: 5,
+        };
+        let sealed = store.journal().seal(&head, b"a document").unwrap();
+        for _ in 0..2 {
+            let error = store.journal_put(&sealed).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::StoreAway, "{at}: {error}");
+            assert!(store.headers_mend().await.is_err(), "{at}");
+        }
+        assert!(backend.is_done());
+        let left = files_below(&objects);
+        assert_eq!(left, Vec::<PathBuf>::new(), "{at}");
+        std::fs::remove_dir_all(&objects).unwrap();
+        std::fs::rename(objects.with_extension("aside"), &objects).unwrap();
+        store.journal_put(&sealed).await.unwrap();
+        store.headers_mend().await.unwrap();
+        assert_eq!(verify(&store, true).await, []);
+    }
 }
 
 /// A disk that went away under its mount: every call fails, and that says nothing about what is on it.

@@ -70,6 +70,7 @@ impl fmt::Debug for Meanwhile {
 #[async_trait]
 impl Backend for Meanwhile {
     async fn put_new(&self, key: &str, data: Bytes) -> Result<()> {
+        self.met(&format!("put {}", &key[..2])).await;
         self.inner.put_new(key, data).await
     }
 

@@ -43,6 +43,8 @@ pub async fn look_due(app: &App) -> Result<()> {
     if app.config.scrub.every_days == 0 || now_us - app.looked.0.load(Relaxed) < every_us {
         return Ok(());
     }
+    // Under a disk that went away everything is missing, and nothing is to be mended.
+    app.store.there_check().await?;
     let found = app.store.alone_verify(true).await?;
     let found = with_newest(app, found).await?;
     if found.iter().any(|damage| is_of_journal(&damage.owner)) {

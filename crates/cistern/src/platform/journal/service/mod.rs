@@ -506,8 +506,7 @@ fn bytes_of(sealed: &JournalSealed) -> i64 {
 /// Writes an object under its number, into the store that it is of: under a mount that went away there may be none, or
 /// another. One that is there already was written by whoever is ahead of us.
 async fn put(app: &App, sealed: &JournalSealed) -> Result<()> {
-    app.store.header_check().await?;
-    match app.store.journal().put(sealed).await {
+    match app.store.journal_put(sealed).await {
         Err(error) if error.kind() == store::Kind::Exists => {
             guard(app).await?;
             refuse(app, OTHER)

@@ -206,6 +206,7 @@ impl Store {
         let item = Listed {
             key: key.to_owned(),
             bytes: whole.found.bytes,
+            modified_us: 0,
         };
         object_write(from, to, &item, true).await.map(drop)
     }
@@ -247,7 +248,11 @@ impl Store {
         let Some(bytes) = self.inner.backend.stat(&key).await? else {
             return Ok(Err(ABSENT.to_owned()));
         };
-        let item = Listed { key, bytes };
+        let item = Listed {
+            key,
+            bytes,
+            modified_us: 0,
+        };
         let judged = if object.kind == object_kind::BLOB {
             self.blob_judge(object, item).await
         } else {

@@ -348,6 +348,7 @@ impl Store {
             kind: object_kind::BLOB,
             id,
             bytes: item.bytes,
+            modified_us: item.modified_us,
             entries: Vec::new(),
         };
         let names = match self.whole_names(id, &item).await {
@@ -394,6 +395,7 @@ pub(crate) fn found(id: Uuid, item: &Listed, domain: i64, entries: Vec<Entry>) -
         kind: object_kind::PACK,
         id,
         bytes: item.bytes,
+        modified_us: item.modified_us,
         entries: vec![(domain, entries)],
     }
 }

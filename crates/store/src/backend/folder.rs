@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -455,6 +455,7 @@ impl Inner {
                 files.push(Listed {
                     key,
                     bytes: data.len(),
+                    modified_us: modified_us(&data),
                 });
             }
         }
@@ -468,6 +469,12 @@ impl Inner {
         }
         Ok(files)
     }
+}
+
+fn modified_us(data: &std::fs::Metadata) -> i64 {
+    data.mtime()
+        .saturating_mul(1_000_000)
+        .saturating_add(data.mtime_nsec() / 1_000)
 }
 
 /// Whether neither an object of this name nor what is in a folder of it has a key greater than `after`.

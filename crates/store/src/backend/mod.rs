@@ -37,6 +37,8 @@ pub struct Listed {
     pub key: String,
     /// Its size.
     pub bytes: u64,
+    /// When it was written, as the backend says, in microseconds since 1970 (UTC); 0 where it does not say.
+    pub modified_us: i64,
 }
 
 /// An object being written.

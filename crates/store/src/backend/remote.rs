@@ -189,6 +189,9 @@ impl Remote {
                 let item = Listed {
                     key: entry.path().to_owned(),
                     bytes: data.content_length(),
+                    modified_us: data
+                        .last_modified()
+                        .map_or(0, |at| at.into_inner().as_microsecond()),
                 };
                 Ok(data.is_file().then_some(item))
             }))

@@ -158,21 +158,29 @@ pub(crate) async fn objects_page(
         .await
 }
 
-/// The published objects that were written last, newest first.
+/// The published objects that were written last: so many by their numbers, and so many by the clock. Neither alone is
+/// enough: an index that was made anew numbers them as they are listed, and a clock may have been wrong.
 pub(crate) async fn objects_newest(
     db: &impl ConnectionTrait,
     store: i32,
     since_us: i64,
     limit: u64,
 ) -> Result<Vec<object::Model>, DbErr> {
-    object::Entity::find()
-        .filter(object::Column::Store.eq(store))
-        .filter(object::Column::State.eq(object_state::LIVE))
-        .filter(object::Column::ChangedUs.gte(since_us))
-        .order_by_desc(object::Column::Id)
-        .limit(limit)
-        .all(db)
-        .await
+    let mut newest = Vec::new();
+    for by in [object::Column::Id, object::Column::CreatedUs] {
+        let found = object::Entity::find()
+            .filter(object::Column::Store.eq(store))
+            .filter(object::Column::State.eq(object_state::LIVE))
+            .filter(object::Column::ChangedUs.gte(since_us))
+            .order_by_desc(by)
+            .limit(limit)
+            .all(db)
+            .await?;
+        newest.extend(found);
+    }
+    newest.sort_unstable_by_key(|object| std::cmp::Reverse(object.id));
+    newest.dedup_by_key(|object| object.id);
+    Ok(newest)
 }
 
 /// Sums over the published objects of a kind: number, bytes, frames.

@@ -23,6 +23,8 @@ pub(crate) struct ObjectFound {
     pub(crate) kind: i16,
     pub(crate) id: Uuid,
     pub(crate) bytes: u64,
+    /// As [`crate::Listed::modified_us`].
+    pub(crate) modified_us: i64,
     /// What is in it, by dedup domain.
     pub(crate) entries: Vec<(i64, Vec<Entry>)>,
 }
@@ -117,7 +119,8 @@ pub(crate) async fn found_insert(
         session: Set(None),
         bytes: Set(found.bytes.cast_signed()),
         frames: Set(i32::try_from(found.frames()).unwrap_or(i32::MAX)),
-        created_us: Set(now_us),
+        // Their numbers are in the order of a listing: this alone tells which are the newest.
+        created_us: Set(found.modified_us),
         changed_us: Set(now_us),
         // Only its footer was read: it is the first that a scrub reads.
         verified_us: Set(0),

@@ -61,7 +61,11 @@ impl Backend for Backup {
     fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed>> {
         let item = |(key, data): (&String, &Bytes)| {
             let (key, bytes) = (key.clone(), data.len() as u64);
-            Ok(Listed { key, bytes })
+            Ok(Listed {
+                key,
+                bytes,
+                modified_us: 0,
+            })
         };
         let of_prefix = self.0.iter().filter(|(key, _)| key.starts_with(prefix));
         let items: Vec<_> = of_prefix.map(item).collect();

@@ -168,7 +168,11 @@ impl Network {
                 }
             }
         }
-        let item = |(key, (bytes, _))| Listed { key, bytes };
+        let item = |(key, (bytes, _))| Listed {
+            key,
+            bytes,
+            modified_us: 0,
+        };
         listed.into_iter().map(item).collect()
     }
 

@@ -58,6 +58,8 @@ async fn an_index_that_was_lost_comes_back_and_the_store_goes_on() {
         );
         assert!(rebuilt.salvaged.is_empty() && rebuilt.unreadable.is_empty());
         assert!(rows(&place, "SELECT epoch FROM store_meta").await > epoch);
+        let untimed = "SELECT count(*) FROM store_object WHERE created_us < 1700000000000000";
+        assert_eq!(rows(&place, untimed).await, 0, "{}", place.name);
         let store = place.store().await;
         assert_eq!(store.stats().await.unwrap(), before);
         assert_reads(&store, "one", &one).await;
@@ -233,6 +235,31 @@ fn packs(place: &Place) -> Vec<std::path::PathBuf> {
     let folders = std::fs::read_dir(place.dir.path().join("objects/p")).unwrap();
     let files = folders.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
     files.map(|file| file.unwrap().path()).collect()
+}
+
+/// An index that was made anew numbers packs as they are listed: which are the newest, the clock of their place tells.
+#[tokio::test]
+async fn an_older_copy_is_told_by_the_newest_packs_also_after_the_index_was_made_anew() {
+    let place = local().await;
+    let store = place.store().await;
+    for seed in 0..4 {
+        import(&store, &place.db, &seed.to_string(), &noise(seed, 1 << 20)).await;
+    }
+    drop(store);
+    let mut packs = packs(&place);
+    packs.sort();
+    // The first that is listed is the newest.
+    for (age, pack) in (1..).zip(&packs) {
+        let file = std::fs::File::options().write(true).open(pack).unwrap();
+        let at = std::time::SystemTime::now() - std::time::Duration::from_secs(60 * age);
+        file.set_modified(at).unwrap();
+    }
+    rebuild(&place).await;
+    let store = place.store().await;
+    assert_eq!(store.newest_missing(1, 0).await.unwrap(), None);
+    std::fs::remove_file(&packs[0]).unwrap();
+    let missing = store.newest_missing(1, 0).await.unwrap().expect("it is missing");
+    assert!(packs[0].ends_with(&missing), "{missing}");
 }
 
 #[tokio::test]

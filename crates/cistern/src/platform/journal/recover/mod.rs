@@ -86,9 +86,9 @@ pub async fn recover(config: &Config, options: Options, tell: &(dyn Fn(&str) + S
     tell("bringing the catalogue back");
     let counters = replay(&journal, &target.db, plan, &mut report).await?;
     if let Some(newer) = newer {
-        let refusal = newer.refusal(config, &target.db).await?;
+        let refusal = newer.refusal(config, &target.db).await;
         target.give_up().await?;
-        return Err(refusal);
+        return Err(refusal?);
     }
     tell("reading the index of every pack");
     index_make(&target.db, backend, with_key.clone(), &mut report).await?;

@@ -100,7 +100,8 @@ impl Reserve {
         if size(space) == 0 {
             return Ok(Looked::Nothing);
         }
-        let is_there = fs::metadata(&self.path).is_ok_and(|meta| meta.len() > 0);
+        // A part of it, which a crash left, is not the whole.
+        let is_there = fs::metadata(&self.path).is_ok_and(|meta| meta.len() >= size(space));
         if is_there || space.free < space.reserve() + size(space) {
             return Ok(Looked::Nothing);
         }

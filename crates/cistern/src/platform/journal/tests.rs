@@ -388,6 +388,20 @@ impl Case {
     }
 }
 
+/// A dump that is cut off has to be written before anything else is: none begins that there is no room for.
+#[tokio::test]
+async fn a_long_generation_goes_on_where_there_is_no_room_for_the_next() {
+    let case = Case::new(Fault::Io).await;
+    service::dump(&case.app).await.expect("dumps");
+    for (dump_bytes, expected) in [(1_i64 << 61, false), (1 << 10, true)] {
+        let long = format!("UPDATE journal_state SET dump_bytes = {dump_bytes}, intended_sequence = 5000");
+        case.sql(&long).await;
+        let claimed = service::claim(&case.app, false).await.expect("claims");
+        let (_, is_dump) = claimed.expect("is free");
+        assert_eq!(is_dump, expected, "{dump_bytes}");
+    }
+}
+
 #[tokio::test]
 async fn a_writer_that_was_paused_changes_nothing_and_its_late_object_does_no_harm() {
     let case = Case::new(Fault::Io).await;

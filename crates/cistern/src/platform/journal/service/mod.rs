@@ -1,6 +1,7 @@
-//! Writing the journal, and noticing that the database is an older one.
+//! Writing the journal.
 
 mod dump;
+mod misfit;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,20 +9,22 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta};
 use sea_orm::ConnectionTrait;
 use serde_json::Value;
-use store::{
-    Damage, Journal, JournalHead, JournalLink, JournalPart, JournalPlace, JournalSealed, Kind, Store,
-};
+use store::{JournalHead, JournalLink, JournalPart, JournalPlace, JournalSealed};
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::model::{self, Document, Key, Known};
+pub(super) use self::misfit::{Misfit, database_misfit};
+use self::misfit::{OTHER, refuse};
+pub use self::misfit::{guard, is_recovered, misfit, newest_fault, open};
+use super::model::{Document, Key};
 use super::rows::{self, state};
 use super::tables::JOURNALED;
 use crate::app::App;
-use crate::platform::db::{Db, Snapshot, Tx, migrate};
+use crate::platform::db::{Snapshot, Tx, migrate};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::random;
+use crate::platform::storage::space;
 
 /// How often it is looked whether there is something to journal.
 const EVERY: Duration = Duration::from_secs(1);
@@ -40,22 +43,6 @@ const CHANGE_BYTES: i64 = 8 << 20;
 
 /// Another took the lease.
 const LOST: &str = "another server writes the journal now; this one lets it";
-/// The refusal where the database is an older one.
-const OLDER: &str = "this database is older than the store, whose journal holds changes that it does not know: nothing is \
-                     changed or deleted. Put the newest database back, or stop the server and run `cistern recover`, which \
-                     makes a new one from the store";
-/// The refusal where the store is written by another.
-const OTHER: &str = "the store's journal is written with another database than this one, as after a `cistern recover` \
-                     elsewhere: nothing is changed or deleted. Start the server with the other; or, to go on with this one, \
-                     stop both and run `cistern recover --keep-database`, which forgets what the other has";
-
-/// The refusal where the store is an older one.
-const OLDER_STORE: &str = "has neither the newest objects that this database knows nor the newest of the journal: it is an older copy \
-                           of the store, or `objects` names another place than before. Nothing is changed or deleted. Name the \
-                           place that was used last; or, where what is newer is lost, stop the server and run `cistern recover \
-                           --keep-database`, which goes on with what is there";
-/// Objects that are looked for before a store is taken for an older one.
-const NEWEST: u64 = 64;
 
 /// What the writer of this process holds.
 #[derive(Debug, Default)]
@@ -91,150 +78,6 @@ pub async fn triggers_make_in_tx(tx: &Tx) -> Result<()> {
     rows::triggers_make(&**tx, JOURNALED)
         .await
         .context("could not make the journal's triggers")
-}
-
-/// Looks whether this database belongs to the store's journal, and begins a lineage where there is no journal yet. What
-/// does not belong is opened all the same, for reading.
-pub async fn open(app: &App) -> Result<()> {
-    if rows::state_get(app.db.conn()).await?.is_none() && app.store.journal().list().await?.is_empty() {
-        let tx = app.db.write().await?;
-        rows::state_insert(&*tx, rows::state_new(random::uuid(), 0)).await?;
-        tx.commit().await?;
-    }
-    match misfit(&app.db, &app.store).await? {
-        Some(misfit) => refuse(app, &misfit.sentence()).or(Ok(())),
-        None => Ok(()),
-    }
-}
-
-/// Why store and database do not go together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Misfit {
-    /// The database is an older copy.
-    OlderDatabase,
-    /// The journal was written last with another database.
-    OtherDatabase,
-    /// The store is an older copy: its place, and an object that it lacks.
-    OlderStore {
-        /// Where the store is.
-        place: String,
-        /// The object's key.
-        lacks: String,
-    },
-}
-
-impl Misfit {
-    /// The refusal of every change, with the ways out.
-    pub fn sentence(&self) -> String {
-        match self {
-            Self::OlderDatabase => OLDER.to_owned(),
-            Self::OtherDatabase => OTHER.to_owned(),
-            Self::OlderStore { place, lacks } => format!("`{place}`, which lacks `{lacks}`, {OLDER_STORE}"),
-        }
-    }
-
-    /// The flag with which `cistern recover` goes on without losing what only one of the two knows, where it is the
-    /// newer one that stays.
-    pub fn recover_flag(&self) -> Option<&'static str> {
-        match self {
-            Self::OlderDatabase => None,
-            Self::OtherDatabase | Self::OlderStore { .. } => Some("--keep-database"),
-        }
-    }
-}
-
-/// Why store and database do not go together, if so: one of them is an older copy, or the journal is of another
-/// database. Changes nothing.
-pub async fn misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
-    match database_misfit(db, &store.journal()).await? {
-        Some(misfit) => Ok(Some(misfit)),
-        None => store_misfit(db, store).await,
-    }
-}
-
-/// A store that lacks what its database has written last. A journal object alone that is missing is mended; a store
-/// that lacks data as well was written on elsewhere. Data alone that is missing is damage, unless something was cut off
-/// that had not told the journal yet.
-async fn store_misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
-    if lacking(db, store).await?.is_none() {
-        return Ok(None);
-    }
-    // Under a disk that went away everything is missing, and when it is back nothing is.
-    store.there_check().await?;
-    let lacks = lacking(db, store).await?;
-    Ok(lacks.map(|lacks| Misfit::OlderStore {
-        place: store.describe(),
-        lacks,
-    }))
-}
-
-/// An object that an older copy of the store would lack, and that is missing.
-async fn lacking(db: &Db, store: &Store) -> Result<Option<String>> {
-    let since_us = match newest_fault(db, &store.journal()).await? {
-        Some(_) => 0,
-        None => match store.untold_since().await? {
-            Some(since_us) => since_us,
-            None => return Ok(None),
-        },
-    };
-    Ok(store.newest_missing(NEWEST, since_us).await?)
-}
-
-/// A database that is older than the store, or another than wrote its journal last.
-pub(super) async fn database_misfit(db: &Db, journal: &Journal) -> Result<Option<Misfit>> {
-    let listed = journal.list().await?;
-    let Some(newest) = listed.last() else {
-        return Ok(None);
-    };
-    // After the listing: what is listed was intended before.
-    let state = rows::state_get(db.conn()).await?;
-    let known = state.as_ref().map(known);
-    let is_ahead = model::is_ahead(newest.place, known);
-    let (Some(state), Some(known)) = (state, known) else {
-        return Ok(is_ahead.then_some(Misfit::OlderDatabase));
-    };
-    if !is_ahead && !model::must_be_own(newest.place, known) {
-        return Ok(None);
-    }
-    match journal.get(newest.place).await {
-        Ok(object) if object.head.lineage != state.lineage => Ok(Some(Misfit::OtherDatabase)),
-        _ if is_ahead => Ok(Some(Misfit::OlderDatabase)),
-        // Removed since by another server, or damaged, which whoever reads the journal tells.
-        Err(error) if !matches!(error.kind(), Kind::NotFound | Kind::Damaged) => Err(error.into()),
-        _ => Ok(None),
-    }
-}
-
-/// Fails, from now on for every writing transaction of this process, where store and database do not go together (any
-/// more). To be called before anything is deleted for good.
-pub async fn guard(app: &App) -> Result<()> {
-    if let Some(sentence) = app.db.refusal() {
-        return Err(Error::Precondition(sentence.to_owned()));
-    }
-    match misfit(&app.db, &app.store).await? {
-        Some(misfit) => refuse(app, &misfit.sentence()),
-        None => Ok(()),
-    }
-}
-
-fn refuse(app: &App, sentence: &str) -> Result<()> {
-    tracing::error!("{sentence}");
-    app.db.refuse(sentence.to_owned());
-    Err(Error::Precondition(sentence.to_owned()))
-}
-
-fn known(state: &state::Model) -> Known {
-    Known {
-        intended: place(state.intended_generation, state.intended_sequence),
-        foreign_generation: u32::try_from(state.foreign_generation).unwrap_or(u32::MAX),
-    }
-}
-
-fn place(generation: i64, sequence: i64) -> JournalPlace {
-    JournalPlace {
-        generation: u32::try_from(generation).unwrap_or(u32::MAX),
-        sequence: sequence.cast_unsigned(),
-    }
 }
 
 /// Writes what changes, until `stop`, and then once more.
@@ -278,13 +121,6 @@ pub async fn flush(app: &App) -> Result<()> {
     Ok(())
 }
 
-/// Whether a recovery made this database. What it does not bring back, as when something was used last, says nothing
-/// then.
-pub async fn is_recovered(db: &Db) -> Result<bool> {
-    let state = rows::state_get(db.conn()).await?;
-    Ok(state.is_some_and(|state| state.foreign_generation > 0))
-}
-
 /// Begins a new generation.
 pub async fn dump(app: &App) -> Result<()> {
     write_own(app, Wish::Dump).await
@@ -303,41 +139,12 @@ async fn write_own(app: &App, wish: Wish) -> Result<()> {
     Ok(())
 }
 
-/// What is wrong with the object that the database completed last, which nothing in the store names.
-pub async fn newest_fault(db: &Db, journal: &Journal) -> Result<Option<Damage>> {
-    let state = rows::state_get(db.conn()).await?;
-    let Some(state) = state.filter(|state| state.generation > 0) else {
-        return Ok(None);
-    };
-    let place = place(state.generation, state.sequence);
-    let key = place.key();
-    let reason = match journal.get(place).await {
-        Ok(object) if object.code == code_of(&state) => return Ok(None),
-        Ok(_) => format!("journal object `{key}` is not the one that was written"),
-        Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Damaged | Kind::Io) => {
-            format!("journal object `{key}`, the newest, cannot be read ({error})")
-        }
-        Err(error) => return Err(error.into()),
-    };
-    // It may have been removed since, after two more dumps.
-    let now = rows::state_get(db.conn()).await?;
-    if now.is_none_or(|now| (now.generation, now.sequence) != (state.generation, state.sequence)) {
-        return Ok(None);
-    }
-    Ok(Some(Damage {
-        kind: "store".into(),
-        owner: key,
-        range: 0..0,
-        reason,
-    }))
-}
-
-/// Writes one object, or a dump. Where that fails on a disk that is nearly full it is tried once more with the room of
-/// the reserves: without the journal nothing that frees room can be done.
+/// Writes one object, or a dump. Where that fails on a disk that is nearly full, and may have for that, it is tried once
+/// more with the room of the reserves: without the journal nothing that frees room can be done.
 async fn write(app: &App, wish: Wish) -> Result<Wrote> {
     let _turn = app.journal.turn.lock().await;
     match write_once(app, wish).await {
-        Err(error) if app.reserves_release() => {
+        Err(error) if may_lack_room(&error) && app.reserves_release() => {
             tracing::warn!(
                 error = error.chain(),
                 "could not write the journal; trying again with the reserve's room"
@@ -346,6 +153,11 @@ async fn write(app: &App, wish: Wish) -> Result<Wrote> {
         }
         done => done,
     }
+}
+
+/// Not where room is not what was missing: the reserves are to be there when it is.
+fn may_lack_room(error: &Error) -> bool {
+    matches!(error, Error::Unavailable(_) | Error::Internal { .. })
 }
 
 async fn write_once(app: &App, wish: Wish) -> Result<Wrote> {
@@ -409,8 +221,7 @@ pub(super) async fn claim(app: &App, with_dump: bool) -> Result<Option<(state::M
         // A dump was cut off: numbers of an earlier generation would be lower than what was intended.
         || row.intended_generation != row.generation
         || row.schema != schema
-        || row.intended_sequence >= OBJECTS
-        || row.change_bytes > CHANGE_BYTES.max(row.dump_bytes / 2);
+        || is_long(&row) && has_room(app, row.dump_bytes);
     if is_dump {
         row.intended_generation += 1;
         row.intended_sequence = 0;
@@ -423,6 +234,25 @@ pub(super) async fn claim(app: &App, with_dump: bool) -> Result<Option<(state::M
     rows::state_set(&*tx, row.clone()).await?;
     tx.commit().await?;
     Ok(Some((row, is_dump)))
+}
+
+fn place(generation: i64, sequence: i64) -> JournalPlace {
+    JournalPlace {
+        generation: u32::try_from(generation).unwrap_or(u32::MAX),
+        sequence: sequence.cast_unsigned(),
+    }
+}
+
+/// Whether a generation is long enough for a new one to be worth it.
+fn is_long(row: &state::Model) -> bool {
+    row.intended_sequence >= OBJECTS || row.change_bytes > CHANGE_BYTES.max(row.dump_bytes / 2)
+}
+
+/// Whether there is room for a dump: its working file, its objects, and as much again. One that is cut off for want of
+/// room has to be begun again before anything else is written, so that none begins where a change would do.
+fn has_room(app: &App, dump_bytes: i64) -> bool {
+    let needed = dump_bytes.cast_unsigned().saturating_mul(4);
+    space::disks(app).iter().all(|disk| disk.space.free > needed)
 }
 
 fn schema_text() -> String {

@@ -40,7 +40,7 @@ impl Store {
     /// Verifies the headers. They are small: all of each is read.
     pub async fn headers_verify(&self) -> Result<Vec<Damage>> {
         let headers = match self.headers_look().await {
-            Err(error) if error.kind() == Kind::NotFound => {
+            Err(error) if error.kind() == Kind::StoreAway => {
                 return Ok(vec![told("h/".into(), 0, error.to_string())]);
             }
             headers => headers?,

@@ -154,7 +154,7 @@ impl Store {
         let key = self.key_or_refuse()?;
         let found = header_load(&*self.inner.backend).await?;
         let Some(found) = found.filter(|found| found.header.store_id == self.id()) else {
-            return Err(self.gone());
+            return Err(self.away());
         };
         found.check_code(key)?;
         Ok(found.header)
@@ -205,7 +205,7 @@ impl Store {
         for number in first..first + copies {
             backend.delete(&Header::key(number)).await?;
         }
-        Err(self.gone())
+        Err(self.away())
     }
 
     /// Reads every header whole.
@@ -219,7 +219,7 @@ impl Store {
             });
             match read {
                 Ok(header) if header.store_id == self.id() => headers.add(header),
-                Ok(_) => return Err(self.gone()),
+                Ok(_) => return Err(self.away()),
                 // Deleted since it was listed, when a key was changed.
                 Err(error) if error.kind() == Kind::NotFound => {}
                 Err(error) if damaging(&error) => headers.damaged.push((number, error)),
@@ -227,7 +227,7 @@ impl Store {
             }
         }
         if headers.newest.is_none() && headers.damaged.is_empty() {
-            return Err(self.gone());
+            return Err(self.away());
         }
         Ok(headers)
     }
@@ -250,7 +250,7 @@ impl Store {
     pub async fn headers_mend(&self) -> Result<bool> {
         let _proven = self.inner.unproven.write().await;
         let (headers, witness) = match self.headers_look().await {
-            Err(error) if error.kind() == Kind::NotFound => {
+            Err(error) if error.kind() == Kind::StoreAway => {
                 let is_there = self.there_check().await.is_ok();
                 let own = self.journal_own().await?.filter(|_| is_there);
                 (Headers::default(), own.ok_or(error)?.key())
@@ -274,11 +274,6 @@ impl Store {
             self.inner.backend.delete(&Header::key(number)).await?;
         }
         Ok(true)
-    }
-
-    fn gone(&self) -> Error {
-        let text = format!("`{}` no longer holds the store {}", self.describe(), self.id());
-        Error::new(Kind::NotFound, text)
     }
 }
 

@@ -41,7 +41,7 @@ impl Store {
         }
     }
 
-    fn away(&self) -> Error {
+    pub(crate) fn away(&self) -> Error {
         let text = format!("`{}` no longer holds the store {}", self.describe(), self.id());
         Error::new(Kind::StoreAway, text)
     }

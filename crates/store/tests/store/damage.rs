@@ -583,7 +583,7 @@ async fn a_damaged_header_is_replaced_by_its_copy_and_mended() {
             std::fs::remove_file(header(name)).unwrap();
         }
         let error = first.headers_mend().await.unwrap_err();
-        assert_eq!(error.kind(), Kind::NotFound);
+        assert_eq!(error.kind(), Kind::StoreAway);
         assert!(header_keys(&place).await.is_empty());
     }
 }
@@ -783,7 +783,7 @@ async fn what_is_written_while_the_store_is_unmounted_does_not_make_a_store_of_t
         if at == "put h/" {
             std::fs::remove_file(objects.join("h/00000001")).unwrap();
             let error = store.headers_mend().await.unwrap_err();
-            assert_eq!(error.kind(), Kind::NotFound, "{error}");
+            assert_eq!(error.kind(), Kind::StoreAway, "{error}");
         }
         let head = JournalHead {
             lineage: uuid::Uuid::from_u128(9),

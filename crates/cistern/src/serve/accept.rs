@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use hyper::Request;
 use hyper::body::Incoming;
+use hyper::{Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -32,8 +32,9 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::activity::{Activity, Upload};
+use super::answer::Answer;
 use super::idle::IdleIo;
-use super::rooms::{Answer, Room, Rooms};
+use super::rooms::{Room, Rooms};
 use crate::config::Http;
 use crate::platform::api::origin::Peer;
 
@@ -311,23 +312,25 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) -> Served {
     let (gate, room, activity) = (shared.gate.clone(), Arc::new(room), Arc::new(Activity::new()));
     let active = Arc::clone(&activity);
+    let idle = Duration::from_secs(shared.http.idle_seconds);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         let at_work = active.asked(request.version());
+        // Over HTTP/1 it is the connection that is idle.
+        let limit = (request.version() >= Version::HTTP_2).then_some(idle);
         let (router, room) = (gate.get(), Arc::clone(&room));
         let request = request.map(|body| Body::new(Upload::new(body, Arc::clone(&active))));
         async move {
             let place = room.request().await;
             let answered = router.oneshot(request).await;
             let answer = answered.unwrap_or_else(|never| match never {});
-            Ok::<_, Infallible>(answer.map(|body| Answer::new(body, at_work, place)))
+            Ok::<_, Infallible>(answer.map(|body| Answer::new(body, at_work, place, limit)))
         }
     });
     let connection = shared
         .builder
         .serve_connection_with_upgrades(TokioIo::new(io), service)
         .into_owned();
-    let idle = Duration::from_secs(shared.http.idle_seconds);
     let ending = GracefulShutdown::new();
     let mut served = pin!(ending.watch(connection));
     tokio::select! {

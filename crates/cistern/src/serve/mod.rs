@@ -8,6 +8,7 @@
 
 mod accept;
 mod activity;
+mod answer;
 mod edge;
 mod files;
 mod health;

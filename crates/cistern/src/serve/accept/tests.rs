@@ -1,11 +1,17 @@
 //! Listeners of their own, with clients that take more than their part, or read nothing.
 
-use axum::body::Body;
+use axum::Extension;
+use axum::body::{Body, Bytes};
 use axum::routing::get;
 use tokio::sync::{Semaphore, watch};
 
 use super::*;
 use crate::config::Config;
+
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// More than a client is asked to take at once.
+static LARGE: [u8; 200 << 10] = [7; 200 << 10];
 
 #[tokio::test]
 async fn what_happens_all_the_time_is_said_now_and_then_with_how_often_it_was() {
@@ -21,6 +27,25 @@ async fn what_happens_all_the_time_is_said_now_and_then_with_how_often_it_was() 
 struct Held {
     at_work: Arc<watch::Sender<(usize, usize)>>,
     end: Arc<Semaphore>,
+}
+
+/// One of them.
+struct Working(Arc<watch::Sender<(usize, usize)>>);
+
+impl Working {
+    fn new(at_work: &Arc<watch::Sender<(usize, usize)>>) -> Self {
+        at_work.send_modify(|(now, most)| {
+            *now += 1;
+            *most = (*most).max(*now);
+        });
+        Self(Arc::clone(at_work))
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.send_modify(|(now, _)| *now -= 1);
+    }
 }
 
 impl Held {
@@ -39,10 +64,13 @@ impl Held {
             at_work: Arc::default(),
             end: Arc::new(Semaphore::new(0)),
         };
-        let answering = held.clone();
+        let (answering, filling) = (held.clone(), held.clone());
+        let who = async |Extension(peer): Extension<Peer>| peer.address.to_string();
         let router = Router::new()
             .route("/", get(async || "at once"))
-            .route("/held", get(async move || Body::new(answering.answer())));
+            .route("/who", get(who))
+            .route("/held", get(async move || answering.answer()))
+            .route("/endless", get(async move || filling.endless()));
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", socket.local_addr().expect("its address"));
         let listener = Listener {
@@ -57,16 +85,21 @@ impl Held {
 
     /// Is at work until all of it is sent, as an export is.
     fn answer(&self) -> Body {
-        self.at_work.send_modify(|(now, most)| {
-            *now += 1;
-            *most = (*most).max(*now);
-        });
-        let held = self.clone();
+        let (working, held) = (Working::new(&self.at_work), self.clone());
         Body::from_stream(futures::stream::once(async move {
             let may_end = held.end.acquire().await.map_err(io::Error::other)?;
             may_end.forget();
-            held.at_work.send_modify(|(now, _)| *now -= 1);
+            drop(working);
             Ok::<_, io::Error>("done")
+        }))
+    }
+
+    /// Is at work until nobody wants more of it, as a large export is.
+    fn endless(&self) -> Body {
+        let working = Working::new(&self.at_work);
+        Body::from_stream(futures::stream::repeat_with(move || {
+            let _ = &working;
+            Ok::<_, io::Error>(Bytes::from_static(&LARGE))
         }))
     }
 }
@@ -189,5 +222,71 @@ async fn who_only_pings_does_not_keep_others_out() {
     // Told that it was closed, the first one asks on another connection.
     assert_eq!(ask(&quiet, "").await.text().await.expect("a body"), "at once");
     drop((unread, deaf, quiet));
+    running.drain().await;
+}
+
+/// A listener that waits a second for its clients, and a client with one connection to it.
+async fn impatient() -> (Held, Running, String, reqwest::Client) {
+    let (held, running, url) = Held::listen_with(Http {
+        idle_seconds: 1,
+        ..Config::default().http
+    })
+    .await;
+    let client = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .http2_initial_stream_window_size(64 << 10);
+    (held, running, url, client.build().expect("a client"))
+}
+
+/// The address that a connection comes from, as its listener sees it.
+async fn who(client: &reqwest::Client, url: &str) -> String {
+    let asked = client.get(format!("{url}/who")).send();
+    let answer = tokio::time::timeout(PATIENCE, asked).await;
+    let answer = answer.expect("in time").expect("an answer");
+    answer.text().await.expect("a body")
+}
+
+/// The client goes on with other requests on the same connection, so that it is never idle.
+#[tokio::test]
+async fn an_answer_that_nobody_reads_is_given_up_on_a_busy_connection() {
+    let (held, running, url, client) = impatient().await;
+    let first = who(&client, &url).await;
+    let unread = client.get(format!("{url}/endless")).send().await;
+    let unread = unread.expect("an answer");
+    assert_eq!(held.at_work.borrow().0, 1);
+    let asking = async {
+        while held.at_work.borrow().0 > 0 {
+            assert_eq!(who(&client, &url).await, first);
+        }
+    };
+    let given_up = tokio::time::timeout(PATIENCE, asking).await;
+    given_up.expect("it gives back what it holds");
+    assert_eq!(who(&client, &url).await, first);
+    let rest = tokio::time::timeout(PATIENCE, unread.bytes()).await;
+    rest.expect("it ends").expect_err("it is not whole");
+    assert_eq!(who(&client, &url).await, first);
+    drop(client);
+    running.drain().await;
+}
+
+/// One answer whose client takes little at a time, and one that the server has nothing of, for longer than a client may
+/// do nothing.
+#[tokio::test]
+async fn neither_a_slow_client_nor_a_slow_server_has_its_answer_cut() {
+    let (held, running, url, client) = impatient().await;
+    let first = who(&client, &url).await;
+    let [slow, waiting] = ["endless", "held"].map(|path| client.get(format!("{url}/{path}")).send());
+    let (mut slow, waiting) = (slow.await.expect("an answer"), waiting.await.expect("an answer"));
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(2500) {
+        let piece = tokio::time::timeout(PATIENCE, slow.chunk()).await;
+        let piece = piece.expect("in time").expect("is not cut");
+        assert!(piece.expect("goes on").len() <= 64 << 10);
+        assert_eq!(who(&client, &url).await, first);
+    }
+    assert_eq!(*held.at_work.borrow(), (2, 2));
+    held.end.add_permits(1);
+    assert_eq!(waiting.text().await.expect("a body"), "done");
+    drop((slow, client));
     running.drain().await;
 }

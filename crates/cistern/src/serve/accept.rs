@@ -265,9 +265,25 @@ fn builder(http: &Http) -> Builder<TokioExecutor> {
     builder
 }
 
+/// A connection in the metric of the open ones until this is dropped: its task may end by a panic.
+struct Counted(metrics::Gauge);
+
+impl Counted {
+    fn new(listener: &'static str) -> Self {
+        let gauge = metrics::gauge!("http_connections", "listener" => listener);
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
 async fn connection(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr, room: Room) {
-    let gauge = metrics::gauge!("http_connections", "listener" => shared.name);
-    gauge.increment(1.0);
+    let _counted = Counted::new(shared.name);
     // Answers are written whole; waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
     let io = IdleIo::new(stream, Duration::from_secs(shared.http.idle_seconds));
@@ -286,7 +302,6 @@ async fn connection(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr,
     if let Err(error) = result {
         tracing::debug!(error = %error, %address, listener = shared.name, "a connection ended early");
     }
-    gauge.decrement(1.0);
 }
 
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(

@@ -3,6 +3,7 @@
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::sync::{Semaphore, watch};
 
 use super::*;
@@ -69,6 +70,10 @@ impl Held {
         let router = Router::new()
             .route("/", get(async || "at once"))
             .route("/who", get(who))
+            .route(
+                "/panics",
+                get(async || -> &'static str { panic!("as it was asked to") }),
+            )
             .route("/held", get(async move || answering.answer()))
             .route("/endless", get(async move || filling.endless()));
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -289,4 +294,27 @@ async fn neither_a_slow_client_nor_a_slow_server_has_its_answer_cut() {
     assert_eq!(waiting.text().await.expect("a body"), "done");
     drop((slow, client));
     running.drain().await;
+}
+
+/// Here nothing stands between the connection's task and what answers.
+#[tokio::test]
+async fn a_connection_that_panics_is_not_counted_as_open() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let open = |connections: usize| {
+        let text = recorder.handle().render();
+        let line = format!("http_connections{{listener=\"test\"}} {connections}");
+        assert!(text.lines().any(|shown| shown == line), "{text}");
+    };
+    let (_held, running, url) = Held::listen(3).await;
+    let [good, bad] = [(), ()].map(|()| reqwest::Client::builder().build().expect("a client"));
+    let at_once = good.get(&url).send().await.expect("an answer");
+    assert_eq!(at_once.text().await.expect("a body"), "at once");
+    open(1);
+    let panicked = bad.get(format!("{url}/panics")).send().await;
+    panicked.expect_err("no answer");
+    open(1);
+    drop(good);
+    running.drain().await;
+    open(0);
 }

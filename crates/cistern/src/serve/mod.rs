@@ -8,6 +8,7 @@
 
 mod accept;
 mod activity;
+mod answer;
 mod edge;
 mod files;
 mod health;
@@ -136,7 +137,7 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
         tokio::join!(requests, engine.stop());
     };
     tokio::select! {
-        _ = tokio::time::timeout_at(until, drained) => tracing::info!("stopped"),
+        drained = tokio::time::timeout_at(until, drained) => stop_tell(drained.is_ok()),
         () = signals.stop() => process_end(1),
     }
     sweeping.cancel();
@@ -146,6 +147,18 @@ pub async fn run(mut config: Config, output: Output) -> Result<()> {
     // What is still open (downloads that nobody reads) is cut off here and now. Everything that was acknowledged is
     // durable, and taking the rest apart piece by piece would only take time that is not ours any more.
     process_end(0)
+}
+
+/// Tells the log whether everything has ended, or the time to wait for it has.
+fn stop_tell(has_ended: bool) {
+    if has_ended {
+        tracing::info!("stopped");
+        return;
+    }
+    tracing::warn!(
+        "the time to stop ran out (`shutdown_seconds`): requests that are not answered are cut off, and jobs go on after \
+         the next start"
+    );
 }
 
 /// Writes down what only this process knows, within its part of `leave`; the rest is done at the next start.

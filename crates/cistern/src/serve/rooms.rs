@@ -7,24 +7,15 @@
 //! connection depends on others to get on. A lower limit of streams would be simpler, and either slow a browser down or
 //! leave room for a few connections only: nearly all of them have one request at a time.
 //!
-//! Nobody may keep others out by not reading: an answer that is wholly in memory ([`IN_MEMORY`]) holds no file, and
-//! gives its room back before it is sent. Nor by asking: what becomes free goes to a connection that waits first,
-//! however long requests have waited.
+//! Nobody may keep others out by not reading: an answer that is wholly in memory holds no file, and gives its room back
+//! before it is sent; any other has to be read on ([`super::answer`]). Nor by asking: what becomes free goes to a
+//! connection that waits first, however long requests have waited.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use axum::body::{Body, Bytes, HttpBody};
-use hyper::body::{Frame, SizeHint};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
 
-use super::activity::AtWork;
 use super::files::A_CONNECTION;
-
-/// Bytes of a body of known length that is taken to be in memory: a stream does not know its length, and nobody reads
-/// so little from a file piece by piece.
-const IN_MEMORY: u64 = 64 << 10;
 
 /// The files that the connections of one listener may take.
 #[derive(Debug, Clone)]
@@ -54,14 +45,6 @@ pub(super) struct Room {
 pub(super) struct Place {
     _file: Option<OwnedSemaphorePermit>,
     _room: Arc<Room>,
-}
-
-/// Body of an answer. The room of its request is free when it is sent, or given up; at once where the body is in
-/// memory. Its progress is noted.
-pub(super) struct Answer {
-    body: Body,
-    at_work: AtWork,
-    _place: Option<Place>,
 }
 
 impl Rooms {
@@ -144,52 +127,18 @@ impl Room {
     }
 }
 
-impl Answer {
-    pub(super) fn new(body: Body, at_work: AtWork, place: Place) -> Self {
-        at_work.moved();
-        let in_memory =
-            body.is_end_stream() || body.size_hint().exact().is_some_and(|bytes| bytes <= IN_MEMORY);
-        Self {
-            body,
-            at_work,
-            _place: (!in_memory).then_some(place),
-        }
-    }
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_ready() {
-            self.at_work.moved();
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
+    use std::task::Poll;
 
+    use axum::body::Body;
     use futures::{FutureExt as _, poll};
     use hyper::Version;
 
     use super::*;
     use crate::serve::activity::Activity;
+    use crate::serve::answer::Answer;
 
     fn at_once(room: &Arc<Room>) -> Place {
         let place = Arc::clone(room).request().now_or_never();
@@ -234,7 +183,7 @@ mod tests {
         let room = Arc::new(Rooms::new(1).now().expect("room"));
         let activity = Arc::new(Activity::new());
         let keeps = |body: Body| {
-            let _answer = Answer::new(body, activity.asked(Version::HTTP_2), at_once(&room));
+            let _answer = Answer::new(body, activity.asked(Version::HTTP_2), at_once(&room), None);
             room.own.available_permits() == 0
         };
         assert!(!keeps(Body::empty()));

@@ -16,6 +16,8 @@ use crate::harness::{Server, disks, until};
 use crate::jobs::{held, held_up, job_of};
 use crate::unread::unread;
 
+/// What the log says where not everything has ended in time.
+const RAN_OUT: &str = "the time to stop ran out";
 const BODY: &str = r#"{"name":"made-while-stopping"}"#;
 
 /// A request that has begun, and whose end is still to come.
@@ -63,6 +65,8 @@ async fn a_request_in_flight_is_answered_and_no_new_one_is_taken() {
     stream.read_to_string(&mut answer).await.expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
     assert!(server.ended().success(), "{}", server.log_text());
+    let log = server.log_text();
+    assert!(log.contains("stopped") && !log.contains(RAN_OUT), "{log}");
     server.start_again();
     server.api().get("/v2/tags/made-while-stopping").await.expect(200);
 }
@@ -119,6 +123,8 @@ async fn a_stop_does_not_take_longer_than_it_may() {
     assert!(server.terminate().success(), "{}", server.log_text());
     let took = started.elapsed();
     assert!(took >= limit * 8 / 10 && took < limit, "{took:?}");
+    let log = server.log_text();
+    assert!(log.contains(RAN_OUT) && !log.contains("stopped"), "{log}");
     drop(open);
 }
 

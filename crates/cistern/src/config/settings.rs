@@ -230,7 +230,7 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "http.idle_seconds",
         Kind::Number,
-        "Seconds a connection may move no byte in either direction, and one answer of an HTTP/2 connection be left unread; pings do not count.",
+        "Seconds a connection may move no byte in either direction, and one request of an HTTP/2 connection send nothing, or its answer be left unread; pings do not count.",
     ),
     row(
         "http.max_header_bytes",

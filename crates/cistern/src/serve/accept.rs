@@ -334,7 +334,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         // Over HTTP/1 it is the connection that is idle.
         let limit = (request.version() >= Version::HTTP_2).then_some(idle);
         let (router, room) = (gate.get(), Arc::clone(&room));
-        let request = request.map(|body| Body::new(Upload::new(body, Arc::clone(&active))));
+        let request = request.map(|body| Body::new(Upload::new(body, Arc::clone(&active), idle)));
         async move {
             let place = room.request().await;
             let answered = router.oneshot(request).await;

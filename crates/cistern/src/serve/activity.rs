@@ -4,16 +4,18 @@
 //! among them: a client that asks for nothing, or does not read what it asked for, would stay for as long as it
 //! answers them.
 
+use std::future::Future as _;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Bytes;
 use hyper::Version;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// What is known of one connection.
 #[derive(Debug)]
@@ -31,10 +33,16 @@ pub(super) struct Activity {
 #[derive(Debug)]
 pub(super) struct AtWork(Arc<Activity>);
 
-/// The body of a request, whose progress is noted.
+/// The body of a request, whose progress is noted. It fails where its client sends nothing for too long: over HTTP/2
+/// that may be one of several on a connection that is busy.
 pub(super) struct Upload {
     body: Incoming,
     activity: Arc<Activity>,
+    /// How long the client may send nothing while it is waited for.
+    limit: Duration,
+    /// Made when it is waited for first, as most bodies are there at once.
+    patience: Option<Pin<Box<Sleep>>>,
+    is_waiting: bool,
 }
 
 impl Activity {
@@ -101,24 +109,49 @@ impl Drop for AtWork {
 }
 
 impl Upload {
-    pub(super) fn new(body: Incoming, activity: Arc<Activity>) -> Self {
-        Self { body, activity }
+    pub(super) fn new(body: Incoming, activity: Arc<Activity>, limit: Duration) -> Self {
+        Self {
+            body,
+            activity,
+            limit,
+            patience: None,
+            is_waiting: false,
+        }
+    }
+
+    /// Ready when the client has sent nothing for `limit` while it was waited for.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = Instant::now() + self.limit;
+        let patience = self
+            .patience
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if !self.is_waiting {
+            self.is_waiting = true;
+            patience.as_mut().reset(deadline);
+        }
+        patience.as_mut().poll(cx)
     }
 }
 
 impl Body for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = axum::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_ready() {
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.is_waiting = false;
             self.activity.moved();
+            return Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::new)));
         }
-        polled
+        ready!(self.poll_overdue(cx));
+        let error = io::Error::new(
+            io::ErrorKind::TimedOut,
+            "nothing more of the upload came for too long",
+        );
+        Poll::Ready(Some(Err(axum::Error::new(error))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -2,7 +2,8 @@
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
-use axum::routing::get;
+use axum::routing::{get, post};
+use futures::channel::mpsc;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::sync::{Semaphore, watch};
 
@@ -70,6 +71,7 @@ impl Held {
         let router = Router::new()
             .route("/", get(async || "at once"))
             .route("/who", get(who))
+            .route("/upload", post(uploaded))
             .route(
                 "/panics",
                 get(async || -> &'static str { panic!("as it was asked to") }),
@@ -107,6 +109,15 @@ impl Held {
             Ok::<_, io::Error>(Bytes::from_static(&LARGE))
         }))
     }
+}
+
+/// How an upload ended.
+async fn uploaded(body: Body) -> String {
+    let read = axum::body::to_bytes(body, usize::MAX).await;
+    read.map_or_else(
+        |error| error.to_string(),
+        |bytes| format!("{} bytes", bytes.len()),
+    )
 }
 
 /// Each may hold a file, and there are six: two are kept for the next connection, one is this one's, and three are
@@ -294,6 +305,67 @@ async fn neither_a_slow_client_nor_a_slow_server_has_its_answer_cut() {
     assert_eq!(waiting.text().await.expect("a body"), "done");
     drop((slow, client));
     running.drain().await;
+}
+
+/// Its client goes on with other requests on the same connection. One that sends a little now and then is not cut.
+#[tokio::test]
+async fn an_upload_of_which_nothing_more_comes_is_given_up_on_a_busy_connection() {
+    let (_held, running, url, client) = impatient().await;
+    let first = who(&client, &url).await;
+    let upload = |pieces: mpsc::Receiver<io::Result<&'static str>>| {
+        let body = reqwest::Body::wrap_stream(pieces);
+        tokio::spawn(client.post(format!("{url}/upload")).body(body).send())
+    };
+    let [(mut send_slow, slow), (mut send_none, none)] = [(), ()].map(|()| mpsc::channel(1));
+    let (slow, none) = (upload(slow), upload(none));
+    send_none.try_send(Ok("piece")).expect("is taken");
+    let start = Instant::now();
+    while !none.is_finished() || start.elapsed() < Duration::from_millis(2500) {
+        assert!(start.elapsed() < PATIENCE, "it is not given up");
+        assert_eq!(who(&client, &url).await, first);
+        let _ = send_slow.try_send(Ok("p"));
+    }
+    let told = none.await.expect("no panic").expect("an answer").text().await;
+    assert_eq!(
+        told.expect("a body"),
+        "nothing more of the upload came for too long"
+    );
+    drop(send_slow);
+    let told = slow.await.expect("no panic").expect("an answer").text().await;
+    assert!(told.expect("a body").ends_with(" bytes"));
+    drop((send_none, client));
+    running.drain().await;
+}
+
+/// It has begun no handshake, and may be one that never does.
+#[tokio::test]
+async fn a_client_that_says_nothing_over_tls_does_not_hold_up_a_stop() {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
+    let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = socket.local_addr().expect("its address");
+    let running = Listener {
+        name: "test",
+        socket,
+        tls: Some(Arc::new(config)),
+        gate: Gate::new(Router::new()),
+        http: Http {
+            header_seconds: 2 * PATIENCE.as_secs(),
+            ..Config::default().http
+        },
+    }
+    .run();
+    let silent = TcpStream::connect(address).await.expect("connects");
+    while running.connections.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let drained = tokio::time::timeout(PATIENCE, running.drain()).await;
+    drained.expect("it is not waited for");
+    drop(silent);
 }
 
 /// Here nothing stands between the connection's task and what answers.

@@ -130,8 +130,8 @@ pub struct Http {
     pub max_downloads: usize,
     /// How long a request's head may take, and a connection may wait for its next request, in seconds.
     pub header_seconds: u64,
-    /// How long a connection may move no byte in either direction, and one answer of an HTTP/2 connection be left unread,
-    /// in seconds; pings do not count.
+    /// How long a connection may move no byte in either direction, and one request of an HTTP/2 connection send
+    /// nothing, or its answer be left unread, in seconds; pings do not count.
     pub idle_seconds: u64,
     /// Largest head of a request, in bytes.
     pub max_header_bytes: usize,

@@ -134,8 +134,9 @@ impl Store {
         since.map_err(|error| Error::db("cannot look for what was cut off", error))
     }
 
-    /// The key of one of the objects that were made last (`limit` by number, and as many by the clock), of those published at `since_us` or later, that is
-    /// not there (any more), if there is such a one. An older copy of the store lacks them.
+    /// The key of one of the objects that were made last (`limit` by number, and as many by the clock), of those
+    /// published at `since_us` or later, that is not there (any more), if there is such a one. An older copy of the
+    /// store lacks them.
     pub async fn newest_missing(&self, limit: u64, since_us: i64) -> Result<Option<String>> {
         let newest = rows::objects_newest(&self.inner.db, self.inner.number, since_us, limit).await;
         for object in newest.map_err(|error| Error::db("cannot list the newest objects", error))? {

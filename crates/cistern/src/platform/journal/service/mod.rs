@@ -139,8 +139,8 @@ async fn write_own(app: &App, wish: Wish) -> Result<()> {
     Ok(())
 }
 
-/// Writes one object, or a dump. Where that fails on a disk that is nearly full, and may have for that, it is tried once
-/// more with the room of the reserves: without the journal nothing that frees room can be done.
+/// Writes one object, or a dump. Where that fails on a disk that is nearly full, and may have for that, it is tried
+/// once more with the room of the reserves: without the journal nothing that frees room can be done.
 async fn write(app: &App, wish: Wish) -> Result<Wrote> {
     let _turn = app.journal.turn.lock().await;
     match write_once(app, wish).await {

@@ -20,14 +20,23 @@ impl Store {
     /// Answers when the backend does and still holds this store's header; otherwise fails, with [`Kind::StoreAway`]
     /// where it holds none, or cannot be read at all, as under a disk that went away. One small read in most cases.
     pub async fn header_check(&self) -> Result<()> {
-        let own = header_read(&*self.inner.backend, self.inner.header.number).await;
-        if own.is_ok_and(|found| found.header.store_id == self.id()) {
+        if self.own_header_is_there().await? {
             return Ok(());
         }
         match self.header_is_there().await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.away()),
             Err(error) if error.kind() == Kind::Io => Err(self.away().with_source(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the header that we opened is there, and whole: it may have given way to another. Fails where the backend
+    /// does not answer, say.
+    async fn own_header_is_there(&self) -> Result<bool> {
+        match header_read(&*self.inner.backend, self.inner.header.number).await {
+            Ok(found) => Ok(found.header.store_id == self.id()),
+            Err(error) if damaging(&error) || error.kind() == Kind::Incompatible => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -49,12 +58,8 @@ impl Store {
     /// Fails where the store is not there, or does not answer: what is missing then says nothing. Headers that are
     /// damaged, or lost alone, are of a store that is there. One small read in most cases: a listing may be late.
     pub async fn there_check(&self) -> Result<()> {
-        let header = header_read(&*self.inner.backend, self.inner.header.number).await;
-        match header {
-            Ok(found) if found.header.store_id == self.id() => return Ok(()),
-            // It does not answer, say.
-            Err(error) if !damaging(&error) && error.kind() != Kind::Incompatible => return Err(error),
-            _ => {}
+        if self.own_header_is_there().await? {
+            return Ok(());
         }
         let lost = match self.header_is_there().await {
             Ok(true) => return Ok(()),

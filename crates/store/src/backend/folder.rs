@@ -15,7 +15,7 @@ use std::io::{self, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ use files::{create_new, rename_new, write_synced};
 pub use filesystem::{FilesystemKind, filesystem_kind};
 
 const TEMPORARY: &str = "tmp";
+/// Where the headers of a store lie: the first that a store has, and the last that a copy of one gets.
+const HEADERS: &str = "h";
 /// A temporary file this old belongs to no living writer.
 const TEMPORARY_AGE: Duration = Duration::from_hours(24);
 
@@ -51,6 +53,8 @@ struct Inner {
     /// Folders whose names are known to be durable. One that is merely there may have been made a moment ago, or by a
     /// server that was killed before it had synced the name.
     durable: Mutex<HashSet<PathBuf>>,
+    /// A store was there when the folder was opened, or has been made since.
+    holds_store: AtomicBool,
     world: World,
 }
 
@@ -71,7 +75,7 @@ impl Folder {
     /// The same, but a folder in which no store lies is left as it is, also where it is absent: whoever finds no store
     /// there must not have made anything in the place of one that is not mounted, or was moved away.
     pub fn open_existing(root: &Path) -> Result<Self> {
-        Self::open_for(root, |root| root.join("h").is_dir())
+        Self::open_for(root, |root| root.join(HEADERS).is_dir())
     }
 
     fn open_for(root: &Path, is_prepared: impl FnOnce(&Path) -> bool) -> Result<Self> {
@@ -81,6 +85,7 @@ impl Folder {
             root: root.clone(),
             folders: Mutex::default(),
             durable: Mutex::default(),
+            holds_store: AtomicBool::new(root.join(HEADERS).is_dir()),
             world: World::system(),
         };
         let is_for_reading = root.is_dir() && rustix::fs::access(&root, Access::WRITE_OK).is_err();
@@ -356,7 +361,31 @@ impl Inner {
             Naming::Replace => std::fs::rename(file, &target),
         }
         .map_err(failed)?;
-        self.folder_sync(folder)
+        self.folder_sync(folder)?;
+        self.named_check(key, &target)
+    }
+
+    /// Fails where what was written did not go into the store, but into the folder below its mount, which went away
+    /// meanwhile and may be back.
+    fn named_check(&self, key: &str, target: &Path) -> Result<()> {
+        if key.starts_with("h/") {
+            self.holds_store.store(true, Ordering::Relaxed);
+        }
+        if !self.holds_store.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let has_store = self.root.join(HEADERS).is_dir();
+        if has_store && target.exists() {
+            return Ok(());
+        }
+        if !has_store {
+            let _ = std::fs::remove_file(target);
+        }
+        let text = format!(
+            "`{}` no longer holds the store that was there",
+            self.root.display()
+        );
+        Err(Error::new(Kind::StoreAway, text))
     }
 
     fn read(&self, key: &str, range: &Range<u64>) -> Result<Bytes> {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use store::gc::{self, Progress, Report};
 use store::{
     Damage, Error, Fault, Faulty, JournalHead, JournalLink, JournalPart, JournalPlace, Kind, Options, Store,
@@ -13,20 +12,19 @@ use store::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::meanwhile::Meanwhile;
-use crate::support::{CHUNK, Place, encrypted, files_below, import, local, noise};
+use crate::support::{CHUNK, Place, encrypted, import, local, noise};
 
 /// Two disks in packs of their own: the first of noise with a hole, the second shares its first MiB.
-struct Case {
-    place: Place,
-    store: Store,
-    one: Vec<u8>,
-    two: Vec<u8>,
+pub(crate) struct Case {
+    pub(crate) place: Place,
+    pub(crate) store: Store,
+    pub(crate) one: Vec<u8>,
+    pub(crate) two: Vec<u8>,
     /// The pack that both need, and the one that only the second needs.
-    packs: Vec<PathBuf>,
+    pub(crate) packs: Vec<PathBuf>,
 }
 
-async fn case() -> Case {
+pub(crate) async fn case() -> Case {
     case_in(local().await).await
 }
 
@@ -66,11 +64,11 @@ fn flip(path: &PathBuf, at: usize) {
     std::fs::write(path, bytes).unwrap();
 }
 
-async fn verify(store: &Store, read_data: bool) -> Vec<Damage> {
+pub(crate) async fn verify(store: &Store, read_data: bool) -> Vec<Damage> {
     store.verify(read_data, &VerifyProgress::default()).await.unwrap()
 }
 
-async fn read(store: &Store, owner: &str, offset: u64, length: usize) -> Result<Vec<u8>, Error> {
+pub(crate) async fn read(store: &Store, owner: &str, offset: u64, length: usize) -> Result<Vec<u8>, Error> {
     let root = store.root_get("image", owner).await.unwrap().unwrap().tree;
     let mut out = vec![0; length];
     store.disk_open(root).read_at(offset, &mut out).await?;
@@ -758,86 +756,4 @@ async fn lost_headers_hide_no_damage_and_are_told_with_it() {
     let refused = case.store.verify(true, &VerifyProgress::default()).await;
     assert_eq!(refused.unwrap_err().kind(), Kind::StoreAway);
     assert!(case.store.headers_mend().await.is_err());
-}
-
-/// Work that takes the objects' folder away, as an unmount does, and leaves in its place what a start before the mount
-/// left there.
-fn unmount(place: &Place) -> BoxFuture<'static, ()> {
-    let objects = place.dir.path().join("objects");
-    Box::pin(async move {
-        std::fs::rename(&objects, objects.with_extension("aside")).unwrap();
-        std::fs::create_dir_all(objects.join("tmp")).unwrap();
-    })
-}
-
-/// Neither a header nor an object of the journal that was written into the folder under a mount stays there, where
-/// each would make the next one believe that this is the store.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_written_while_the_store_is_unmounted_does_not_make_a_store_of_the_folder_below() {
-    for at in ["put j/", "put h/"] {
-        let place = local().await;
-        drop(place.store().await);
-        let backend = Meanwhile::new(&place.backend, at, unmount(&place));
-        let store = place.store_on(backend.clone()).await;
-        let objects = place.dir.path().join("objects");
-        if at == "put h/" {
-            std::fs::remove_file(objects.join("h/00000001")).unwrap();
-            let error = store.headers_mend().await.unwrap_err();
-            assert_eq!(error.kind(), Kind::StoreAway, "{error}");
-        }
-        let head = JournalHead {
-            lineage: uuid::Uuid::from_u128(9),
-            place: JournalPlace::default(),
-            part: JournalPart::DumpEnd,
-            previous: None,
-            at_us: 5,
-        };
-        let sealed = store.journal().seal(&head, b"a document").unwrap();
-        for _ in 0..2 {
-            let error = store.journal_put(&sealed).await.unwrap_err();
-            assert_eq!(error.kind(), Kind::StoreAway, "{at}: {error}");
-            assert!(store.headers_mend().await.is_err(), "{at}");
-        }
-        assert!(backend.is_done());
-        let left = files_below(&objects);
-        assert_eq!(left, Vec::<PathBuf>::new(), "{at}");
-        std::fs::remove_dir_all(&objects).unwrap();
-        std::fs::rename(objects.with_extension("aside"), &objects).unwrap();
-        store.journal_put(&sealed).await.unwrap();
-        store.headers_mend().await.unwrap();
-        assert_eq!(verify(&store, true).await, []);
-    }
-}
-
-/// A disk that went away under its mount: every call fails, and that says nothing about what is on it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_went_away_is_a_store_that_is_not_there_and_no_damage() {
-    let case = case().await;
-    let device = Arc::new(Faulty::new(Arc::clone(&case.place.backend), Fault::Io, 0));
-    let store = Store::open(device.clone(), &case.place.db, Options::default())
-        .await
-        .unwrap();
-    assert_eq!(read(&store, "one", 0, 65536).await.unwrap(), case.one[..65536]);
-    device.fail_all();
-    for (owner, offset) in [("one", 5 << 20), ("two", 2 << 20)] {
-        let error = read(&store, owner, offset, 65536).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::StoreAway, "{error}");
-    }
-    assert_eq!(store.there_check().await.unwrap_err().kind(), Kind::StoreAway);
-    for read_data in [false, true] {
-        let refused = store
-            .verify(read_data, &VerifyProgress::default())
-            .await
-            .unwrap_err();
-        assert_eq!(refused.kind(), Kind::StoreAway, "{refused}");
-    }
-    let options = gc::Options::new(case.place.dir.path());
-    let refused = store.gc(&options, &Progress::default()).await.unwrap_err();
-    assert_eq!(refused.kind(), Kind::StoreAway, "{refused}");
-    device.rearm(0);
-    assert_eq!(verify(&store, true).await, [], "nothing was marked meanwhile");
-    assert_eq!(
-        read(&store, "two", 2 << 20, 65536).await.unwrap(),
-        case.two[2 << 20..(2 << 20) + 65536]
-    );
 }

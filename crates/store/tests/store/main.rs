@@ -16,6 +16,7 @@ mod heal;
 mod meanwhile;
 mod model;
 mod objects;
+mod presence;
 mod rebuild;
 mod round_trip;
 mod scrub;

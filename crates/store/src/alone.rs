@@ -39,18 +39,29 @@ impl Store {
 
     /// Verifies the headers. They are small: all of each is read.
     pub async fn headers_verify(&self) -> Result<Vec<Damage>> {
-        let headers = match self.headers_look().await {
+        let mut looked = self.headers_look().await;
+        if looked.as_ref().is_ok_and(|headers| !headers.stale.is_empty()) {
+            // A change of keys may be about to delete them.
+            looked = self.headers_look().await;
+        }
+        let headers = match looked {
             Err(error) if error.kind() == Kind::StoreAway => {
                 return Ok(vec![told("h/".into(), 0, error.to_string())]);
             }
             headers => headers?,
         };
         let mut damage = Vec::new();
-        if let Some(header) = headers.alone() {
-            let key = Header::key(header.number);
+        if let Some(number) = headers.alone() {
+            let key = Header::key(number);
             let reason = format!("there is no copy of the store's header `{key}`");
             damage.push(told(key, 0, reason));
         }
+        damage.extend(headers.stale.into_iter().map(|number| {
+            let key = Header::key(number);
+            let reason =
+                format!("header `{key}` is an older one: a key that was removed may open the store by it");
+            told(key, 0, reason)
+        }));
         damage.extend(headers.damaged.into_iter().map(|(number, error)| {
             let key = Header::key(number);
             let reason = format!("header `{key}` cannot be read ({error})");

@@ -5,6 +5,8 @@
 //! could have been copied. What removing it ensures is that no object of the store holds the store's key sealed with it
 //! any more.
 
+use std::sync::PoisonError;
+
 use uuid::Uuid;
 
 use crate::backend::Backend;
@@ -52,40 +54,69 @@ async fn headers_write(
 }
 
 /// The headers of a store, as they are.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Headers {
-    /// The one in force.
-    newest: Option<Header>,
-    /// How many hold the same as that, it included.
-    copies: u32,
+    /// The one in force: the highest that is whole, or the newest that this process knows where that is gone.
+    force: Header,
+    /// The numbers of those that say the same, highest first.
+    copies: Vec<u32>,
+    /// Those that say something else: they should have given way to the one in force.
+    pub(crate) stale: Vec<u32>,
     /// Those that cannot be read, and why.
     pub(crate) damaged: Vec<(u32, Error)>,
 }
 
 impl Headers {
-    /// The next older one, which is whole.
+    fn new(known: Header) -> Self {
+        Self {
+            force: known,
+            copies: Vec::new(),
+            stale: Vec::new(),
+            damaged: Vec::new(),
+        }
+    }
+
+    /// The next lower one, which is whole.
     fn add(&mut self, header: Header) {
-        let Some(newest) = &self.newest else {
-            self.newest = Some(header);
-            self.copies = 1;
+        let number = header.number;
+        if self.copies.is_empty() && number > self.force.number {
+            self.force = header;
+            self.copies.push(number);
             return;
-        };
-        let number = newest.number;
-        self.copies += u32::from(Header { number, ..header } == *newest);
+        }
+        let is_same = Header {
+            number: self.force.number,
+            ..header
+        } == self.force;
+        if is_same {
+            self.copies.push(number);
+        } else {
+            self.stale.push(number);
+        }
+    }
+
+    fn missing(&self) -> u32 {
+        COPIES.saturating_sub(u32::try_from(self.copies.len()).unwrap_or(COPIES))
     }
 
     /// The number of one that is there.
-    fn any_number(&self) -> u32 {
-        let damaged = self.damaged.first().map(|(number, _)| *number);
-        let newest = self.newest.as_ref().map(|header| header.number);
-        newest.or(damaged).unwrap_or_default()
+    fn any_number(&self) -> Option<u32> {
+        let damaged = self.damaged.iter().map(|(number, _)| number);
+        self.copies
+            .iter()
+            .chain(&self.stale)
+            .chain(damaged)
+            .next()
+            .copied()
     }
 
-    /// The one in force, where there is no copy of it and has to be one: a store in clear of an earlier version has
-    /// number 0 alone, until a server opens it.
-    pub(crate) fn alone(&self) -> Option<&Header> {
-        let newest = self.newest.as_ref();
-        newest.filter(|header| self.copies < COPIES && (header.number > 0 || header.is_encrypted()))
+    /// The number of the one in force, where there is no copy of it and has to be one: a store in clear of an earlier
+    /// version has number 0 alone, until a server opens it.
+    pub(crate) fn alone(&self) -> Option<u32> {
+        match self.copies[..] {
+            [number] if number > 0 || self.force.is_encrypted() => Some(number),
+            _ => None,
+        }
     }
 }
 
@@ -200,7 +231,10 @@ impl Store {
         let first = header.number;
         let written = headers_write(backend, &mut header, self.key(), copies).await;
         if backend.stat(witness).await?.is_some() {
-            return written.map(|()| first);
+            written?;
+            let number = first + copies - 1;
+            self.header_note(&Header { number, ..header });
+            return Ok(first);
         }
         for number in first..first + copies {
             backend.delete(&Header::key(number)).await?;
@@ -211,7 +245,7 @@ impl Store {
     /// Reads every header whole.
     pub(crate) async fn headers_look(&self) -> Result<Headers> {
         let backend = &*self.inner.backend;
-        let mut headers = Headers::default();
+        let mut headers = Headers::new(self.header_known());
         for number in self.header_numbers_known().await? {
             let read = header_read(backend, number).await.and_then(|found| {
                 self.key().map_or(Ok(()), |key| found.check_code(key))?;
@@ -226,16 +260,32 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        if headers.newest.is_none() && headers.damaged.is_empty() {
+        if headers.any_number().is_none() {
             return Err(self.away());
         }
+        self.header_note(&headers.force);
         Ok(headers)
     }
 
-    /// The numbers to look at, the highest first. A listing may be stale: the one that we opened and its copy are
+    /// The newest header that this process has seen.
+    pub(crate) fn header_known(&self) -> Header {
+        let known = self.inner.newest_header.lock();
+        known.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers a header that was seen, if it is newer than those before.
+    pub(crate) fn header_note(&self, seen: &Header) {
+        let known = self.inner.newest_header.lock();
+        let mut known = known.unwrap_or_else(PoisonError::into_inner);
+        if seen.number > known.number {
+            *known = seen.clone();
+        }
+    }
+
+    /// The numbers to look at, the highest first. A listing may be stale: the newest that we know and its copy are
     /// looked at in any case.
     async fn header_numbers_known(&self) -> Result<Vec<u32>> {
-        let own = self.inner.header.number;
+        let own = self.header_known().number;
         let mut numbers = header_numbers(&*self.inner.backend).await?;
         numbers.extend(own.saturating_sub(1)..=own.saturating_add(1));
         numbers.sort_unstable_by(|a, b| b.cmp(a));
@@ -244,36 +294,53 @@ impl Store {
     }
 
     /// Sees to it that the store's header is there twice: what is missing is written anew, from the one in force or,
-    /// where none is whole, or all are lost and the journal is there, from the one that this store was opened with;
-    /// what is damaged is deleted then. Gives whether there was anything to be done. Done twice at once it leaves more
-    /// headers than are needed; callers keep it apart from changes of keys, which it could undo.
+    /// where none is whole, or all are lost and the journal is there, from the newest that this process has seen; what
+    /// is damaged, or should have given way, is deleted then. Gives whether there was anything to be done. Done twice at
+    /// once it leaves more headers than are needed; callers keep it apart from changes of keys, which it could undo.
     pub async fn headers_mend(&self) -> Result<bool> {
         let _proven = self.inner.unproven.write().await;
         let (headers, witness) = match self.headers_look().await {
             Err(error) if error.kind() == Kind::StoreAway => {
                 let is_there = self.there_check().await.is_ok();
                 let own = self.journal_own().await?.filter(|_| is_there);
-                (Headers::default(), own.ok_or(error)?.key())
+                (Headers::new(self.header_known()), own.ok_or(error)?.key())
             }
             looked => {
                 let headers = looked?;
-                let witness = Header::key(headers.any_number());
+                let witness = Header::key(headers.any_number().unwrap_or_default());
                 (headers, witness)
             }
         };
-        let missing = COPIES.saturating_sub(headers.copies);
-        if missing == 0 && headers.damaged.is_empty() {
+        let missing = headers.missing();
+        if missing == 0 && headers.damaged.is_empty() && headers.stale.is_empty() {
             return Ok(false);
         }
-        let header = headers.newest.unwrap_or_else(|| self.inner.header.clone());
-        header.writable()?;
-        if missing > 0 {
-            self.header_add(header, missing, &witness).await?;
+        if headers.copies.is_empty() {
+            self.known_check(&headers.force).await?;
         }
-        for (number, _) in headers.damaged {
+        headers.force.writable()?;
+        if missing > 0 {
+            self.header_add(headers.force, missing, &witness).await?;
+        }
+        let damaged = headers.damaged.into_iter().map(|(number, _)| number);
+        for number in damaged.chain(headers.stale) {
             self.inner.backend.delete(&Header::key(number)).await?;
         }
         Ok(true)
+    }
+
+    /// Fails unless this header, which is nowhere but in memory, is the last that was written: after a change of keys
+    /// that this process has not seen it would bring a key back that was taken away, and lose one that was added.
+    async fn known_check(&self, known: &Header) -> Result<()> {
+        let claimed = rows::header_claimed(&self.inner.db, self.inner.number).await;
+        let claimed =
+            claimed.map_err(|error| Error::db("cannot look for the last header's number", error))?;
+        if claimed.cast_unsigned() <= known.number || !known.is_encrypted() {
+            return Ok(());
+        }
+        let text = "every header of the store is lost or damaged, and its wrapping keys were changed since this server has \
+                    read them: put the objects below `h/` back from a copy of the folder or bucket";
+        Err(Error::new(Kind::HeadersDamaged, text))
     }
 }
 

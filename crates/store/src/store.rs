@@ -92,6 +92,8 @@ pub(crate) struct Inner {
     pub(crate) db: rows::Database,
     pub(crate) options: Options,
     pub(crate) header: Header,
+    /// The newest header that was seen: the one that was opened, or one of later, when keys were changed.
+    pub(crate) newest_header: Mutex<Header>,
     pub(crate) keys: Keys,
     /// The store's number in the rows.
     pub(crate) number: i32,

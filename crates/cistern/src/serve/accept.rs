@@ -15,7 +15,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
+use axum::response::{IntoResponse as _, Response};
 use hyper::body::Incoming;
 use hyper::{Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -34,9 +35,10 @@ use tower::ServiceExt;
 use super::activity::{Activity, Upload};
 use super::answer::Answer;
 use super::idle::IdleIo;
-use super::rooms::{Room, Rooms};
+use super::rooms::{Place, Room, Rooms};
 use crate::config::Http;
 use crate::platform::api::origin::Peer;
+use crate::platform::error::Error;
 
 /// Bytes of an upload that may be on their way on one HTTP/2 stream. The default of 64 KiB bounds an upload to that
 /// much a round trip.
@@ -327,7 +329,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) -> Served {
     let (gate, room, activity) = (shared.gate.clone(), Arc::new(room), Arc::new(Activity::new()));
     let active = Arc::clone(&activity);
-    let idle = Duration::from_secs(shared.http.idle_seconds);
+    let [idle, header_time] = [shared.http.idle_seconds, shared.http.header_seconds].map(Duration::from_secs);
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         let at_work = active.asked(request.version());
@@ -335,10 +337,16 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         let limit = (request.version() >= Version::HTTP_2).then_some(idle);
         let (router, room) = (gate.get(), Arc::clone(&room));
         let request = request.map(|body| Body::new(Upload::new(body, Arc::clone(&active), idle)));
+        let patience = (!request.body().is_end_stream()).then_some(header_time);
         async move {
-            let place = room.request().await;
-            let answered = router.oneshot(request).await;
-            let answer = answered.unwrap_or_else(|never| match never {});
+            let place = place(room, patience).await;
+            let answer = match &place {
+                Some(_) => router
+                    .oneshot(request)
+                    .await
+                    .unwrap_or_else(|never| match never {}),
+                None => full(request),
+            };
             Ok::<_, Infallible>(answer.map(|body| Answer::new(body, at_work, place, limit)))
         }
     });
@@ -357,6 +365,23 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         result = served => result,
         () = ending.shutdown() => Ok(()),
     }
+}
+
+/// Room for a request; none where it has waited for `limit`, which is for those with a body: what came of that takes of
+/// what the connection may have on its way, and several of them would leave nothing for the one that is at work.
+async fn place(room: Arc<Room>, limit: Option<Duration>) -> Option<Place> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, room.request()).await.ok(),
+        None => Some(room.request().await),
+    }
+}
+
+/// The answer to an upload that found no room.
+fn full(request: Request<Body>) -> Response {
+    // Gives back what it has taken.
+    drop(request);
+    let text = "As many requests are at work as this server takes at once; try again in a minute.";
+    Error::Unavailable(text.into()).into_response()
 }
 
 /// Tells a client whose connection moves nothing that it is closed, so that it asks on another one, and waits a little

@@ -52,7 +52,7 @@ struct Held {
 impl Answer {
     /// An answer that may be left unread for `limit`; for ever without one, which is for connections that it is the
     /// only answer of. It needs a runtime.
-    pub(super) fn new(body: Body, at_work: AtWork, place: Place, limit: Option<Duration>) -> Self {
+    pub(super) fn new(body: Body, at_work: AtWork, place: Option<Place>, limit: Option<Duration>) -> Self {
         at_work.moved();
         let in_memory =
             body.is_end_stream() || body.size_hint().exact().is_some_and(|bytes| bytes <= IN_MEMORY);
@@ -62,7 +62,7 @@ impl Answer {
             rest: Bytes::new(),
             piece: limit.map_or(usize::MAX, |_| PIECE),
             unread: Some(Instant::now()),
-            _place: (!in_memory).then_some(place),
+            _place: place.filter(|_| !in_memory),
         })));
         let watch = limit.map(|limit| tokio::spawn(watch(Arc::downgrade(&held), limit)));
         Self {
@@ -194,7 +194,7 @@ mod tests {
     async fn answer(room: &Arc<Room>, body: Body, limit: Option<Duration>) -> Answer {
         let activity = Arc::new(Activity::new());
         let place = place(room).await;
-        Answer::new(body, activity.asked(Version::HTTP_2), place, limit)
+        Answer::new(body, activity.asked(Version::HTTP_2), Some(place), limit)
     }
 
     async fn place(room: &Arc<Room>) -> Place {

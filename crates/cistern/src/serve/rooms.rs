@@ -183,7 +183,7 @@ mod tests {
         let room = Arc::new(Rooms::new(1).now().expect("room"));
         let activity = Arc::new(Activity::new());
         let keeps = |body: Body| {
-            let _answer = Answer::new(body, activity.asked(Version::HTTP_2), at_once(&room), None);
+            let _answer = Answer::new(body, activity.asked(Version::HTTP_2), Some(at_once(&room)), None);
             room.own.available_permits() == 0
         };
         assert!(!keeps(Body::empty()));

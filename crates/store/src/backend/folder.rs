@@ -201,11 +201,13 @@ impl Backend for Folder {
     async fn delete(&self, key: &str) -> Result<()> {
         key_check(key)?;
         let key = key.to_owned();
-        // Not synced: should the name come back after a power loss, it is an orphan that gc's listing finds.
         self.run(move |inner| match std::fs::remove_file(inner.root.join(&key)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io(format!("cannot delete object `{key}`"), error))
             }
+            // A header that comes back has a key that was taken away.
+            Ok(()) if key.starts_with("h/") => inner.folder_sync(&inner.root.join(HEADERS)),
+            // Should another name come back after a power loss, it is an orphan that gc's listing finds.
             _ => Ok(()),
         })
         .await

@@ -54,6 +54,12 @@ pub(crate) async fn header_claim(
         .ok_or_else(|| DbErr::RecordNotFound("store_meta".into()))
 }
 
+/// The highest header number that was ever claimed; 0 where none was.
+pub(crate) async fn header_claimed(db: &impl ConnectionTrait, store: i32) -> Result<i32, DbErr> {
+    let row = meta::Entity::find_by_id(store).one(db).await?;
+    Ok(row.map_or(0, |row| row.header_number))
+}
+
 /// Takes the gate shared: no gc transaction that condemns can run until ours ends.
 pub(crate) async fn gate_shared(db: &impl ConnectionTrait, store: i32) -> Result<Option<meta::Model>, DbErr> {
     meta::Entity::find_by_id(store).lock_shared().one(db).await

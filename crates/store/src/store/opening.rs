@@ -160,6 +160,7 @@ impl Store {
             backend,
             db,
             options,
+            newest_header: Mutex::new(header.clone()),
             header,
             keys,
             number,

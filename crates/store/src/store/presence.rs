@@ -31,10 +31,10 @@ impl Store {
         }
     }
 
-    /// Whether the header that we opened is there, and whole: it may have given way to another. Fails where the backend
+    /// Whether the newest header that we know is there, and whole: it may have given way to another. Fails where the backend
     /// does not answer, say.
     async fn own_header_is_there(&self) -> Result<bool> {
-        match header_read(&*self.inner.backend, self.inner.header.number).await {
+        match header_read(&*self.inner.backend, self.header_known().number).await {
             Ok(found) => Ok(found.header.store_id == self.id()),
             Err(error) if damaging(&error) || error.kind() == Kind::Incompatible => Ok(false),
             Err(error) => Err(error),
@@ -43,11 +43,16 @@ impl Store {
 
     /// Whether there is a header; fails with [`Kind::StoreAway`] where it is another store's.
     async fn header_is_there(&self) -> Result<bool> {
-        match header_load(&*self.inner.backend).await? {
-            Some(found) if found.header.store_id == self.id() => Ok(true),
-            Some(_) => Err(self.away()),
-            None => Ok(false),
+        let Some(found) = header_load(&*self.inner.backend).await? else {
+            return Ok(false);
+        };
+        if found.header.store_id != self.id() {
+            return Err(self.away());
         }
+        if self.key().is_none_or(|key| found.check_code(key).is_ok()) {
+            self.header_note(&found.header);
+        }
+        Ok(true)
     }
 
     pub(crate) fn away(&self) -> Error {

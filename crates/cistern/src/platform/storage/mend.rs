@@ -82,10 +82,11 @@ pub fn is_mended(key: &str) -> bool {
     is_of_headers(key) || is_of_journal(key)
 }
 
-/// Writes the headers anew where all of them are lost: this process may be the last to know what they said.
+/// Writes the headers anew where all of them are lost or damaged: this process may be the last to know what they said.
 pub async fn headers_lost_mend(app: &App) {
+    use store::Kind::{HeadersDamaged, StoreAway};
     let found = app.store.header_check().await;
-    let is_lost = matches!(&found, Err(error) if error.kind() == store::Kind::StoreAway);
+    let is_lost = matches!(&found, Err(error) if matches!(error.kind(), StoreAway | HeadersDamaged));
     if is_lost && app.store.there_check().await.is_ok() {
         headers_mend(app).await;
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta};
 use sea_orm::ConnectionTrait;
 use serde_json::Value;
+use store::room::Space;
 use store::{JournalHead, JournalLink, JournalPart, JournalPlace, JournalSealed};
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
@@ -24,6 +25,7 @@ use crate::app::App;
 use crate::platform::db::{Snapshot, Tx, migrate};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::random;
+use crate::platform::storage::mend::headers_lost_mend;
 use crate::platform::storage::space;
 
 /// How often it is looked whether there is something to journal.
@@ -43,6 +45,9 @@ const CHANGE_BYTES: i64 = 8 << 20;
 
 /// Another took the lease.
 const LOST: &str = "another server writes the journal now; this one lets it";
+/// A dump would be cut off.
+const NO_ROOM: &str = "there is too little room on the disk for a whole dump of the catalogue, which the journal needs \
+                       now: free or add space";
 
 /// What the writer of this process holds.
 #[derive(Debug, Default)]
@@ -97,6 +102,7 @@ pub async fn run(app: App, stop: CancellationToken) {
                     error = error.chain(),
                     "could not write the journal; trying again each second"
                 );
+                headers_lost_mend(&app).await;
             }
             Ok(_) if failing => tracing::info!("the journal is written again"),
             _ => {}
@@ -168,14 +174,16 @@ async fn write_once(app: &App, wish: Wish) -> Result<Wrote> {
         return Ok(Wrote::Busy);
     };
     let fence = claimed.fence.unwrap_or_default();
-    let done = match previous_check(app, &claimed).await {
+    let done = match previous_is_lost(app, &claimed).await {
         Err(error) => Err(error),
-        Ok(()) if is_dump => dump::write_dump(app, &claimed).await.map(|()| true),
-        Ok(()) => write_changes(app, &claimed).await,
+        Ok(_) if is_dump => dump::write_dump(app, &claimed).await.map(|()| true),
+        // What was in it no recovery would know, nor what follows on it.
+        Ok(true) if has_room(app, claimed.dump_bytes) => Ok(false),
+        Ok(_) => write_changes(app, &claimed).await,
     };
     match done {
         Ok(true) => Ok(Wrote::All),
-        // Too many at once.
+        // Too many at once, or behind a gap.
         Ok(false) => {
             let Some((claimed, _)) = claim(app, true).await? else {
                 return Ok(Wrote::Busy);
@@ -192,14 +200,16 @@ async fn write_once(app: &App, wish: Wish) -> Result<Wrote> {
     }
 }
 
-/// Fails where the object that was completed last is missing and the store is an older copy therefore: what is written
-/// there would hide it.
-async fn previous_check(app: &App, claimed: &state::Model) -> Result<()> {
+/// Whether the object that was completed last is missing. Fails where the store is an older copy therefore: what is
+/// written there would hide it.
+async fn previous_is_lost(app: &App, claimed: &state::Model) -> Result<bool> {
     let previous = place(claimed.generation, claimed.sequence);
     if claimed.generation == 0 || app.store.journal().has(previous).await? {
-        return Ok(());
+        return Ok(false);
     }
-    guard(app).await
+    guard(app).await?;
+    tracing::error!(key = previous.key(), "the newest object of the journal is lost");
+    Ok(true)
 }
 
 /// Takes the lease and commits the intent to write the next object: its number, under a fence of its own. Says whether
@@ -216,12 +226,14 @@ pub(super) async fn claim(app: &App, with_dump: bool) -> Result<Option<(state::M
     if !is_free {
         return Ok(None);
     }
-    let is_dump = with_dump
-        || row.generation == 0
-        // A dump was cut off: numbers of an earlier generation would be lower than what was intended.
-        || row.intended_generation != row.generation
-        || row.schema != schema
-        || is_long(&row) && has_room(app, row.dump_bytes);
+    // The first, or one was cut off: numbers of an earlier generation would be lower than what was intended.
+    let is_forced = row.generation == 0 || row.intended_generation != row.generation;
+    let is_asked = with_dump || row.schema != schema;
+    let has_room = has_room(app, row.dump_bytes);
+    if is_asked && !is_forced && !has_room {
+        return Err(Error::Unavailable(NO_ROOM.to_owned()));
+    }
+    let is_dump = is_forced || is_asked || is_long(&row) && has_room;
     if is_dump {
         row.intended_generation += 1;
         row.intended_sequence = 0;
@@ -252,7 +264,9 @@ fn is_long(row: &state::Model) -> bool {
 /// room has to be begun again before anything else is written, so that none begins where a change would do.
 fn has_room(app: &App, dump_bytes: i64) -> bool {
     let needed = dump_bytes.cast_unsigned().saturating_mul(4);
-    space::disks(app).iter().all(|disk| disk.space.free > needed)
+    // A file system that does not tell its size tells nothing of what is free either.
+    let is_enough = |space: Space| space.total == 0 || space.free > needed;
+    space::disks(app).iter().all(|disk| is_enough(disk.space))
 }
 
 fn schema_text() -> String {

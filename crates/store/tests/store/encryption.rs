@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use store::{Fault, Faulty, KeyKind, Kind, Options, RecoveryKey, Store, VerifyProgress, World, WrappingKey};
 
+use crate::damage::journal_write;
 use crate::support::{Place, import, local, noise, places};
 
 fn key(seed: u8) -> WrappingKey {
@@ -185,6 +186,70 @@ async fn what_was_put_in_anothers_place_is_noticed() {
         open(&place, Some(key(1))).await.unwrap_err().kind(),
         Kind::Incompatible
     );
+}
+
+/// A server that has the store open while its keys are changed by another process. What it writes anew where all headers
+/// are lost has the new keys; where it cannot know them it writes nothing, and an old header that comes back goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_are_mended_bring_no_removed_key_back() {
+    for has_seen in [true, false] {
+        let place = local().await;
+        let server = made(&place).await;
+        journal_write(&server).await;
+        let folder = objects(&place).join("h");
+        let before = keep(&folder);
+        let first = server.key_list().await.unwrap().remove(0);
+        server.key_add(&key(2)).await.unwrap();
+        let changing = open(&place, Some(key(2))).await.unwrap();
+        changing.key_remove(&first.id).await.unwrap();
+        if has_seen {
+            server.header_check().await.unwrap();
+        }
+        let after = keep(&folder);
+        std::fs::remove_dir_all(&folder).unwrap();
+        let mended = server.headers_mend().await;
+        if has_seen {
+            assert!(mended.unwrap());
+            assert!(open(&place, Some(key(1))).await.is_err());
+            open(&place, Some(key(2))).await.unwrap();
+        } else {
+            assert_eq!(mended.unwrap_err().kind(), Kind::HeadersDamaged);
+            assert!(!folder.exists());
+            put_back(&folder, &after);
+        }
+        // As after a power loss, or when a copy was put back.
+        put_back(&folder, &before);
+        let told = server.headers_verify().await.unwrap();
+        assert_eq!(told.len(), before.len(), "{told:?}");
+        assert!(server.headers_mend().await.unwrap());
+        assert_eq!(server.headers_verify().await.unwrap(), []);
+        for (name, _) in &before {
+            assert!(!folder.join(name).exists());
+        }
+        // Alone they are not believed by who knows the newer ones.
+        for (name, _) in keep(&folder) {
+            std::fs::remove_file(folder.join(name)).unwrap();
+        }
+        put_back(&folder, &before);
+        assert!(server.headers_mend().await.unwrap());
+        assert!(open(&place, Some(key(1))).await.is_err());
+        open(&place, Some(key(2))).await.unwrap();
+    }
+}
+
+/// The files of a folder.
+fn keep(folder: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap());
+    files
+        .map(|file| (file.file_name(), std::fs::read(file.path()).unwrap()))
+        .collect()
+}
+
+fn put_back(folder: &Path, files: &[(std::ffi::OsString, Vec<u8>)]) {
+    std::fs::create_dir_all(folder).unwrap();
+    for (name, data) in files {
+        std::fs::write(folder.join(name), data).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

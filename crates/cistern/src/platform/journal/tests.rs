@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::model::Entry;
 use super::tables::{DERIVABLE, JOURNALED};
-use super::{Options, Recovered, flush, guard, recover, rows, service};
+use super::{Options, Recovered, flush, guard, recover, rows, run, service};
 use crate::app::{self, App};
 use crate::config::{Config, Secret};
 use crate::platform::db::{Db, Place, migrate};
@@ -399,6 +399,82 @@ async fn a_long_generation_goes_on_where_there_is_no_room_for_the_next() {
         let claimed = service::claim(&case.app, false).await.expect("claims");
         let (_, is_dump) = claimed.expect("is free");
         assert_eq!(is_dump, expected, "{dump_bytes}");
+    }
+}
+
+/// Nor is one begun that is asked for, as where an object is found damaged: gc has to go on.
+#[tokio::test]
+async fn a_dump_that_there_is_no_room_for_is_refused_before_it_is_meant() {
+    let case = Case::new(Fault::Io).await;
+    service::dump(&case.app).await.expect("dumps");
+    let before = rows::state_get(case.app.db.conn()).await.expect("reads");
+    case.sql("UPDATE journal_state SET dump_bytes = 1152921504606846976")
+        .await;
+    let refused = service::dump(&case.app).await.expect_err("no room");
+    assert!(refused.to_string().contains("too little room"), "{refused}");
+    let (before, after) = (before.expect("one"), rows::state_get(case.app.db.conn()).await);
+    let after = after.expect("reads").expect("one");
+    assert_eq!(before.intended_generation, after.intended_generation);
+    teams(&case, 1..2).await;
+    flush(&case.app).await.expect("goes on");
+}
+
+/// The newest object, which is lost alone, is made good with the next change; a store that lacks two is an older one.
+#[tokio::test]
+async fn nothing_is_written_behind_an_object_that_is_missing() {
+    for lost in 1..=2 {
+        let case = Case::new(Fault::Io).await;
+        for team in 1..4 {
+            teams(&case, team..team + 1).await;
+            flush(&case.app).await.expect("flushes");
+        }
+        let objects = case.objects();
+        for object in &objects[objects.len() - lost..] {
+            std::fs::remove_file(object).expect("removes it");
+        }
+        teams(&case, 4..5).await;
+        let flushed = flush(&case.app).await;
+        if lost > 1 {
+            let refused = flushed.expect_err("an older copy").to_string();
+            assert!(refused.contains("it is an older copy"), "{refused}");
+            assert_eq!(case.objects().len(), objects.len() - lost);
+            continue;
+        }
+        flushed.expect("flushes");
+        let (report, rows) = case.recovered().await;
+        assert_eq!(report.gaps, []);
+        assert_eq!(rows, all_rows(&case.app.db).await);
+    }
+}
+
+/// A server that has the store open knows what they said, and does not wait for its next look.
+#[tokio::test]
+async fn headers_that_are_all_damaged_or_lost_are_written_anew_as_soon_as_the_journal_needs_them() {
+    for is_lost in [false, true] {
+        let case = Case::new(Fault::Io).await;
+        service::dump(&case.app).await.expect("dumps");
+        for number in 0..2 {
+            let header = case.dir.path().join(format!("objects/h/{number:08}"));
+            std::fs::remove_file(&header).expect("removes it");
+            if !is_lost {
+                std::fs::write(&header, "no header").expect("writes it");
+            }
+        }
+        teams(&case, 1..2).await;
+        let stop = CancellationToken::new();
+        let writer = tokio::spawn(run(case.app.clone(), stop.clone()));
+        while rows::change_newest(case.app.db.conn())
+            .await
+            .expect("reads")
+            .is_some()
+        {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+        writer.await.expect("ends");
+        case.app.store.header_check().await.expect("is there");
+        let found = case.app.store.headers_verify().await.expect("looks");
+        assert_eq!(found, [], "is_lost {is_lost}");
     }
 }
 

@@ -337,6 +337,37 @@ async fn an_upload_of_which_nothing_more_comes_is_given_up_on_a_busy_connection(
     running.drain().await;
 }
 
+/// There is room for one request, and what waits has all that may be on its way: neither waits for the other for ever.
+#[tokio::test]
+async fn uploads_that_wait_for_room_do_not_starve_the_one_that_has_it() {
+    let (_held, running, url) = Held::listen_with(Http {
+        max_connections: 1,
+        header_seconds: 1,
+        ..Config::default().http
+    })
+    .await;
+    let client = reqwest::Client::builder().http2_prior_knowledge().build();
+    let client = client.expect("a client");
+    let body = vec![7; 8 << 20];
+    let asked: Vec<_> = (0..8)
+        .map(|_| client.post(format!("{url}/upload")).body(body.clone()).send())
+        .map(tokio::spawn)
+        .collect();
+    let mut taken = 0;
+    for one in asked {
+        let answer = tokio::time::timeout(PATIENCE, one).await.expect("in time");
+        let answer = answer.expect("no panic").expect("an answer");
+        let is_taken = answer.status() == 200;
+        assert!(is_taken || answer.status() == 503, "{answer:?}");
+        let told = answer.text().await.expect("a body");
+        assert_eq!(is_taken, told == format!("{} bytes", body.len()), "{told}");
+        taken += u32::from(is_taken);
+    }
+    assert!(taken > 0);
+    drop(client);
+    running.drain().await;
+}
+
 /// It has begun no handshake, and may be one that never does.
 #[tokio::test]
 async fn a_client_that_says_nothing_over_tls_does_not_hold_up_a_stop() {

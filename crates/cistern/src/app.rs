@@ -168,6 +168,7 @@ impl App {
         objects: impl FnOnce(&Config, bool) -> Result<Arc<dyn store::Backend>>,
     ) -> Result<Self> {
         tell(Opening::Database);
+        store_refuse(&config)?;
         let data = folder_create(&config.data)?;
         if let config::Database::Sqlite(path) = config.database() {
             refuse_unfit(&path)?;
@@ -309,6 +310,20 @@ impl App {
     }
 }
 
+/// Refuses a data folder that is a store, or a copy of one, itself: an installation would be made inside of it.
+fn store_refuse(config: &Config) -> Result<()> {
+    let is_objects = matches!(config.objects(), config::Objects::Folder(objects) if objects == config.data);
+    let is_installed = matches!(config.database(), config::Database::Sqlite(path) if path.exists());
+    if is_objects || is_installed || !config.data.join("h").is_dir() || !config.data.join("p").is_dir() {
+        return Ok(());
+    }
+    let place = config.data.display();
+    Err(Error::Precondition(format!(
+        "{place} is a store itself, or a copy of one, and no data folder. To bring an installation back from it: `cistern \
+         store copy {place} NEW/store`, then `cistern recover --data NEW` and `cistern serve --data NEW`"
+    )))
+}
+
 /// The database of an installation, for a local command: refuses where there is none, or an older one.
 pub async fn existing_open(config: &Config) -> Result<Db> {
     if let config::Database::Sqlite(path) = config.database()
@@ -322,6 +337,7 @@ pub async fn existing_open(config: &Config) -> Result<Db> {
         if store_is_there(config).await? {
             return Err(Error::Precondition(database_lost(config, &path)));
         }
+        store_refuse(config)?;
         return Err(Error::Precondition(format!(
             "there is no Cistern at {}; start one with `cistern serve --data {0}`, or name another folder with \
              --data",

@@ -65,9 +65,21 @@ impl LocalFlags {
         })
     }
 
-    /// Whether `--data` was given: where a command can be local or remote, that makes it local.
-    pub fn has_data(&self) -> bool {
-        self.0.values.contains_key("data")
+    /// Whether `--data` was given: where a command can be local or remote, that makes it local. Refuses the others of
+    /// these flags without it: a server would be asked, which knows nothing of them.
+    pub fn is_local(&self) -> Outcome<bool> {
+        if self.0.values.contains_key("data") {
+            return Ok(true);
+        }
+        let file = self.0.file.as_ref().map(|_| "config".to_owned());
+        let given = local().filter(|setting| self.0.values.contains_key(setting.key));
+        match file.or_else(|| given.filter_map(Setting::flag).next()) {
+            None => Ok(false),
+            Some(flag) => Err(Failure::Usage(format!(
+                "--{flag} is for work on the data folder of an installation: name that with --data, or leave --{flag} \
+                 out, and a server is asked"
+            ))),
+        }
     }
 }
 

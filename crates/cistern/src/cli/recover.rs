@@ -150,7 +150,9 @@ fn text(found: &Recovered, place: &str, needs_key: bool) -> String {
         lines.push(format!("Next: cistern store verify --read-data {place}{key}"));
     }
     if let Some(aside) = &found.aside {
-        lines.push(format!("The database from before is {aside}."));
+        lines.push(format!(
+            "The database from before is {aside}. Events and jobs from before are in it alone."
+        ));
     }
     lines.push(format!("Next: cistern serve {place}{key}"));
     lines.join("\n")

@@ -79,6 +79,58 @@ async fn a_service_moves_into_a_bucket_and_back_and_loses_nothing() {
     }
 }
 
+/// What would look like a copy, or like a look at one, and is none.
+#[tokio::test]
+async fn what_is_no_copy_is_refused() {
+    let server = Setup::default().at(Place::default()).start();
+    let files = Files::start().await;
+    imported(&server.api(), "one", &files.put("one.img", disks::raw(2, 1))).await;
+    let (data, store) = (server.data(), server.objects());
+    let link = data.join("link");
+    std::os::unix::fs::symlink(&store, &link).expect("links");
+    let refused = |words: &[&str], said: &str| {
+        let mut command = cistern();
+        let told = reason(&run(command.args(words)));
+        assert!(told.contains(said), "{words:?}: {told}");
+    };
+    let [store, link, data] = [store, link, data].map(|path| path.display().to_string());
+    let [dotted, inside] = [format!("{store}/../store/"), format!("{store}/sub/copy")];
+    for (to, said) in [
+        (&store, "is the store itself"),
+        (&link, "is the store itself"),
+        (&dotted, "is the store itself"),
+        (&inside, "lie one in the other"),
+        (&data, "lie one in the other"),
+    ] {
+        refused(&["store", "copy", &store, to], said);
+    }
+    assert!(!Path::new(&store).join("sub").exists());
+    refused(&["store", "heal", &store, "--data", &data], "is the store itself");
+    let copy = format!("{data}/../copy");
+    refused(&["store", "copy", &data, &copy], "holds no store");
+
+    // A copy that is looked at by what leads elsewhere.
+    run_ok(cistern().args(["store", "copy", &store, &copy]));
+    for words in [
+        &["store", "verify", "--objects", &copy][..],
+        &["store", "stats", "--objects", &copy],
+        &["gc", "--dry-run", "--objects", &copy],
+        &["jobs", "--objects", &copy],
+    ] {
+        let told = run(&mut server.remote(words));
+        assert_eq!(told.status.code(), Some(2), "{words:?}");
+        assert!(reason(&told).contains("--objects is for work on the data folder"));
+    }
+    for words in [
+        &["serve", "--data", &copy][..],
+        &["store", "verify", "--data", &copy],
+        &["recover", "--data", &copy],
+    ] {
+        refused(words, "is a store itself");
+    }
+    assert!(!Path::new(&copy).join("cistern.sqlite").exists());
+}
+
 #[tokio::test]
 async fn another_store_is_not_written_into_and_damage_is_told() {
     let (mut one, two) = (

@@ -376,6 +376,9 @@ async fn keys_rotate_and_the_printed_one_recovers() {
     let text = refusal(case.with_key(Some(&one), &SERVE));
     assert!(text.contains("is not one of the store"), "{text}");
     assert_eq!(list(&case, &two).len(), 2);
+    // What a server prescribes where store and database are of different times.
+    let kept = run_ok(&mut case.with_key(Some(&two), &["recover", "--keep-database"]));
+    assert!(kept.contains("The database is the store's again"), "{kept}");
 
     // Both files are lost; the paper is not.
     std::fs::remove_file(&two).expect("removes");

@@ -326,10 +326,6 @@ pub(crate) fn read_exactly(file: &File, key: &str, from: u64, data: &mut [u8]) -
 
 impl Inner {
     fn put(&self, key: &str, data: &[u8]) -> Result<()> {
-        if !keeps_books(key) {
-            let full = |error| Error::io(format!("cannot write object `{key}`"), error);
-            Room::new(&self.root).take(data.len() as u64).map_err(full)?;
-        }
         let temporary = self.root.join(TEMPORARY).join(self.world.uuid().to_string());
         let failed = |error| {
             Error::io(
@@ -337,6 +333,9 @@ impl Inner {
                 error,
             )
         };
+        if !keeps_books(key) {
+            Room::new(&self.root).take(data.len() as u64).map_err(failed)?;
+        }
         let written = write_synced(&temporary, data).map_err(failed);
         let named = written.and_then(|()| self.name(&temporary, key, Naming::New));
         if named.is_err() {

@@ -89,7 +89,7 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
 }
 
 async fn source(args: &Args, context: &Context) -> Outcome<Source> {
-    if !args.local.has_data() {
+    if !args.local.is_local()? {
         if args.team.is_some() {
             return Err(Failure::Usage(
                 "--team goes with --data; a token sees its own team".into(),

@@ -71,7 +71,7 @@ pub fn run(args: Args, context: &Context) -> Outcome {
 }
 
 async fn list(args: List, context: &Context) -> Outcome {
-    let jobs: Vec<Value> = if args.local.has_data() {
+    let jobs: Vec<Value> = if args.local.is_local()? {
         let app = App::open_existing(args.local.config(context)?).await?;
         let rows = service::job_list(&app, !args.all, None).await?;
         rows.into_iter().map(|row| json!(JobBody::from(row))).collect()
@@ -85,7 +85,7 @@ async fn list(args: List, context: &Context) -> Outcome {
 }
 
 async fn cancel(args: Cancel, context: &Context) -> Outcome {
-    let job: Value = if args.local.has_data() {
+    let job: Value = if args.local.is_local()? {
         let app = App::open_existing(args.local.config(context)?).await?;
         json!(JobBody::from(
             service::job_cancel(&app, &Who::default(), args.id).await?

@@ -174,6 +174,10 @@ async fn moves_tell(app: &App) -> Result<()> {
 
 /// Tells that the database that is there was taken as the store's, whatever the store knew beyond it.
 pub async fn database_kept(config: &Config, key: Option<WrappingKey>, found: &Recovered) -> Result<()> {
+    let key = match key {
+        Some(printed) => Some(printed),
+        None => key_load(config).await?,
+    };
     let app = App::open_existing_with(config.clone(), key).await?;
     let detail = json!({
         "keep_database": true, "packs": found.packs, "chunks": found.chunks, "damaged_images": found.damaged_roots,

@@ -1,13 +1,14 @@
 //! `cistern store copy` and `cistern store heal`: a store into another place, and what is damaged back from there.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::json;
 use store::{Copied, HealProgress, Healed};
 
 use super::LOOK_EVERY;
-use crate::app::{App, backend_open_at};
+use crate::app::{App, backend_open_at, objects_shown};
 use crate::cli::output::counted as count;
 use crate::cli::progress::Progress;
 use crate::cli::{Context, Failure, LocalFlags, Outcome, key_flags_named, output};
@@ -58,6 +59,7 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     let config = args.local.config(context)?;
     // A folder is made where there is none, which is right for one side only.
     folder_require(&args.src)?;
+    apart_require(&args.src, &args.dst)?;
     let from = backend_open_at(&config, &args.src)?;
     let options = store::CopyOptions {
         read_back: args.read_back,
@@ -65,7 +67,7 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     };
     store::copy_check(&*from, &options)
         .await
-        .map_err(|error| Failure::Failed(chain_of(&error)))?;
+        .map_err(|error| Failure::Failed(key_flags_named(&chain_of(&error))))?;
     // This makes a folder.
     let to = backend_open_at(&config, &args.dst)?;
     let (progress, counters) = (Progress::new(), store::CopyProgress::default());
@@ -148,10 +150,60 @@ fn damaged_text(damaged: &[String]) -> Option<String> {
 
 /// Of a place to read from; a bucket is asked when it is read.
 fn folder_require(place: &str) -> Outcome {
-    if place.contains("://") || std::path::Path::new(place).is_dir() {
-        return Ok(());
+    let path = Path::new(place);
+    if !is_bucket(place) && !path.is_dir() {
+        return Err(Failure::Failed(format!("there is no folder {place}")));
     }
-    Err(Failure::Failed(format!("there is no folder {place}")))
+    let below = path.join("store");
+    if !is_bucket(place) && !path.join("h").is_dir() && below.join("h").is_dir() {
+        let below = below.display();
+        return Err(Failure::Failed(format!(
+            "{place} holds no store; {below} does: name that"
+        )));
+    }
+    Ok(())
+}
+
+fn is_bucket(place: &str) -> bool {
+    place.contains("://")
+}
+
+/// Refuses a copy that would go with the store that it is of: in the same place, or one inside the other.
+fn apart_require(store: &str, copy: &str) -> Outcome {
+    let [of_store, of_copy] = [store, copy].map(whole_place);
+    let is_inside = |inner: &str, outer: &str| inner.starts_with(outer);
+    if of_store == of_copy {
+        return Err(Failure::Failed(format!(
+            "{copy} is the store itself: a copy has to be in another place"
+        )));
+    }
+    if is_inside(&of_store, &of_copy) || is_inside(&of_copy, &of_store) {
+        return Err(Failure::Failed(format!(
+            "{store} and {copy} lie one in the other: a copy has to be in a place of its own"
+        )));
+    }
+    Ok(())
+}
+
+/// A place by the one name that it has, ending with `/`: two buckets of one name at two endpoints differ at the front.
+fn whole_place(place: &str) -> String {
+    if is_bucket(place) {
+        let (bucket, options) = place.split_once('?').unwrap_or((place, ""));
+        return format!("{options} {}/", bucket.trim_end_matches('/'));
+    }
+    let whole = std::path::absolute(place).unwrap_or_else(|_| place.into());
+    // Of what is not there yet, the part that is.
+    let there = whole
+        .ancestors()
+        .find_map(|path| Some((path, path.canonicalize().ok()?)));
+    let real = there.map(|(path, real)| match whole.strip_prefix(path) {
+        Ok(rest) => real.join(rest),
+        Err(_) => real,
+    });
+    format!(
+        "{}/",
+        real.unwrap_or(whole).display().to_string().trim_end_matches('/')
+    )
 }
 
 /// Why a copy may lack what is damaged.
@@ -161,6 +213,7 @@ pub(super) async fn heal(args: HealArgs, context: &Context) -> Outcome {
     folder_require(&args.copy)?;
     let config = args.local.config(context)?;
     let place = args.local.shown(&config.data);
+    apart_require(&objects_shown(&config), &args.copy)?;
     let app = App::open_existing(config).await?;
     let (progress, counters) = (Progress::new(), HealProgress::default());
     progress.step("reading the store", None);
@@ -214,10 +267,15 @@ fn healed_text(healed: &Healed, place: &str) -> String {
             output::bytes(healed.chunk_bytes)
         );
     }
+    // What came back whole took the place of what was damaged.
+    let freed = match healed.chunks {
+        0 => String::new(),
+        _ => format!("\nNext: cistern gc {place}    frees what was damaged"),
+    };
     if healed.objects + healed.chunks > 0 {
         let _ = write!(
             text,
-            "\nNext: cistern gc {place}    frees what was damaged\nNext: cistern store verify --read-data {place}    proves it"
+            "{freed}\nNext: cistern store verify --read-data {place}    proves it"
         );
     }
     text

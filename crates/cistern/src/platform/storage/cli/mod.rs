@@ -74,7 +74,7 @@ pub fn run(command: Command, context: &Context) -> Outcome {
 }
 
 async fn stats(args: StatsArgs, context: &Context) -> Outcome {
-    let stats: StoreStats = if args.local.has_data() {
+    let stats: StoreStats = if args.local.is_local()? {
         let app = App::open_existing(args.local.config(context)?).await?;
         service::figures(&app).await?
     } else {

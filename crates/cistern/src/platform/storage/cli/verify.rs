@@ -33,6 +33,7 @@ pub struct VerifyArgs {
 }
 
 pub(super) async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
+    let is_local = args.local.is_local()?;
     let progress = Progress::new();
     let step = if args.read_data {
         "reading the store"
@@ -40,7 +41,7 @@ pub(super) async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
         "looking through the store"
     };
     progress.step(step, None);
-    let found = if args.local.has_data() {
+    let found = if is_local {
         verify_local(&args, context, &progress).await
     } else {
         verify_remote(&args, context, &progress).await

@@ -50,10 +50,11 @@ pub fn run(args: Args, context: &Context) -> Outcome {
         purge: args.purge,
         dry_run: args.dry_run,
     };
+    let is_local = args.local.is_local()?;
     let report = block_on(async {
         let progress = Progress::new();
         progress.step("looking for what nothing needs", None);
-        let report = if args.local.has_data() {
+        let report = if is_local {
             local(args, wish, context, &progress).await
         } else {
             remote(args, wish, context, &progress).await

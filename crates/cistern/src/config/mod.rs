@@ -394,6 +394,14 @@ impl Config {
         }
     }
 
+    /// SQLite's file, where the rows live in one.
+    pub fn sqlite(&self) -> Option<PathBuf> {
+        match self.database() {
+            Database::Sqlite(path) => Some(path),
+            Database::Postgres(_) => None,
+        }
+    }
+
     /// Where the objects live; `DIR/store` unless set. Cannot fail after [`load`].
     pub fn objects(&self) -> Objects {
         let Some(text) = &self.objects else {

@@ -14,6 +14,8 @@ const LOCK: &str = "cistern.lock";
 #[derive(Debug)]
 pub struct DataLock {
     _file: File,
+    /// That of the folder in which SQLite's file lies, where that is another.
+    _database: Option<File>,
 }
 
 /// Makes the data folder where it is not there, readable by its owner alone.
@@ -33,7 +35,18 @@ pub fn data_folder_make(data: &Path) -> Result<()> {
 /// file's text is only for the message.
 ///
 /// `objects` is where its objects lie, for people: other commands on the folder compare it ([`objects_check`]).
-pub fn data_lock(data: &Path, objects: &str) -> Result<DataLock> {
+/// `database` is SQLite's file, where there is one: it is one server's too, whose data folder may be another.
+pub fn data_lock(data: &Path, objects: &str, database: Option<&Path>) -> Result<DataLock> {
+    let beside = database.and_then(Path::parent);
+    let same = |folder: &&Path| folder.canonicalize().ok() == data.canonicalize().ok();
+    let other = beside.filter(|folder| folder.is_dir() && !same(folder));
+    Ok(DataLock {
+        _file: folder_lock(data, objects)?,
+        _database: other.map(|folder| folder_lock(folder, objects)).transpose()?,
+    })
+}
+
+fn folder_lock(data: &Path, objects: &str) -> Result<File> {
     let path = data.join(LOCK);
     let mut file = lock_open(&path).map_err(|error| {
         Error::Precondition(format!(
@@ -58,7 +71,7 @@ pub fn data_lock(data: &Path, objects: &str) -> Result<DataLock> {
         }
         _ => {}
     }
-    Ok(DataLock { _file: file })
+    Ok(file)
 }
 
 /// Refuses a command whose objects are not those of the server that runs on its data folder: it would change the
@@ -119,7 +132,8 @@ fn held(file: &mut File, data: &Path) -> Error {
         _ => "another process".to_owned(),
     };
     Error::Precondition(format!(
-        "`{}` is in use by {by}, which is a Cistern server; stop it first, or give another folder with `--data`",
+        "`{}` is in use by {by}, which is a Cistern server; stop it first, or give another folder with `--data` (and \
+         `--database`, where the settings name one)",
         data.display()
     ))
 }
@@ -131,10 +145,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn another_data_folder_does_not_get_at_a_database_that_is_used() {
+        let [own, other] = [(), ()].map(|()| tempfile::tempdir().expect("a temporary folder"));
+        let file = own.path().join("cistern.sqlite");
+        let first = data_lock(own.path(), "/a", Some(&file)).expect("the first takes it");
+        let refused = data_lock(other.path(), "/a", Some(&file)).expect_err("it is used");
+        assert!(refused.to_string().contains("--database"), "{refused}");
+        drop(first);
+        let _other = data_lock(other.path(), "/a", Some(&file)).expect("it is free");
+        data_lock(own.path(), "/a", Some(&file)).expect_err("it is used");
+    }
+
+    #[test]
     fn a_second_server_is_refused_by_pid_until_the_first_ends() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let first = data_lock(dir.path(), "/a").expect("the first takes it");
-        let refusal = data_lock(dir.path(), "/a")
+        let first = data_lock(dir.path(), "/a", None).expect("the first takes it");
+        let refusal = data_lock(dir.path(), "/a", None)
             .expect_err("the second is refused")
             .to_string();
         assert!(
@@ -146,13 +172,13 @@ mod tests {
         assert!(refusal.contains("has its objects in `/a`"), "{refusal}");
         drop(first);
         objects_check(dir.path(), "/b").expect("no server runs");
-        data_lock(dir.path(), "/b").expect("free again");
+        data_lock(dir.path(), "/b", None).expect("free again");
     }
 
     #[test]
     fn the_keys_are_changed_by_one_at_a_time_beside_a_server() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let _server = data_lock(dir.path(), "/a").expect("the server takes it");
+        let _server = data_lock(dir.path(), "/a", None).expect("the server takes it");
         let first = keys_lock(dir.path()).expect("the first takes it");
         let path = dir.path().join("keys.lock");
         let mode = std::fs::metadata(&path).expect("is there").permissions().mode();

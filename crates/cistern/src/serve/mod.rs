@@ -525,7 +525,7 @@ fn process_end(code: i32) -> ! {
 /// Makes the data folder where it is not there, and holds it against a server.
 pub fn data_take(config: &Config) -> Result<DataLock> {
     data_folder_make(&config.data)?;
-    data_lock(&config.data, &objects_shown(config))
+    data_lock(&config.data, &objects_shown(config), config.sqlite().as_deref())
 }
 
 pub use files::{files_limit, files_shortage};

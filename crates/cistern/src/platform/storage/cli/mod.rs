@@ -87,7 +87,7 @@ async fn stats(args: StatsArgs, context: &Context) -> Outcome {
 
 async fn rebuild(args: RebuildArgs, context: &Context) -> Outcome {
     let config = args.local.config(context)?;
-    let _lock = data_lock(&config.data, &objects_shown(&config))?;
+    let _lock = data_lock(&config.data, &objects_shown(&config), config.sqlite().as_deref())?;
     let progress = Progress::new();
     progress.step("reading the index of every pack", None);
     let rebuilt = service::index_rebuild(&config).await;

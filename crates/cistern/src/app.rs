@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use sea_orm_migration::MigrationTrait;
@@ -19,7 +20,7 @@ use crate::images::{self, download::Downloads, handed::Handed, uploads::turns::T
 use crate::platform::accounts::{SignIns, service as accounts};
 use crate::platform::clock::Clock;
 use crate::platform::command::quoted;
-use crate::platform::data_lock::{keys_lock, objects_check};
+use crate::platform::data_lock::{keys_lock, keys_lock_now, objects_check};
 use crate::platform::db::{self, Db, Place};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::Refusals;
@@ -87,6 +88,8 @@ impl std::ops::Deref for App {
 
 /// The file in the data folder with [`Inner::node`].
 const NODE: &str = "node";
+/// How long is waited for other servers on PostgreSQL where there is another time.
+const KEYS_WAIT: Duration = Duration::from_secs(5);
 
 /// What a store is opened with.
 #[derive(Debug, Default)]
@@ -277,6 +280,24 @@ impl App {
         })
     }
 
+    /// The same, where it can be had soon.
+    pub async fn keys_alone_now(&self) -> Result<Option<KeysAlone>> {
+        let Ok(started) = tokio::time::timeout(KEYS_WAIT, Db::start_alone(&place(&self.config))).await else {
+            return Ok(None);
+        };
+        if let Some(tx) = started? {
+            return Ok(Some(KeysAlone {
+                _tx: Some(tx),
+                _file: None,
+            }));
+        }
+        let file = keys_lock_now(&self.data)?;
+        Ok(file.map(|file| KeysAlone {
+            _tx: None,
+            _file: Some(file),
+        }))
+    }
+
     /// Forgets which key the secrets in the database are sealed with; false where there was none. For when it is lost.
     pub async fn secrets_reset(config: Config) -> Result<bool> {
         secrets::service::reset(&existing_open(&config).await?).await
@@ -442,6 +463,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(journal::migration::Journal),
         Box::new(jobs::migration::JobKinds),
         Box::new(secrets::migration::SecretsKey),
+        Box::new(journal::migration::JournalBefore),
     ];
     list.extend(store::migrations());
     list

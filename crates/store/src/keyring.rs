@@ -295,8 +295,8 @@ impl Store {
 
     /// Sees to it that the store's header is there twice: what is missing is written anew, from the one in force or,
     /// where none is whole, or all are lost and the journal is there, from the newest that this process has seen; what
-    /// is damaged, or should have given way, is deleted then. Gives whether there was anything to be done. Done twice at
-    /// once it leaves more headers than are needed; callers keep it apart from changes of keys, which it could undo.
+    /// is damaged, or should have given way, is deleted then. Gives whether there was anything to be done. Done twice
+    /// at once it leaves more headers than are needed; callers keep it apart from changes of keys, which it could undo.
     pub async fn headers_mend(&self) -> Result<bool> {
         let _proven = self.inner.unproven.write().await;
         let (headers, witness) = match self.headers_look().await {

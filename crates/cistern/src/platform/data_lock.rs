@@ -98,6 +98,23 @@ pub fn objects_check(data: &Path, objects: &str) -> Result<()> {
 /// Waits until no other process or task changes the keys of this folder's store, and keeps them out until it is
 /// dropped. A lock of its own: that of the folder is a running server's for as long as it runs.
 pub fn keys_lock(data: &Path) -> Result<File> {
+    let file = keys_file(data)?;
+    file.lock()
+        .map_err(|e| Error::internal("could not lock the keys", e))?;
+    Ok(file)
+}
+
+/// The same without waiting: none where another changes them.
+pub fn keys_lock_now(data: &Path) -> Result<Option<File>> {
+    let file = keys_file(data)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(Error::internal("could not lock the keys", e)),
+    }
+}
+
+fn keys_file(data: &Path) -> Result<File> {
     let path = data.join("keys.lock");
     let file = lock_open(&path).map_err(|error| {
         Error::Precondition(format!(
@@ -109,8 +126,6 @@ pub fn keys_lock(data: &Path) -> Result<File> {
     if let Ok(owner) = std::fs::metadata(data) {
         let _ = fchown(&file, Some(owner.uid()), Some(owner.gid()));
     }
-    file.lock()
-        .map_err(|e| Error::internal("could not lock the keys", e))?;
     Ok(file)
 }
 

@@ -363,12 +363,12 @@ impl Inner {
         }
         .map_err(failed)?;
         self.folder_sync(folder)?;
-        self.named_check(key, &target)
+        self.named_check(key, &target, naming)
     }
 
     /// Fails where what was written did not go into the store, but into the folder below its mount, which went away
     /// meanwhile and may be back.
-    fn named_check(&self, key: &str, target: &Path) -> Result<()> {
+    fn named_check(&self, key: &str, target: &Path, naming: Naming) -> Result<()> {
         if key.starts_with("h/") {
             self.holds_store.store(true, Ordering::Relaxed);
         }
@@ -379,7 +379,8 @@ impl Inner {
         if has_store && target.exists() {
             return Ok(());
         }
-        if !has_store {
+        // What took another's place may have taken it in the store, whose headers alone are lost.
+        if !has_store && matches!(naming, Naming::New) {
             let _ = std::fs::remove_file(target);
         }
         let text = format!(

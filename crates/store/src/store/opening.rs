@@ -144,6 +144,18 @@ impl Store {
             );
             return Err(Error::new(Kind::Incompatible, text));
         }
+        if header.is_encrypted() && row.header_number.cast_unsigned() > header.number {
+            let (newest, found) = (
+                Header::key(row.header_number.cast_unsigned()),
+                Header::key(header.number),
+            );
+            tracing::warn!(
+                newest,
+                found,
+                "the store's header is not the last that was begun: if a key was added or removed since, an older copy of \
+                 `h/` lies there, and `cistern key list` shows the keys as they were"
+            );
+        }
         let number = row.id;
         let db = rows::Database::new(db.clone(), options.world.clone(), options.write_turn.clone());
         Ok(Self::on(backend, db, options, (header, keys, number)))

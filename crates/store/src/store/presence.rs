@@ -31,8 +31,8 @@ impl Store {
         }
     }
 
-    /// Whether the newest header that we know is there, and whole: it may have given way to another. Fails where the backend
-    /// does not answer, say.
+    /// Whether the newest header that we know is there, and whole: it may have given way to another. Fails where the
+    /// backend does not answer, say.
     async fn own_header_is_there(&self) -> Result<bool> {
         match header_read(&*self.inner.backend, self.header_known().number).await {
             Ok(found) => Ok(found.header.store_id == self.id()),

@@ -188,8 +188,9 @@ async fn what_was_put_in_anothers_place_is_noticed() {
     );
 }
 
-/// A server that has the store open while its keys are changed by another process. What it writes anew where all headers
-/// are lost has the new keys; where it cannot know them it writes nothing, and an old header that comes back goes.
+/// A server that has the store open while its keys are changed by another process. What it writes anew where all
+/// headers are lost has the new keys; where it cannot know them it writes nothing, and an old header that comes back
+/// goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_are_mended_bring_no_removed_key_back() {
     for has_seen in [true, false] {

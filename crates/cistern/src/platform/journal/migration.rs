@@ -3,7 +3,7 @@
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{
-    big_integer, big_pk_auto, blob_null, integer, text, text_null,
+    big_integer, big_integer_null, big_pk_auto, blob_null, boolean, integer, text, text_null,
     timestamp_with_time_zone_null as time_null, uuid, uuid_null,
 };
 
@@ -44,5 +44,32 @@ impl MigrationTrait for Journal {
             .col(time_null("lease_until"))
             .to_owned();
         m.create_table(state).await
+    }
+}
+
+/// What is known of the object before the newest, and that a dump is owed.
+pub struct JournalBefore;
+
+impl MigrationName for JournalBefore {
+    fn name(&self) -> &'static str {
+        "m0140_journal_before"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for JournalBefore {
+    async fn up(&self, m: &SchemaManager) -> Result<(), DbErr> {
+        // One column a statement: SQLite takes no more.
+        for column in [
+            big_integer_null("before_sequence"),
+            boolean("is_dump_owed").default(false).to_owned(),
+        ] {
+            let table = Table::alter()
+                .table(Alias::new("journal_state"))
+                .add_column(column)
+                .to_owned();
+            m.alter_table(table).await?;
+        }
+        Ok(())
     }
 }

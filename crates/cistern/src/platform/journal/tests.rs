@@ -447,6 +447,38 @@ async fn nothing_is_written_behind_an_object_that_is_missing() {
     }
 }
 
+/// Numbers that were meant and never written, as in an outage, are no objects that a store lacks.
+#[tokio::test]
+async fn a_newest_object_that_is_lost_alone_is_made_good_also_behind_numbers_that_were_never_written() {
+    for has_room in [true, false] {
+        let case = Case::new(Fault::Io).await;
+        teams(&case, 1..2).await;
+        flush(&case.app).await.expect("flushes");
+        for _ in 0..3 {
+            service::claim(&case.app, false).await.expect("claims");
+        }
+        teams(&case, 2..3).await;
+        flush(&case.app).await.expect("flushes");
+        let objects = case.objects();
+        std::fs::remove_file(objects.last().expect("one")).expect("removes it");
+        if !has_room {
+            case.sql("UPDATE journal_state SET dump_bytes = 1152921504606846976")
+                .await;
+        }
+        teams(&case, 3..4).await;
+        flush(&case.app).await.expect("goes on");
+        if !has_room {
+            case.sql("UPDATE journal_state SET dump_bytes = 1000").await;
+            // What is owed is written when there is room.
+            teams(&case, 4..5).await;
+            flush(&case.app).await.expect("goes on");
+        }
+        let (report, rows) = case.recovered().await;
+        assert_eq!(report.gaps, [], "has_room {has_room}");
+        assert_eq!(rows, all_rows(&case.app.db).await, "has_room {has_room}");
+    }
+}
+
 /// A server that has the store open knows what they said, and does not wait for its next look.
 #[tokio::test]
 async fn headers_that_are_all_damaged_or_lost_are_written_anew_as_soon_as_the_journal_needs_them() {

@@ -47,10 +47,11 @@ pub async fn look_due(app: &App) -> Result<()> {
     app.store.there_check().await?;
     let found = app.store.alone_verify(true).await?;
     let found = with_newest(app, found).await?;
+    // First, or what cannot be mended now is looked for in everything each time.
+    mend(app, &found).await?;
     if found.iter().any(|damage| is_of_journal(&damage.owner)) {
         verify_enqueue(app, &Who::default(), false).await?;
     }
-    mend(app, &found).await?;
     app.looked.0.store(now_us, Relaxed);
     Ok(())
 }
@@ -108,8 +109,11 @@ pub async fn headers_mend(app: &App) {
     }
 }
 
-/// One server at a time: the others find it done. And beside no change of keys.
+/// One server at a time: the others find it done. And beside no change of keys, which may take its time.
 async fn headers_mend_alone(app: &App) -> Result<bool> {
-    let _alone = app.keys_alone().await?;
+    let Some(_alone) = app.keys_alone_now().await? else {
+        tracing::info!("the store's keys are being changed: its headers are looked after another time");
+        return Ok(false);
+    };
     Ok(app.store.headers_mend().await?)
 }

@@ -70,6 +70,10 @@ pub mod state {
         pub writer: Option<String>,
         pub fence: Option<Uuid>,
         pub lease_until: Option<DateTimeUtc>,
+        /// The object that was completed before the newest one, where it is of the same generation and that is known.
+        pub before_sequence: Option<i64>,
+        /// An object was lost, and there was no room for a dump.
+        pub is_dump_owed: bool,
     }
 
     #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -108,6 +112,8 @@ pub fn state_new(lineage: Uuid, foreign_generation: u32) -> state::Model {
         writer: None,
         fence: None,
         lease_until: None,
+        before_sequence: None,
+        is_dump_owed: false,
     }
 }
 

@@ -103,6 +103,8 @@ pub(super) async fn write_dump(app: &App, claimed: &state::Model) -> Result<()> 
         schema: schema_text(),
         dump_bytes: bytes,
         change_bytes: 0,
+        before_sequence: spool.last().checked_sub(1).filter(|before| *before >= 0),
+        is_dump_owed: false,
         ..claimed.clone()
     };
     finish(app, done, &notes).await?;

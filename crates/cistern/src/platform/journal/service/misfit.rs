@@ -1,7 +1,7 @@
 //! Whether database and store go together: each may be an older copy, put back beside the other. The journal tells,
 //! whose objects both know, and where it cannot, the newest objects that the database knows.
 
-use store::{Damage, Journal, JournalPlace, Kind, Store};
+use store::{Damage, Journal, Kind, Store};
 
 use super::{code_of, place};
 use crate::app::App;
@@ -87,8 +87,8 @@ pub async fn misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
 }
 
 /// A store that lacks what its database has written last. One journal object alone that is missing is mended; a store
-/// that lacks two of them, or data as well, was written on elsewhere. Data alone that is missing is damage, unless something was cut off
-/// that had not told the journal yet.
+/// that lacks two of them, or data as well, was written on elsewhere. Data alone that is missing is damage, unless
+/// something was cut off that had not told the journal yet.
 async fn store_misfit(db: &Db, store: &Store) -> Result<Option<Misfit>> {
     if lacking(db, store).await?.is_none() {
         return Ok(None);
@@ -118,21 +118,18 @@ async fn lacking(db: &Db, store: &Store) -> Result<Option<String>> {
     Ok(store.newest_missing(NEWEST, since_us).await?)
 }
 
-/// The newest object of the journal, where it is missing, and the one that was numbered before it as well: nothing that
-/// gets lost is so choosy. Where there is none at all, it is the journal that is lost.
+/// The newest object of the journal, where it is missing, and the one that was completed before it as well: nothing
+/// that gets lost is so choosy. Where there is none at all, it is the journal that is lost.
 async fn journal_lacking(db: &Db, journal: &Journal) -> Result<Option<String>> {
     let Some(state) = rows::state_get(db.conn()).await? else {
         return Ok(None);
     };
-    let newest = place(state.generation, state.sequence);
-    // What was numbered before the first of a generation nobody knows.
-    let Some(sequence) = newest.sequence.checked_sub(1) else {
+    let Some(before) = state.before_sequence else {
         return Ok(None);
     };
+    let [newest, before] = [state.sequence, before].map(|sequence| place(state.generation, sequence));
     let listed = journal.list().await?;
-    let is_lost = listed
-        .iter()
-        .all(|item| item.place < JournalPlace { sequence, ..newest });
+    let is_lost = listed.iter().all(|item| item.place < before);
     Ok((is_lost && !listed.is_empty()).then(|| newest.key()))
 }
 

@@ -179,7 +179,13 @@ async fn write_once(app: &App, wish: Wish) -> Result<Wrote> {
         Ok(_) if is_dump => dump::write_dump(app, &claimed).await.map(|()| true),
         // What was in it no recovery would know, nor what follows on it.
         Ok(true) if has_room(app, claimed.dump_bytes) => Ok(false),
-        Ok(_) => write_changes(app, &claimed).await,
+        Ok(is_dump_owed) => {
+            let owing = state::Model {
+                is_dump_owed: is_dump_owed || claimed.is_dump_owed,
+                ..claimed
+            };
+            write_changes(app, &owing).await
+        }
     };
     match done {
         Ok(true) => Ok(Wrote::All),
@@ -228,12 +234,12 @@ pub(super) async fn claim(app: &App, with_dump: bool) -> Result<Option<(state::M
     }
     // The first, or one was cut off: numbers of an earlier generation would be lower than what was intended.
     let is_forced = row.generation == 0 || row.intended_generation != row.generation;
-    let is_asked = with_dump || row.schema != schema;
     let has_room = has_room(app, row.dump_bytes);
-    if is_asked && !is_forced && !has_room {
+    if with_dump && !is_forced && !has_room {
         return Err(Error::Unavailable(NO_ROOM.to_owned()));
     }
-    let is_dump = is_forced || is_asked || is_long(&row) && has_room;
+    let is_dump =
+        is_forced || with_dump || row.schema != schema || (row.is_dump_owed || is_long(&row)) && has_room;
     if is_dump {
         row.intended_generation += 1;
         row.intended_sequence = 0;
@@ -330,6 +336,7 @@ pub(super) async fn write_changes(app: &App, claimed: &state::Model) -> Result<b
     put(app, &sealed).await?;
     let done = state::Model {
         sequence: claimed.intended_sequence,
+        before_sequence: Some(claimed.sequence),
         code: Some(sealed.code.to_vec()),
         change_bytes: claimed.change_bytes + bytes_of(&sealed),
         ..claimed.clone()

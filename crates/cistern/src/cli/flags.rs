@@ -72,8 +72,8 @@ impl LocalFlags {
             return Ok(true);
         }
         let file = self.0.file.as_ref().map(|_| "config".to_owned());
-        let given = local().filter(|setting| self.0.values.contains_key(setting.key));
-        match file.or_else(|| given.filter_map(Setting::flag).next()) {
+        let mut given = local().filter(|setting| self.0.values.contains_key(setting.key));
+        match file.or_else(|| given.find_map(Setting::flag)) {
             None => Ok(false),
             Some(flag) => Err(Failure::Usage(format!(
                 "--{flag} is for work on the data folder of an installation: name that with --data, or leave --{flag} \

@@ -173,7 +173,7 @@ impl App {
         tell(Opening::Database);
         store_refuse(&config)?;
         let data = folder_create(&config.data)?;
-        if let config::Database::Sqlite(path) = config.database() {
+        if let Some(path) = config.sqlite() {
             refuse_unfit(&path)?;
         }
         let _alone = Db::start_alone(&place(&config)).await?;
@@ -334,20 +334,25 @@ impl App {
 /// Refuses a data folder that is a store, or a copy of one, itself: an installation would be made inside of it.
 fn store_refuse(config: &Config) -> Result<()> {
     let is_objects = matches!(config.objects(), config::Objects::Folder(objects) if objects == config.data);
-    let is_installed = matches!(config.database(), config::Database::Sqlite(path) if path.exists());
+    let is_installed = config.sqlite().is_some_and(|path| path.exists());
     if is_objects || is_installed || !config.data.join("h").is_dir() || !config.data.join("p").is_dir() {
         return Ok(());
     }
+    Err(store_in_place(config))
+}
+
+/// The refusal of a data folder that is a store itself.
+pub fn store_in_place(config: &Config) -> Error {
     let place = config.data.display();
-    Err(Error::Precondition(format!(
+    Error::Precondition(format!(
         "{place} is a store itself, or a copy of one, and no data folder. To bring an installation back from it: `cistern \
          store copy {place} NEW/store`, then `cistern recover --data NEW` and `cistern serve --data NEW`"
-    )))
+    ))
 }
 
 /// The database of an installation, for a local command: refuses where there is none, or an older one.
 pub async fn existing_open(config: &Config) -> Result<Db> {
-    if let config::Database::Sqlite(path) = config.database()
+    if let Some(path) = config.sqlite()
         && !path.try_exists().map_err(|error| {
             Error::Precondition(format!(
                 "cannot look into {}: {error}; run this as the user that the server runs as, or as root",
@@ -471,9 +476,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
 
 /// What a start on an empty folder makes there before the store is opened.
 fn fresh_look(config: &Config, data: &Path) -> Option<Fresh> {
-    let config::Database::Sqlite(path) = config.database() else {
-        return None;
-    };
+    let path = config.sqlite()?;
     Fresh::look(&path, &[data.join(NODE), config.secrets_key_file()])
 }
 

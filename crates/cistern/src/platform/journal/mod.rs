@@ -34,10 +34,10 @@
 //! Since intent comes before the object, the store never has a number that its database did not mean to write. Where
 //! it has ([`guard`]), or where the newest object is of another lineage (drawn anew by each database), this database is
 //! an older copy, or another's: nothing may be written, least of all by gc. By the same numbers a store that lacks the
-//! newest object, and data with it, is told for an older copy ([`misfit`]). What moves data without a change of any
-//! journaled row (gc, and healing) has to [`advance`] the journal: an older database would take for an orphan what is
-//! needed, and an older store would lack it. [`crate::platform::db::Db`] then refuses every writing transaction, with a
-//! sentence that names `cistern recover`.
+//! newest object, and the one before it or data as well, is told for an older copy ([`misfit`]). What moves data
+//! without a change of any journaled row (gc, and healing) has to [`advance`] the journal: an older database would take
+//! for an orphan what is needed, and an older store would lack it. [`crate::platform::db::Db`] then refuses every
+//! writing transaction, with a sentence that names `cistern recover`.
 //!
 //! # Two databases
 //!

@@ -151,12 +151,8 @@ fn no_store(config: &Config, error: store::Error) -> Error {
         config::Objects::Folder(path) => format!("in `{}`", path.display()),
         config::Objects::S3(_) => "in the bucket that `objects` names".to_owned(),
     };
-    let data = config.data.display();
     if config.data.join("h").is_dir() {
-        return Error::Precondition(format!(
-            "{data} is a store itself, or a copy of one, and no data folder: `cistern store copy {data} NEW/store`, then \
-             `cistern recover --data NEW`"
-        ));
+        return app::store_in_place(config);
     }
     Error::Precondition(format!(
         "there is no store {place}: name the place of the objects that the installation used with `--objects` (or give \

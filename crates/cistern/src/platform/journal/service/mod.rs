@@ -234,12 +234,13 @@ pub(super) async fn claim(app: &App, with_dump: bool) -> Result<Option<(state::M
     }
     // The first, or one was cut off: numbers of an earlier generation would be lower than what was intended.
     let is_forced = row.generation == 0 || row.intended_generation != row.generation;
-    let has_room = has_room(app, row.dump_bytes);
-    if with_dump && !is_forced && !has_room {
+    // A look at each disk: only where it matters.
+    let has_room = || has_room(app, row.dump_bytes);
+    if with_dump && !is_forced && !has_room() {
         return Err(Error::Unavailable(NO_ROOM.to_owned()));
     }
     let is_dump =
-        is_forced || with_dump || row.schema != schema || (row.is_dump_owed || is_long(&row)) && has_room;
+        is_forced || with_dump || row.schema != schema || (row.is_dump_owed || is_long(&row)) && has_room();
     if is_dump {
         row.intended_generation += 1;
         row.intended_sequence = 0;

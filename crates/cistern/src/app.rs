@@ -105,6 +105,22 @@ pub struct KeysAlone {
     _file: Option<fs::File>,
 }
 
+impl KeysAlone {
+    fn of_servers(tx: db::Tx) -> Self {
+        Self {
+            _tx: Some(tx),
+            _file: None,
+        }
+    }
+
+    fn of_folder(file: fs::File) -> Self {
+        Self {
+            _tx: None,
+            _file: Some(file),
+        }
+    }
+}
+
 /// What [`App::open_telling`] is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
@@ -266,18 +282,12 @@ impl App {
     /// share a folder; with SQLite there is no lock of a start, but everybody has the folder.
     pub async fn keys_alone(&self) -> Result<KeysAlone> {
         if let Some(tx) = Db::start_alone(&place(&self.config)).await? {
-            return Ok(KeysAlone {
-                _tx: Some(tx),
-                _file: None,
-            });
+            return Ok(KeysAlone::of_servers(tx));
         }
         let data = self.data.clone();
         let locked = tokio::task::spawn_blocking(move || keys_lock(&data)).await;
         let file = locked.context("the lock of the keys was not waited for")??;
-        Ok(KeysAlone {
-            _tx: None,
-            _file: Some(file),
-        })
+        Ok(KeysAlone::of_folder(file))
     }
 
     /// The same, where it can be had soon.
@@ -286,16 +296,9 @@ impl App {
             return Ok(None);
         };
         if let Some(tx) = started? {
-            return Ok(Some(KeysAlone {
-                _tx: Some(tx),
-                _file: None,
-            }));
+            return Ok(Some(KeysAlone::of_servers(tx)));
         }
-        let file = keys_lock_now(&self.data)?;
-        Ok(file.map(|file| KeysAlone {
-            _tx: None,
-            _file: Some(file),
-        }))
+        Ok(keys_lock_now(&self.data)?.map(KeysAlone::of_folder))
     }
 
     /// Forgets which key the secrets in the database are sealed with; false where there was none. For when it is lost.

@@ -137,6 +137,14 @@ impl Store {
         Ok(self.header_now().await?.wrapped_keys)
     }
 
+    /// The wrapping key that this store was opened with, among these.
+    pub fn key_own<'a>(&self, among: &'a [WrappedKey]) -> Option<&'a WrappedKey> {
+        let own = self.inner.options.key.as_ref()?;
+        among
+            .iter()
+            .find(|wrapped| wrapped.open(self.id(), own).is_some())
+    }
+
     /// Adds a wrapping key. Fails with [`Kind::Exists`] where it is one already.
     pub async fn key_add(&self, wrapping: &WrappingKey) -> Result<WrappedKey> {
         let mut header = self.header_now().await?;
@@ -167,9 +175,7 @@ impl Store {
             let text = format!("the store has no key `{id}`: `cistern key list` shows those it has");
             return Err(Error::new(Kind::NotFound, text));
         };
-        let own = self.inner.options.key.as_ref();
-        let is_own = own.is_some_and(|own| header.wrapped_keys[at].open(self.id(), own).is_some());
-        if is_own {
+        if self.key_own(&header.wrapped_keys[at..=at]).is_some() {
             let text = format!(
                 "the key {id} is the one that the store was opened with, which would not open any more: add the new key \
                  with `cistern key add`, put it into the settings, and remove this one then"

@@ -270,7 +270,7 @@ async fn store_checks(config: &Config, place: &str) -> Vec<Check> {
         key,
         headers(&store).await,
         database::age(place, &db, &store).await,
-        data_read(config, &store).await,
+        data_read(config, place, &store).await,
     ]
 }
 
@@ -296,7 +296,7 @@ async fn headers(store: &Store) -> Check {
 }
 
 /// Since when everything that is stored was read, and whether something is known to be damaged.
-async fn data_read(config: &Config, store: &Store) -> Check {
+async fn data_read(config: &Config, place: &str, store: &Store) -> Check {
     const NAME: &str = "stored data";
     let health = match store.health().await {
         Ok(health) => health,
@@ -305,11 +305,11 @@ async fn data_read(config: &Config, store: &Store) -> Check {
     let read = read_text(health.oldest_us, config.scrub.every_days);
     match health.damaged_roots {
         0 => ok(NAME, format!("{read}; no damage is known")),
-        _ => warning(
+        _ => failed(
             NAME,
             format!(
-                "{read}; {} known to be damaged, `cistern store verify --read-data` names them",
-                counted(health.damaged_roots, "disk")
+                "{read}; {} known to be damaged: `cistern store verify --read-data {place}` names them, and what brings them back",
+                counted(health.damaged_roots, "image")
             ),
         ),
     }

@@ -354,6 +354,15 @@ async fn keys_rotate_and_the_printed_one_recovers() {
     let first = list(&case, &one);
     let kinds: Vec<&str> = first.iter().map(|(_, kind)| kind.as_str()).collect();
     assert_eq!(kinds, ["key-file", "recovery"]);
+    let shown = run_ok(&mut case.with_key(Some(&one), &["key", "list"]));
+    let own = shown
+        .lines()
+        .filter(|line| line.ends_with("used by this command"));
+    assert_eq!(
+        own.filter_map(|line| line.split(' ').next()).collect::<Vec<_>>(),
+        [&first[0].0],
+        "{shown}"
+    );
     // Beside a running server, which goes on without noticing.
     case.server.start_again();
     let image = imported(
@@ -549,9 +558,15 @@ fn a_copy_with_a_wrong_key_leaves_nothing() {
     ];
     let refused = run(&mut case.with_key(Some(&other), &words));
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let by_paper = [&words[..], &["--recovery-key"]].concat();
+    let (done, said) = told(case.with_key(None, &by_paper), &Case::new().recovery);
+    assert!(!done && said.contains("is not one of the store"), "{said}");
     assert!(!case.dir.path().join("above").exists());
     run_ok(&mut case.with_key(Some(&case.key("one.key")), &words));
     assert!(to.join("h").exists());
+    std::fs::remove_dir_all(&to).expect("is there");
+    let (done, said) = told(case.with_key(None, &by_paper), &case.recovery);
+    assert!(done && to.join("h").exists(), "{said}");
 }
 
 #[test]

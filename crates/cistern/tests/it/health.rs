@@ -40,8 +40,18 @@ async fn what_a_download_finds_damaged_is_told_and_what_an_import_heals_as_well(
         answer.bytes().await.expect_err("the download is cut off");
     }
     told(&api, "damaged", 1).await;
+    let ports = ["--listen-api", "127.0.0.1:0", "--listen-registry", "127.0.0.1:0"];
+    let doctor = || run(server.local(&["doctor"]).args(ports));
+    let (found, said) = (
+        doctor(),
+        "1 image known to be damaged: `cistern store verify --read-data",
+    );
+    assert_eq!(found.status.code(), Some(1), "{found:?}");
+    assert!(String::from_utf8_lossy(&found.stdout).contains(said), "{found:?}");
     imported(&api, "again", &url).await;
     told(&api, "ok", 0).await;
+    let found = doctor();
+    assert_eq!(found.status.code(), Some(0), "{found:?}");
 }
 
 #[tokio::test]

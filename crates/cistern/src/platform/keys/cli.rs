@@ -133,12 +133,27 @@ fn unopened(error: Error) -> Failure {
 async fn list(args: ListArgs, context: &Context) -> Outcome {
     let app = open(&args.place, &args.unlock, context).await?;
     let keys = app.store.key_list().await.map_err(told)?;
-    let views: Vec<_> = keys.iter().map(view).collect();
+    let own = app.store.key_own(&keys).map(|key| key.id.as_str());
+    let views: Vec<_> = keys
+        .iter()
+        .map(|key| {
+            let mut view = view(key);
+            view["opened_with"] = json!(own == Some(key.id.as_str()));
+            view
+        })
+        .collect();
     context.output.document(&json!({ "keys": views }), || {
-        let rows = keys
-            .iter()
-            .map(|key| [key.id.clone(), key.kind.name().to_owned(), added_at(key)]);
-        table(["ID", "KIND", "ADDED"], rows)
+        let rows = keys.iter().map(|key| {
+            let is_own = own == Some(key.id.as_str());
+            let note = if is_own { "used by this command" } else { "" };
+            [
+                key.id.clone(),
+                key.kind.name().to_owned(),
+                added_at(key),
+                note.to_owned(),
+            ]
+        });
+        table(["ID", "KIND", "ADDED", "NOTE"], rows)
     });
     Ok(())
 }

@@ -13,6 +13,7 @@ use crate::cli::output::counted as count;
 use crate::cli::progress::Progress;
 use crate::cli::{Context, Failure, LocalFlags, Outcome, key_flags_named, output};
 use crate::platform::error::chain_of;
+use crate::platform::keys::cli::recovery_ask;
 use crate::platform::keys::service::key_load;
 use crate::platform::storage::mend::is_mended;
 use crate::platform::storage::service;
@@ -23,7 +24,7 @@ use crate::platform::storage::service;
     after_help = "Examples:\n  cistern store copy /var/lib/cistern/store 's3://bucket/cistern?endpoint=https://s3.example.com'\n  cistern \
                   store copy --read-back s3://bucket/cistern /backup/store\n\nThe keys to a bucket come from \
                   CISTERN_OBJECTS_ACCESS_KEY and CISTERN_OBJECTS_SECRET_KEY. A copy that was cut off, or made while a server wrote, is \
-                  completed by the same command. A copy of an encrypted store needs one of its keys (--key-file or --key-command), to check \
+                  completed by the same command. A copy of an encrypted store needs one of its keys (--key-file, --key-command or --recovery-key), to check \
                   what it copies; the copy opens with the same keys. To move a service: copy, stop the server, copy again, start it with \
                   --objects DST. To bring what is damaged in a store back from its copy: cistern store heal."
 )]
@@ -36,6 +37,9 @@ pub struct CopyArgs {
     /// what is damaged there. Reads all of SRC and all of DST: as long as a copy of everything takes
     #[arg(long)]
     read_back: bool,
+    /// Open an encrypted store with the recovery key, which is asked for, or read from standard input
+    #[arg(long)]
+    recovery_key: bool,
     #[command(flatten)]
     local: LocalFlags,
 }
@@ -63,7 +67,11 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     let from = backend_open_at(&config, &args.src)?;
     let options = store::CopyOptions {
         read_back: args.read_back,
-        key: key_load(&config).await?,
+        key: if args.recovery_key {
+            Some(recovery_ask()?)
+        } else {
+            key_load(&config).await?
+        },
     };
     store::copy_check(&*from, &options)
         .await
@@ -82,7 +90,13 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
         }
     };
     progress.clear();
-    let copied = copied.map_err(|error| Failure::Failed(key_flags_named(&chain_of(&error))))?;
+    let copied = copied.map_err(|error| {
+        let goes_on = match counters.objects.load(Relaxed) {
+            0 => "",
+            _ => "; what was copied stays, and the same command goes on from there",
+        };
+        Failure::Failed(format!("{}{goes_on}", key_flags_named(&chain_of(&error))))
+    })?;
     let told = json!({ "copy": {
         "objects": copied.objects, "bytes": copied.bytes, "present": copied.present, "replaced": copied.replaced,
         "gone": copied.gone, "unsettled": copied.unsettled, "damaged": copied.damaged, "superseded": copied.superseded,

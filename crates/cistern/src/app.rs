@@ -368,8 +368,8 @@ pub async fn existing_open(config: &Config) -> Result<Db> {
         }
         store_refuse(config)?;
         return Err(Error::Precondition(format!(
-            "there is no Cistern at {}; start one with `cistern serve --data {0}`, or name another folder with \
-             --data",
+            "there is no Cistern at {}; this command works in the data folder itself, on the server's machine: name it with \
+             --data (`cistern serve --data {0}` begins a new one)",
             config.data.display()
         )));
     }

@@ -40,6 +40,9 @@ use crate::world::World;
 
 /// How often it is looked for what was written meanwhile, at most: a server may write all the time.
 const ROUNDS: u32 = 8;
+/// Where a copy notes the keys of what it has damaged, or in doubt: the next one looks at those again whatever their
+/// size, and tells of them until they are whole.
+const DOUBTED: &str = "damaged/";
 /// Where packs and whole objects lie.
 const DATA: [&str; 2] = ["p/", "b/"];
 /// Objects on their way at the same time.
@@ -156,6 +159,7 @@ pub async fn copy(
         to,
         keys: keys.clone(),
         read_back: options.read_back,
+        doubted: doubted(to).await?,
         world: World::system(),
     };
     let (mut copied, mut faults) = (Copied::default(), Vec::new());
@@ -186,6 +190,7 @@ pub async fn copy(
     on.all(from.list("h/"), (&mut copied, &mut faults), progress)
         .await?;
     headers_prune(from, to).await?;
+    on.doubts_prune().await?;
     let whole = if faults.iter().any(|fault| place_of(&fault.key).is_some()) {
         let read = Journal::of(Arc::clone(source), store_id, keys);
         generation_whole(&read, &journal).await?
@@ -287,11 +292,21 @@ async fn headers_prune(from: &dyn Backend, to: &dyn Backend) -> Result<()> {
     Ok(())
 }
 
+/// The keys of what earlier copies told of.
+async fn doubted(to: &dyn Backend) -> Result<HashSet<String>> {
+    let keys = to.list(DOUBTED).try_filter_map(|item| {
+        let key = item.key.strip_prefix(DOUBTED).map(str::to_owned);
+        ready(Ok(key))
+    });
+    keys.try_collect().await
+}
+
 struct Copier<'a> {
     from: &'a dyn Backend,
     to: &'a dyn Backend,
     keys: Keys,
     read_back: bool,
+    doubted: HashSet<String>,
     world: World,
 }
 
@@ -312,11 +327,22 @@ impl Copier<'_> {
     }
 
     async fn object(&self, item: Listed) -> Result<Done> {
+        let done = self.object_copy(&item).await?;
+        match &done {
+            Done::Kept(_) => self.doubt(&item.key).await?,
+            Done::Present | Done::Written(_, None) | Done::Replaced(_) => self.doubt_end(&item.key).await?,
+            Done::Gone | Done::Written(_, Some(_)) => {}
+        }
+        Ok(done)
+    }
+
+    async fn object_copy(&self, item: &Listed) -> Result<Done> {
+        let is_trusted = !self.read_back && !self.doubted.contains(&item.key);
         let done = match self.to.stat(&item.key).await? {
-            None => self.write(&item, false).await,
-            Some(there) if there == item.bytes && !self.read_back => return Ok(Done::Present),
-            Some(there) if item.key.starts_with("b/") => self.compare_whole(&item, there).await,
-            Some(there) => self.compare(&item, there).await,
+            None => self.write(item, false).await,
+            Some(there) if there == item.bytes && is_trusted => return Ok(Done::Present),
+            Some(there) if item.key.starts_with("b/") => self.compare_whole(item, there).await,
+            Some(there) => self.compare(item, there).await,
         };
         match done {
             // Gc may have deleted it since it was listed.
@@ -325,6 +351,34 @@ impl Copier<'_> {
             }
             done => done,
         }
+    }
+
+    /// Notes that what the copy has, or gets, of this key is not known to be whole.
+    async fn doubt(&self, key: &str) -> Result<()> {
+        if self.doubted.contains(key) {
+            return Ok(());
+        }
+        match self.to.put_new(&format!("{DOUBTED}{key}"), Bytes::new()).await {
+            Err(error) if error.kind() == Kind::Exists => Ok(()),
+            done => done,
+        }
+    }
+
+    async fn doubt_end(&self, key: &str) -> Result<()> {
+        if !self.doubted.contains(key) {
+            return Ok(());
+        }
+        self.to.delete(&format!("{DOUBTED}{key}")).await
+    }
+
+    /// Forgets what the source has no more.
+    async fn doubts_prune(&self) -> Result<()> {
+        for key in &self.doubted {
+            if self.from.stat(key).await?.is_none() {
+                self.doubt_end(key).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes an object, in the place of what is there where `replaces`.
@@ -339,6 +393,10 @@ impl Copier<'_> {
         } else {
             self.fault(&item.key, data.clone()).await?
         };
+        if fault.is_some() {
+            // Before it is there: a copy that is cut off in between must not trust it either.
+            self.doubt(&item.key).await?;
+        }
         if replaces {
             self.replace(&item.key, data).await?;
         } else {

@@ -125,6 +125,12 @@ impl Error {
             }
             _ => Kind::Io,
         };
+        let mut context = context.into();
+        if kind == Kind::Refused {
+            context.push_str(
+                " (if it belongs to another user: `chown -R` the folder to the user that the server runs as)",
+            );
+        }
         Self::new(kind, context).with_source(source)
     }
 

@@ -148,7 +148,7 @@ impl Store {
                 // What a disk needed of it and was imported again lies elsewhere now; what is whole gc takes to another
                 // pack.
                 format!(
-                    "{}; no disk needs what is damaged of it (any more): gc removes it",
+                    "{}; no disk needs what is damaged of it (any more): gc keeps what is whole of it in another pack, and removes it",
                     fault.reason
                 )
             },

@@ -181,6 +181,8 @@ async fn with_json_there_is_one_document_on_stdout() {
     assert_eq!(remote(&["image", "get", "by-url"])["image"]["id"], 1);
     let export = remote(&["image", "export", "1", "--format", "qcow2", "-o", &file("x")]);
     assert_eq!(export["export"]["format"], "qcow2");
+    let by_name = remote(&["image", "export", "1", "-o", &file("by-name.qcow2")]);
+    assert_eq!(by_name["export"]["format"], "qcow2");
     let again = run(&mut server.remote(&["image", "export", "1", "--format", "raw", "-o", &file("x")]));
     assert!(again.status.success(), "{again:?}");
     assert!(reason(&again).contains("replaced the file"), "{again:?}");

@@ -381,6 +381,13 @@ async fn keys_rotate_and_the_printed_one_recovers() {
     let text = refusal(case.with_key(Some(&two), &["key", "remove", &first[0].0]));
     assert!(text.contains("cistern key list"), "{text}");
     assert_eq!(case.server.api().get("/v2/account").await.status, 200);
+    let events = run_ok(&mut case.with_key(None, &["events", "--what", "key", "--json"]));
+    let events: Value = serde_json::from_str(&events).expect("one JSON document");
+    let events = events["events"].as_array().expect("a list");
+    let whats = events
+        .iter()
+        .map(|event| event["what"].as_str().unwrap_or_default());
+    assert_eq!(whats.collect::<Vec<_>>(), ["key.remove", "key.add"], "{events:?}");
     case.server.terminate();
     let text = refusal(case.with_key(Some(&one), &SERVE));
     assert!(text.contains("is not one of the store"), "{text}");

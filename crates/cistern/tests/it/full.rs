@@ -9,7 +9,7 @@ use crate::gc::gc;
 use crate::harness::api::Api;
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported, settled};
-use crate::harness::process::run;
+use crate::harness::process::{document, reason, run};
 use crate::harness::server::{Setup, wrapped};
 use crate::harness::small::SmallDisk;
 use crate::harness::world::Place;
@@ -390,4 +390,36 @@ fn refused_start(disk: &SmallDisk) -> String {
         .last()
         .unwrap_or_default()
         .to_owned()
+}
+
+#[tokio::test]
+async fn a_copy_that_found_no_room_goes_on_when_there_is_some() {
+    let Some(disk) = SmallDisk::tmpfs(DISK_MIB) else {
+        return;
+    };
+    let mut server = Setup::default().at(Place::default()).start();
+    let (api, files) = (server.api(), Files::start().await);
+    for seed in 0..10 {
+        let name = format!("disk-{seed}");
+        imported(&api, &name, &files.put(&name, disks::raw(2, seed))).await;
+    }
+    server.terminate();
+    let (from, to) = (server.objects(), disk.inside().join("copy"));
+    let copy = || {
+        let words = ["store", "copy", &from.to_string_lossy(), &to.to_string_lossy()];
+        wrapped(server.local(&words), &disk.enter())
+    };
+    disk.fill_but(6);
+    let output = run(&mut copy());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = reason(&output);
+    assert!(
+        said.ends_with("and the same command goes on from there"),
+        "{said}"
+    );
+    disk.make_room();
+    let told = document(&mut copy());
+    assert!(told["copy"]["present"].as_u64() >= Some(4), "{told}");
+    let told = document(&mut copy());
+    assert_eq!(told["copy"]["objects"], 0, "{told}");
 }

@@ -31,7 +31,7 @@ use crate::memory;
 use crate::room::Room;
 use crate::world::World;
 
-use files::{create_new, rename_new, write_synced};
+use files::{Owner, create_new, rename_new, write_synced};
 pub use filesystem::{FilesystemKind, filesystem_kind};
 
 const TEMPORARY: &str = "tmp";
@@ -55,6 +55,7 @@ struct Inner {
     durable: Mutex<HashSet<PathBuf>>,
     /// A store was there when the folder was opened, or has been made since.
     holds_store: AtomicBool,
+    owner: Option<Owner>,
     world: World,
 }
 
@@ -86,6 +87,7 @@ impl Folder {
             folders: Mutex::default(),
             durable: Mutex::default(),
             holds_store: AtomicBool::new(root.join(HEADERS).is_dir()),
+            owner: Owner::of(&root),
             world: World::system(),
         };
         let is_for_reading = root.is_dir() && rustix::fs::access(&root, Access::WRITE_OK).is_err();
@@ -248,7 +250,7 @@ impl Temporary {
     fn create(inner: &Inner) -> io::Result<Self> {
         let path = inner.root.join(TEMPORARY).join(inner.world.uuid().to_string());
         Ok(Self {
-            file: create_new(&path)?,
+            file: create_new(&path, inner.owner)?,
             path,
             room: Room::new(&inner.root),
         })
@@ -336,7 +338,7 @@ impl Inner {
         if !keeps_books(key) {
             Room::new(&self.root).take(data.len() as u64).map_err(failed)?;
         }
-        let written = write_synced(&temporary, data).map_err(failed);
+        let written = write_synced(&temporary, self.owner, data).map_err(failed);
         let named = written.and_then(|()| self.name(&temporary, key, Naming::New));
         if named.is_err() {
             // That error is what counts; a file that stays is cleared at a later start.
@@ -415,10 +417,23 @@ impl Inner {
             // Who made the root may keep the folder above from us.
             Err(_) if folder == self.root && File::open(parent).is_err() => {}
             // Also when another made it: its sync may not have happened yet.
-            _ => self.folder_sync(parent)?,
+            Err(_) => self.folder_sync(parent)?,
+            Ok(()) => {
+                self.owner_set(folder)?;
+                self.folder_sync(parent)?;
+            }
         }
         self.durable().insert(folder.to_owned());
         Ok(())
+    }
+
+    fn owner_set(&self, folder: &Path) -> Result<()> {
+        let Some(owner) = self.owner else {
+            return Ok(());
+        };
+        owner
+            .take_folder(folder)
+            .map_err(|error| Error::io(format!("cannot give away folder `{}`", folder.display()), error))
     }
 
     fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {

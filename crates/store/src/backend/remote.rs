@@ -142,6 +142,10 @@ impl Remote {
             error.kind(),
             message.chars().take(300).collect::<String>()
         );
+        if message.contains("load signing credential") {
+            "no keys to the bucket are given: set CISTERN_OBJECTS_ACCESS_KEY and CISTERN_OBJECTS_SECRET_KEY"
+                .clone_into(&mut text);
+        }
         for secret in &self.secrets {
             text = text.replace(secret.as_str(), "…");
         }

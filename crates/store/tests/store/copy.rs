@@ -186,6 +186,33 @@ async fn reading_back_replaces_nothing_by_what_is_damaged_at_the_source() {
     assert!(std::fs::read(&object).unwrap() == before);
 }
 
+/// A copy that is made each night tells of it each night, and not the first time alone.
+#[tokio::test]
+async fn what_was_copied_damaged_is_told_each_time_until_it_is_whole() {
+    let (_place, from, to) = made().await;
+    let whole = std::fs::read(pack(&from)).unwrap();
+    flip(&pack(&from), 100);
+    for time in 0..3 {
+        let copied = copy(&from, &to).await.unwrap();
+        assert_eq!(copied.damaged.len(), 1, "{time}: {copied:?}");
+    }
+    std::fs::write(pack(&from), &whole).unwrap();
+    let copied = copy(&from, &to).await.unwrap();
+    assert_eq!((copied.replaced, copied.damaged.len()), (1, 0), "{copied:?}");
+    assert!(std::fs::read(pack(&to)).unwrap() == whole);
+    // From then on it is trusted as all else is.
+    flip(&pack(&to), 100);
+    let copied = copy(&from, &to).await.unwrap();
+    assert_eq!((copied.replaced, copied.damaged.len()), (0, 0), "{copied:?}");
+    assert!(files_below(&to.join("damaged")).is_empty());
+    // What gc has removed at the source is no longer told of.
+    flip(&pack(&from), 100);
+    assert_eq!(copy_read_back(&from, &to).await.damaged.len(), 1);
+    std::fs::remove_file(pack(&from)).unwrap();
+    assert_eq!(copy(&from, &to).await.unwrap().damaged.len(), 0);
+    assert!(files_below(&to.join("damaged")).is_empty());
+}
+
 /// Bytes that were added make neither side the whole one.
 #[tokio::test]
 async fn the_whole_one_wins_and_not_the_longer_one() {

@@ -413,7 +413,7 @@ async fn what_was_healed_is_damaged_until_gc_has_removed_its_pack() {
         import(&case.store, &case.place.db, "one again", &case.one).await;
         let left = verify(&case.store, true).await;
         assert_eq!((left.len(), left[0].kind.as_str()), (1, "store"), "{left:?}");
-        assert!(left[0].reason.contains("gc removes it"), "{left:?}");
+        assert!(left[0].reason.contains("gc keeps what is whole"), "{left:?}");
         // It is nearly all needed, and written anew all the same; with the usual waits in two runs.
         let options = gc::Options::new(case.place.dir.path());
         let report = case.store.gc(&options, &Progress::default()).await.unwrap();

@@ -42,9 +42,9 @@ pub struct Args {
     /// Its number or name
     #[arg(value_name = "ID|NAME")]
     image: String,
-    /// raw or qcow2
-    #[arg(long, value_name = "FORMAT", default_value = "raw", value_parser = parse_format)]
-    format: Format,
+    /// raw or qcow2 [default: qcow2 where FILE ends in .qcow2, raw otherwise]
+    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    format: Option<Format>,
     /// Only these bytes of the disk, first and last included; raw only
     #[arg(long, value_name = "START-END", value_parser = parse_range)]
     range: Option<Part>,
@@ -57,6 +57,15 @@ pub struct Args {
 
 fn parse_format(text: &str) -> Result<Format, String> {
     text.parse().map_err(|_| "raw or qcow2".to_owned())
+}
+
+fn format_of(args: &Args) -> Format {
+    let is_qcow2 = args
+        .output
+        .extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("qcow2"));
+    let by_name = if is_qcow2 { Format::Qcow2 } else { Format::Raw };
+    args.format.unwrap_or(by_name)
 }
 
 /// Bytes of a disk: the first, and the last; none for all that follow.
@@ -120,15 +129,16 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
             "`-o -` and --json both want stdout; choose one".into(),
         ));
     }
-    if args.range.is_some() && args.format != Format::Raw {
+    let format = format_of(&args);
+    if args.range.is_some() && format != Format::Raw {
         return Err(Failure::Usage(
-            "--range is of the raw disk; leave --format qcow2 out".into(),
+            "--range is of the raw disk: say --format raw".into(),
         ));
     }
     let client = args.remote.client(context)?;
     let id = image_find(&client, &args.image, true).await?;
     let query: String = form_urlencoded::Serializer::new(String::new())
-        .append_pair("format", args.format.as_str())
+        .append_pair("format", format.as_str())
         .finish();
     let path = format!("/v2/images/{id}/download?{query}");
     let mut head = head_read(&client.send(client.request(Method::HEAD, &path)?).await?)?;
@@ -140,7 +150,7 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
     let target = (!to_stdout).then_some(args.output.as_path());
     let mut sink = Sink::open(target, &head).map_err(|e| unwritable(&args, &e))?;
     progress.step(
-        &format!("exporting image {id} as {}", args.format.as_str()),
+        &format!("exporting image {id} as {}", format.as_str()),
         Some(head.length),
     );
     let work = Work {
@@ -175,7 +185,7 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
 fn tell(args: &Args, context: &Context, head: &Head, (id, sha256): (i64, &[u8]), started: Instant) {
     let document = json!({ "export": {
         "image_id": id,
-        "format": args.format,
+        "format": format_of(args),
         "file": args.output,
         "from_byte": head.from(),
         "length": head.length,

@@ -39,6 +39,26 @@ struct Unlock {
     recovery_key: bool,
 }
 
+/// The same for commands that add no key, so that `--key-file` can only mean this.
+#[derive(Debug, clap::Args)]
+struct UnlockAlone {
+    /// Open the store with the key in this file [default: the settings' key]
+    #[arg(long, value_name = "FILE", visible_alias = "key-file")]
+    unlock_key_file: Option<PathBuf>,
+    /// Open the store with the recovery key, which is asked for, or read from standard input
+    #[arg(long, conflicts_with = "unlock_key_file")]
+    recovery_key: bool,
+}
+
+impl From<UnlockAlone> for Unlock {
+    fn from(flags: UnlockAlone) -> Self {
+        Self {
+            unlock_key_file: flags.unlock_key_file,
+            recovery_key: flags.recovery_key,
+        }
+    }
+}
+
 /// Flags of `list`.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -49,7 +69,7 @@ pub struct ListArgs {
     #[command(flatten)]
     place: PlaceFlags,
     #[command(flatten)]
-    unlock: Unlock,
+    unlock: UnlockAlone,
 }
 
 /// Flags of `add`.
@@ -87,7 +107,7 @@ pub struct RemoveArgs {
     #[command(flatten)]
     place: PlaceFlags,
     #[command(flatten)]
-    unlock: Unlock,
+    unlock: UnlockAlone,
 }
 
 /// Flags of `reset-secrets`.
@@ -131,7 +151,7 @@ fn unopened(error: Error) -> Failure {
 }
 
 async fn list(args: ListArgs, context: &Context) -> Outcome {
-    let app = open(&args.place, &args.unlock, context).await?;
+    let app = open(&args.place, &args.unlock.into(), context).await?;
     let keys = app.store.key_list().await.map_err(told)?;
     let own = app.store.key_own(&keys).map(|key| key.id.as_str());
     let views: Vec<_> = keys
@@ -173,15 +193,20 @@ async fn add(args: AddArgs, context: &Context) -> Outcome {
         (None, None, None) => return Ok(()),
     };
     let _alone = app.keys_alone().await?;
+    let keys = app.store.key_list().await.map_err(told)?;
+    let before = app.store.key_own(&keys).map(|key| key.id.clone());
     let added = app.store.key_add(&wrapping).await.map_err(told)?;
+    service::key_note(&app, "key.add", &added.id).await;
     let text = recovery.as_ref().map(RecoveryKey::text);
     let document = json!({ "key": view(&added), "recovery_key": text });
     let shown = context.output.document_once(&document, || match &text {
         Some(text) => format!("{}\n\nIt is the key {}.", recovery_text(text), added.id),
         None => format!(
-            "Added the key {}. The settings name it from the next start on, if you put it there; `cistern key remove` then \
-             takes the old one away.",
-            added.id
+            "Added the key {}: it opens the store from now on. Next: put it into the settings{}, and take the old one away with \
+             `cistern key remove ID`{}.",
+            added.id,
+            args.key_file.as_ref().map(|path| format!(" (`key_file = \"{}\"`)", path.display())).unwrap_or_default(),
+            before.map(|id| format!(" (the one that is used so far is {id})")).unwrap_or_default()
         ),
     });
     match shown {
@@ -207,15 +232,17 @@ fn lost(id: &str, error: &std::io::Error, is_recovery: bool) -> String {
 }
 
 async fn remove(args: RemoveArgs, context: &Context) -> Outcome {
-    let app = open(&args.place, &args.unlock, context).await?;
+    let app = open(&args.place, &args.unlock.into(), context).await?;
     let _alone = app.keys_alone().await?;
     if !args.force {
         recovery_keep(&app, &args.id).await?;
     }
     app.store.key_remove(&args.id).await.map_err(told)?;
+    service::key_note(&app, "key.remove", &args.id).await;
     context.output.document(&json!({ "removed": args.id }), || {
         format!(
-            "Removed the key {}. Old copies of the store's folder or bucket may still have it: keep the key itself secret.",
+            "Removed the key {}. Copies of the store open with it until `cistern store copy` has brought them up to date, and other old \
+             ones always: keep the key itself secret.",
             args.id
         )
     });

@@ -9,8 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use store::{KeyKind, WrappingKey};
 
+use crate::app::App;
 use crate::config::Config;
 use crate::platform::error::{Context, Error, Result};
+use crate::platform::events::{self, Event, Who};
 use crate::platform::{command, random};
 
 /// The key that the settings name, if they name one.
@@ -19,6 +21,19 @@ pub async fn key_load(config: &Config) -> Result<Option<WrappingKey>> {
         (Some(path), _) => key_from_file(path).map(Some),
         (None, Some(line)) => key_from_command(line).await.map(Some),
         (None, None) => Ok(None),
+    }
+}
+
+/// Keeps that a key was added or removed among the events. It was, whether this can be written or not.
+pub async fn key_note(app: &App, what: &'static str, id: &str) {
+    let noted = async {
+        let tx = app.db.write().await?;
+        let event = Event::done(what, "key", id);
+        events::record_in_tx(&*tx, app.clock.now(), &Who::default(), event).await?;
+        tx.commit().await
+    };
+    if let Err(error) = noted.await {
+        tracing::warn!(error = %error.chain(), what, "no event could be written");
     }
 }
 

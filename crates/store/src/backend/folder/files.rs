@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{CWD, OFlags, RenameFlags, fcntl_setfl};
@@ -12,12 +12,40 @@ pub(super) const BLOCK: usize = 4096;
 /// Less is not worth it.
 pub(super) const DIRECT: usize = 1 << 20;
 
-pub(super) fn create_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+/// Whose a store's files are, where root writes into the store of another user: root's own would be closed to the
+/// server that runs as that user.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner {
+    user: u32,
+    group: u32,
+}
+
+impl Owner {
+    /// Of what is written into this folder; none where that is the writer anyway.
+    pub(super) fn of(folder: &Path) -> Option<Self> {
+        let data = std::fs::metadata(folder).ok()?;
+        let is_anothers = rustix::process::geteuid().is_root() && data.uid() != 0;
+        is_anothers.then(|| Self {
+            user: data.uid(),
+            group: data.gid(),
+        })
+    }
+
+    pub(super) fn take_folder(self, folder: &Path) -> io::Result<()> {
+        std::os::unix::fs::chown(folder, Some(self.user), Some(self.group))
+    }
+}
+
+pub(super) fn create_new(path: &Path, owner: Option<Owner>) -> io::Result<File> {
+    let file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path)
+        .open(path)?;
+    if let Some(owner) = owner {
+        std::os::unix::fs::fchown(&file, Some(owner.user), Some(owner.group))?;
+    }
+    Ok(file)
 }
 
 /// Writes as much of `data` as can go to the disk without a copy in the system's memory; gives how much that was. To
@@ -44,8 +72,8 @@ pub(super) fn write_direct(file: &File, data: &[u8]) -> io::Result<usize> {
     Ok(written)
 }
 
-pub(super) fn write_synced(path: &Path, data: &[u8]) -> io::Result<()> {
-    let file = create_new(path)?;
+pub(super) fn write_synced(path: &Path, owner: Option<Owner>, data: &[u8]) -> io::Result<()> {
+    let file = create_new(path, owner)?;
     let written = write_direct(&file, data)?;
     file.write_all_at(&data[written..], written as u64)?;
     // A failed fsync may have thrown the pages away: the file is given up, never synced again.

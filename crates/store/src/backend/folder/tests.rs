@@ -39,7 +39,7 @@ async fn what_goes_to_the_disk_directly_is_what_was_given() {
         let (key, data) = (format!("p/ab/{n}"), bytes.slice(range.clone()));
         folder.put_new(&key, data.clone()).await.unwrap();
         assert!(folder.get(&key).await.unwrap() == data, "{range:?}");
-        let file = create_new(&dir.path().join(format!("{n}"))).unwrap();
+        let file = create_new(&dir.path().join(format!("{n}")), None).unwrap();
         let written = write_direct(&file, &data).unwrap();
         let wanted = if n < 3 { data.len() / BLOCK * BLOCK } else { 0 };
         // Some file systems have no direct writes.
@@ -193,4 +193,30 @@ fn network_file_systems_are_refused_with_a_way_out() {
         "{refusal}"
     );
     assert_eq!(FilesystemKind::from_magic(0xef53), FilesystemKind::Local);
+}
+
+/// A command that root gives must not close the store to the server that runs as another user.
+#[tokio::test]
+async fn what_root_writes_into_a_store_is_its_owners() {
+    let (dir, folder) = folder();
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can write for another");
+        return;
+    }
+    drop(folder);
+    for path in [dir.path(), &dir.path().join(TEMPORARY)] {
+        std::os::unix::fs::chown(path, Some(65534), Some(65533)).unwrap();
+    }
+    let folder = Folder::open(dir.path()).unwrap();
+    folder
+        .put_new("p/ab/one", Bytes::from_static(b"1"))
+        .await
+        .unwrap();
+    let mut put = folder.put_replace("b/cd/two").await.unwrap();
+    put.write(Bytes::from_static(b"2")).await.unwrap();
+    put.finish().await.unwrap();
+    for name in ["p", "p/ab", "p/ab/one", "b", "b/cd", "b/cd/two"] {
+        let data = std::fs::metadata(dir.path().join(name)).unwrap();
+        assert_eq!((data.uid(), data.gid()), (65534, 65533), "{name}");
+    }
 }

@@ -155,8 +155,8 @@ fn no_store(config: &Config, error: store::Error) -> Error {
         return app::store_in_place(config);
     }
     Error::Precondition(format!(
-        "there is no store {place}: name the place of the objects that the installation used with `--objects` (or give \
-         its data folder with `--data`)"
+        "there is no store {place}: bring it there from a copy (`cistern store copy BACKUP PLACE`), or name the place of the objects \
+         that the installation used with `--objects` (or give its data folder with `--data`)"
     ))
 }
 

@@ -101,7 +101,9 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
         "objects": copied.objects, "bytes": copied.bytes, "present": copied.present, "replaced": copied.replaced,
         "gone": copied.gone, "unsettled": copied.unsettled, "damaged": copied.damaged, "superseded": copied.superseded,
     } });
-    context.output.document(&told, || copied_text(&copied));
+    context
+        .output
+        .document(&told, || copied_text(&copied, args.read_back));
     match damaged_text(&copied.damaged) {
         None if copied.unsettled && copied.gone > 0 => Err(Failure::Failed(UNSETTLED.to_owned())),
         None => Ok(()),
@@ -113,7 +115,7 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
 const UNSETTLED: &str = "a server wrote all the while, and what gc moved meanwhile may be missing: copy once more, which goes \
                          on from here";
 
-fn copied_text(copied: &Copied) -> String {
+fn copied_text(copied: &Copied, is_read_back: bool) -> String {
     let mut text = format!(
         "Copied {} in {}; {} were there already.",
         output::bytes(copied.bytes),
@@ -132,6 +134,9 @@ fn copied_text(copied: &Copied) -> String {
         let _ = write!(text, " {gone} went away meanwhile, as gc ran.");
     } else if copied.unsettled {
         let _ = write!(text, "\nNote: {UNSETTLED}.");
+    }
+    if is_read_back && copied.damaged.is_empty() && !copied.unsettled {
+        text.push_str(" All of the copy was read, and is what it should be.");
     }
     if !copied.superseded.is_empty() {
         let _ = write!(
@@ -345,8 +350,8 @@ mod tests {
             superseded: vec!["j/x: it is damaged".into()],
             ..Copied::default()
         };
-        assert!(copied_text(&copied).contains("of no use any more"));
-        assert!(!copied_text(&Copied::default()).contains("of no use"));
+        assert!(copied_text(&copied, false).contains("of no use any more"));
+        assert!(!copied_text(&Copied::default(), false).contains("of no use"));
     }
 
     #[test]

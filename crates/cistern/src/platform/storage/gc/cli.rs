@@ -154,6 +154,7 @@ fn text(report: &Report, wish: Wish) -> String {
     if report.repacked > 0 {
         lines.push(match report.freed_bytes.checked_sub(report.repacked_bytes) {
             Some(less) => format!("Together the store takes {} less.", bytes(less)),
+            None if wish.now => format!("Together the store takes {} more.", bytes(report.repacked_bytes - report.freed_bytes)),
             None => "The packs that this replaces are deleted by the next run, but for those that hold something damaged.".into(),
         });
     }
@@ -169,7 +170,7 @@ fn text(report: &Report, wish: Wish) -> String {
     lines.extend(writers_text(report));
     if report.garbage_bytes > 0 {
         lines.push(format!(
-            "Garbage left in packs: {}, as `cistern store stats` shows it.",
+            "Garbage left in packs, in all: {}, as `cistern store stats` shows it.",
             bytes(report.garbage_bytes)
         ));
     }

@@ -187,9 +187,7 @@ pub async fn copy(
     }
     let listed = stream::iter(journal.iter().cloned().map(Ok));
     on.all(listed, (&mut copied, &mut faults), progress).await?;
-    on.all(from.list("h/"), (&mut copied, &mut faults), progress)
-        .await?;
-    headers_prune(from, to).await?;
+    on.headers(store_id, (&mut copied, &mut faults), progress).await?;
     on.doubts_prune().await?;
     let whole = if faults.iter().any(|fault| place_of(&fault.key).is_some()) {
         let read = Journal::of(Arc::clone(source), store_id, keys);
@@ -278,18 +276,22 @@ async fn newest(of: &dyn Backend, prefix: &str) -> Result<Option<String>> {
     Ok(listed.into_iter().map(|item| item.key).max())
 }
 
-/// Removes headers that an earlier copy brought and that are gone at the source since: they may be opened by a key that
-/// was taken away.
-async fn headers_prune(from: &dyn Backend, to: &dyn Backend) -> Result<()> {
-    let kept: Vec<Listed> = from.list("h/").try_collect().await?;
-    let there: Vec<Listed> = to.list("h/").try_collect().await?;
-    for old in there
-        .iter()
-        .filter(|old| kept.iter().all(|kept| kept.key != old.key))
+/// The keys of the headers of a place.
+async fn header_keys(of: &dyn Backend) -> Result<HashSet<String>> {
+    of.list("h/").map_ok(|item| item.key).try_collect().await
+}
+
+/// Fails where the store is not there (any more): under a disk that went away every listing is empty, and so it looks
+/// as if nothing were to be copied, and everything were gone at the source.
+async fn there_check(place: &dyn Backend, store_id: Uuid) -> Result<()> {
+    if header_load(place)
+        .await?
+        .is_some_and(|found| found.header.store_id == store_id)
     {
-        to.delete(&old.key).await?;
+        return Ok(());
     }
-    Ok(())
+    let text = format!("`{}` no longer holds the store that is copied", place.describe());
+    Err(Error::new(Kind::StoreAway, text))
 }
 
 /// The keys of what earlier copies told of.
@@ -324,6 +326,34 @@ impl Copier<'_> {
             progress.bytes.fetch_add(copied.add(done, faults), Relaxed);
         }
         Ok(())
+    }
+
+    /// Copies the headers, and removes those that an earlier copy brought and that are gone at the source since: they
+    /// may be opened by a key that was taken away. By one listing, and once more where keys were changed meanwhile: what
+    /// is removed must never be more than what gave way.
+    async fn headers(
+        &self,
+        store_id: Uuid,
+        (copied, faults): (&mut Copied, &mut Vec<Fault>),
+        progress: &CopyProgress,
+    ) -> Result<()> {
+        for _ in 0..ROUNDS {
+            let listed: Vec<Listed> = self.from.list("h/").try_collect().await?;
+            let kept: HashSet<String> = listed.iter().map(|item| item.key.clone()).collect();
+            let listed = stream::iter(listed.into_iter().map(Ok));
+            self.all(listed, (&mut *copied, &mut *faults), progress).await?;
+            if header_keys(self.from).await? != kept {
+                continue;
+            }
+            there_check(self.from, store_id).await?;
+            there_check(self.to, store_id).await?;
+            for old in header_keys(self.to).await?.difference(&kept) {
+                self.to.delete(old).await?;
+            }
+            return Ok(());
+        }
+        let text = format!("the keys of `{}` are changed all the while", self.from.describe());
+        Err(Error::new(Kind::Unavailable, text))
     }
 
     async fn object(&self, item: Listed) -> Result<Done> {

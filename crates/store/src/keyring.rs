@@ -6,6 +6,7 @@
 //! any more.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
@@ -235,6 +236,9 @@ impl Store {
         header.number = first.map_err(context)?.cast_unsigned();
         tx.commit().await.map_err(context)?;
         let first = header.number;
+        self.inner
+            .header_claimed
+            .fetch_max(first + copies - 1, Ordering::Relaxed);
         let written = headers_write(backend, &mut header, self.key(), copies).await;
         if backend.stat(witness).await?.is_some() {
             written?;
@@ -341,7 +345,9 @@ impl Store {
         let claimed = rows::header_claimed(&self.inner.db, self.inner.number).await;
         let claimed =
             claimed.map_err(|error| Error::db("cannot look for the last header's number", error))?;
-        if claimed.cast_unsigned() <= known.number || !known.is_encrypted() {
+        // What we claimed ourselves and could not write then, as on a full disk, changed no key.
+        let own = self.inner.header_claimed.load(Ordering::Relaxed);
+        if claimed.cast_unsigned() <= known.number.max(own) || !known.is_encrypted() {
             return Ok(());
         }
         let text = "every header of the store is lost or damaged, and its wrapping keys were changed since this server has \

@@ -7,6 +7,7 @@
 //! finds. Memory stays the same however many packs there are, but for those that are damaged so that nothing proves
 //! which team's they are.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -104,13 +105,18 @@ impl Store {
     /// afterwards it can be opened as usual. The roots must be there: they tell which whole objects are needed.
     pub async fn rebuild_index(&self, progress: &RebuildProgress) -> Result<Rebuilt> {
         let (mut rebuilt, mut unplaced) = (Rebuilt::default(), Vec::new());
+        let mut listed = HashSet::new();
         for kind in [object_kind::PACK, object_kind::BLOB] {
             let prefix = if kind == object_kind::PACK { "p/" } else { "b/" };
             let found = self
                 .inner
                 .backend
                 .list(prefix)
-                .try_filter_map(|item| async move { Ok(crate::gc::id_of(&item.key).map(|id| (id, item))) })
+                .try_filter_map(|item| {
+                    let id = crate::gc::id_of(&item.key);
+                    listed.extend(id);
+                    async move { Ok(id.map(|id| (id, item))) }
+                })
                 .map(|item| async move {
                     match kind {
                         object_kind::PACK => self.pack_find(item?).await,
@@ -129,6 +135,7 @@ impl Store {
             }
         }
         self.unplaced_write(unplaced, &mut rebuilt).await?;
+        self.all_listed(&listed).await?;
         // The index does not know what it lacks; the trees do.
         self.damage_doubt();
         match self.damage_update().await {
@@ -143,6 +150,26 @@ impl Store {
             .await
             .map_err(|error| Error::db("cannot finish the index", error))?;
         Ok(rebuilt)
+    }
+
+    /// Fails where the store went away, for good or a little while, so that a listing of it had nothing, or not all. The
+    /// index is then not finished, and nobody opens the store with it.
+    async fn all_listed(&self, listed: &HashSet<Uuid>) -> Result<()> {
+        self.there_check().await?;
+        for prefix in ["p/", "b/"] {
+            let mut now = self.inner.backend.list(prefix);
+            while let Some(item) = now.try_next().await? {
+                if crate::gc::id_of(&item.key).is_some_and(|id| !listed.contains(&id)) {
+                    let text = format!(
+                        "`{}` was not there while it was read, or is written to ({}): do it again",
+                        self.describe(),
+                        item.key
+                    );
+                    return Err(Error::new(Kind::StoreAway, text));
+                }
+            }
+        }
+        self.there_check().await
     }
 
     async fn found_write(&self, found: Vec<Found>, rebuilt: &mut Rebuilt) -> Result<()> {

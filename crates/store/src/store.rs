@@ -7,7 +7,7 @@ mod presence;
 pub(crate) use opening::headers_missing;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -94,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) header: Header,
     /// The newest header that was seen: the one that was opened, or one of later, when keys were changed.
     pub(crate) newest_header: Mutex<Header>,
+    /// The highest number of a header that this process has claimed, whether it could be written or not.
+    pub(crate) header_claimed: AtomicU32,
     pub(crate) keys: Keys,
     /// The store's number in the rows.
     pub(crate) number: i32,

@@ -381,7 +381,7 @@ async fn keys_rotate_and_the_printed_one_recovers() {
     let text = refusal(case.with_key(Some(&two), &["key", "remove", &first[0].0]));
     assert!(text.contains("cistern key list"), "{text}");
     assert_eq!(case.server.api().get("/v2/account").await.status, 200);
-    let events = run_ok(&mut case.with_key(None, &["events", "--what", "key", "--json"]));
+    let events = run_ok(&mut case.with_key(Some(&two), &["events", "--what", "key", "--json"]));
     let events: Value = serde_json::from_str(&events).expect("one JSON document");
     let events = events["events"].as_array().expect("a list");
     let whats = events

@@ -392,6 +392,43 @@ fn refused_start(disk: &SmallDisk) -> String {
         .to_owned()
 }
 
+/// The server alone knows what they said.
+#[tokio::test]
+async fn lost_headers_are_written_when_there_is_room_again() {
+    let Some(disk) = SmallDisk::tmpfs(DISK_MIB) else {
+        return;
+    };
+    let mut server = objects_alone(&disk).await;
+    let (api, files) = (server.api(), Files::start().await);
+    let bytes = disks::raw(4, 58);
+    let image = id_of(&imported(&api, "one", &files.put("one.img", bytes.clone())).await);
+    let headers = disk.root().join("objects/h");
+    std::fs::remove_dir_all(&headers).expect("is there");
+    disk.fill();
+    // The reserve goes as well.
+    std::fs::remove_file(disk.root().join("objects/reserve")).expect("is there");
+    disk.fill();
+    let path = format!("/v2/images/{image}");
+    let renamed = api.put(&path, &json!({ "name": "renamed" })).await;
+    assert_eq!(renamed.status, StatusCode::OK, "{renamed:?}");
+    until("the server to have found no room", 60, || async {
+        server
+            .log_text()
+            .contains("header could not be written anew")
+            .then_some(())
+    })
+    .await;
+    disk.make_room();
+    until("the headers", 60, || async {
+        let there = std::fs::read_dir(&headers).map(Iterator::count);
+        (there.unwrap_or_default() == 2).then_some(())
+    })
+    .await;
+    server.terminate();
+    server.start_again();
+    assert!(downloaded(&server.api(), image, "raw").await == bytes);
+}
+
 #[tokio::test]
 async fn a_copy_that_found_no_room_goes_on_when_there_is_some() {
     let Some(disk) = SmallDisk::tmpfs(DISK_MIB) else {

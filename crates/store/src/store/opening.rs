@@ -1,6 +1,6 @@
 //! Making a store and opening it: backend and database have to belong together.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use futures::TryStreamExt as _;
@@ -173,6 +173,7 @@ impl Store {
             db,
             options,
             newest_header: Mutex::new(header.clone()),
+            header_claimed: AtomicU32::new(0),
             header,
             keys,
             number,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use futures::{FutureExt as _, TryStreamExt as _};
 use store::{
-    Backend, Copied, CopyOptions, CopyProgress, Fault, Faulty, Kind, Listed, Result, Settings, Store,
-    backend_open,
+    Backend, Copied, CopyOptions, CopyProgress, Fault, Faulty, KeyKind, Kind, Listed, Options, Result,
+    Settings, Store, WrappingKey, backend_open,
 };
 
 use crate::damage::journal_write;
@@ -402,5 +402,75 @@ async fn damaged_headers_and_journal_objects_are_told_and_superseded_ones_are_a_
             copied.superseded[0].starts_with("j/00000001/0000000000000001: "),
             "{copied:?}"
         );
+    }
+}
+
+/// A disk that goes away shows empty folders: nothing to copy, and no header that would have to be kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_goes_away_costs_the_copy_nothing() {
+    for (at, number) in [
+        ("list p/", 1),
+        ("list b/", 2),
+        ("list j/", 2),
+        ("list h/", 3),
+        ("list h/", 4),
+    ] {
+        let (place, from, to) = made().await;
+        copy(&from, &to).await.unwrap();
+        let before = files_below(&to);
+        import(&place.store().await, &place.db, "late", &noise(4, 3 << 20)).await;
+        let (source, aside) = (from.clone(), place.dir.path().join("aside"));
+        let unmount = async move {
+            std::fs::rename(&source, &aside).unwrap();
+            std::fs::create_dir(&source).unwrap();
+        };
+        let source: Arc<dyn Backend> = Meanwhile::nth(&folder(&from), (at, number), unmount.boxed());
+        let (options, progress) = (CopyOptions::default(), CopyProgress::default());
+        let error = store::copy(&source, &*folder(&to), &options, &progress).await;
+        let error = error.unwrap_err();
+        assert!(
+            matches!(error.kind(), Kind::StoreAway | Kind::Unavailable),
+            "{at}, {number}: {error}"
+        );
+        let after = files_below(&to);
+        assert!(before.iter().all(|file| after.contains(file)), "{at}, {number}");
+        Store::open(folder(&to), &place.db, place.options())
+            .await
+            .unwrap();
+    }
+}
+
+/// Between any two of its calls: the copy has the headers of before or of after, and never none.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_changed_meanwhile_leave_the_copy_its_headers() {
+    let key = |seed| WrappingKey::new(KeyKind::KeyFile, &[seed; 44]).unwrap();
+    for number in 1.. {
+        let place = local().await;
+        let with = |seed| Options {
+            encrypt: true,
+            key: Some(key(seed)),
+            ..place.options()
+        };
+        let store = Store::init(Arc::clone(&place.backend), &place.db, with(1))
+            .await
+            .unwrap();
+        let (from, to) = (place.dir.path().join("objects"), place.dir.path().join("copy"));
+        let change = async move { drop(store.key_add(&key(2)).await.unwrap()) };
+        let changed = Meanwhile::nth(&folder(&from), ("list h/", number), change.boxed());
+        let source: Arc<dyn Backend> = changed.clone();
+        let options = CopyOptions {
+            key: Some(key(1)),
+            ..CopyOptions::default()
+        };
+        store::copy(&source, &*folder(&to), &options, &CopyProgress::default())
+            .await
+            .unwrap();
+        assert_eq!(files_below(&to.join("h")).len(), 2, "at listing {number}");
+        let opened = Store::open(folder(&to), &place.db, with(1)).await;
+        assert!(opened.is_ok(), "at listing {number}");
+        if !changed.is_done() {
+            assert!(number > 4, "{number}");
+            return;
+        }
     }
 }

@@ -238,6 +238,33 @@ async fn headers_that_are_mended_bring_no_removed_key_back() {
     }
 }
 
+/// Whatever call fails while they are written anew, as on a full disk, the next try writes them.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_headers_are_written_when_the_fault_that_kept_them_from_it_is_gone() {
+    let mut failed = 0;
+    for step in 1.. {
+        let place = local().await;
+        journal_write(&made(&place).await).await;
+        let faulty = Faulty::new(Arc::clone(&place.backend), Fault::NoSpace, 0);
+        let backend = Arc::new(faulty.clone());
+        let options = with(&place, Some(key(1)));
+        let server = Store::open(backend, &place.db, options).await.unwrap();
+        std::fs::remove_dir_all(objects(&place).join("h")).unwrap();
+        faulty.rearm(step);
+        let first = server.headers_mend().await;
+        failed += u8::from(first.is_err());
+        let struck = faulty.calls() >= step;
+        faulty.rearm(0);
+        server.headers_mend().await.unwrap();
+        open(&place, Some(key(1))).await.unwrap();
+        assert_eq!(server.headers_verify().await.unwrap(), [], "step {step}");
+        if !struck {
+            break;
+        }
+    }
+    assert!(failed >= 4, "{failed} steps failed");
+}
+
 /// The files of a folder.
 fn keep(folder: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
     let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap());

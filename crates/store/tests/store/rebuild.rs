@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use sea_orm::ConnectionTrait as _;
 use store::{
-    Algorithm, DedupDomain, Fault, Faulty, Kind, ObjectName, Options, RebuildProgress, Store, VerifyProgress,
+    Algorithm, Backend, DedupDomain, Fault, Faulty, Kind, ObjectName, Options, RebuildProgress, Store,
+    VerifyProgress,
 };
 
+use crate::meanwhile::Meanwhile;
 use crate::support::{Place, encrypted, import, import_in, local, noise, places};
 
 async fn rebuild(place: &Place) -> store::Rebuilt {
@@ -388,5 +391,35 @@ async fn no_damage_of_a_pack_gives_what_is_in_it_to_another_team() {
             "{rebuilt:?}"
         );
         assert_eq!((count(1).await, count(2).await), (0, 17));
+    }
+}
+
+/// The index of a disk that went away, for good or a little while, would be an empty one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_goes_away_is_not_taken_for_an_empty_one() {
+    for comes_back in [false, true] {
+        let place = local().await;
+        import(&place.store().await, &place.db, "one", &noise(1, 3 << 20)).await;
+        let (objects, aside) = (place.dir.path().join("objects"), place.dir.path().join("aside"));
+        let (from, to) = (objects.clone(), aside.clone());
+        let away = async move { std::fs::rename(from, to).unwrap() };
+        let mut device: Arc<dyn Backend> = Meanwhile::nth(&place.backend, ("list p/", 1), away.boxed());
+        let back = async move { std::fs::rename(aside, objects).unwrap() };
+        if comes_back {
+            device = Meanwhile::nth(&device, ("list b/", 1), back.boxed());
+        }
+        let store = Store::open_to_rebuild(device, &place.db, place.options())
+            .await
+            .unwrap();
+        let error = store
+            .rebuild_index(&RebuildProgress::default())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), Kind::StoreAway, "{error}");
+        if comes_back {
+            let opened = Store::open(Arc::clone(&place.backend), &place.db, place.options()).await;
+            assert!(opened.is_err(), "half an index is none");
+            assert!(rebuild(&place).await.chunks > 0);
+        }
     }
 }

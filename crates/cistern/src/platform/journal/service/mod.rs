@@ -30,6 +30,8 @@ use crate::platform::storage::space;
 
 /// How often it is looked whether there is something to journal.
 const EVERY: Duration = Duration::from_secs(1);
+/// It fails also where all headers are lost. Those are written anew at the first failure, and at each so many.
+const HEADERS_EVERY: u32 = 10;
 /// How long a writer that does not answer holds up the others.
 const LEASE: TimeDelta = TimeDelta::seconds(15);
 /// How often whoever waits for another server's writer looks.
@@ -89,28 +91,42 @@ pub async fn triggers_make_in_tx(tx: &Tx) -> Result<()> {
 pub async fn run(app: App, stop: CancellationToken) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failing = false;
+    let mut failures: u32 = 0;
     loop {
         let is_last = tokio::select! {
             _ = ticks.tick() => false,
             () = stop.cancelled() => true,
         };
-        let wrote = write(&app, Wish::Changes).await;
+        let mut wrote = write(&app, Wish::Changes).await;
         match &wrote {
-            Err(error) if !failing => {
-                tracing::error!(
-                    error = error.chain(),
-                    "could not write the journal; trying again each second"
-                );
-                headers_lost_mend(&app).await;
-            }
-            Ok(_) if failing => tracing::info!("the journal is written again"),
+            Err(error) if failures == 0 => tracing::error!(
+                error = error.chain(),
+                "could not write the journal; trying again each second"
+            ),
+            Ok(_) if failures > 0 => tracing::info!("the journal is written again"),
             _ => {}
         }
-        failing = wrote.is_err();
+        // This process may be the last that knows what they said.
+        if is_last || wrote.is_err() && failures.is_multiple_of(HEADERS_EVERY) {
+            headers_lost_mend(&app).await;
+        }
         if is_last {
+            if wrote.is_err() {
+                wrote = write(&app, Wish::Changes).await;
+            }
+            if let Err(error) = wrote {
+                tracing::error!(
+                    error = error.chain(),
+                    "what changed last is not in the journal: a next start writes it"
+                );
+            }
             return;
         }
+        failures = if wrote.is_err() {
+            failures.saturating_add(1)
+        } else {
+            0
+        };
     }
 }
 

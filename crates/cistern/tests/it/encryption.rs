@@ -387,7 +387,7 @@ async fn keys_rotate_and_the_printed_one_recovers() {
     let whats = events
         .iter()
         .map(|event| event["what"].as_str().unwrap_or_default());
-    assert_eq!(whats.collect::<Vec<_>>(), ["key.remove", "key.add"], "{events:?}");
+    assert_eq!(whats.collect::<Vec<_>>(), ["key.add", "key.remove"], "{events:?}");
     case.server.terminate();
     let text = refusal(case.with_key(Some(&one), &SERVE));
     assert!(text.contains("is not one of the store"), "{text}");

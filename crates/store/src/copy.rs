@@ -14,15 +14,15 @@
 //! last object that is missing. That it is of a generation which a newer whole one has superseded, so that a recovery
 //! never gets to it, is a note.
 
+pub(crate) mod object;
+
 use std::collections::HashSet;
 use std::future::ready;
-use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
@@ -31,12 +31,11 @@ use crate::backend::{Backend, Listed};
 use crate::digest::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::gc::id_of;
-use crate::header::{Header, header_load};
+use crate::header::header_load;
 use crate::journal::{Journal, place_of};
 use crate::keys::WrappingKey;
-use crate::pack;
-use crate::verify::tolerated;
 use crate::world::World;
+use object::{Done, Fault};
 
 /// How often it is looked for what was written meanwhile, at most: a server may write all the time.
 const ROUNDS: u32 = 8;
@@ -47,8 +46,6 @@ const DOUBTED: &str = "damaged/";
 const DATA: [&str; 2] = ["p/", "b/"];
 /// Objects on their way at the same time.
 const AT_ONCE: usize = 4;
-/// An object that is larger goes in pieces of this size.
-const PIECE_BYTES: u64 = 8 << 20;
 /// What is told by name.
 const NAMED: usize = 100;
 
@@ -83,33 +80,6 @@ pub struct Copied {
     pub damaged: Vec<String>,
     /// The same of journal objects that no recovery reads, as a newer generation of the journal is whole.
     pub superseded: Vec<String>,
-}
-
-/// An object that is damaged at the source, or in doubt.
-#[derive(Debug)]
-struct Fault {
-    key: String,
-    /// What is wrong, and what the copy has now.
-    reason: String,
-}
-
-enum Done {
-    Present,
-    Gone,
-    Written(u64, Option<Fault>),
-    /// What was there was damaged, and is whole now.
-    Replaced(u64),
-    /// What is at the source is damaged, and does not replace what is there.
-    Kept(Fault),
-}
-
-impl Done {
-    fn kept(key: &str, reason: &str) -> Self {
-        Self::Kept(Fault {
-            key: key.to_owned(),
-            reason: reason.to_owned(),
-        })
-    }
 }
 
 /// How a copy is to be.
@@ -356,51 +326,6 @@ impl Copier<'_> {
         Err(Error::new(Kind::Unavailable, text))
     }
 
-    async fn object(&self, item: Listed) -> Result<Done> {
-        let done = self.object_copy(&item).await?;
-        match &done {
-            Done::Kept(_) => self.doubt(&item.key).await?,
-            Done::Present | Done::Written(_, None) | Done::Replaced(_) => self.doubt_end(&item.key).await?,
-            Done::Gone | Done::Written(_, Some(_)) => {}
-        }
-        Ok(done)
-    }
-
-    async fn object_copy(&self, item: &Listed) -> Result<Done> {
-        let is_trusted = !self.read_back && !self.doubted.contains(&item.key);
-        let done = match self.to.stat(&item.key).await? {
-            None => self.write(item, false).await,
-            Some(there) if there == item.bytes && is_trusted => return Ok(Done::Present),
-            Some(there) if item.key.starts_with("b/") => self.compare_whole(item, there).await,
-            Some(there) => self.compare(item, there).await,
-        };
-        match done {
-            // Gc may have deleted it since it was listed.
-            Err(error) if error.kind() == Kind::NotFound && self.from.stat(&item.key).await?.is_none() => {
-                Ok(Done::Gone)
-            }
-            done => done,
-        }
-    }
-
-    /// Notes that what the copy has, or gets, of this key is not known to be whole.
-    async fn doubt(&self, key: &str) -> Result<()> {
-        if self.doubted.contains(key) {
-            return Ok(());
-        }
-        match self.to.put_new(&format!("{DOUBTED}{key}"), Bytes::new()).await {
-            Err(error) if error.kind() == Kind::Exists => Ok(()),
-            done => done,
-        }
-    }
-
-    async fn doubt_end(&self, key: &str) -> Result<()> {
-        if !self.doubted.contains(key) {
-            return Ok(());
-        }
-        self.to.delete(&format!("{DOUBTED}{key}")).await
-    }
-
     /// Forgets what the source has no more.
     async fn doubts_prune(&self) -> Result<()> {
         for key in &self.doubted {
@@ -410,210 +335,4 @@ impl Copier<'_> {
         }
         Ok(())
     }
-
-    /// Writes an object, in the place of what is there where `replaces`.
-    async fn write(&self, item: &Listed, replaces: bool) -> Result<Done> {
-        if item.bytes > pack::LIMIT_BYTES as u64 {
-            self.write_large(item, replaces).await?;
-            return Ok(Done::Written(item.bytes, None));
-        }
-        let data = self.from.get(&item.key).await?;
-        let fault = if item.key.starts_with("b/") {
-            None
-        } else {
-            self.fault(&item.key, data.clone()).await?
-        };
-        if fault.is_some() {
-            // Before it is there: a copy that is cut off in between must not trust it either.
-            self.doubt(&item.key).await?;
-        }
-        if replaces {
-            self.replace(&item.key, data).await?;
-        } else {
-            self.to.put_new(&item.key, data.clone()).await?;
-            self.read_back(&item.key, &data).await?;
-        }
-        let fault = fault.map(|fault| Fault {
-            key: item.key.clone(),
-            reason: format!("{fault}; copied as it is"),
-        });
-        Ok(Done::Written(item.bytes, fault))
-    }
-
-    async fn damage(&self, id: Uuid, data: Bytes) -> Result<Option<String>> {
-        let keys = self.keys.clone();
-        self.world
-            .compute(move || Ok(pack::faults(&keys, id, &data)))
-            .await
-    }
-
-    async fn write_large(&self, item: &Listed, replaces: bool) -> Result<()> {
-        let written = object_write(self.from, self.to, item, replaces).await?;
-        if self.to.stat(&item.key).await? != Some(item.bytes) {
-            return Err(changed(&item.key));
-        }
-        if !self.read_back {
-            return Ok(());
-        }
-        let mut read = blake3::Hasher::new();
-        for piece in pieces(item.bytes) {
-            read.update(&self.to.get_range(&item.key, piece).await?);
-        }
-        if read.finalize() == written {
-            Ok(())
-        } else {
-            Err(changed(&item.key))
-        }
-    }
-
-    /// Reads an object that both sides have, here with `there` bytes: which of two that differ is whole, each says
-    /// itself, and not its length. What is damaged at the destination alone is replaced.
-    async fn compare(&self, item: &Listed, there: u64) -> Result<Done> {
-        let key = &item.key;
-        let is_possible = |bytes: u64| !key.starts_with("p/") || bytes <= pack::LIMIT_BYTES as u64;
-        if !is_possible(item.bytes) {
-            return Ok(Done::kept(
-                key,
-                "it is larger than any pack; the copy keeps what it has",
-            ));
-        }
-        let source = self.from.get(key).await?;
-        let there = if is_possible(there) {
-            tolerated(self.to.get(key).await)?
-        } else {
-            Err(Error::new(Kind::Damaged, "it is larger than any pack"))
-        };
-        let is_same = matches!(&there, Ok(there) if *there == source);
-        // Of the others both sides are alike only where they are whole, or were copied damaged by who knew.
-        let fault = match self.fault(key, source.clone()).await? {
-            Some(fault) if is_same => Some(format!("{fault}; so is the copy's")),
-            Some(fault) => Some(format!("{fault}; the copy keeps what it has")),
-            None => None,
-        };
-        if let Some(fault) = fault {
-            return Ok(Done::kept(key, &fault));
-        }
-        if is_same {
-            return Ok(Done::Present);
-        }
-        if let Ok(there) = there
-            && self.fault(key, there).await?.is_none()
-        {
-            let reason = "it is another one than the copy's, and both are whole; the copy keeps what it has";
-            return Ok(Done::kept(key, reason));
-        }
-        self.replace(key, source).await?;
-        Ok(Done::Replaced(item.bytes))
-    }
-
-    /// A whole object can be as large as it likes, and nothing in it tells what it should be. One that is shorter here
-    /// was cut off on its way.
-    async fn compare_whole(&self, item: &Listed, there: u64) -> Result<Done> {
-        if there < item.bytes {
-            return self.write(item, true).await;
-        }
-        if there > item.bytes {
-            let reason = format!(
-                "it has {} bytes, and the copy's {there}: one of the two is not whole, and the copy keeps what it has; where a \
-                 verification of the source finds nothing, remove the copy's and copy again",
-                item.bytes
-            );
-            return Ok(Done::kept(&item.key, &reason));
-        }
-        for piece in pieces(item.bytes) {
-            let source = self.from.get_range(&item.key, piece.clone()).await?;
-            let there = tolerated(self.to.get_range(&item.key, piece).await)?;
-            if there.is_ok_and(|there| there == source) {
-                continue;
-            }
-            let reason = "it differs from the copy's, and does not tell which of the two is right; where a verification of the \
-                          source finds nothing, remove the copy's and copy again";
-            return Ok(Done::kept(&item.key, reason));
-        }
-        Ok(Done::Present)
-    }
-
-    /// What is wrong with the bytes of a pack, a header or a journal object.
-    async fn fault(&self, key: &str, data: Bytes) -> Result<Option<String>> {
-        if let Some(number) = key.strip_prefix("h/") {
-            return Ok(header_fault(&self.keys, number, &data).map(|error| error.to_string()));
-        }
-        if key.starts_with("j/") {
-            return Ok(journal_fault(&self.keys, &data).map(|error| error.to_string()));
-        }
-        match id_of(key) {
-            Some(id) => self.damage(id, data).await,
-            None => Ok(None),
-        }
-    }
-
-    async fn replace(&self, key: &str, data: Bytes) -> Result<()> {
-        object_replace(self.to, key, data.clone()).await?;
-        self.read_back(key, &data).await
-    }
-
-    async fn read_back(&self, key: &str, written: &Bytes) -> Result<()> {
-        if self.read_back && self.to.get(key).await? != *written {
-            return Err(changed(key));
-        }
-        Ok(())
-    }
-}
-
-fn header_fault(keys: &Keys, number: &str, data: &[u8]) -> Option<Error> {
-    let number = number.parse().ok()?;
-    let checked = Header::decode(number, data).and_then(|_| match keys.store_key() {
-        Some(key) => Header::check_code(key, data),
-        None => Ok(()),
-    });
-    checked.err()
-}
-
-fn journal_fault(keys: &Keys, data: &[u8]) -> Option<Error> {
-    let code = data.split_last_chunk::<32>();
-    if code.is_some_and(|(covered, code)| keys.journal_mac(covered) == *code) {
-        return None;
-    }
-    Some(Error::new(Kind::Damaged, "it does not match its code"))
-}
-
-/// The ranges in which an object of so many bytes is read.
-fn pieces(bytes: u64) -> impl Iterator<Item = Range<u64>> {
-    let starts = (0..bytes).step_by(usize::try_from(PIECE_BYTES).unwrap_or(usize::MAX));
-    starts.map(move |start| start..bytes.min(start + PIECE_BYTES))
-}
-
-/// Writes `data` in the place of what has this key, which stays there until all of it is at the backend and takes its
-/// place at once: neither a full disk nor a service that refuses may cost what was there.
-pub(crate) async fn object_replace(to: &dyn Backend, key: &str, data: Bytes) -> Result<()> {
-    let mut put = to.put_replace(key).await?;
-    put.write(data).await?;
-    put.finish().await
-}
-
-/// Writes an object from one backend to another piece by piece, in the place of what is there where `replaces`; gives
-/// the hash of what was written.
-pub(crate) async fn object_write(
-    from: &dyn Backend,
-    to: &dyn Backend,
-    item: &Listed,
-    replaces: bool,
-) -> Result<blake3::Hash> {
-    let mut put = if replaces {
-        to.put_replace(&item.key).await?
-    } else {
-        to.put_begin(&item.key).await?
-    };
-    let mut written = blake3::Hasher::new();
-    for piece in pieces(item.bytes) {
-        let data = from.get_range(&item.key, piece).await?;
-        written.update(&data);
-        put.write(data).await?;
-    }
-    put.finish().await?;
-    Ok(written.finalize())
-}
-
-fn changed(key: &str) -> Error {
-    Error::new(Kind::Io, format!("`{key}` is not what was written"))
 }

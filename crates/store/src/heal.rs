@@ -23,7 +23,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::backend::{Backend, Listed};
-use crate::copy::{object_replace, object_write};
+use crate::copy::object::{object_replace, object_write};
 use crate::error::{Error, Kind, Result};
 use crate::pack;
 use crate::rebuild::{Found, found};

@@ -24,6 +24,8 @@ const PUTS: usize = 4;
 const PIECE_BYTES: usize = TOGETHER * CHUNK_BYTES as usize;
 /// Pieces kept for the next chunks: 8 MiB, half of what a fast download has under way.
 const PIECES_SPARE: usize = 32;
+/// Chunks kept for the next that are read one at a time, so that none has to be filled with zeros first: 2 MiB.
+const CHUNKS_SPARE: usize = 32;
 /// Smaller ones the allocator serves well.
 const SYSTEM_BYTES: usize = 256 << 10;
 /// What is as large as this is asked for in huge pages.
@@ -54,6 +56,7 @@ struct Spare {
     users: usize,
     readers: usize,
     pieces: Vec<MmapMut>,
+    chunks: Vec<Vec<u8>>,
     batches: Vec<MmapMut>,
     packs: Vec<MmapMut>,
 }
@@ -250,6 +253,9 @@ pub(crate) struct Reader(Arc<Memory>);
 impl Reader {
     /// Bytes that `fill` makes out of anything that was there.
     pub(crate) fn piece(&self, length: usize, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Bytes> {
+        if length == CHUNK_BYTES as usize {
+            return self.chunk(fill);
+        }
         if length != PIECE_BYTES {
             return filled(length, fill);
         }
@@ -261,6 +267,16 @@ impl Reader {
         fill(piece.map.as_deref_mut().unwrap_or_default())?;
         Ok(Bytes::from_owner(piece))
     }
+
+    fn chunk(&self, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Bytes> {
+        let spare = self.0.spare().chunks.pop();
+        let mut chunk = Chunk {
+            bytes: spare.unwrap_or_else(|| vec![0; CHUNK_BYTES as usize]),
+            memory: Arc::clone(&self.0),
+        };
+        fill(&mut chunk.bytes)?;
+        Ok(Bytes::from_owner(chunk))
+    }
 }
 
 impl Drop for Reader {
@@ -268,7 +284,7 @@ impl Drop for Reader {
         let mut spare = self.0.spare();
         spare.readers -= 1;
         if spare.readers == 0 {
-            spare.pieces.clear();
+            (spare.pieces, spare.chunks) = (Vec::new(), Vec::new());
         }
     }
 }
@@ -290,6 +306,27 @@ impl Drop for Piece {
         let mut spare = self.memory.spare();
         if spare.readers > 0 && spare.pieces.len() < PIECES_SPARE {
             spare.pieces.extend(self.map.take());
+        }
+    }
+}
+
+/// One chunk's bytes, likewise.
+struct Chunk {
+    bytes: Vec<u8>,
+    memory: Arc<Memory>,
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let mut spare = self.memory.spare();
+        if spare.readers > 0 && spare.chunks.len() < CHUNKS_SPARE {
+            spare.chunks.push(std::mem::take(&mut self.bytes));
         }
     }
 }
@@ -350,8 +387,14 @@ mod tests {
             .collect();
         drop(held);
         assert_eq!(memory.spare().pieces.len(), PIECES_SPARE);
-        drop(two);
-        assert!(memory.spare().pieces.is_empty());
+        let chunk = two.piece(CHUNK_BYTES as usize, fill(4)).expect("memory");
+        let place = chunk.as_ptr();
+        drop(chunk);
+        let again = two.piece(CHUNK_BYTES as usize, fill(5)).expect("memory");
+        assert_eq!(again.as_ptr(), place);
+        assert!(again.iter().all(|byte| *byte == 5));
+        drop((two, again));
+        assert!(memory.spare().pieces.is_empty() && memory.spare().chunks.is_empty());
     }
 
     #[test]

@@ -221,6 +221,9 @@ pub async fn refusal_read(response: Response) -> (String, Failure) {
         StatusCode::UNAUTHORIZED => {
             " Check --token or CISTERN_TOKEN; `cistern token create` on the server's machine makes a token."
         }
+        StatusCode::NOT_FOUND if path.starts_with("/v2/images/") => {
+            " `cistern image list` shows the images that there are, and with --deleted those that were."
+        }
         _ => "",
     };
     let message = format!("{message}{hint}");

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::Query;
 use sea_orm::{ActiveModelTrait, Order, QueryOrder, QuerySelect, Select, Set};
+use serde_json::{Value, json};
 
 use super::model::{Kind, Status};
 use crate::platform::blocks::rows::Counts;
@@ -349,6 +350,22 @@ pub struct Change {
     pub distribution: Option<String>,
     pub description: Option<String>,
     pub protected: Option<bool>,
+}
+
+impl Change {
+    /// What an event tells of it; a description can be long.
+    pub fn told(&self) -> Value {
+        let fields = [
+            ("name", self.name.as_ref().map(|name| json!(name))),
+            ("distribution", self.distribution.as_ref().map(|name| json!(name))),
+            ("description", self.description.as_ref().map(|_| json!("changed"))),
+            ("protected", self.protected.map(|is| json!(is))),
+        ];
+        let known = fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        known.collect()
+    }
 }
 
 pub async fn image_update(conn: &impl ConnectionTrait, id: i64, change: Change) -> Result<(), DbErr> {

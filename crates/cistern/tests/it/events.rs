@@ -86,6 +86,9 @@ async fn each_change_is_an_event_with_who_and_from_where() {
         assert_eq!(event["user"], "owner@localhost", "{event:#}");
         assert!(event["token_id"].is_i64(), "{event:#}");
         assert!(event["resource_id"].is_string(), "{event:#}");
+        if what == "image.update" {
+            assert_eq!(event["detail"], body, "{event:#}");
+        }
     }
 }
 

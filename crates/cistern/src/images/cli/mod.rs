@@ -122,6 +122,8 @@ async fn list(args: ListArgs, context: &Context) -> Outcome {
     context.output.document(&document, || {
         if args.deleted {
             show::deleted_table(&images, now())
+        } else if let (Some(tag), []) = (&args.tag, images.as_slice()) {
+            format!("No image has the tag {tag}; `cistern image list` shows all.")
         } else {
             show::image_table(&images, now())
         }

@@ -9,7 +9,9 @@ use crate::platform::clock::Time;
 /// A list, one line an image.
 pub fn image_table(images: &[Value], now: Time) -> String {
     if images.is_empty() {
-        return "No images yet. `cistern image import FILE --name NAME` brings one in.".into();
+        return "No images. `cistern image import FILE --name NAME` brings one in; `cistern image list --deleted` shows those that were deleted, or \
+                whose import failed."
+            .into();
     }
     let rows = images.iter().map(|image| {
         [

@@ -275,14 +275,9 @@ pub async fn image_update(app: &App, caller: &Caller, id: i64, change: Change) -
     if row.status == Status::Deleted.as_str() {
         return Err(Error::NotFound);
     }
+    let event = Event::done("image.update", "image", id).with(change.told());
     rows::image_update(&*tx, id, change).await?;
-    events::record_in_tx(
-        &*tx,
-        app.clock.now(),
-        &caller.who,
-        Event::done("image.update", "image", id),
-    )
-    .await?;
+    events::record_in_tx(&*tx, app.clock.now(), &caller.who, event).await?;
     let row = image_own(&*tx, caller, id).await?;
     tx.commit().await?;
     Ok(row)

@@ -342,7 +342,7 @@ mod tests {
             "in 2 objects",
             "7 chunks",
             "--now",
-            "left in packs: 9.0 MiB",
+            "left in packs, in all: 9.0 MiB",
         ] {
             assert!(told.contains(part), "{part}: {told}");
         }
@@ -368,6 +368,17 @@ mod tests {
         };
         assert!(!text(&report, now).contains("later run"));
         assert_eq!(text(&Report::default(), now), "Nothing was freed.");
+        // What was replaced went in the same run.
+        let even = Report {
+            repacked: 1,
+            repacked_bytes: 4 << 20,
+            ..report
+        };
+        let told = text(&even, now);
+        assert!(
+            told.contains("takes 1.0 MiB more") && !told.contains("next run"),
+            "{told}"
+        );
     }
 
     #[test]

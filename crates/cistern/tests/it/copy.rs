@@ -159,9 +159,11 @@ async fn another_store_is_not_written_into_and_damage_is_told() {
     assert_eq!(told.status.code(), Some(1));
     let name = pack.file_name().expect("a name").to_string_lossy().into_owned();
     assert!(reason(&told).contains(&name), "{told:?}");
+    let noted = files_below(&Path::new(&target).join("damaged"));
+    assert_eq!(noted.len(), 1, "what is damaged is noted: {noted:?}");
     assert_eq!(
         files_below(Path::new(&target)).len(),
-        files_below(&one.objects()).len(),
+        files_below(&one.objects()).len() + noted.len(),
         "all of it is there"
     );
 }

@@ -7,7 +7,8 @@
 //! it is copied. The database knows nothing of the place: a service goes on with the copy when it is told to, and from
 //! then on the copy is ahead, and nothing is copied to it any more.
 //!
-//! What is there with the same size is trusted unread, unless all of it is to be read back. Of what differs both sides
+//! What is there with the same size is trusted unread, unless all of it is to be read back, or it was damaged or in
+//! doubt when it was copied, which is noted in the copy and told each time until it is whole. Of what differs both sides
 //! are judged by themselves, and what is damaged at the destination is replaced by what is whole at the source.
 //!
 //! What is damaged of the journal is copied as it is, because a recovery tells of what it finds damaged, and not of a
@@ -19,9 +20,9 @@ pub(crate) mod object;
 use std::collections::HashSet;
 use std::future::ready;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
@@ -31,7 +32,7 @@ use crate::backend::{Backend, Listed};
 use crate::digest::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::gc::id_of;
-use crate::header::header_load;
+use crate::header::{Header, header_load};
 use crate::journal::{Journal, place_of};
 use crate::keys::WrappingKey;
 use crate::world::World;
@@ -39,8 +40,7 @@ use object::{Done, Fault};
 
 /// How often it is looked for what was written meanwhile, at most: a server may write all the time.
 const ROUNDS: u32 = 8;
-/// Where a copy notes the keys of what it has damaged, or in doubt: the next one looks at those again whatever their
-/// size, and tells of them until they are whole.
+/// Where the keys of what was damaged at the source, or in doubt, are noted in a copy.
 const DOUBTED: &str = "damaged/";
 /// Where packs and whole objects lie.
 const DATA: [&str; 2] = ["p/", "b/"];
@@ -130,6 +130,7 @@ pub async fn copy(
         keys: keys.clone(),
         read_back: options.read_back,
         doubted: doubted(to).await?,
+        gone: Mutex::default(),
         world: World::system(),
     };
     let (mut copied, mut faults) = (Copied::default(), Vec::new());
@@ -137,6 +138,7 @@ pub async fn copy(
     for prefix in DATA {
         let listed = from.list(prefix).inspect_ok(|item| seen.extend(id_of(&item.key)));
         on.all(listed, (&mut copied, &mut faults), progress).await?;
+        there_check(from, store_id).await?;
     }
     let mut journal: Vec<Listed> = from.list("j/").try_collect().await?;
     for round in 1..=ROUNDS {
@@ -144,6 +146,7 @@ pub async fn copy(
             let mut is_new = |item: &Listed| id_of(&item.key).is_some_and(|id| seen.insert(id));
             let newer = from.list(prefix).try_filter(|item| ready(is_new(item)));
             on.all(newer, (&mut copied, &mut faults), progress).await?;
+            there_check(from, store_id).await?;
         }
         // Gc writes to the journal before it deletes: where nothing was written, a listing has missed nothing.
         let now: Vec<Listed> = from.list("j/").try_collect().await?;
@@ -158,7 +161,8 @@ pub async fn copy(
     let listed = stream::iter(journal.iter().cloned().map(Ok));
     on.all(listed, (&mut copied, &mut faults), progress).await?;
     on.headers(store_id, (&mut copied, &mut faults), progress).await?;
-    on.doubts_prune().await?;
+    on.gone_check().await?;
+    on.doubts_prune(store_id).await?;
     let whole = if faults.iter().any(|fault| place_of(&fault.key).is_some()) {
         let read = Journal::of(Arc::clone(source), store_id, keys);
         generation_whole(&read, &journal).await?
@@ -170,6 +174,15 @@ pub async fn copy(
 }
 
 impl Copied {
+    /// Adds what was done with the headers.
+    fn with(&mut self, done: &Self) {
+        self.objects += done.objects;
+        self.bytes += done.bytes;
+        self.present += done.present;
+        self.replaced += done.replaced;
+        self.gone += done.gone;
+    }
+
     /// Counts an object; gives the bytes that were written.
     fn add(&mut self, done: Done, faults: &mut Vec<Fault>) -> u64 {
         match done {
@@ -252,16 +265,20 @@ async fn header_keys(of: &dyn Backend) -> Result<HashSet<String>> {
 }
 
 /// Fails where the store is not there (any more): under a disk that went away every listing is empty, and so it looks
-/// as if nothing were to be copied, and everything were gone at the source.
-async fn there_check(place: &dyn Backend, store_id: Uuid) -> Result<()> {
-    if header_load(place)
-        .await?
-        .is_some_and(|found| found.header.store_id == store_id)
-    {
-        return Ok(());
+/// as if nothing were to be copied, and everything were gone at the source. Gives the key of its header.
+async fn there_check(place: &dyn Backend, store_id: Uuid) -> Result<String> {
+    match header_load(place).await? {
+        Some(found) if found.header.store_id == store_id => Ok(Header::key(found.header.number)),
+        _ => Err(away(place)),
     }
-    let text = format!("`{}` no longer holds the store that is copied", place.describe());
-    Err(Error::new(Kind::StoreAway, text))
+}
+
+fn away(place: &dyn Backend) -> Error {
+    let text = format!(
+        "`{}` does not hold the store that is copied, or did not for a moment: copy again, which goes on from here",
+        place.describe()
+    );
+    Error::new(Kind::StoreAway, text)
 }
 
 /// The keys of what earlier copies told of.
@@ -278,7 +295,10 @@ struct Copier<'a> {
     to: &'a dyn Backend,
     keys: Keys,
     read_back: bool,
+    /// Noted by earlier copies.
     doubted: HashSet<String>,
+    /// What was listed, and not there when its turn came.
+    gone: Mutex<Vec<String>>,
     world: World,
 }
 
@@ -310,28 +330,53 @@ impl Copier<'_> {
         for _ in 0..ROUNDS {
             let listed: Vec<Listed> = self.from.list("h/").try_collect().await?;
             let kept: HashSet<String> = listed.iter().map(|item| item.key.clone()).collect();
+            let (mut done, mut found) = (Copied::default(), Vec::new());
             let listed = stream::iter(listed.into_iter().map(Ok));
-            self.all(listed, (&mut *copied, &mut *faults), progress).await?;
-            if header_keys(self.from).await? != kept {
+            self.all(listed, (&mut done, &mut found), progress).await?;
+            let is_settled = header_keys(self.from).await? == kept;
+            if !is_settled || !kept.contains(&there_check(self.from, store_id).await?) {
                 continue;
             }
-            there_check(self.from, store_id).await?;
-            there_check(self.to, store_id).await?;
+            if !kept.contains(&there_check(self.to, store_id).await?) {
+                return Err(away(self.to));
+            }
             for old in header_keys(self.to).await?.difference(&kept) {
                 self.to.delete(old).await?;
             }
+            copied.with(&done);
+            faults.extend(found);
             return Ok(());
         }
         let text = format!("the keys of `{}` are changed all the while", self.from.describe());
         Err(Error::new(Kind::Unavailable, text))
     }
 
+    /// Fails where something that was gone when its turn came is there after all.
+    async fn gone_check(&self) -> Result<()> {
+        let gone = std::mem::take(&mut *self.gone());
+        for key in gone {
+            if self.from.stat(&key).await?.is_some() {
+                return Err(away(self.from));
+            }
+        }
+        Ok(())
+    }
+
+    fn gone(&self) -> MutexGuard<'_, Vec<String>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Forgets what the source has no more.
-    async fn doubts_prune(&self) -> Result<()> {
+    async fn doubts_prune(&self, store_id: Uuid) -> Result<()> {
+        let mut gone = Vec::new();
         for key in &self.doubted {
             if self.from.stat(key).await?.is_none() {
-                self.doubt_end(key).await?;
+                gone.push(key);
             }
+        }
+        there_check(self.from, store_id).await?;
+        for key in gone {
+            self.doubt_end(key).await?;
         }
         Ok(())
     }

@@ -208,7 +208,8 @@ impl Store {
         self.key_or_refuse()?;
         let backend = &*self.inner.backend;
         let before = Header::key(header.number);
-        let first = self.header_add(header, COPIES, &before).await?;
+        let first = self.header_claim(COPIES).await?;
+        self.header_add(header, (first, COPIES), &before).await?;
         for number in header_numbers(backend).await? {
             if number < first {
                 backend.delete(&Header::key(number)).await.map_err(|error| {
@@ -219,13 +220,10 @@ impl Store {
         Ok(())
     }
 
-    /// Writes `header` so many times under numbers that were never used; gives the first. `witness` is the key of an
-    /// object that showed that the store is there: where it is not there any more, as under a disk that went away
-    /// meanwhile, what was written lies elsewhere and is removed.
-    async fn header_add(&self, mut header: Header, copies: u32, witness: &str) -> Result<u32> {
+    /// Numbers for so many headers, which nobody has used or will use; gives the first.
+    async fn header_claim(&self, copies: u32) -> Result<u32> {
         let context = |error| Error::db("cannot claim a header's number", error);
-        let backend = &*self.inner.backend;
-        let above = header_numbers(backend)
+        let above = header_numbers(&*self.inner.backend)
             .await?
             .first()
             .copied()
@@ -233,18 +231,23 @@ impl Store {
         let tx = rows::begin(&self.inner.db).await.map_err(context)?;
         let (above, count) = (above.cast_signed(), copies.cast_signed());
         let first = rows::header_claim(&tx, self.inner.number, above, count).await;
-        header.number = first.map_err(context)?.cast_unsigned();
+        let first = first.map_err(context)?.cast_unsigned();
         tx.commit().await.map_err(context)?;
-        let first = header.number;
-        self.inner
-            .header_claimed
-            .fetch_max(first + copies - 1, Ordering::Relaxed);
+        Ok(first)
+    }
+
+    /// Writes `header` so many times, from `first` on. `witness` is the key of an object that showed that the store is
+    /// there: where it is not there any more, as under a disk that went away meanwhile, what was written lies elsewhere
+    /// and is removed.
+    async fn header_add(&self, mut header: Header, (first, copies): (u32, u32), witness: &str) -> Result<()> {
+        let backend = &*self.inner.backend;
+        header.number = first;
         let written = headers_write(backend, &mut header, self.key(), copies).await;
         if backend.stat(witness).await?.is_some() {
             written?;
             let number = first + copies - 1;
             self.header_note(&Header { number, ..header });
-            return Ok(first);
+            return Ok(());
         }
         for number in first..first + copies {
             backend.delete(&Header::key(number)).await?;
@@ -330,7 +333,11 @@ impl Store {
         }
         headers.force.writable()?;
         if missing > 0 {
-            self.header_add(headers.force, missing, &witness).await?;
+            let first = self.header_claim(missing).await?;
+            self.inner
+                .header_claimed
+                .fetch_max(first + missing - 1, Ordering::Relaxed);
+            self.header_add(headers.force, (first, missing), &witness).await?;
         }
         let damaged = headers.damaged.into_iter().map(|(number, _)| number);
         for number in damaged.chain(headers.stale) {
@@ -345,13 +352,13 @@ impl Store {
         let claimed = rows::header_claimed(&self.inner.db, self.inner.number).await;
         let claimed =
             claimed.map_err(|error| Error::db("cannot look for the last header's number", error))?;
-        // What we claimed ourselves and could not write then, as on a full disk, changed no key.
+        // What we claimed to write the same again, and could not, as on a full disk, changed no key.
         let own = self.inner.header_claimed.load(Ordering::Relaxed);
         if claimed.cast_unsigned() <= known.number.max(own) || !known.is_encrypted() {
             return Ok(());
         }
         let text = "every header of the store is lost or damaged, and its wrapping keys were changed since this server has \
-                    read them: put the objects below `h/` back from a copy of the folder or bucket";
+                    read them (or another began to): put the objects below `h/` back from a copy of the folder or bucket";
         Err(Error::new(Kind::HeadersDamaged, text))
     }
 }

@@ -1,5 +1,5 @@
-//! Memory for the bytes of disks. It comes from the system and goes back to it, not to the allocator, which keeps
-//! what is allocated on one thread and freed on another for as long as the first thread is idle.
+//! Memory for the bytes of disks. All but single chunks comes from the system and goes back to it, not to the
+//! allocator, which keeps what is allocated on one thread and freed on another for as long as the first thread is idle.
 //!
 //! What the ingests of one store take is shared, so that several at once hardly take more than one. It is used
 //! again, because new pages cost as much as a twentieth of an ingest. When the last ingest ends, all of it goes.

@@ -4,12 +4,12 @@
 //! Nobody may write meanwhile. The store's row is not *ready* from the first change to the last, so that a run that
 //! was cut off is noticed by whoever opens the store, and does no harm but to be done again: gc never sees an index
 //! that lacks something. Every pack becomes live and every chunk the oldest there is; what nobody needs the next gc
-//! finds. Memory stays the same however many packs there are, but for those that are damaged so that nothing proves
-//! which team's they are.
+//! finds. Memory is 16 bytes a pack, and the footers of those that are damaged so that nothing proves which team's they
+//! are.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -105,7 +105,7 @@ impl Store {
     /// afterwards it can be opened as usual. The roots must be there: they tell which whole objects are needed.
     pub async fn rebuild_index(&self, progress: &RebuildProgress) -> Result<Rebuilt> {
         let (mut rebuilt, mut unplaced) = (Rebuilt::default(), Vec::new());
-        let mut listed = HashSet::new();
+        let (mut listed, gone) = (HashSet::new(), Mutex::default());
         for kind in [object_kind::PACK, object_kind::BLOB] {
             let prefix = if kind == object_kind::PACK { "p/" } else { "b/" };
             let found = self
@@ -117,12 +117,7 @@ impl Store {
                     listed.extend(id);
                     async move { Ok(id.map(|id| (id, item))) }
                 })
-                .map(|item| async move {
-                    match kind {
-                        object_kind::PACK => self.pack_find(item?).await,
-                        _ => self.whole_find(item?).await,
-                    }
-                })
+                .map(|item| async { self.find(kind, item?, &gone).await })
                 .buffered(PACKS_AT_ONCE)
                 .try_chunks(PACKS_A_TRANSACTION);
             let mut found = std::pin::pin!(found);
@@ -135,6 +130,9 @@ impl Store {
             }
         }
         self.unplaced_write(unplaced, &mut rebuilt).await?;
+        for id in gone.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            listed.remove(&id);
+        }
         self.all_listed(&listed).await?;
         // The index does not know what it lacks; the trees do.
         self.damage_doubt();
@@ -152,8 +150,24 @@ impl Store {
         Ok(rebuilt)
     }
 
-    /// Fails where the store went away, for good or a little while, so that a listing of it had nothing, or not all. The
-    /// index is then not finished, and nobody opens the store with it.
+    /// Reads an object that was listed. One that is not there is noted: the store may have gone away.
+    async fn find(&self, kind: i16, (id, item): (Uuid, Listed), gone: &Mutex<Vec<Uuid>>) -> Result<Found> {
+        let key = item.key.clone();
+        let found = match kind {
+            object_kind::PACK => self.pack_find((id, item)).await,
+            _ => self.whole_find((id, item)).await,
+        };
+        match found {
+            Err(error) if error.kind() == Kind::NotFound => {
+                gone.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+                Ok(Found::Unreadable(format!("{key}: {error}")))
+            }
+            found => found,
+        }
+    }
+
+    /// Fails where the store went away, for good or a little while, so that a listing had nothing, or not all, or what
+    /// was listed could not be read. The index is then not finished, and nobody opens the store with it.
     async fn all_listed(&self, listed: &HashSet<Uuid>) -> Result<()> {
         self.there_check().await?;
         for prefix in ["p/", "b/"] {
@@ -287,11 +301,12 @@ impl Store {
             read.and_then(|frame| pack::frame_open(&self.inner.keys, pack, entry.kind, entry.digest, &frame));
         match opened {
             Ok(_) => Ok(true),
-            Err(error) if is_of_the_pack(&error) => Ok(false),
+            Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
+    /// What a pack that was listed holds, as far as it can be read; [`Kind::NotFound`] where it is not there.
     pub(crate) async fn pack_find(&self, (id, item): (Uuid, Listed)) -> Result<Found> {
         let reason = match self.pack_index(id, &item).await {
             Ok(pack) => return Ok(Found::Whole(pack)),
@@ -456,7 +471,7 @@ fn lacking(wanted: &Wanted, domain: i64, pack: &ObjectFound) -> usize {
 /// Whether a failure is this pack's own, and the others may be fine. One that the disk or the bucket does not give away
 /// now may be whole: without it the index would lack what is there, and gc would take the pack for garbage.
 fn is_of_the_pack(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Damaged | Kind::NotFound)
+    error.kind() == Kind::Damaged
 }
 
 fn name(list: &mut Vec<String>, reason: String) {

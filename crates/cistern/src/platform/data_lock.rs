@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
 use crate::platform::error::{Error, Result};
 
 /// The file that is locked: the process, and where its objects lie.
@@ -137,6 +139,8 @@ fn lock_open(path: &Path) -> std::io::Result<File> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        // It may be given away: not what a link in its place leads to.
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
 }
 

@@ -417,23 +417,17 @@ impl Inner {
             // Who made the root may keep the folder above from us.
             Err(_) if folder == self.root && File::open(parent).is_err() => {}
             // Also when another made it: its sync may not have happened yet.
-            Err(_) => self.folder_sync(parent)?,
-            Ok(()) => {
-                self.owner_set(folder)?;
+            made => {
+                match self.owner {
+                    Some(owner) if made.is_ok() => owner.take_folder(folder),
+                    Some(owner) if folder != self.root => owner.take_folder_of_root(folder),
+                    _ => {}
+                }
                 self.folder_sync(parent)?;
             }
         }
         self.durable().insert(folder.to_owned());
         Ok(())
-    }
-
-    fn owner_set(&self, folder: &Path) -> Result<()> {
-        let Some(owner) = self.owner else {
-            return Ok(());
-        };
-        owner
-            .take_folder(folder)
-            .map_err(|error| Error::io(format!("cannot give away folder `{}`", folder.display()), error))
     }
 
     fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {

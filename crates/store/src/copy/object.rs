@@ -66,6 +66,7 @@ impl Copier<'_> {
         match done {
             // Gc may have deleted it since it was listed.
             Err(error) if error.kind() == Kind::NotFound && self.from.stat(&item.key).await?.is_none() => {
+                self.gone().push(item.key.clone());
                 Ok(Done::Gone)
             }
             done => done,
@@ -93,8 +94,7 @@ impl Copier<'_> {
     /// Writes an object, in the place of what is there where `replaces`.
     async fn write(&self, item: &Listed, replaces: bool) -> Result<Done> {
         if item.bytes > pack::LIMIT_BYTES as u64 {
-            self.write_large(item, replaces).await?;
-            return Ok(Done::Written(item.bytes, None));
+            return self.write_large(item, replaces).await;
         }
         let data = self.from.get(&item.key).await?;
         let fault = if item.key.starts_with("b/") {
@@ -126,23 +126,28 @@ impl Copier<'_> {
             .await
     }
 
-    async fn write_large(&self, item: &Listed, replaces: bool) -> Result<()> {
+    async fn write_large(&self, item: &Listed, replaces: bool) -> Result<Done> {
+        let fault = (!item.key.starts_with("b/")).then(|| Fault {
+            key: item.key.clone(),
+            reason: "it is larger than any pack; copied as it is".to_owned(),
+        });
+        if fault.is_some() {
+            self.doubt(&item.key).await?;
+        }
         let written = object_write(self.from, self.to, item, replaces).await?;
         if self.to.stat(&item.key).await? != Some(item.bytes) {
             return Err(changed(&item.key));
         }
-        if !self.read_back {
-            return Ok(());
+        if self.read_back {
+            let mut read = blake3::Hasher::new();
+            for piece in pieces(item.bytes) {
+                read.update(&self.to.get_range(&item.key, piece).await?);
+            }
+            if read.finalize() != written {
+                return Err(changed(&item.key));
+            }
         }
-        let mut read = blake3::Hasher::new();
-        for piece in pieces(item.bytes) {
-            read.update(&self.to.get_range(&item.key, piece).await?);
-        }
-        if read.finalize() == written {
-            Ok(())
-        } else {
-            Err(changed(&item.key))
-        }
+        Ok(Done::Written(item.bytes, fault))
     }
 
     /// Reads an object that both sides have, here with `there` bytes: which of two that differ is whole, each says
@@ -178,7 +183,8 @@ impl Copier<'_> {
         if let Ok(there) = there
             && self.fault(key, there).await?.is_none()
         {
-            let reason = "it is another one than the copy's, and both are whole; the copy keeps what it has";
+            let reason = "it is another one than the copy's, and both are whole; the copy keeps what it has; where a \
+                          verification of the source finds nothing, remove the copy's and copy again";
             return Ok(Done::kept(key, reason));
         }
         self.replace(key, source).await?;

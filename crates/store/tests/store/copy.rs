@@ -440,6 +440,25 @@ async fn a_source_that_goes_away_costs_the_copy_nothing() {
     }
 }
 
+/// For a moment, in which the headers are listed: none of them must be missed at the copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_blinks_costs_the_copy_no_header() {
+    let (place, from, to) = made().await;
+    copy(&from, &to).await.unwrap();
+    let aside = place.dir.path().join("aside");
+    let moved = |from: PathBuf, to: PathBuf| async move { std::fs::rename(from, to).unwrap() }.boxed();
+    let away = Meanwhile::nth(&folder(&from), ("list h/", 7), moved(from.clone(), aside.clone()));
+    let away: Arc<dyn Backend> = away;
+    let blinking = Meanwhile::nth(&away, ("list h/", 9), moved(aside, from.clone()));
+    let source: Arc<dyn Backend> = blinking.clone();
+    let (options, progress) = (CopyOptions::default(), CopyProgress::default());
+    store::copy(&source, &*folder(&to), &options, &progress)
+        .await
+        .unwrap();
+    assert!(blinking.is_done());
+    assert_eq!(files_below(&to.join("h")).len(), 2);
+}
+
 /// Between any two of its calls: the copy has the headers of before or of after, and never none.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_are_changed_meanwhile_leave_the_copy_its_headers() {

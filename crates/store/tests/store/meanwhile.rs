@@ -88,6 +88,7 @@ impl Backend for Meanwhile {
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        self.met(&format!("read {}", &key[..2])).await;
         self.inner.get_range(key, range).await
     }
 

@@ -394,16 +394,17 @@ async fn no_damage_of_a_pack_gives_what_is_in_it_to_another_team() {
     }
 }
 
-/// The index of a disk that went away, for good or a little while, would be an empty one.
+/// The index of a disk that went away, for good or a little while, would be an empty one, or lack what could not be read
+/// meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_goes_away_is_not_taken_for_an_empty_one() {
-    for comes_back in [false, true] {
+    for (goes, comes_back) in [("list p/", false), ("list p/", true), ("read p/", true)] {
         let place = local().await;
         import(&place.store().await, &place.db, "one", &noise(1, 3 << 20)).await;
         let (objects, aside) = (place.dir.path().join("objects"), place.dir.path().join("aside"));
         let (from, to) = (objects.clone(), aside.clone());
         let away = async move { std::fs::rename(from, to).unwrap() };
-        let mut device: Arc<dyn Backend> = Meanwhile::nth(&place.backend, ("list p/", 1), away.boxed());
+        let mut device: Arc<dyn Backend> = Meanwhile::nth(&place.backend, (goes, 1), away.boxed());
         let back = async move { std::fs::rename(aside, objects).unwrap() };
         if comes_back {
             device = Meanwhile::nth(&device, ("list b/", 1), back.boxed());
@@ -415,7 +416,7 @@ async fn a_store_that_goes_away_is_not_taken_for_an_empty_one() {
             .rebuild_index(&RebuildProgress::default())
             .await
             .unwrap_err();
-        assert_eq!(error.kind(), Kind::StoreAway, "{error}");
+        assert_eq!(error.kind(), Kind::StoreAway, "{goes}: {error}");
         if comes_back {
             let opened = Store::open(Arc::clone(&place.backend), &place.db, place.options()).await;
             assert!(opened.is_err(), "half an index is none");

@@ -194,7 +194,10 @@ async fn add(args: AddArgs, context: &Context) -> Outcome {
     };
     let _alone = app.keys_alone().await?;
     let keys = app.store.key_list().await.map_err(told)?;
-    let before = app.store.key_own(&keys).map(|key| key.id.clone());
+    let before = app
+        .store
+        .key_own(&keys)
+        .filter(|key| key.kind != KeyKind::Recovery);
     let added = app.store.key_add(&wrapping).await.map_err(told)?;
     service::key_note(&app, "key.add", &added.id).await;
     let text = recovery.as_ref().map(RecoveryKey::text);
@@ -202,11 +205,11 @@ async fn add(args: AddArgs, context: &Context) -> Outcome {
     let shown = context.output.document_once(&document, || match &text {
         Some(text) => format!("{}\n\nIt is the key {}.", recovery_text(text), added.id),
         None => format!(
-            "Added the key {}: it opens the store from now on. Next: put it into the settings{}, and take the old one away with \
-             `cistern key remove ID`{}.",
+            "Added the key {}: it opens the store from now on. Next: put it into the settings{}, and take the old one, or the lost one, away \
+             with `cistern key remove ID`{}.",
             added.id,
             args.key_file.as_ref().map(|path| format!(" (`key_file = \"{}\"`)", path.display())).unwrap_or_default(),
-            before.map(|id| format!(" (the one that is used so far is {id})")).unwrap_or_default()
+            before.map(|key| format!(" (the one that is used so far is {})", key.id)).unwrap_or_default()
         ),
     });
     match shown {

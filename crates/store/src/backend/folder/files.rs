@@ -4,8 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::sync::Once;
 
-use rustix::fs::{CWD, OFlags, RenameFlags, fcntl_setfl};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, fcntl_setfl};
+
+use super::HEADERS;
 
 /// What a direct write is made of, whatever the disk; also where it begins in memory.
 pub(super) const BLOCK: usize = 4096;
@@ -21,18 +24,44 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// Of what is written into this folder; none where that is the writer anyway.
-    pub(super) fn of(folder: &Path) -> Option<Self> {
-        let data = std::fs::metadata(folder).ok()?;
-        let is_anothers = rustix::process::geteuid().is_root() && data.uid() != 0;
-        is_anothers.then(|| Self {
+    /// Of what is written below `root`; none where that is the writer anyway. What a server has written there tells
+    /// best: a mount may be root's own. Where nothing is there yet, the folder that it is made in tells.
+    pub(super) fn of(root: &Path) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let headers = root.join(HEADERS);
+        let mut places = std::iter::once(&*headers).chain(root.ancestors());
+        let data = places.find_map(|place| std::fs::metadata(place).ok())?;
+        (data.uid() != 0).then(|| Self {
             user: data.uid(),
             group: data.gid(),
         })
     }
 
-    pub(super) fn take_folder(self, folder: &Path) -> io::Result<()> {
-        std::os::unix::fs::chown(folder, Some(self.user), Some(self.group))
+    /// Gives it away, where that is allowed and the file system knows of owners.
+    fn take(self, file: &File) {
+        static TOLD: Once = Once::new();
+        if let Err(error) = std::os::unix::fs::fchown(file, Some(self.user), Some(self.group)) {
+            TOLD.call_once(
+                || tracing::warn!(%error, "what is written stays root's: the store's owner may not read it"),
+            );
+        }
+    }
+
+    /// The same of a folder. The owner of what is above could put a link in its place.
+    pub(super) fn take_folder(self, folder: &Path) {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if let Ok(opened) = rustix::fs::open(folder, flags, Mode::empty()) {
+            self.take(&File::from(opened));
+        }
+    }
+
+    /// Gives away a folder that is root's: who made it may have been cut off before.
+    pub(super) fn take_folder_of_root(self, folder: &Path) {
+        if std::fs::symlink_metadata(folder).is_ok_and(|data| data.uid() == 0) {
+            self.take_folder(folder);
+        }
     }
 }
 
@@ -43,7 +72,7 @@ pub(super) fn create_new(path: &Path, owner: Option<Owner>) -> io::Result<File> 
         .mode(0o600)
         .open(path)?;
     if let Some(owner) = owner {
-        std::os::unix::fs::fchown(&file, Some(owner.user), Some(owner.group))?;
+        owner.take(&file);
     }
     Ok(file)
 }

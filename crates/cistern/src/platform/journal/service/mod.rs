@@ -30,7 +30,7 @@ use crate::platform::storage::space;
 
 /// How often it is looked whether there is something to journal.
 const EVERY: Duration = Duration::from_secs(1);
-/// It fails also where all headers are lost. Those are written anew at the first failure, and at each so many.
+/// Lost headers make it fail as well: they are written anew at the first failure, and at each so many after it.
 const HEADERS_EVERY: u32 = 10;
 /// How long a writer that does not answer holds up the others.
 const LEASE: TimeDelta = TimeDelta::seconds(15);

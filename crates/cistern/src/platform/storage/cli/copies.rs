@@ -38,7 +38,7 @@ pub struct CopyArgs {
     #[arg(long)]
     read_back: bool,
     /// Open an encrypted store with the recovery key, which is asked for, or read from standard input
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["key_file", "key_command"])]
     recovery_key: bool,
     #[command(flatten)]
     local: LocalFlags,
@@ -135,8 +135,9 @@ fn copied_text(copied: &Copied, is_read_back: bool) -> String {
     } else if copied.unsettled {
         let _ = write!(text, "\nNote: {UNSETTLED}.");
     }
-    if is_read_back && copied.damaged.is_empty() && !copied.unsettled {
-        text.push_str(" All of the copy was read, and is what it should be.");
+    let is_whole = copied.damaged.is_empty() && copied.superseded.is_empty();
+    if is_read_back && is_whole && copied.gone == 0 && !copied.unsettled {
+        text.push_str(" Everything that the source has was read back from the copy, and is the same.");
     }
     if !copied.superseded.is_empty() {
         let _ = write!(
@@ -161,7 +162,7 @@ fn damaged_text(damaged: &[String]) -> Option<String> {
     if !damaged.iter().all(is_data) {
         text.push_str(
             ". What is damaged of its headers (h/) and its journal (j/) a server of it writes anew, when it starts and when it runs \
-             `cistern store verify --read-data`; then copy again with --read-back",
+             `cistern store verify --read-data`; then copy again",
         );
     }
     Some(text)

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Kind, Result};
 use crate::reader::TOGETHER;
+use crate::reader::decoded::Decoded;
 use crate::{CHUNK_BYTES, ingest, pack};
 
 /// Batches between being read and being packed: one is hashed, one looked up, one compressed, and one waits
@@ -49,6 +50,8 @@ pub(crate) struct Memory {
     batches: Arc<Semaphore>,
     puts: Arc<Semaphore>,
     spare: Mutex<Spare>,
+    /// Of the disks that are open.
+    decoded: Decoded,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +70,7 @@ impl Default for Memory {
             batches: Arc::new(Semaphore::new(BATCHES)),
             puts: Arc::new(Semaphore::new(PUTS)),
             spare: Mutex::default(),
+            decoded: Decoded::default(),
         }
     }
 }
@@ -268,6 +272,11 @@ impl Reader {
         Ok(Bytes::from_owner(piece))
     }
 
+    /// Chunks that were read lately, of any disk. They go when the last disk is closed.
+    pub(crate) fn decoded(&self) -> &Decoded {
+        &self.0.decoded
+    }
+
     fn chunk(&self, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Bytes> {
         let spare = self.0.spare().chunks.pop();
         let mut chunk = Chunk {
@@ -281,10 +290,16 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let mut spare = self.0.spare();
-        spare.readers -= 1;
-        if spare.readers == 0 {
-            (spare.pieces, spare.chunks) = (Vec::new(), Vec::new());
+        let is_last = {
+            let mut spare = self.0.spare();
+            spare.readers -= 1;
+            if spare.readers == 0 {
+                (spare.pieces, spare.chunks) = (Vec::new(), Vec::new());
+            }
+            spare.readers == 0
+        };
+        if is_last {
+            self.0.decoded.clear();
         }
     }
 }

@@ -19,6 +19,7 @@ use store::{Backend, CacheOptions, DiskReader, Options, Piece, Settings, Store, 
 
 const READS: usize = 5000;
 const READ_BYTES: usize = 4096;
+const HOT_BYTES: usize = 24 << 20;
 
 pub(crate) async fn run(args: &[String]) -> Result<(), Failure> {
     let [file, folder, ..] = args else {
@@ -52,6 +53,7 @@ pub(crate) async fn run(args: &[String]) -> Result<(), Failure> {
         }
         random(&format!("4 KiB at random, {time}"), &open().await?, root, &data).await?;
     }
+    hot(&open().await?, root, &data).await?;
     in_order("1 MiB reads in order", &open().await?, root, stats.stored_bytes).await?;
     in_order(
         "1 MiB reads in order, again",
@@ -86,6 +88,25 @@ async fn places(disk: &DiskReader) -> Result<Vec<u64>, Failure> {
     let runs = disk.allocated(0..disk.virtual_bytes()).await?;
     let pages = |run: std::ops::Range<u64>| (run.start..run.end).step_by(READ_BYTES);
     Ok(runs.into_iter().flat_map(pages).collect())
+}
+
+/// Within as much as the store keeps decoded, by one reader where another has read it.
+async fn hot(store: &Store, root: TreeRoot, places: &[u64]) -> Result<(), Failure> {
+    let (disk, places) = (
+        store.disk_open(root),
+        &places[..places.len().min(HOT_BYTES / READ_BYTES)],
+    );
+    let mut buffer = [0; READ_BYTES];
+    for place in places {
+        disk.read_at(*place, &mut buffer).await?;
+    }
+    random(
+        "4 KiB at random in 24 MiB that were read lately",
+        store,
+        root,
+        places,
+    )
+    .await
 }
 
 async fn random(what: &str, store: &Store, root: TreeRoot, places: &[u64]) -> Result<(), Failure> {

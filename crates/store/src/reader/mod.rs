@@ -1,13 +1,13 @@
 //! Reading disks back. Every frame is decoded and compared with its digest: an error, never wrong bytes.
 
 pub(crate) mod ahead;
+pub(crate) mod decoded;
 pub(crate) mod leaves;
 pub(crate) mod nodes;
 pub(crate) mod packs;
 
-use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -40,7 +40,8 @@ const SHARE: usize = 8;
 const REQUEST_BYTES: u64 = 4 << 20;
 /// …and skips at most this much that nobody asked for.
 const REQUEST_GAP: u64 = 128 << 10;
-const CHUNKS_KEPT: usize = 64;
+/// A request for so many chunks is one of those that come back to the same.
+const FEW: u64 = 4;
 
 /// A piece of a disk, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +62,6 @@ pub struct DiskReader {
 struct Inner {
     tree: TreeReader,
     memory: Arc<Reader>,
-    chunks: Mutex<VecDeque<(u64, Bytes)>>,
 }
 
 /// A chunk that is to be read: its number, digest and place.
@@ -90,7 +90,6 @@ impl Store {
             inner: Arc::new(Inner {
                 tree,
                 memory: Arc::new(self.inner.memory.reader()),
-                chunks: Mutex::default(),
             }),
         }
     }
@@ -173,35 +172,32 @@ impl DiskReader {
 impl Inner {
     /// Like `chunks_load`, for callers that come back to the same chunks with small requests.
     async fn chunks_get(&self, range: Range<u64>) -> Result<Vec<Option<Bytes>>> {
-        if range.end - range.start > 4 {
+        if range.end - range.start > FEW {
             return self.chunks_load(range, Caching::Fill).await;
         }
         let mut out = Vec::new();
         for index in range {
-            let kept = self
-                .kept()
-                .iter()
-                .find(|(kept, _)| *kept == index)
-                .map(|(_, data)| data.clone());
+            let name = self.name(index).await;
+            let kept = name.and_then(|name| self.memory.decoded().get(&name));
             if kept.is_some() {
                 out.push(kept);
                 continue;
             }
-            let chunk = self
-                .chunks_load(index..index + 1, Caching::Fill)
-                .await?
-                .pop()
-                .flatten();
-            if let Some(data) = &chunk {
-                let mut kept = self.kept();
-                kept.push_back((index, data.clone()));
-                if kept.len() > CHUNKS_KEPT {
-                    kept.pop_front();
-                }
+            let chunk = self.chunks_load(index..index + 1, Caching::Fill).await?.pop();
+            let chunk = chunk.flatten();
+            if let (Some(name), Some(data)) = (name, &chunk) {
+                self.memory.decoded().insert(name, data.clone());
             }
             out.push(chunk);
         }
         Ok(out)
+    }
+
+    /// The domain and digest of a chunk, where it has one and that can be told: who loads it says what is wrong.
+    async fn name(&self, index: u64) -> Option<(i64, Digest)> {
+        let leaf = self.leaf(&(index..index + 1)).await.ok()??;
+        let (digest, _) = leaf.chunk(in_leaf(index))?;
+        Some((self.tree.root.domain, digest))
     }
 
     /// Loads chunks; `None` stands for zeros. What is damaged is remembered.
@@ -443,10 +439,6 @@ impl Inner {
 
     fn bytes(&self, chunks: &Range<u64>) -> Range<u64> {
         chunks.start * CHUNK..(chunks.end * CHUNK).min(self.tree.root.virtual_bytes)
-    }
-
-    fn kept(&self) -> std::sync::MutexGuard<'_, VecDeque<(u64, Bytes)>> {
-        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

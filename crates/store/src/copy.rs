@@ -8,8 +8,8 @@
 //! then on the copy is ahead, and nothing is copied to it any more.
 //!
 //! What is there with the same size is trusted unread, unless all of it is to be read back, or it was damaged or in
-//! doubt when it was copied, which is noted in the copy and told each time until it is whole. Of what differs both sides
-//! are judged by themselves, and what is damaged at the destination is replaced by what is whole at the source.
+//! doubt when it was copied, which is noted in the copy and told each time until it is whole. Of what differs both
+//! sides are judged by themselves, and what is damaged at the destination is replaced by what is whole at the source.
 //!
 //! What is damaged of the journal is copied as it is, because a recovery tells of what it finds damaged, and not of a
 //! last object that is missing. That it is of a generation which a newer whole one has superseded, so that a recovery
@@ -319,8 +319,8 @@ impl Copier<'_> {
     }
 
     /// Copies the headers, and removes those that an earlier copy brought and that are gone at the source since: they
-    /// may be opened by a key that was taken away. By one listing, and once more where keys were changed meanwhile: what
-    /// is removed must never be more than what gave way.
+    /// may be opened by a key that was taken away. By one listing, and once more where keys were changed meanwhile:
+    /// what is removed must never be more than what gave way.
     async fn headers(
         &self,
         store_id: Uuid,

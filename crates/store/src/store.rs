@@ -94,8 +94,8 @@ pub(crate) struct Inner {
     pub(crate) header: Header,
     /// The newest header that was seen: the one that was opened, or one of later, when keys were changed.
     pub(crate) newest_header: Mutex<Header>,
-    /// The highest number that this process has claimed for a header that says the same as the one that was lost, whether
-    /// it could be written or not.
+    /// The highest number that this process has claimed for a header that says the same as the one that was lost,
+    /// whether it could be written or not.
     pub(crate) header_claimed: AtomicU32,
     pub(crate) keys: Keys,
     /// The store's number in the rows.

@@ -394,8 +394,8 @@ async fn no_damage_of_a_pack_gives_what_is_in_it_to_another_team() {
     }
 }
 
-/// The index of a disk that went away, for good or a little while, would be an empty one, or lack what could not be read
-/// meanwhile.
+/// The index of a disk that went away, for good or a little while, would be an empty one, or lack what could not be
+/// read meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_goes_away_is_not_taken_for_an_empty_one() {
     for (goes, comes_back) in [("list p/", false), ("list p/", true), ("read p/", true)] {

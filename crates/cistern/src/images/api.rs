@@ -12,8 +12,8 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::model::{Filter, ImportSource, Kind, ListKind, NewImport};
-use super::rows::{Change, Model};
+use super::model::{Change, Filter, ImportSource, Kind, ListKind, NewImport};
+use super::rows::Model;
 use super::{checksum, service};
 use crate::app::App;
 use crate::platform::accounts::Caller;

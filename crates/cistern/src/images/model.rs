@@ -1,6 +1,7 @@
 //! Images as data: kinds, states, names, where one comes from. Pure rules, no database.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
 
@@ -244,6 +245,31 @@ pub fn min_disk_size(virtual_bytes: u64) -> i32 {
 pub fn gigabytes(bytes: u64) -> f64 {
     let hundredths = (u128::from(bytes) * 100).div_ceil(1 << 30);
     f64::from(u32::try_from(hundredths).unwrap_or(u32::MAX)) / 100.0
+}
+
+/// What a user may change of an image; `None` leaves it.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    pub name: Option<String>,
+    pub distribution: Option<String>,
+    pub description: Option<String>,
+    pub protected: Option<bool>,
+}
+
+impl Change {
+    /// What an event tells of it; a description can be long.
+    pub fn told(&self) -> Value {
+        let fields = [
+            ("name", self.name.as_ref().map(|name| json!(name))),
+            ("distribution", self.distribution.as_ref().map(|name| json!(name))),
+            ("description", self.description.as_ref().map(|_| json!("changed"))),
+            ("protected", self.protected.map(|is| json!(is))),
+        ];
+        let known = fields
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        known.collect()
+    }
 }
 
 #[cfg(test)]

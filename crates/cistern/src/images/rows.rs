@@ -11,9 +11,8 @@ use std::collections::HashMap;
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::Query;
 use sea_orm::{ActiveModelTrait, Order, QueryOrder, QuerySelect, Select, Set};
-use serde_json::{Value, json};
 
-use super::model::{Kind, Status};
+use super::model::{Change, Kind, Status};
 use crate::platform::blocks::rows::Counts;
 use crate::platform::blocks::{self, Place};
 use crate::platform::clock::Time;
@@ -341,31 +340,6 @@ pub async fn image_add_region(conn: &impl ConnectionTrait, id: i64, region: &str
         .exec(conn)
         .await?;
     Ok(())
-}
-
-/// What a user may change of an image; `None` leaves it.
-#[derive(Clone, Debug, Default)]
-pub struct Change {
-    pub name: Option<String>,
-    pub distribution: Option<String>,
-    pub description: Option<String>,
-    pub protected: Option<bool>,
-}
-
-impl Change {
-    /// What an event tells of it; a description can be long.
-    pub fn told(&self) -> Value {
-        let fields = [
-            ("name", self.name.as_ref().map(|name| json!(name))),
-            ("distribution", self.distribution.as_ref().map(|name| json!(name))),
-            ("description", self.description.as_ref().map(|_| json!("changed"))),
-            ("protected", self.protected.map(|is| json!(is))),
-        ];
-        let known = fields
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)));
-        known.collect()
-    }
 }
 
 pub async fn image_update(conn: &impl ConnectionTrait, id: i64, change: Change) -> Result<(), DbErr> {

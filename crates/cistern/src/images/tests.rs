@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 use url::Url;
 
+use super::model::Change;
 use super::model::{Filter, ImportSource, ListKind, NewImport};
-use super::rows::{self, Change, Model};
+use super::rows::{self, Model};
 use super::service;
 use crate::app::App;
 use crate::app::tests::app;

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::checksum;
 use super::jobs::{self, Input, Payload};
-use super::model::{self, Filter, ImportSource, Kind, NewImport, Status};
-use super::rows::{self, Change, Model, NewRow, Published};
+use super::model::{self, Change, Filter, ImportSource, Kind, NewImport, Status};
+use super::rows::{self, Model, NewRow, Published};
 use super::spool;
 use super::uploads::service as uploads;
 use crate::app::App;

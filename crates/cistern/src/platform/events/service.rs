@@ -1,8 +1,9 @@
-//! Reading events, and forgetting them.
+//! Reading events, forgetting them, and writing one that belongs to no transaction of a change.
 
 use chrono::TimeDelta;
 
 use super::rows::{self, Filter};
+use super::{Event, Who, record_in_tx};
 use crate::app::App;
 use crate::platform::accounts::{Caller, service as accounts};
 use crate::platform::error::{Error, Result};
@@ -20,6 +21,13 @@ pub struct EventView {
     pub row: rows::Model,
     /// The user's address, where one acted.
     pub email: Option<String>,
+}
+
+/// Writes an event of what was done elsewhere than in the database, by who has the machine.
+pub async fn event_record_local(app: &App, event: Event) -> Result<()> {
+    let tx = app.db.write().await?;
+    record_in_tx(&*tx, app.clock.now(), &Who::default(), event).await?;
+    tx.commit().await
 }
 
 /// The caller's team's events; an operator may ask for all teams'.

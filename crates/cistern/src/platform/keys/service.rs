@@ -12,7 +12,8 @@ use store::{KeyKind, WrappingKey};
 use crate::app::App;
 use crate::config::Config;
 use crate::platform::error::{Context, Error, Result};
-use crate::platform::events::{self, Event, Who};
+use crate::platform::events::Event;
+use crate::platform::events::service::event_record_local;
 use crate::platform::{command, random};
 
 /// The key that the settings name, if they name one.
@@ -26,13 +27,7 @@ pub async fn key_load(config: &Config) -> Result<Option<WrappingKey>> {
 
 /// Keeps that a key was added or removed among the events. It was, whether this can be written or not.
 pub async fn key_note(app: &App, what: &'static str, id: &str) {
-    let noted = async {
-        let tx = app.db.write().await?;
-        let event = Event::done(what, "key", id);
-        events::record_in_tx(&*tx, app.clock.now(), &Who::default(), event).await?;
-        tx.commit().await
-    };
-    if let Err(error) = noted.await {
+    if let Err(error) = event_record_local(app, Event::done(what, "key", id)).await {
         tracing::warn!(error = %error.chain(), what, "no event could be written");
     }
 }

@@ -14,6 +14,7 @@ use crate::platform::accounts::Caller;
 use crate::platform::clock::wire;
 use crate::platform::db::{Db, migrate};
 use crate::platform::error::{Context, Error, Result};
+use crate::platform::events::service::event_record_local;
 use crate::platform::events::{self, Event, Who};
 use crate::platform::jobs::{JobRow, NewJob, job_enqueue_in_tx, job_find};
 use crate::platform::journal::{self, Recovered};
@@ -187,10 +188,7 @@ pub async fn database_kept(config: &Config, key: Option<WrappingKey>, found: &Re
 
 /// Records what was done with the store by who has its machine.
 async fn store_event(app: &App, what: &'static str, detail: Value) -> Result<()> {
-    let event = Event::done(what, "store", app.store.id()).with(detail);
-    let tx = app.db.write().await?;
-    events::record_in_tx(&*tx, app.clock.now(), &Who::default(), event).await?;
-    tx.commit().await
+    event_record_local(app, Event::done(what, "store", app.store.id()).with(detail)).await
 }
 
 /// Makes the index of chunks anew from the packs, in a database that is otherwise intact. No server may run.

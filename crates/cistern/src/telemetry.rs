@@ -119,6 +119,15 @@ fn describe() {
         "cistern_cache_reads_total",
         "Reads by way of the cache of packs, by whether it had what was wanted."
     );
+    metrics::describe_gauge!(
+        "cistern_decoded_bytes",
+        metrics::Unit::Bytes,
+        "What chunks that are kept decoded take in memory."
+    );
+    metrics::describe_counter!(
+        "cistern_decoded_reads_total",
+        "Chunks that small reads of open disks wanted, by whether they were in memory, decoded."
+    );
     metrics::describe_counter!(
         "cistern_objects_requests_total",
         "Requests to the bucket, by operation, with those that were sent again."

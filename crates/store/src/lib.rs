@@ -80,6 +80,7 @@ pub use journal::{
 pub use keys::{KeyKind, RecoveryKey, WrappedKey, WrappingKey};
 pub use migration::migrations;
 pub use object::{Algorithm, ObjectIngest, ObjectName, ObjectRef};
+pub use reader::decoded::MemoryStats;
 pub use reader::{DiskReader, Piece};
 pub use rebuild::{RebuildProgress, Rebuilt};
 pub use rows::{POSTGRES_SETTINGS, database_away};

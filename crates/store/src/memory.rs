@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Kind, Result};
 use crate::reader::TOGETHER;
-use crate::reader::decoded::Decoded;
+use crate::reader::decoded::{Decoded, MemoryStats};
 use crate::{CHUNK_BYTES, ingest, pack};
 
 /// Batches between being read and being packed: one is hashed, one looked up, one compressed, and one waits
@@ -64,18 +64,17 @@ struct Spare {
     packs: Vec<MmapMut>,
 }
 
-impl Default for Memory {
-    fn default() -> Self {
+impl Memory {
+    /// Nothing is taken yet; of what small reads decode, `decoded_bytes` are kept at most.
+    pub(crate) fn new(decoded_bytes: u64) -> Self {
         Self {
             batches: Arc::new(Semaphore::new(BATCHES)),
             puts: Arc::new(Semaphore::new(PUTS)),
             spare: Mutex::default(),
-            decoded: Decoded::default(),
+            decoded: Decoded::new(decoded_bytes),
         }
     }
-}
 
-impl Memory {
     /// Counts an ingest. What is spare is kept until the last one's guard is dropped.
     pub(crate) fn user(self: &Arc<Self>) -> User {
         self.spare().users += 1;
@@ -93,16 +92,17 @@ impl Memory {
         Ok(PackBytes {
             map: Some(map_of(spare, pack::CAPACITY_BYTES)?),
             length: 0,
-            memory: Arc::clone(self),
+            again: Some(Arc::clone(self)),
         })
     }
 
-    /// An empty pack for tree nodes, which seldom fills: in small pages, so that it takes no more than it holds.
-    pub(crate) fn pack_of_nodes(self: &Arc<Self>) -> Result<PackBytes> {
+    /// An empty pack for tree nodes, which seldom fills: in small pages, so that it takes no more than it holds, and
+    /// not used again, so that those of a large disk do not add up.
+    pub(crate) fn pack_of_nodes(&self) -> Result<PackBytes> {
         Ok(PackBytes {
             map: Some(map_new(pack::CAPACITY_BYTES)?),
             length: 0,
-            memory: Arc::clone(self),
+            again: None,
         })
     }
 
@@ -110,6 +110,11 @@ impl Memory {
     pub(crate) fn reader(self: &Arc<Self>) -> Reader {
         self.spare().readers += 1;
         Reader(Arc::clone(self))
+    }
+
+    /// What small reads have found decoded.
+    pub(crate) fn decoded_stats(&self) -> MemoryStats {
+        self.decoded.stats()
     }
 
     fn spare(&self) -> MutexGuard<'_, Spare> {
@@ -200,12 +205,13 @@ impl Drop for Buffer {
     }
 }
 
-/// A pack's bytes, at most [`pack::CAPACITY_BYTES`]; their memory goes back when it is dropped.
+/// A pack's bytes, at most [`pack::CAPACITY_BYTES`].
 #[derive(Debug)]
 pub(crate) struct PackBytes {
     map: Option<MmapMut>,
     length: usize,
-    memory: Arc<Memory>,
+    /// Where its memory goes back to when it is dropped, to be used again.
+    again: Option<Arc<Memory>>,
 }
 
 impl PackBytes {
@@ -243,7 +249,10 @@ impl AsRef<[u8]> for PackBytes {
 
 impl Drop for PackBytes {
     fn drop(&mut self) {
-        let mut spare = self.memory.spare();
+        let Some(memory) = &self.again else {
+            return;
+        };
+        let mut spare = memory.spare();
         if spare.users > 0 && spare.packs.len() < PUTS {
             spare.packs.extend(self.map.take());
         }
@@ -352,7 +361,7 @@ mod tests {
 
     #[tokio::test]
     async fn batches_are_bounded_used_again_and_given_up_with_the_last_ingest() {
-        let memory = Arc::new(Memory::default());
+        let memory = Arc::new(Memory::new(0));
         let (one, two) = (memory.user(), memory.user());
         let mut held = Vec::new();
         for user in [&one, &two].into_iter().cycle().take(BATCHES) {
@@ -372,7 +381,7 @@ mod tests {
 
     #[test]
     fn pieces_are_used_again_and_given_up_with_the_last_reader() {
-        let memory = Arc::new(Memory::default());
+        let memory = Arc::new(Memory::new(0));
         let (one, two) = (memory.reader(), memory.reader());
         let fill = |byte: u8| {
             move |bytes: &mut [u8]| {
@@ -414,7 +423,7 @@ mod tests {
 
     #[test]
     fn a_pack_holds_what_it_may_and_its_memory_comes_back_with_its_last_reader() {
-        let memory = Arc::new(Memory::default());
+        let memory = Arc::new(Memory::new(0));
         let user = memory.user();
         let mut pack = memory.pack().expect("memory");
         pack.append(b"abc").expect("fits");
@@ -430,6 +439,8 @@ mod tests {
         drop(reader);
         assert_eq!(memory.spare().packs.len(), 1);
         assert!(memory.pack().expect("memory").is_empty(), "it begins anew");
+        drop(memory.pack_of_nodes());
+        assert_eq!(memory.spare().packs.len(), 1, "small pages are not used again");
         drop(user);
         assert!(memory.spare().packs.is_empty());
     }

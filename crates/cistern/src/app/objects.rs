@@ -102,6 +102,7 @@ pub(super) async fn store_open(
         encrypt: unlock.encrypt,
         key: unlock.key,
         write_turn: db.write_turn(),
+        decoded_bytes: config.cache.memory_mib.saturating_mul(1 << 20),
         ..store::Options::default()
     };
     let opened = Store::open_or_init(backend, db.conn(), options).await;

@@ -80,7 +80,7 @@ pub struct Config {
     pub gc: Gc,
     /// Reading what is stored again.
     pub scrub: Scrub,
-    /// Packs of a bucket that are kept at hand.
+    /// What was read and is kept at hand.
     pub cache: Cache,
     /// Disks that fill.
     pub disk: Disk,
@@ -234,8 +234,10 @@ impl Scrub {
 /// Packs of a bucket that are kept at hand.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cache {
-    /// MiB that they take on the disk of the data folder at most; 0 for none.
+    /// MiB that packs of a bucket take on the disk of the data folder at most; 0 for none.
     pub mib: u64,
+    /// MiB that decoded chunks take in memory at most while disks are open; 0 for none.
+    pub memory_mib: u64,
 }
 
 /// Disks that fill.
@@ -335,7 +337,10 @@ impl Default for Config {
                 every_days: 30,
                 mib_per_second: 16,
             },
-            cache: Cache { mib: 4096 },
+            cache: Cache {
+                mib: 4096,
+                memory_mib: 32,
+            },
             disk: Disk {
                 refuse_below_percent: 5,
                 purge_below_percent: 8,

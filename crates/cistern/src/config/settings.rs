@@ -336,6 +336,11 @@ pub const SETTINGS: &[Setting] = &[
          objects needs none.",
     ),
     row(
+        "cache.memory_mib",
+        Kind::Number,
+        "MiB that chunks read a few KiB at a time lately take in memory, decoded, while disks are open. 0: none.",
+    ),
+    row(
         "disk.refuse_below_percent",
         Kind::Number,
         "While less than so many percent of a disk are free, no image is taken in; of a disk above 200 GiB, percent of 200 \

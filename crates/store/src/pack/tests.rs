@@ -15,7 +15,7 @@ fn encrypted(key: u8) -> Keys {
 }
 
 fn sample_of(keys: Keys) -> (Keys, Sealed) {
-    let bytes = Arc::new(Memory::default()).pack().unwrap();
+    let bytes = Arc::new(Memory::new(0)).pack().unwrap();
     let mut builder = Builder::new(&keys, Uuid::from_u128(9), Uuid::from_u128(1), 0, bytes).unwrap();
     for seed in 0..5_u8 {
         let mut plain: Vec<u8> = (0..CHUNK_BYTES)
@@ -44,7 +44,7 @@ fn a_sealed_pack_verifies_and_incompressible_frames_stay_raw() {
 #[test]
 fn tiny_frames_fill_a_pack_by_their_number() {
     let keys = Keys::new(&[3; 32]);
-    let bytes = Arc::new(Memory::default()).pack().unwrap();
+    let bytes = Arc::new(Memory::new(0)).pack().unwrap();
     let mut builder = Builder::new(&keys, Uuid::from_u128(9), Uuid::from_u128(1), 0, bytes).unwrap();
     let mut plain = vec![0; CHUNK_BYTES as usize];
     let digest = keys.digest(FrameKind::Data, &plain);
@@ -77,7 +77,7 @@ fn frames_are_found_without_a_footer() {
 #[test]
 fn copied_frames_are_sealed_for_their_new_pack() {
     let (keys, from) = sample_of(encrypted(5));
-    let bytes = Arc::new(Memory::default()).pack().unwrap();
+    let bytes = Arc::new(Memory::new(0)).pack().unwrap();
     let id = Uuid::from_u128(11);
     let mut builder = Builder::new(&keys, id, Uuid::from_u128(1), 0, bytes).unwrap();
     let key = keys.pack_key(from.id).unwrap();

@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::header::{FEATURE_ENCRYPTED, FEATURES_WRITE, Found, Header, header_load};
 use crate::keyring;
 use crate::keys::WrappedKey;
+use crate::memory::Memory;
 use crate::reader::ahead::Budget;
 use crate::reader::leaves::Leaves;
 use crate::rebuild::{is_being_rebuilt, unfinished};
@@ -171,13 +172,13 @@ impl Store {
         let inner = Inner {
             backend,
             db,
+            memory: Arc::new(Memory::new(options.decoded_bytes)),
             options,
             newest_header: Mutex::new(header.clone()),
             header_claimed: AtomicU32::new(0),
             header,
             keys,
             number,
-            memory: Arc::default(),
             read_ahead: Budget::default(),
             leaves: Leaves::default(),
             has_nowait: AtomicBool::new(true),

@@ -1,4 +1,4 @@
-//! The cache of packs of an installation whose objects lie in a bucket, and what the bucket was asked.
+//! What is kept at hand of what was read: packs of a bucket, and chunks in memory; and what the bucket was asked.
 
 use serde::{Deserialize, Serialize};
 use store::{CacheOptions, Requests};
@@ -91,6 +91,11 @@ pub fn cache_figures(app: &App) -> Option<CacheFigures> {
 
 /// Tells the metrics.
 pub fn tell(app: &App) {
+    let decoded = app.store.memory_stats();
+    #[expect(clippy::cast_precision_loss, reason = "a gauge needs no single bytes")]
+    metrics::gauge!("cistern_decoded_bytes").set(decoded.bytes as f64);
+    metrics::counter!("cistern_decoded_reads_total", "found" => "yes").absolute(decoded.hits);
+    metrics::counter!("cistern_decoded_reads_total", "found" => "no").absolute(decoded.misses);
     if let Some(cache) = app.store.cache_stats() {
         #[expect(clippy::cast_precision_loss, reason = "a gauge needs no single bytes")]
         metrics::gauge!("cistern_cache_bytes").set(cache.bytes as f64);

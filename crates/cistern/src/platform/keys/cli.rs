@@ -39,37 +39,23 @@ struct Unlock {
     recovery_key: bool,
 }
 
-/// The same for commands that add no key, so that `--key-file` can only mean this.
-#[derive(Debug, clap::Args)]
-struct UnlockAlone {
-    /// Open the store with the key in this file [default: the settings' key]
-    #[arg(long, value_name = "FILE", visible_alias = "key-file")]
-    unlock_key_file: Option<PathBuf>,
-    /// Open the store with the recovery key, which is asked for, or read from standard input
-    #[arg(long, conflicts_with = "unlock_key_file")]
-    recovery_key: bool,
-}
-
-impl From<UnlockAlone> for Unlock {
-    fn from(flags: UnlockAlone) -> Self {
-        Self {
-            unlock_key_file: flags.unlock_key_file,
-            recovery_key: flags.recovery_key,
-        }
-    }
+/// For commands that add no key, where `--key-file` can only mean the key that opens the store.
+fn key_file_alias(flag: clap::Arg) -> clap::Arg {
+    flag.visible_alias("key-file")
 }
 
 /// Flags of `list`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  cistern key list --data /var/lib/cistern\n  cistern key list --recovery-key        with \
-                  nothing but the printed key"
+                  nothing but the printed key",
+    mut_arg("unlock_key_file", key_file_alias)
 )]
 pub struct ListArgs {
     #[command(flatten)]
     place: PlaceFlags,
     #[command(flatten)]
-    unlock: UnlockAlone,
+    unlock: Unlock,
 }
 
 /// Flags of `add`.
@@ -97,7 +83,10 @@ pub struct AddArgs {
 
 /// Flags of `remove`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  cistern key remove 5f0c2d11")]
+#[command(
+    after_help = "Example:\n  cistern key remove 5f0c2d11",
+    mut_arg("unlock_key_file", key_file_alias)
+)]
 pub struct RemoveArgs {
     /// The key, as `cistern key list` names it
     id: String,
@@ -107,7 +96,7 @@ pub struct RemoveArgs {
     #[command(flatten)]
     place: PlaceFlags,
     #[command(flatten)]
-    unlock: UnlockAlone,
+    unlock: Unlock,
 }
 
 /// Flags of `reset-secrets`.
@@ -151,7 +140,7 @@ fn unopened(error: Error) -> Failure {
 }
 
 async fn list(args: ListArgs, context: &Context) -> Outcome {
-    let app = open(&args.place, &args.unlock.into(), context).await?;
+    let app = open(&args.place, &args.unlock, context).await?;
     let keys = app.store.key_list().await.map_err(told)?;
     let own = app.store.key_own(&keys).map(|key| key.id.as_str());
     let views: Vec<_> = keys
@@ -235,7 +224,7 @@ fn lost(id: &str, error: &std::io::Error, is_recovery: bool) -> String {
 }
 
 async fn remove(args: RemoveArgs, context: &Context) -> Outcome {
-    let app = open(&args.place, &args.unlock.into(), context).await?;
+    let app = open(&args.place, &args.unlock, context).await?;
     let _alone = app.keys_alone().await?;
     if !args.force {
         recovery_keep(&app, &args.id).await?;

@@ -3,6 +3,7 @@
 mod objects;
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,10 +11,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use sea_orm_migration::MigrationTrait;
-use store::{Store, WrappingKey};
+use store::{Store, WrappingKey, owner};
 
 use self::objects::{backend_make, objects_failed, store_open};
-pub use self::objects::{backend_open, backend_open_at, objects_shown, store_is_there};
+pub use self::objects::{backend_open, backend_open_at, backend_open_to_read, objects_shown, store_is_there};
 use crate::config::{self, Config};
 use crate::images::workfile::SpoolKey;
 use crate::images::{self, download::Downloads, handed::Handed, uploads::turns::Turns};
@@ -219,7 +220,7 @@ impl App {
             tracing::info!(copy = %copy.display(), "the database was copied aside before it was migrated");
         }
         let node = node_name(&data)?;
-        let secrets = secrets::service::open(&config.secrets_key_file(), &db, |secrets, tx| {
+        let secrets = secrets::service::open((&data, &config.secrets_key_file()), &db, |secrets, tx| {
             Box::pin(images::service::source_urls_seal(secrets, tx))
         })
         .await?;
@@ -525,14 +526,18 @@ fn node_name(data: &Path) -> Result<String> {
         return Ok(name.trim().to_owned());
     }
     let name = random::uuid().to_string();
-    fs::write(&path, &name).map_err(|error| {
+    let written = owner::file_open(&path).and_then(|mut file| file.write_all(name.as_bytes()));
+    written.map_err(|error| {
         if error.kind() == std::io::ErrorKind::StorageFull {
             return Error::Precondition(format!(
                 "the disk of {} is full; free or add space, then start again",
                 data.display()
             ));
         }
-        Error::internal("could not write the node's name into the data folder", error)
+        Error::internal(
+            format!("could not write this server's name into {}", path.display()),
+            error,
+        )
     })?;
     Ok(name)
 }

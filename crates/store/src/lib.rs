@@ -46,6 +46,7 @@ mod keys;
 mod memory;
 mod migration;
 mod object;
+pub mod owner;
 pub mod pack;
 mod reader;
 mod rebuild;
@@ -63,7 +64,7 @@ mod writers;
 
 pub use backend::{
     Backend, Fault, Faulty, Folder, Listed, Probe, Put, Remote, Requests, Settings, backend_open,
-    backend_open_existing, folder,
+    backend_open_existing, backend_open_to_read, backend_open_within, folder,
 };
 pub use cache::{CacheOptions, CacheStats};
 pub use copy::{Copied, CopyOptions, CopyProgress, copy, copy_check};

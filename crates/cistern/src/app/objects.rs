@@ -20,9 +20,10 @@ pub fn backend_open(config: &Config) -> Result<Arc<dyn store::Backend>> {
     Ok(store::backend_open_existing(&place, &settings(config))?)
 }
 
-/// The same, for the store that a first start makes: a folder is made where there is none.
+/// The same, for the store that a first start makes: a folder is made where there is none, and belongs to the owner of
+/// the one that it lies in, which is the data folder unless the settings say otherwise.
 pub(super) fn backend_make(config: &Config) -> Result<Arc<dyn store::Backend>> {
-    backend_open_at(config, &place_of(config))
+    Ok(store::backend_open_within(&place_of(config), &settings(config))?)
 }
 
 fn place_of(config: &Config) -> String {
@@ -71,8 +72,13 @@ impl App {
     }
 }
 
+/// Another place of objects, which is only read: nothing is made there.
+pub fn backend_open_to_read(config: &Config, place: &str) -> Result<Arc<dyn store::Backend>> {
+    Ok(store::backend_open_to_read(place, &settings(config))?)
+}
+
 /// Another place of objects, a folder or a bucket, with the keys that the settings have. A folder is made where there
-/// is none.
+/// is none, and is the caller's: whoever owns the one that it lies in gets no copy of a store by that.
 pub fn backend_open_at(config: &Config, place: &str) -> Result<Arc<dyn store::Backend>> {
     Ok(store::backend_open(place, &settings(config))?)
 }

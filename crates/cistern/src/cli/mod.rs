@@ -15,6 +15,7 @@ mod serve;
 pub mod table;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -191,6 +192,9 @@ fn run(command: Command, context: &Context) -> Outcome {
     }
 }
 
+/// How long a command that ends waits for files of a store that are being written.
+const SETTLE_TIME: Duration = Duration::from_secs(10);
+
 /// Runs a command's asynchronous part on threads of its own.
 pub fn block_on<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -200,6 +204,8 @@ pub fn block_on<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     let result = runtime.block_on(work);
     // A blocking read (of a terminal, say) must not keep the process.
     runtime.shutdown_background();
+    // A file that is being written is to be named, or removed.
+    store::folder::writes_settle(SETTLE_TIME);
     result
 }
 

@@ -142,7 +142,7 @@ async fn open_encrypted(config: Config) -> Outcome<(App, Option<String>)> {
     };
     // Before there is a key: a place that does not answer needs none.
     let was_there = store_is_there(&config).await?;
-    let (_, is_new) = key_from_or_into_file(&path)?;
+    let (_, is_new) = key_from_or_into_file(&config.data, &path)?;
     let opened = open_with_key(config.clone()).await;
     if !is_new {
         return opened;

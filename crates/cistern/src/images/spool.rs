@@ -3,10 +3,11 @@
 //! Names are made of the job's number alone, never of anything a user wrote. What belongs to no open job is removed
 //! at start.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use store::owner;
 
 /// As fetched, as unwrapped, what is known of the download, and its successor while it is written.
 const EXTENSIONS: [&str; 4] = ["in", "disk", "meta", "new"];
@@ -22,7 +23,7 @@ impl Spool {
     /// The files of `job` in the data folder `data`; makes their folder.
     pub fn open(data: &Path, job: i64) -> io::Result<Self> {
         let folder = folder(data);
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        owner::folder_make(&folder)?;
         Ok(Self { folder, job })
     }
 

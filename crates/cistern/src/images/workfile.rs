@@ -13,10 +13,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use store::owner;
 use store::seal::{self, Purpose, StreamKey};
 
 use crate::platform::error::{Context, Error, Result};
@@ -81,14 +82,10 @@ impl SpoolKey {
 }
 
 fn key_write(folder: &Path, path: &Path, sealed: &[u8]) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    owner::folder_make(folder)?;
     // Whole under its name, or not there.
     let new = folder.join(format!("key.{}", random::uuid()));
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
+    let mut file = owner::file_new(&new)?;
     file.write_all(sealed)?;
     file.sync_all()?;
     let linked = fs::hard_link(&new, path);
@@ -147,14 +144,9 @@ impl WorkFile {
 
     /// Makes a file, or empties the one that is there.
     pub fn create(path: &Path, key: Option<&SpoolKey>) -> io::Result<Self> {
-        let mut options = File::options();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600);
-        Self::begin(options.open(path)?, key)
+        let file = owner::file_open(path)?;
+        file.set_len(0)?;
+        Self::begin(file, key)
     }
 
     /// A file that was begun with this key; another is [`io::ErrorKind::InvalidData`].

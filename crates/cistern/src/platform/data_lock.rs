@@ -1,11 +1,11 @@
 //! One server a data folder: the folder is made for its owner alone and held by a lock that ends with the process.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use store::owner;
 
 use crate::platform::error::{Error, Result};
 
@@ -50,7 +50,7 @@ pub fn data_lock(data: &Path, objects: &str, database: Option<&Path>) -> Result<
 
 fn folder_lock(data: &Path, objects: &str) -> Result<File> {
     let path = data.join(LOCK);
-    let mut file = lock_open(&path).map_err(|error| {
+    let mut file = owner::file_open(&path).map_err(|error| {
         Error::Precondition(format!(
             "cannot write `{}`: {error}; the data folder must belong to the user that runs the server",
             path.display()
@@ -118,30 +118,12 @@ pub fn keys_lock_now(data: &Path) -> Result<Option<File>> {
 
 fn keys_file(data: &Path) -> Result<File> {
     let path = data.join("keys.lock");
-    let file = lock_open(&path).map_err(|error| {
+    owner::file_open(&path).map_err(|error| {
         Error::Precondition(format!(
             "cannot write `{}`: {error}; run this as the user that the server runs as, or as root",
             path.display()
         ))
-    })?;
-    // Where root made it, the folder's owner must be able to take it as well. Nobody else may give it away, nor has to.
-    if let Ok(owner) = std::fs::metadata(data) {
-        let _ = fchown(&file, Some(owner.uid()), Some(owner.gid()));
-    }
-    Ok(file)
-}
-
-/// A file that is there for its lock: made where it is missing, and left as it is.
-fn lock_open(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        // It may be given away: not what a link in its place leads to.
-        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)
+    })
 }
 
 fn held(file: &mut File, data: &Path) -> Error {

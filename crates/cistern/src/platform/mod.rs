@@ -7,6 +7,7 @@ pub mod api;
 pub mod blocks;
 pub mod clock;
 pub mod command;
+pub mod data_files;
 pub mod data_lock;
 pub mod db;
 pub mod error;

@@ -3,15 +3,15 @@
 //! images can be deleted, failures written down, and what gc has to note before it frees anything is written. When
 //! there is room again it is made anew.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
+use store::owner;
 use store::room::Space;
 
 /// Its size at most, four times what SQLite's log of changes grows to before it is written over.
@@ -172,12 +172,8 @@ fn size(space: Space) -> u64 {
 }
 
 fn make(path: &Path, size: u64) -> io::Result<()> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
+    let file = owner::file_open(path)?;
+    file.set_len(0)?;
     match fallocate(&file, FallocateFlags::empty(), 0, size) {
         // A file system that cannot: zeros take room as well, unless it compresses them.
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => fill(&file, size),

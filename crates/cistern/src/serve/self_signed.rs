@@ -4,9 +4,9 @@
 //! certificate is made anew when it runs out within [`RENEW_DAYS`] or when the names it must have change.
 
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
@@ -15,6 +15,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use serde::{Deserialize, Serialize};
+use store::owner;
 
 use super::tls::Files;
 use crate::config::Config;
@@ -42,11 +43,7 @@ pub fn ca_path(config: &Config) -> PathBuf {
 /// The certificate's files, made anew where they are missing, too old or for other names.
 pub fn ensure(config: &Config, now: DateTime<Utc>) -> Result<Files> {
     let dir = config.path("tls");
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .context("could not make the folder for certificates")?;
+    owner::folder_make(&dir).context("could not make the folder for certificates")?;
     let files = Files {
         cert: dir.join("cert.pem"),
         key: dir.join("key.pem"),
@@ -174,15 +171,15 @@ fn ymd(time: DateTime<Utc>) -> (i32, u8, u8) {
 /// Written beside and renamed, so that a reader sees the old file or the new one.
 fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     let beside = path.with_extension("new");
-    let done = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&beside)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&beside, path));
-    done.map_err(|e| Error::internal(format!("could not write `{}`", path.display()), e))
+    let write = || {
+        let mut file = owner::file_open(&beside)?;
+        file.set_len(0)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)
+    };
+    write().map_err(|e| Error::internal(format!("could not write `{}`", path.display()), e))
 }
 
 #[cfg(test)]

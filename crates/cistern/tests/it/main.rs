@@ -29,6 +29,7 @@ mod memory;
 mod migrate;
 mod nginx;
 mod outage;
+mod owners;
 mod plans;
 mod races;
 mod recover;

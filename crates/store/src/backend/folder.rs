@@ -1,6 +1,6 @@
 //! A folder as a backend: one file an object.
 //!
-//! An object is written to `tmp/`, synced, moved to its name without replacing one, but for a damaged one that is to be
+//! An object is written to `tmp/`, which has to be a real folder, synced, moved to its name without replacing one, but for a damaged one that is to be
 //! replaced (`renameat2(RENAME_NOREPLACE)`, or link and unlink where the file system lacks it), and then the folder
 //! that holds the name is synced. Writers that wait for the same folder share one sync. Temporary files have a folder
 //! of their own, on the same file system, so that what a crash left is found without reading every folder. A pack or
@@ -8,8 +8,10 @@
 
 mod files;
 mod filesystem;
+mod unfinished;
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::ops::Range;
@@ -17,22 +19,25 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use rustix::fs::Access;
+use rustix::fs::{Access, AtFlags, FileType};
 
 use super::{Backend, Listed, Put, key_check};
 use crate::error::{Error, Kind, Result};
 use crate::memory;
+use crate::owner::Within;
 use crate::room::Room;
 use crate::world::World;
 
-use files::{Owner, create_new, rename_new, write_synced};
+use files::{rename_new, write_synced};
 pub use filesystem::{FilesystemKind, filesystem_kind};
+use unfinished::Unfinished;
+pub use unfinished::writes_settle;
 
 const TEMPORARY: &str = "tmp";
 /// Where the headers of a store lie: the first that a store has, and the last that a copy of one gets.
@@ -55,8 +60,22 @@ struct Inner {
     durable: Mutex<HashSet<PathBuf>>,
     /// A store was there when the folder was opened, or has been made since.
     holds_store: AtomicBool,
-    owner: Option<Owner>,
+    /// Whether the root, where it is made here, is given to the owner of the folder that it lies in.
+    is_given: bool,
     world: World,
+}
+
+/// What opening may make and clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// The folder, which is the caller's: what is in a store is for nobody else's eyes.
+    Make,
+    /// The folder, which is of the owner of the one it is made in.
+    MakeWithin,
+    /// What is in the folder, where a store is.
+    Existing,
+    /// Nothing.
+    Read,
 }
 
 /// Shares one sync of a folder among all who asked before it began.
@@ -68,18 +87,28 @@ struct FolderSync {
 
 impl Folder {
     /// Opens the folder, makes it if absent, and clears what crashed writers left in `tmp/`. One that cannot be written
-    /// can be read.
+    /// can be read. A folder that is made is the caller's, whosever folder it lies in.
     pub fn open(root: &Path) -> Result<Self> {
-        Self::open_for(root, |_| true)
+        Self::open_as(root, Opening::Make)
+    }
+
+    /// The same for a store that belongs to what it lies in: where root makes it, it is of that folder's owner.
+    pub fn open_within(root: &Path) -> Result<Self> {
+        Self::open_as(root, Opening::MakeWithin)
     }
 
     /// The same, but a folder in which no store lies is left as it is, also where it is absent: whoever finds no store
     /// there must not have made anything in the place of one that is not mounted, or was moved away.
     pub fn open_existing(root: &Path) -> Result<Self> {
-        Self::open_for(root, |root| root.join(HEADERS).is_dir())
+        Self::open_as(root, Opening::Existing)
     }
 
-    fn open_for(root: &Path, is_prepared: impl FnOnce(&Path) -> bool) -> Result<Self> {
+    /// Opens the folder of a store that is only read: nothing is made there, or cleared.
+    pub fn open_to_read(root: &Path) -> Result<Self> {
+        Self::open_as(root, Opening::Read)
+    }
+
+    fn open_as(root: &Path, opening: Opening) -> Result<Self> {
         let root =
             std::path::absolute(root).map_err(|error| Error::io("cannot find the store's folder", error))?;
         let inner = Inner {
@@ -87,11 +116,16 @@ impl Folder {
             folders: Mutex::default(),
             durable: Mutex::default(),
             holds_store: AtomicBool::new(root.join(HEADERS).is_dir()),
-            owner: Owner::of(&root),
+            is_given: opening == Opening::MakeWithin,
             world: World::system(),
         };
+        let is_prepared = match opening {
+            Opening::Make | Opening::MakeWithin => true,
+            Opening::Existing => root.join(HEADERS).is_dir(),
+            Opening::Read => false,
+        };
         let is_for_reading = root.is_dir() && rustix::fs::access(&root, Access::WRITE_OK).is_err();
-        if !is_for_reading && is_prepared(&root) {
+        if !is_for_reading && is_prepared {
             // Only here: what is written under a mount that went away must find no such folder.
             inner.folder_make(&root.join(TEMPORARY))?;
             inner.temporary_clear()?;
@@ -238,21 +272,29 @@ enum Naming {
     Replace,
 }
 
-/// A file under `tmp/`; what is there of it when this is dropped goes.
+/// A file under `tmp/`; where it got no name, it goes when this is dropped.
 #[derive(Debug)]
 struct Temporary {
-    path: PathBuf,
+    folder: Within,
+    name: OsString,
     file: File,
     room: Room,
+    is_named: bool,
+    _unfinished: Unfinished,
 }
 
 impl Temporary {
     fn create(inner: &Inner) -> io::Result<Self> {
-        let path = inner.root.join(TEMPORARY).join(inner.world.uuid().to_string());
+        let unfinished = Unfinished::begin();
+        let folder = inner.temporaries()?;
+        let name = OsString::from(inner.world.uuid().to_string());
         Ok(Self {
-            file: create_new(&path, inner.owner)?,
-            path,
+            file: folder.file_new(&name)?,
+            folder,
+            name,
             room: Room::new(&inner.root),
+            is_named: false,
+            _unfinished: unfinished,
         })
     }
 
@@ -260,12 +302,25 @@ impl Temporary {
         self.room.take(data.len() as u64)?;
         self.file.write_all(data)
     }
+
+    /// Gives it its name in `folder`, to whose owner it goes.
+    fn rename(&mut self, folder: &Within, name: &OsStr, naming: Naming) -> io::Result<()> {
+        folder.give(&self.file)?;
+        match naming {
+            Naming::New => rename_new((&self.folder, &self.name), (folder, name))?,
+            Naming::Replace => rustix::fs::renameat(&self.folder, &self.name, folder, name)?,
+        }
+        self.is_named = true;
+        Ok(())
+    }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // It may have its name by now; where it has not and cannot be removed, a later start clears it.
-        let _ = std::fs::remove_file(&self.path);
+        if !self.is_named {
+            // Where it cannot be removed, a later start clears it.
+            let _ = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
+        }
     }
 }
 
@@ -295,10 +350,10 @@ impl Put for FolderPut {
 
     async fn finish(mut self: Box<Self>) -> Result<()> {
         let naming = self.naming;
-        self.run(move |inner, key, file| {
+        self.run(move |inner, key, mut file| {
             let synced = file.file.sync_all();
             synced.map_err(|error| Error::io(format!("cannot write object `{key}`"), error))?;
-            inner.name(&file.path, key, naming)
+            inner.name(&mut file, key, naming)
         })
         .await
     }
@@ -328,42 +383,29 @@ pub(crate) fn read_exactly(file: &File, key: &str, from: u64, data: &mut [u8]) -
 
 impl Inner {
     fn put(&self, key: &str, data: &[u8]) -> Result<()> {
-        let temporary = self.root.join(TEMPORARY).join(self.world.uuid().to_string());
-        let failed = |error| {
-            Error::io(
-                format!("cannot write object `{key}` to `{}`", self.root.display()),
-                error,
-            )
-        };
+        let failed = |error| self.unwritten(key, error);
         if !keeps_books(key) {
             Room::new(&self.root).take(data.len() as u64).map_err(failed)?;
         }
-        let written = write_synced(&temporary, self.owner, data).map_err(failed);
-        let named = written.and_then(|()| self.name(&temporary, key, Naming::New));
-        if named.is_err() {
-            // That error is what counts; a file that stays is cleared at a later start.
-            let _ = std::fs::remove_file(&temporary);
-        }
-        named
+        let mut temporary = Temporary::create(self).map_err(failed)?;
+        write_synced(&temporary.file, data).map_err(failed)?;
+        self.name(&mut temporary, key, Naming::New)
+    }
+
+    fn unwritten(&self, key: &str, error: io::Error) -> Error {
+        let text = format!("cannot write object `{key}` to `{}`", self.root.display());
+        Error::io(text, error)
     }
 
     /// Gives a file that was synced its name, durably. The folders of the name are made only now: where the disk of the
     /// store is gone, whatever lies in its place has no folder for temporary files, and nothing is made there.
-    fn name(&self, file: &Path, key: &str, naming: Naming) -> Result<()> {
+    fn name(&self, file: &mut Temporary, key: &str, naming: Naming) -> Result<()> {
         let target = self.root.join(key);
         let folder = target.parent().unwrap_or(&self.root);
         self.folder_make(folder)?;
-        let failed = |error| {
-            Error::io(
-                format!("cannot write object `{key}` to `{}`", self.root.display()),
-                error,
-            )
-        };
-        match naming {
-            Naming::New => rename_new(file, &target),
-            Naming::Replace => std::fs::rename(file, &target),
-        }
-        .map_err(failed)?;
+        let name = target.file_name().unwrap_or_default();
+        let renamed = Within::open(folder).and_then(|opened| file.rename(&opened, name, naming));
+        renamed.map_err(|error| self.unwritten(key, error))?;
         self.folder_sync(folder)?;
         self.named_check(key, &target, naming)
     }
@@ -409,7 +451,7 @@ impl Inner {
             return Ok(());
         };
         self.folder_make(parent)?;
-        match std::fs::create_dir(folder) {
+        match self.folder_new(parent, folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 let text = format!("cannot make folder `{}`", folder.display());
                 return Err(Error::io(text, error));
@@ -417,17 +459,35 @@ impl Inner {
             // Who made the root may keep the folder above from us.
             Err(_) if folder == self.root && File::open(parent).is_err() => {}
             // Also when another made it: its sync may not have happened yet.
-            made => {
-                match self.owner {
-                    Some(owner) if made.is_ok() => owner.take_folder(folder),
-                    Some(owner) if folder != self.root => owner.take_folder_of_root(folder),
-                    _ => {}
-                }
-                self.folder_sync(parent)?;
-            }
+            _ => self.folder_sync(parent)?,
         }
         self.durable().insert(folder.to_owned());
         Ok(())
+    }
+
+    /// Makes one folder. The root, and what is above it, is given away only where the store belongs to what it lies in.
+    fn folder_new(&self, parent: &Path, folder: &Path) -> io::Result<()> {
+        let parent = Within::open(parent)?;
+        let name = folder.file_name().unwrap_or_default();
+        parent.folder_new(name)?;
+        let is_inside = folder != self.root && folder.starts_with(&self.root);
+        if is_inside || self.is_given {
+            parent.folder_give(name)?;
+        }
+        Ok(())
+    }
+
+    /// The folder of temporary files, which has to lie in the store itself: whoever could put a link in its place would
+    /// have files made, and removed, wherever that leads.
+    fn temporaries(&self) -> io::Result<Within> {
+        let path = self.root.join(TEMPORARY);
+        Within::open_real(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotADirectory => io::Error::other(format!(
+                "`{}` is no folder (a link to one is none): remove it, and try again, which makes one",
+                path.display()
+            )),
+            _ => error,
+        })
     }
 
     fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
@@ -452,19 +512,36 @@ impl Inner {
         Ok(())
     }
 
+    /// Removes what crashed writers left. Where there is no real folder for it, nothing is: who writes is told.
     fn temporary_clear(&self) -> Result<()> {
         let folder = self.root.join(TEMPORARY);
-        let context = || format!("cannot read folder `{}`", folder.display());
-        for entry in std::fs::read_dir(&folder).map_err(|error| Error::io(context(), error))? {
-            let entry = entry.map_err(|error| Error::io(context(), error))?;
-            let modified = entry.metadata().and_then(|data| data.modified());
-            let age = modified.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default();
-            if age > TEMPORARY_AGE {
+        let failed = |error| Error::io(format!("cannot read folder `{}`", folder.display()), error);
+        let opened = match Within::open_real(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
+            opened => opened.map_err(failed)?,
+        };
+        if !self.is_ours(&opened).map_err(failed)? {
+            return Ok(());
+        }
+        for name in opened.names().map_err(failed)? {
+            if is_left(&opened, &name) {
                 // Another process may clear the same file at the same time.
-                let _ = std::fs::remove_file(entry.path());
+                let _ = rustix::fs::unlinkat(&opened, &name, AtFlags::empty());
             }
         }
         Ok(())
+    }
+
+    /// Whether a folder belongs to whose the store is. Only root could remove what is another's.
+    fn is_ours(&self, folder: &Within) -> io::Result<bool> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(true);
+        }
+        let user = folder.user()?;
+        // A mount may be root's own; what a server has written there is its user's.
+        let places = [self.root.clone(), self.root.join(HEADERS)];
+        let mut known = places.iter().filter_map(|place| std::fs::metadata(place).ok());
+        Ok(known.any(|known| known.uid() == user))
     }
 
     /// The folders and the objects directly in a folder, without those whose keys are up to `after`. A folder that is
@@ -509,6 +586,17 @@ impl Inner {
         }
         Ok(files)
     }
+}
+
+/// Whether this is a file that no living writer has.
+fn is_left(folder: &Within, name: &CString) -> bool {
+    let Ok(data) = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else {
+        return false;
+    };
+    let seconds = u64::try_from(data.st_mtime).unwrap_or_default();
+    let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let is_file = FileType::from_raw_mode(data.st_mode) == FileType::RegularFile;
+    is_file && modified.elapsed().is_ok_and(|age| age > TEMPORARY_AGE)
 }
 
 fn modified_us(data: &std::fs::Metadata) -> i64 {

@@ -113,9 +113,19 @@ pub trait Backend: Send + Sync + fmt::Debug {
 /// `application_key_id`, `application_key`, `bucket_id` (b2). They win over the URL's query.
 pub type Settings = BTreeMap<String, String>;
 
-/// Opens a backend: a folder's path (made if absent), or the URL of a bucket.
+/// Opens a backend: a folder's path (made if absent, and then the caller's), or the URL of a bucket.
 pub fn backend_open(url_or_path: &str, settings: &Settings) -> Result<Arc<dyn Backend>> {
     open_with(url_or_path, settings, Folder::open)
+}
+
+/// The same for an installation's store: a folder that root makes belongs to the owner of the one that it lies in.
+pub fn backend_open_within(url_or_path: &str, settings: &Settings) -> Result<Arc<dyn Backend>> {
+    open_with(url_or_path, settings, Folder::open_within)
+}
+
+/// The same for a store that is only read: nothing is made there.
+pub fn backend_open_to_read(url_or_path: &str, settings: &Settings) -> Result<Arc<dyn Backend>> {
+    open_with(url_or_path, settings, Folder::open_to_read)
 }
 
 /// The same for a store that has to be there: where none is, nothing is made.

@@ -14,7 +14,7 @@ mod index;
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
+use crate::owner;
 use crate::store::pack_key;
 use index::{Block, Index};
 
@@ -92,7 +93,7 @@ impl PackCache {
     pub(crate) fn open(options: &CacheOptions) -> Result<Self> {
         let folder = options.folder.clone();
         let context = |error| Error::io(format!("cannot open the cache `{}`", folder.display()), error);
-        fs::create_dir_all(&folder).map_err(context)?;
+        owner::folder_make(&folder).map_err(context)?;
         let mut found = Vec::new();
         for entry in fs::read_dir(&folder).map_err(context)? {
             let entry = entry.map_err(context)?;
@@ -373,9 +374,9 @@ fn block_of(part: Part, number: u64) -> (Block, Range<u64>) {
 
 /// Nobody but the owner reads what is cached.
 fn write_new(path: &Path, data: &[u8]) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path)?.write_all_at(data, 0)
+    let file = owner::file_open(path)?;
+    file.set_len(0)?;
+    file.write_all_at(data, 0)
 }
 
 #[cfg(test)]

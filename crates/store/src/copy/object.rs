@@ -57,12 +57,11 @@ impl Copier<'_> {
 
     async fn object_copy(&self, item: &Listed) -> Result<Done> {
         let is_trusted = !self.read_back && !self.doubted.contains(&item.key);
-        let done = match self.to.stat(&item.key).await? {
-            None => self.write(item, false).await,
-            Some(there) if there == item.bytes && is_trusted => return Ok(Done::Present),
-            Some(there) if item.key.starts_with("b/") => self.compare_whole(item, there).await,
-            Some(there) => self.compare(item, there).await,
-        };
+        let mut done = self.object_bring(item, is_trusted).await;
+        if done.as_ref().is_err_and(|error| error.kind() == Kind::Exists) {
+            // Another copy to the same place was first.
+            done = self.object_bring(item, false).await;
+        }
         match done {
             // Gc may have deleted it since it was listed.
             Err(error) if error.kind() == Kind::NotFound && self.from.stat(&item.key).await?.is_none() => {
@@ -70,6 +69,16 @@ impl Copier<'_> {
                 Ok(Done::Gone)
             }
             done => done,
+        }
+    }
+
+    /// Writes what is not there, and looks at what is.
+    async fn object_bring(&self, item: &Listed, is_trusted: bool) -> Result<Done> {
+        match self.to.stat(&item.key).await? {
+            None => self.write(item, false).await,
+            Some(there) if there == item.bytes && is_trusted => Ok(Done::Present),
+            Some(there) if item.key.starts_with("b/") => self.compare_whole(item, there).await,
+            Some(there) => self.compare(item, there).await,
         }
     }
 

@@ -126,21 +126,18 @@ impl Reading {
 
     fn call(&mut self, call: &Call) {
         match call.name.as_str() {
-            "openat" | "openat2" => self.opened(call, 1, &call.args[2]),
-            "open" => self.opened(call, 0, &call.args[1]),
+            "openat" | "openat2" => self.opened(call, &self.path_at(call, 1), &call.args[2]),
+            "open" => self.opened(call, &call.path(0), &call.args[1]),
             "close" => drop(self.open.remove(&call.number(0))),
-            "mkdir" | "mkdirat" => {
-                if let Some(path) = self.inside(&call.path(usize::from(call.name == "mkdirat"))) {
-                    self.made(call, path, true);
-                }
-            }
+            "mkdir" => self.folder_made(call, &call.path(0)),
+            "mkdirat" => self.folder_made(call, &self.path_at(call, 1)),
             "write" | "pwrite64" => self.written(call),
             "ftruncate" => self.resized(call),
             "fsync" | "fdatasync" => self.synced(call),
-            "rename" => self.renamed(call, 0, 1),
-            "renameat" | "renameat2" => self.renamed(call, 1, 3),
-            "unlink" => self.unlinked(call, 0),
-            "unlinkat" if call.args[2] == "0" => self.unlinked(call, 1),
+            "rename" => self.renamed(call, &call.path(0), &call.path(1)),
+            "renameat" | "renameat2" => self.renamed(call, &self.path_at(call, 1), &self.path_at(call, 3)),
+            "unlink" => self.unlinked(call, &call.path(0)),
+            "unlinkat" if call.args[2] == "0" => self.unlinked(call, &self.path_at(call, 1)),
             "mmap" => self.mapped(call),
             // Changes no file's content and no name.
             "fchmod" | "fchown" | "flock" | "pipe2" | "socket" | "connect" | "setsockopt" | "getsockopt" => {}
@@ -153,6 +150,17 @@ impl Reading {
                 assert!(!is_ours, "a call that is not known: {call:.300?}");
             }
             _ => panic!("a call that is not known: {call:.300?}"),
+        }
+    }
+
+    /// The path in argument `n`, which may begin at the folder whose descriptor is the argument before. No folder is
+    /// renamed, so that its first name is its name.
+    fn path_at(&self, call: &Call, n: usize) -> PathBuf {
+        let path = call.path(n);
+        let descriptor = call.args[n - 1].parse().ok();
+        match descriptor.and_then(|descriptor: i64| self.open.get(&descriptor)) {
+            Some(Open::Node { node, .. }) => self.root.join(&self.nodes[*node].path).join(path),
+            _ => path,
         }
     }
 
@@ -185,8 +193,13 @@ impl Reading {
         node
     }
 
-    fn opened(&mut self, call: &Call, path: usize, flags: &str) {
-        let path = call.path(path);
+    fn folder_made(&mut self, call: &Call, path: &Path) {
+        if let Some(path) = self.inside(path) {
+            self.made(call, path, true);
+        }
+    }
+
+    fn opened(&mut self, call: &Call, path: &Path, flags: &str) {
         if path == self.voice {
             self.open.insert(call.result, Open::Voice);
             return;
@@ -194,7 +207,7 @@ impl Reading {
         if !path.is_absolute() {
             return;
         }
-        let Some(path) = self.inside(&path) else { return };
+        let Some(path) = self.inside(path) else { return };
         assert!(!flags.contains("O_TMPFILE"), "files without a name are not known");
         let known = self.names.get(&path).copied();
         let node = match known {
@@ -252,8 +265,8 @@ impl Reading {
         }
     }
 
-    fn renamed(&mut self, call: &Call, from: usize, to: usize) {
-        let (from, to) = (self.inside(&call.path(from)), self.inside(&call.path(to)));
+    fn renamed(&mut self, call: &Call, from: &Path, to: &Path) {
+        let (from, to) = (self.inside(from), self.inside(to));
         let (from, to) = match (from, to) {
             (Some(from), Some(to)) => (from, to),
             (None, None) => return,
@@ -266,8 +279,8 @@ impl Reading {
         self.did(call, Change::Rename(places.0, places.1, node));
     }
 
-    fn unlinked(&mut self, call: &Call, path: usize) {
-        if let Some(path) = self.inside(&call.path(path)) {
+    fn unlinked(&mut self, call: &Call, path: &Path) {
+        if let Some(path) = self.inside(path) {
             let place = self.place(&path);
             self.names.remove(&path).expect("is there");
             self.did(call, Change::Unlink(place));

@@ -493,3 +493,19 @@ async fn keys_that_are_changed_meanwhile_leave_the_copy_its_headers() {
         }
     }
 }
+
+#[tokio::test]
+async fn several_copies_to_one_place_get_in_nobodys_way() {
+    let (place, from, to) = made().await;
+    let store = place.store().await;
+    for seed in 10..14 {
+        import(&store, &place.db, &seed.to_string(), &noise(seed, 1 << 20)).await;
+    }
+    let copies = (0..4).map(|_| copy(&from, &to));
+    for copied in futures::future::join_all(copies).await {
+        let copied = copied.unwrap();
+        assert!(copied.damaged.is_empty(), "{copied:?}");
+    }
+    let again = copy(&from, &to).await.unwrap();
+    assert_eq!(again.objects, 0, "{again:?}");
+}

@@ -1,10 +1,12 @@
 //! What is known of a half-finished download.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use serde::{Deserialize, Serialize};
+use store::owner;
 
 use super::response::Body;
 use super::{FetchError, blocking};
@@ -57,12 +59,15 @@ impl State {
     /// Writes what is needed to go on after a crash.
     pub(super) async fn save(&self, path: &Path) -> Result<(), FetchError> {
         let text = serde_json::to_vec(self).unwrap_or_default();
-        let new = beside(path).with_extension("new");
-        let written = async {
-            tokio::fs::write(&new, text).await?;
-            tokio::fs::rename(&new, beside(path)).await
+        let (new, known) = (beside(path).with_extension("new"), beside(path));
+        let write = move || {
+            let mut file = owner::file_open(&new)?;
+            file.set_len(0)?;
+            file.write_all(&text)?;
+            std::fs::rename(&new, known)
         };
-        written.await.map_err(|error| super::local(&error))
+        let written = blocking(write).await;
+        written.map_err(|error| super::local(&error))
     }
 
     /// Forgets the file's contents.

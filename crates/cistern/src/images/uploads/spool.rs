@@ -1,14 +1,14 @@
 //! The files of uploads: `DATA/spool/uploads/ID`, written by whoever holds the file's lock.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use store::owner;
 use store::room::Space;
 use tokio::time::{Instant, sleep};
 
@@ -40,14 +40,8 @@ pub struct Locked {
 pub async fn create(path: PathBuf, key: Option<SpoolKey>) -> Result<()> {
     blocking(move || {
         let folder = path.parent().expect("a file in the spool has a folder");
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        WorkFile::begin(file, key.as_ref())?;
+        owner::folder_make(folder)?;
+        WorkFile::begin(owner::file_new(&path)?, key.as_ref())?;
         File::open(folder)?.sync_all()
     })
     .await

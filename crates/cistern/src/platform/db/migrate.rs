@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use sea_orm_migration::{MigrationTrait, MigratorTraitSelf};
+use store::owner;
 
 use super::super::clock::Clock;
 use super::super::error::{Context, Error, Result};
@@ -166,12 +167,14 @@ async fn copy_sqlite(db: &Db, copies: Option<&Path>) -> Result<Option<PathBuf>> 
     let text = path
         .to_str()
         .ok_or_else(|| Error::invalid("the data folder's path must be UTF-8"))?;
-    let is_new = !path.exists();
+    const WHAT: &str = "could not copy the database aside before migrating it; is the disk full?";
+    // Which SQLite fills: it would make one for everybody to read.
+    owner::file_new(&path).context(WHAT)?;
     let written = rows::sqlite_copy_into(db.conn(), text).await;
-    if written.is_err() && is_new && path.exists() {
+    if written.is_err() {
         copy_remove(&path);
     }
-    written.context("could not copy the database aside before migrating it; is the disk full?")?;
+    written.context(WHAT)?;
     Ok(Some(path))
 }
 

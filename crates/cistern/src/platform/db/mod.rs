@@ -19,6 +19,7 @@ use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, IsolationLevel,
     SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
+use store::owner;
 use store::room::Space;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
@@ -128,6 +129,9 @@ impl Db {
         };
         // Opening writes too: the memory that SQLite's processes share is a file.
         reserve.as_ref().map(Reserve::release_if_full);
+        if let Place::Sqlite(path) = place {
+            sqlite_make(path);
+        }
         let conn = Database::connect(options(place, max_connections, patience))
             .await
             .map_err(|e| place.unopened(e))?;
@@ -409,10 +413,22 @@ pub fn conflict(error: sea_orm::DbErr, message: impl Into<String>) -> Error {
     }
 }
 
+/// Makes SQLite's file where there is none, empty, so that nobody but its owner can read it, from its first byte on:
+/// SQLite makes what lies beside it as closed as it is. Where that fails, opening it says why.
+fn sqlite_make(path: &Path) {
+    if path.symlink_metadata().is_ok() {
+        return;
+    }
+    if let Err(error) = owner::file_new(path) {
+        tracing::debug!(%error, file = %path.display(), "the database's file was not made");
+    }
+}
+
 fn options(place: &Place, max_connections: u32, patience: Duration) -> ConnectOptions {
     use sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
     let url = match place {
-        Place::Sqlite(path) => format!("sqlite://{}?mode=rwc", path.display()),
+        // Not made by SQLite, which would make it where a link leads, and for everybody to read.
+        Place::Sqlite(path) => format!("sqlite://{}?mode=rw", path.display()),
         Place::Postgres(url) => url.clone(),
     };
     let mut options = ConnectOptions::new(url);
@@ -487,6 +503,22 @@ pub mod tests {
         };
         assert!(said.contains("postgres://127.0.0.1:1/rows"), "{said}");
         assert!(said.contains("`database`") && !said.contains("sesame"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn nobody_else_can_read_what_sqlite_makes() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (_db, dir) = fresh().await;
+        for end in ["", "-wal", "-shm"] {
+            let file = dir.path().join(format!("cistern.sqlite{end}"));
+            let mode = std::fs::metadata(&file).expect("is there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{}", file.display());
+        }
+        let target = dir.path().join("target");
+        let link = dir.path().join("link.sqlite");
+        std::os::unix::fs::symlink(&target, &link).expect("links");
+        assert!(Db::open(&Place::Sqlite(link), 1).await.is_err());
+        assert!(!target.exists());
     }
 
     #[tokio::test]

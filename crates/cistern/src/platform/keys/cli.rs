@@ -178,7 +178,7 @@ async fn add(args: AddArgs, context: &Context) -> Outcome {
     let wrapping = match (&args.key_file, &args.key_command, &recovery) {
         (_, Some(line), _) => service::key_from_command(line).await?,
         (_, _, Some(recovery)) => recovery.wrapping(),
-        (Some(path), ..) => service::key_from_or_into_file(path)?.0,
+        (Some(path), ..) => service::key_from_or_into_file(&app.data, path)?.0,
         (None, None, None) => return Ok(()),
     };
     let _alone = app.keys_alone().await?;

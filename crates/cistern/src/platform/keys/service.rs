@@ -1,8 +1,8 @@
 //! Reading keys and making them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -11,6 +11,7 @@ use store::{KeyKind, WrappingKey};
 
 use crate::app::App;
 use crate::config::Config;
+use crate::platform::data_files::key_file_new;
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::events::Event;
 use crate::platform::events::service::event_record_local;
@@ -69,15 +70,12 @@ pub async fn key_from_command(line: &str) -> Result<WrappingKey> {
     key_new(KeyKind::KeyCommand, &printed, "what `key_command` printed")
 }
 
-/// The key in a file; where there is no such file, a new key in a new one, and true.
-pub fn key_from_or_into_file(path: &Path) -> Result<(WrappingKey, bool)> {
+/// The key in a file; where there is no such file, a new key in a new one, and true. In the data folder `data` it is for
+/// the server that runs on it.
+pub fn key_from_or_into_file(data: &Path, path: &Path) -> Result<(WrappingKey, bool)> {
     let text = format!("{}\n", STANDARD.encode(random::bytes::<32>()));
     let write = || -> io::Result<()> {
-        let mut file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
+        let mut file = key_file_new(data, path)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };

@@ -18,13 +18,16 @@ fn a_key_file_that_everybody_reads_is_refused_and_a_new_one_is_its_owners() {
     let error = key_from_file(&path).expect_err("is not there").to_string();
     assert!(error.contains("look at `key_file`"), "{error}");
     assert_eq!(
-        key_from_or_into_file(&path).expect("is made").0.kind(),
+        key_from_or_into_file(dir.path(), &path)
+            .expect("is made")
+            .0
+            .kind(),
         KeyKind::KeyFile
     );
     let text = std::fs::read(&path).expect("is there");
     let mode = std::fs::metadata(&path).expect("is there").permissions().mode();
     assert_eq!((text.len(), mode & 0o777), (45, 0o600));
-    key_from_or_into_file(&path).expect("is read");
+    key_from_or_into_file(dir.path(), &path).expect("is read");
     assert_eq!(
         std::fs::read(&path).expect("is there"),
         text,
@@ -60,7 +63,7 @@ async fn a_key_command_gives_what_it_prints() {
 async fn keys_that_are_added_at_once_are_all_kept() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let key_file = dir.path().join("store.key");
-    key_from_or_into_file(&key_file).expect("is made");
+    key_from_or_into_file(dir.path(), &key_file).expect("is made");
     let config = Config {
         key_file: Some(key_file),
         ..Config::for_data(dir.path().join("data"))

@@ -2,12 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use futures::future::BoxFuture;
 
 use super::{Secrets, rows};
+use crate::platform::data_files::key_file_new;
 use crate::platform::db::{Db, Tx};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::random;
@@ -15,14 +15,14 @@ use crate::platform::random;
 /// Reads the key, which the first start of an installation makes, and compares it with what the database knows. The
 /// first time, `first` is called in the transaction that remembers the key: to seal what was in clear before.
 pub async fn open(
-    path: &Path,
+    (data, path): (&Path, &Path),
     db: &Db,
     first: impl for<'a> FnOnce(&'a Secrets, &'a Tx) -> BoxFuture<'a, Result<()>>,
 ) -> Result<Secrets> {
     let known = rows::fingerprint_get(db.conn()).await?;
     let key = match (key_read(path)?, &known) {
         (Some(key), _) => key,
-        (None, None) => key_make(path)?,
+        (None, None) => key_make(data, path)?,
         (None, Some(_)) => return Err(lost(path)),
     };
     let secrets = Secrets::new(key);
@@ -98,15 +98,19 @@ fn key_read(path: &Path) -> Result<Option<[u8; 32]>> {
     })
 }
 
+fn leads_nowhere(path: &Path) -> Error {
+    Error::Precondition(format!(
+        "{} is a link, and where it leads there is no key to the secrets: put the file there, or remove the link, and a key is \
+         made in its place",
+        path.display()
+    ))
+}
+
 /// Makes the file, durably: what is sealed with it must not outlive it.
-fn key_make(path: &Path) -> Result<[u8; 32]> {
+fn key_make(data: &Path, path: &Path) -> Result<[u8; 32]> {
     let key: [u8; 32] = random::bytes();
     let write = || -> io::Result<()> {
-        let mut file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
+        let mut file = key_file_new(data, path)?;
         writeln!(file, "{}", hex::encode(key))?;
         file.sync_all()?;
         File::open(path.parent().unwrap_or(path))?.sync_all()
@@ -115,7 +119,7 @@ fn key_make(path: &Path) -> Result<[u8; 32]> {
         Ok(()) => Ok(key),
         // Another server has the same file, and was first.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            key_read(path)?.ok_or_else(|| Error::bug("the secrets' key came and went"))
+            key_read(path)?.ok_or_else(|| leads_nowhere(path))
         }
         Err(error) if error.kind() == io::ErrorKind::StorageFull => Err(Error::Precondition(format!(
             "the disk of {} is full; free or add space, then start again",

@@ -6,7 +6,8 @@ use crate::platform::db::Db;
 use crate::platform::db::tests::fresh;
 
 async fn open(path: &Path, db: &Db) -> Result<Secrets> {
-    service::open(path, db, |_, _| Box::pin(async { Ok(()) })).await
+    let data = path.parent().expect("lies in a folder");
+    service::open((data, path), db, |_, _| Box::pin(async { Ok(()) })).await
 }
 
 const PLACE: Place = Place {

@@ -138,7 +138,7 @@ pub async fn heal_from(app: &App, copy: &str, progress: &HealProgress) -> Result
     if let Some(sentence) = app.db.refusal() {
         return Err(Error::Precondition(sentence.to_owned()));
     }
-    let backend = app::backend_open_at(&app.config, copy)?;
+    let backend = app::backend_open_to_read(&app.config, copy)?;
     let place = backend.describe();
     let healed = app.store.heal_from(backend, progress).await;
     // What it stored anew lies in new packs, which an older copy of the store lacks; also of one that failed later.

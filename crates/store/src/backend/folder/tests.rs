@@ -39,7 +39,7 @@ async fn what_goes_to_the_disk_directly_is_what_was_given() {
         let (key, data) = (format!("p/ab/{n}"), bytes.slice(range.clone()));
         folder.put_new(&key, data.clone()).await.unwrap();
         assert!(folder.get(&key).await.unwrap() == data, "{range:?}");
-        let file = create_new(&dir.path().join(format!("{n}")), None).unwrap();
+        let file = crate::owner::file_new(&dir.path().join(format!("{n}"))).unwrap();
         let written = write_direct(&file, &data).unwrap();
         let wanted = if n < 3 { data.len() / BLOCK * BLOCK } else { 0 };
         // Some file systems have no direct writes.
@@ -88,16 +88,15 @@ async fn what_lies_where_the_disk_was_gets_nothing() {
 #[test]
 fn the_fall_back_is_exclusive_too() {
     let dir = tempfile::tempdir().unwrap();
-    let [a, b, to] = ["a", "b", "to"].map(|name| dir.path().join(name));
-    std::fs::write(&a, "a").unwrap();
-    std::fs::write(&b, "b").unwrap();
-    link_new(&a, &to).unwrap();
-    assert_eq!(
-        link_new(&b, &to).unwrap_err().kind(),
-        io::ErrorKind::AlreadyExists
-    );
-    assert_eq!(std::fs::read(&to).unwrap(), b"a");
-    assert!(!a.exists());
+    for name in ["a", "b"] {
+        std::fs::write(dir.path().join(name), name).unwrap();
+    }
+    let within = Within::open(dir.path()).unwrap();
+    let link = |from: &str| link_new((&within, OsStr::new(from)), (&within, OsStr::new("to")));
+    link("a").unwrap();
+    assert_eq!(link("b").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!(std::fs::read(dir.path().join("to")).unwrap(), b"a");
+    assert!(!dir.path().join("a").exists());
 }
 
 #[tokio::test]
@@ -219,4 +218,138 @@ async fn what_root_writes_into_a_store_is_its_owners() {
         let data = std::fs::metadata(dir.path().join(name)).unwrap();
         assert_eq!((data.uid(), data.gid()), (65534, 65533), "{name}");
     }
+}
+
+const OTHER: (u32, u32) = (65534, 65533);
+
+/// Whether this is root, who alone can write for another; says where not.
+fn is_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        println!("skipped: only root can write for another");
+    }
+    is_root
+}
+
+fn give(path: &Path) {
+    std::os::unix::fs::chown(path, Some(OTHER.0), Some(OTHER.1)).unwrap();
+}
+
+fn whose(path: &Path) -> (u32, u32) {
+    let data = std::fs::metadata(path).unwrap();
+    (data.uid(), data.gid())
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().mode() & 0o777
+}
+
+#[tokio::test]
+async fn nothing_that_root_has_behind_a_link_is_given_away() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (root, roots, disk) = (
+        dir.path().join("store"),
+        dir.path().join("roots"),
+        dir.path().join("disk"),
+    );
+    for folder in [&root, &roots, &roots.join("ab"), &disk] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    give(&root);
+    give(&disk);
+    std::os::unix::fs::symlink(&roots, root.join("j")).unwrap();
+    std::os::unix::fs::symlink(&roots, root.join("b")).unwrap();
+    std::os::unix::fs::symlink(&disk, root.join("p")).unwrap();
+    let folder = Folder::open(&root).unwrap();
+    for key in ["j/ab/one", "j/cd/one", "p/ab/one"] {
+        folder.put_new(key, Bytes::from_static(b"1")).await.unwrap();
+    }
+    let mut put = folder.put_begin("b/ab/two").await.unwrap();
+    put.write(Bytes::from_static(b"2")).await.unwrap();
+    put.finish().await.unwrap();
+    for name in ["", "ab", "ab/one", "ab/two", "cd", "cd/one"] {
+        assert_eq!(whose(&roots.join(name)), (0, 0), "{name}");
+    }
+    // A disk that is the store's owner's.
+    for name in ["ab", "ab/one"] {
+        assert_eq!(whose(&disk.join(name)), OTHER, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_store_is_whose_who_makes_it_and_closed() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let users = dir.path().join("bob");
+    std::fs::create_dir_all(users.join("there")).unwrap();
+    give(&users);
+    give(&users.join("there"));
+    for (name, owner) in [("new", (0, 0)), ("there", OTHER), ("new", (0, 0))] {
+        let root = users.join(name);
+        let folder = Folder::open(&root).unwrap();
+        let key = format!("p/ab/{}", World::system().uuid());
+        folder.put_new(&key, Bytes::from_static(b"1")).await.unwrap();
+        for part in ["", "tmp", "p", "p/ab", &key] {
+            assert_eq!(whose(&root.join(part)), owner, "{name} {part}");
+        }
+        for part in ["tmp", "p", "p/ab"] {
+            assert_eq!(mode(&root.join(part)), 0o700, "{name} {part}");
+        }
+        assert_eq!(mode(&root.join(&key)), 0o600);
+    }
+    assert_eq!(mode(&users.join("new")), 0o700);
+}
+
+/// A file that was left long ago.
+fn old_file(folder: &Path) -> PathBuf {
+    let path = folder.join("old");
+    let file = File::create(&path).unwrap();
+    let long_ago = SystemTime::now() - 2 * TEMPORARY_AGE;
+    file.set_modified(long_ago).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn only_what_is_in_the_stores_own_folder_is_cleared() {
+    let (dir, folder) = folder();
+    let [own, elsewhere] = [dir.path().join(TEMPORARY), dir.path().join("elsewhere")];
+    std::fs::create_dir(&elsewhere).unwrap();
+    let (old, theirs) = (old_file(&own), old_file(&elsewhere));
+    let young = own.join("young");
+    File::create(&young).unwrap();
+    Folder::open(dir.path()).unwrap();
+    assert!(!old.exists() && young.exists());
+
+    std::fs::remove_file(&young).unwrap();
+    std::fs::remove_dir(&own).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &own).unwrap();
+    Folder::open(dir.path()).unwrap();
+    assert!(theirs.exists());
+    let mut said = vec![folder.put_new("p/ab/one", Bytes::new()).await.unwrap_err()];
+    said.push(folder.put_begin("p/ab/one").await.map(drop).unwrap_err());
+    for error in said {
+        let said = std::error::Error::source(&error).unwrap().to_string();
+        assert!(said.contains("tmp` is no folder"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn root_clears_nothing_of_whom_the_store_is_not() {
+    if !is_root() {
+        return;
+    }
+    let (dir, _folder) = folder();
+    let own = dir.path().join(TEMPORARY);
+    let old = old_file(&own);
+    give(dir.path());
+    Folder::open(dir.path()).unwrap();
+    assert!(old.exists());
+    give(&own);
+    Folder::open(dir.path()).unwrap();
+    assert!(!old.exists());
 }

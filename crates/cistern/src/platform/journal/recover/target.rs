@@ -1,6 +1,11 @@
 //! Where the new database is made: beside the one that it replaces, or in an empty one.
 
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
+
+use store::owner;
 
 use super::Options;
 use crate::app;
@@ -35,6 +40,7 @@ impl Target {
         let path = std::path::absolute(path).context("the database's path is none")?;
         let new = suffixed(&path, ".recovering");
         files_remove(&new)?;
+        file_make(&new, &path).context("could not make the new database")?;
         let mut config = config.clone();
         config.database = Some(Secret::new(format!("sqlite://{}", new.display())));
         let db = Db::open(&app::place(&config), config.database_max_connections).await?;
@@ -107,6 +113,20 @@ impl Target {
         folder.sync_all().context(what)?;
         Ok(aside)
     }
+}
+
+/// Makes the new database's file, empty: closed to all but its owner until it is what the one `before` it is to others.
+/// In a folder of root's it is of the one before's owner.
+fn file_make(new: &Path, before: &Path) -> io::Result<()> {
+    let file = owner::file_new(new)?;
+    let before = match std::fs::metadata(before) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    if file.metadata()?.uid() == 0 && before.uid() != 0 {
+        fchown(&file, Some(before.uid()), Some(before.gid()))?;
+    }
+    file.set_permissions(Permissions::from_mode(0o600 | before.mode() & 0o777))
 }
 
 /// Removes a database that was not finished.

@@ -8,7 +8,7 @@ use serde_json::json;
 use store::{Copied, HealProgress, Healed};
 
 use super::LOOK_EVERY;
-use crate::app::{App, backend_open_at, objects_shown};
+use crate::app::{App, backend_open_at, backend_open_to_read, objects_shown};
 use crate::cli::output::counted as count;
 use crate::cli::progress::Progress;
 use crate::cli::{Context, Failure, LocalFlags, Outcome, key_flags_named, output};
@@ -64,7 +64,7 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     // A folder is made where there is none, which is right for one side only.
     folder_require(&args.src)?;
     apart_require(&args.src, &args.dst)?;
-    let from = backend_open_at(&config, &args.src)?;
+    let from = backend_open_to_read(&config, &args.src)?;
     let options = store::CopyOptions {
         read_back: args.read_back,
         key: if args.recovery_key {

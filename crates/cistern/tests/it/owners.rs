@@ -42,8 +42,18 @@ impl Own {
         })
     }
 
-    fn runs(&self, words: &[&str]) {
+    fn made() -> Option<Self> {
+        let own = Self::new()?;
+        own.does(&["init"]);
+        Some(own)
+    }
+
+    fn does(&self, words: &[&str]) {
         run_ok(&mut self.setup.command(&self.data, words));
+    }
+
+    fn runs(&self, words: &[&str]) {
+        self.does(words);
         self.check(&words.join(" "));
     }
 
@@ -96,7 +106,7 @@ fn what_root_makes_in_a_data_folder_is_its_owners() {
     own.runs(&["gc"]);
     // What an older version left there is root's: the new one is not.
     chown(&database, Some(0), Some(0)).expect("root may");
-    run_ok(&mut own.setup.command(&own.data, &["recover"]));
+    own.does(&["recover"]);
     let new = std::fs::metadata(&database).expect("is there");
     assert_eq!((new.uid(), new.gid()), OWNER);
 }
@@ -119,22 +129,21 @@ fn a_key_file_that_root_makes_in_a_data_folder_is_its_owners() {
 
 #[test]
 fn a_recovered_database_is_as_closed_as_the_one_before() {
-    let Some(own) = Own::new() else { return };
-    own.runs(&["init"]);
+    let Some(own) = Own::made() else { return };
     let database = own.path("cistern.sqlite");
     assert_eq!(mode(&database), 0o600);
     std::fs::set_permissions(&database, PermissionsExt::from_mode(0o640)).expect("may");
-    run_ok(&mut own.setup.command(&own.data, &["recover"]));
+    own.does(&["recover"]);
     assert_eq!(mode(&database), 0o640);
     // Beside one that a user has in a folder of root's.
     let other = own.data.with_file_name("db.sqlite");
     let place = format!("sqlite:{}", other.display());
     let recover = ["recover", "--replace-database", "--database", &place];
-    run_ok(&mut own.setup.command(&own.data, &recover));
+    own.does(&recover);
     assert_eq!(mode(&other), 0o600);
     assert_eq!(std::fs::metadata(&other).expect("is there").uid(), 0);
     chown(&other, Some(OWNER.0), Some(OWNER.1)).expect("root may");
-    run_ok(&mut own.setup.command(&own.data, &recover));
+    own.does(&recover);
     let found = std::fs::metadata(&other).expect("is there");
     assert_eq!(
         (found.uid(), found.gid(), mode(&other)),
@@ -163,8 +172,7 @@ fn root_makes_nothing_where_a_link_leads() {
 
 #[test]
 fn a_store_that_is_copied_from_gets_no_folder() {
-    let Some(own) = Own::new() else { return };
-    own.runs(&["init"]);
+    let Some(own) = Own::made() else { return };
     let store = own.path("store");
     std::fs::remove_dir(store.join("tmp")).expect("is there, and empty");
     let copy = own.data.with_file_name("copy");

@@ -156,6 +156,8 @@ fn refuse_newer(migrator: &Migrator, applied: &[String]) -> Result<()> {
     }
 }
 
+const UNCOPIED: &str = "could not copy the database aside before migrating it; is the disk full?";
+
 async fn copy_sqlite(db: &Db, copies: Option<&Path>) -> Result<Option<PathBuf>> {
     let Some(folder) = copies.filter(|_| db.is_sqlite()) else {
         return Ok(None);
@@ -167,14 +169,13 @@ async fn copy_sqlite(db: &Db, copies: Option<&Path>) -> Result<Option<PathBuf>> 
     let text = path
         .to_str()
         .ok_or_else(|| Error::invalid("the data folder's path must be UTF-8"))?;
-    const WHAT: &str = "could not copy the database aside before migrating it; is the disk full?";
     // Which SQLite fills: it would make one for everybody to read.
-    owner::file_new(&path).context(WHAT)?;
+    owner::file_new(&path).context(UNCOPIED)?;
     let written = rows::sqlite_copy_into(db.conn(), text).await;
     if written.is_err() {
         copy_remove(&path);
     }
-    written.context(WHAT)?;
+    written.context(UNCOPIED)?;
     Ok(Some(path))
 }
 
@@ -247,6 +248,16 @@ mod tests {
             .filter_map(Result::ok)
             .filter(|f| f.file_name().to_string_lossy().contains("before_migration"));
         assert_eq!(copies.count(), 0, "the database itself is what a copy would be");
+    }
+
+    #[tokio::test]
+    async fn nobody_else_can_read_the_copy() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (db, dir) = super::super::tests::fresh().await;
+        let copied = copy_sqlite(&db, Some(dir.path())).await.expect("copies");
+        let copy = std::fs::metadata(copied.expect("of SQLite")).expect("is there");
+        assert_eq!(copy.permissions().mode() & 0o777, 0o600);
+        assert!(copy.len() > 0);
     }
 
     #[tokio::test]

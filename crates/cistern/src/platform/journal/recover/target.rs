@@ -115,15 +115,17 @@ impl Target {
     }
 }
 
-/// Makes the new database's file, empty: closed to all but its owner until it is what the one `before` it is to others.
-/// In a folder of root's it is of the one before's owner.
+/// Makes the new database's file, empty, which is closed to all but its owner until it is as open to others as the one
+/// `before` it. Where root makes it, it is of that one's owner; what lies there as root's own was left by a command of
+/// root's.
 fn file_make(new: &Path, before: &Path) -> io::Result<()> {
     let file = owner::file_new(new)?;
     let before = match std::fs::metadata(before) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found?,
     };
-    if file.metadata()?.uid() == 0 && before.uid() != 0 {
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root && before.uid() != 0 {
         fchown(&file, Some(before.uid()), Some(before.gid()))?;
     }
     file.set_permissions(Permissions::from_mode(0o600 | before.mode() & 0o777))

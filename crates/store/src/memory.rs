@@ -50,7 +50,6 @@ pub(crate) struct Memory {
     batches: Arc<Semaphore>,
     puts: Arc<Semaphore>,
     spare: Mutex<Spare>,
-    /// Of the disks that are open.
     decoded: Decoded,
 }
 
@@ -110,6 +109,11 @@ impl Memory {
     pub(crate) fn reader(self: &Arc<Self>) -> Reader {
         self.spare().readers += 1;
         Reader(Arc::clone(self))
+    }
+
+    /// Gives back what small reads have left decoded, where none came for a while.
+    pub(crate) fn tidy(&self) {
+        self.decoded.tidy();
     }
 
     /// What small reads have found decoded.
@@ -281,7 +285,7 @@ impl Reader {
         Ok(Bytes::from_owner(piece))
     }
 
-    /// Chunks that were read lately, of any disk. They go when the last disk is closed.
+    /// Chunks that were read lately, of any disk.
     pub(crate) fn decoded(&self) -> &Decoded {
         &self.0.decoded
     }
@@ -299,16 +303,10 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let is_last = {
-            let mut spare = self.0.spare();
-            spare.readers -= 1;
-            if spare.readers == 0 {
-                (spare.pieces, spare.chunks) = (Vec::new(), Vec::new());
-            }
-            spare.readers == 0
-        };
-        if is_last {
-            self.0.decoded.clear();
+        let mut spare = self.0.spare();
+        spare.readers -= 1;
+        if spare.readers == 0 {
+            (spare.pieces, spare.chunks) = (Vec::new(), Vec::new());
         }
     }
 }

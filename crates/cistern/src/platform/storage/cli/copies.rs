@@ -99,17 +99,27 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     })?;
     let told = json!({ "copy": {
         "objects": copied.objects, "bytes": copied.bytes, "present": copied.present, "replaced": copied.replaced,
-        "gone": copied.gone, "unsettled": copied.unsettled, "damaged": copied.damaged, "superseded": copied.superseded,
+        "gone": copied.gone, "extra": copied.extra, "unsettled": copied.unsettled, "damaged": copied.damaged,
+        "superseded": copied.superseded,
     } });
     context
         .output
         .document(&told, || copied_text(&copied, args.read_back));
     match damaged_text(&copied.damaged) {
+        None if copied.journal == 0 && copied.objects + copied.present > HEADERS => {
+            Err(Failure::Failed(NO_JOURNAL.to_owned()))
+        }
         None if copied.unsettled && copied.gone > 0 => Err(Failure::Failed(UNSETTLED.to_owned())),
         None => Ok(()),
         Some(text) => Err(Failure::Failed(text)),
     }
 }
+
+/// How many a store has at most that nothing was done with yet, and so may lack a journal.
+const HEADERS: u64 = 3;
+
+const NO_JOURNAL: &str = "there is no journal at the source (j/): without it nothing brings the names of images, users and settings \
+                          back from this copy. A server of the source writes it anew when it starts; then copy again";
 
 /// Of a copy that never saw its source at rest.
 const UNSETTLED: &str = "a server wrote all the while, and what gc moved meanwhile may be missing: copy once more, which goes \
@@ -134,6 +144,14 @@ fn copied_text(copied: &Copied, is_read_back: bool) -> String {
         let _ = write!(text, " {gone} went away meanwhile, as gc ran.");
     } else if copied.unsettled {
         let _ = write!(text, "\nNote: {UNSETTLED}.");
+    }
+    if copied.extra > 0 {
+        let extra = count(copied.extra, "object");
+        let _ = write!(
+            text,
+            "\nNote: the copy has {extra} that the source has not: gc freed them there, or they are lost. `cistern store \
+             verify` at the source tells."
+        );
     }
     let is_whole = copied.damaged.is_empty() && copied.superseded.is_empty();
     if is_read_back && is_whole && copied.gone == 0 && !copied.unsettled {

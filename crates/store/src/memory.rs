@@ -95,16 +95,6 @@ impl Memory {
         })
     }
 
-    /// An empty pack for tree nodes, which seldom fills: in small pages, so that it takes no more than it holds, and
-    /// not used again, so that those of a large disk do not add up.
-    pub(crate) fn pack_of_nodes(&self) -> Result<PackBytes> {
-        Ok(PackBytes {
-            map: Some(map_new(pack::CAPACITY_BYTES)?),
-            length: 0,
-            again: None,
-        })
-    }
-
     /// Counts an open disk. What its pieces took is used again until the last one is closed.
     pub(crate) fn reader(self: &Arc<Self>) -> Reader {
         self.spare().readers += 1;
@@ -219,6 +209,16 @@ pub(crate) struct PackBytes {
 }
 
 impl PackBytes {
+    /// An empty pack for tree nodes, which seldom fills: in small pages, so that it takes no more than it holds, and
+    /// not used again, so that those of a large disk do not add up.
+    pub(crate) fn of_nodes() -> Result<Self> {
+        Ok(Self {
+            map: Some(map_new(pack::CAPACITY_BYTES)?),
+            length: 0,
+            again: None,
+        })
+    }
+
     /// Adds bytes at the end.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let end = self.length + bytes.len();
@@ -437,7 +437,7 @@ mod tests {
         drop(reader);
         assert_eq!(memory.spare().packs.len(), 1);
         assert!(memory.pack().expect("memory").is_empty(), "it begins anew");
-        drop(memory.pack_of_nodes());
+        drop(PackBytes::of_nodes());
         assert_eq!(memory.spare().packs.len(), 1, "small pages are not used again");
         drop(user);
         assert!(memory.spare().packs.is_empty());

@@ -1,6 +1,7 @@
 //! `cistern store copy` and `cistern store heal`: a store into another place, and what is damaged back from there.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -210,7 +211,7 @@ fn is_bucket(place: &str) -> bool {
 fn apart_require(store: &str, copy: &str) -> Outcome {
     let [of_store, of_copy] = [store, copy].map(whole_place);
     let is_inside = |inner: &str, outer: &str| inner.starts_with(outer);
-    if of_store == of_copy {
+    if of_store == of_copy || is_one_folder(store, copy) {
         return Err(Failure::Failed(format!(
             "{copy} is the store itself: a copy has to be in another place"
         )));
@@ -221,6 +222,12 @@ fn apart_require(store: &str, copy: &str) -> Outcome {
         )));
     }
     Ok(())
+}
+
+/// Whether two names are of one folder, as those of a bind mount are.
+fn is_one_folder(one: &str, other: &str) -> bool {
+    let id = |place: &str| std::fs::metadata(place).ok().map(|found| (found.dev(), found.ino()));
+    !is_bucket(one) && !is_bucket(other) && id(one).is_some_and(|found| id(other) == Some(found))
 }
 
 /// A place by the one name that it has, ending with `/`: two buckets of one name at two endpoints differ at the front.
@@ -371,6 +378,17 @@ mod tests {
         };
         assert!(copied_text(&copied, false).contains("of no use any more"));
         assert!(!copied_text(&Copied::default(), false).contains("of no use"));
+    }
+
+    #[test]
+    fn one_folder_under_two_names_is_one() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let [one, other] = ["one", "other"].map(|name| dir.path().join(name).display().to_string());
+        std::fs::create_dir(&one).expect("makes");
+        assert!(!is_one_folder(&one, &other), "the other is not there");
+        std::os::unix::fs::symlink(&one, &other).expect("links");
+        assert!(is_one_folder(&one, &other));
+        assert!(!is_one_folder(&one, &dir.path().display().to_string()));
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn describe() {
     );
     metrics::describe_counter!(
         "cistern_decoded_reads_total",
-        "Chunks that small reads of open disks wanted, by whether they were in memory, decoded."
+        "Chunks that small reads wanted, by whether they were in memory, decoded."
     );
     metrics::describe_counter!(
         "cistern_objects_requests_total",

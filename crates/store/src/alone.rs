@@ -1,7 +1,7 @@
 //! Looks at what is in no index, and without which the store alone is not enough: its headers, and the journal objects
 //! that a recovery would need.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -115,17 +115,19 @@ async fn generations_verify(
     Ok(damage)
 }
 
+/// What is missing of these objects of the journal down to the newest generation that is whole: keys and reasons. Of each
+/// its head alone is read.
+pub(crate) async fn journal_missing(journal: &Journal, listed: &[Listed]) -> Result<Vec<(String, String)>> {
+    let damage = generations_verify(journal, &journal_items(listed), false).await?;
+    let there: HashSet<&String> = listed.iter().map(|item| &item.key).collect();
+    let missing = damage.into_iter().filter(|damage| !there.contains(&damage.owner));
+    Ok(missing.map(|damage| (damage.owner, damage.reason)).collect())
+}
+
 /// The newest generation that is whole among these objects of the journal: a recovery begins from that, and reads none
 /// before it.
 pub(crate) async fn generation_whole(journal: &Journal, listed: &[Listed]) -> Result<Option<u32>> {
-    let of = |item: &Listed| {
-        let place = place_of(&item.key)?;
-        let bytes = item.bytes;
-        Some(JournalListed { place, bytes })
-    };
-    let mut items: Vec<JournalListed> = listed.iter().filter_map(of).collect();
-    items.sort_unstable_by_key(|item| item.place);
-    for items in items
+    for items in journal_items(listed)
         .chunk_by(|a, b| a.place.generation == b.place.generation)
         .rev()
     {
@@ -134,6 +136,18 @@ pub(crate) async fn generation_whole(journal: &Journal, listed: &[Listed]) -> Re
         }
     }
     Ok(None)
+}
+
+/// Those of the journal, in its order.
+fn journal_items(listed: &[Listed]) -> Vec<JournalListed> {
+    let of = |item: &Listed| {
+        let place = place_of(&item.key)?;
+        let bytes = item.bytes;
+        Some(JournalListed { place, bytes })
+    };
+    let mut items: Vec<JournalListed> = listed.iter().filter_map(of).collect();
+    items.sort_unstable_by_key(|item| item.place);
+    items
 }
 
 async fn generation_verify(journal: &Journal, items: &[JournalListed], read_data: bool) -> Result<Looked> {

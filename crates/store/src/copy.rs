@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
-use crate::alone::generation_whole;
+use crate::alone::{generation_whole, journal_missing};
 use crate::backend::{Backend, Listed};
 use crate::digest::Keys;
 use crate::error::{Error, Kind, Result};
@@ -80,6 +80,10 @@ pub struct Copied {
     pub damaged: Vec<String>,
     /// The same of journal objects that no recovery reads, as a newer generation of the journal is whole.
     pub superseded: Vec<String>,
+    /// Objects of the source's journal.
+    pub journal: u64,
+    /// Objects with data that the copy has and the source does not: gc freed them, or they are lost there.
+    pub extra: u64,
 }
 
 /// How a copy is to be.
@@ -123,13 +127,13 @@ pub async fn copy(
         );
         return Err(Error::new(Kind::Exists, text));
     }
-    ahead_refuse(from, to).await?;
+    ahead_refuse(from, to, store_id).await?;
     let on = Copier {
         from,
         to,
         keys: keys.clone(),
         read_back: options.read_back,
-        doubted: doubted(to).await?,
+        doubted: Mutex::new(doubted(to).await?),
         gone: Mutex::default(),
         world: World::system(),
     };
@@ -162,13 +166,21 @@ pub async fn copy(
     on.all(listed, (&mut copied, &mut faults), progress).await?;
     on.headers(store_id, (&mut copied, &mut faults), progress).await?;
     on.gone_check().await?;
-    on.doubts_prune(store_id).await?;
+    on.doubts_look(&mut faults).await?;
+    copied.extra = on.extra(&seen).await?;
+    there_check(from, store_id).await?;
+    let read = Journal::of(Arc::clone(source), store_id, keys);
+    if has_holes(&journal) {
+        for (key, reason) in journal_missing(&read, &journal).await? {
+            fault_note(&mut faults, Fault { key, reason });
+        }
+    }
     let whole = if faults.iter().any(|fault| place_of(&fault.key).is_some()) {
-        let read = Journal::of(Arc::clone(source), store_id, keys);
         generation_whole(&read, &journal).await?
     } else {
         None
     };
+    copied.journal = journal.len() as u64;
     copied.tell(faults, whole);
     Ok(copied)
 }
@@ -235,16 +247,16 @@ fn fault_note(faults: &mut Vec<Fault>, fault: Fault) {
 
 /// A place that a server has written to since is no copy any more: keys that were taken away would open it again, and
 /// what its journal tells would be mixed with what the source's does.
-async fn ahead_refuse(from: &dyn Backend, to: &dyn Backend) -> Result<()> {
+async fn ahead_refuse(from: &dyn Backend, to: &dyn Backend, store_id: Uuid) -> Result<()> {
     for (prefix, what) in [("h/", "keys were changed"), ("j/", "images were changed")] {
         let (source, copy) = (newest(from, prefix).await?, newest(to, prefix).await?);
         if copy > source {
+            there_check(from, store_id).await?;
+            let (to, from, newest) = (to.describe(), from.describe(), copy.unwrap_or_default());
             let text = format!(
-                "`{}` is ahead of `{}`: {what} there since it was copied (it has {}). Copy in the other direction, or to an \
-                 empty place; to bring what is damaged there back from this copy, use `cistern store heal`",
-                to.describe(),
-                from.describe(),
-                copy.unwrap_or_default()
+                "`{to}` has {newest}, and `{from}` has not. Either {what} at `{to}` since it was copied: then copy in the other \
+                 direction, or to an empty place. Or `{from}` has lost it: a server of it writes what it knows anew when it \
+                 starts; then copy again. To bring what is damaged there back from this copy, use `cistern store heal`"
             );
             return Err(Error::new(Kind::Exists, text));
         }
@@ -295,8 +307,8 @@ struct Copier<'a> {
     to: &'a dyn Backend,
     keys: Keys,
     read_back: bool,
-    /// Noted by earlier copies.
-    doubted: HashSet<String>,
+    /// Noted by earlier copies, and by this one.
+    doubted: Mutex<HashSet<String>>,
     /// What was listed, and not there when its turn came.
     gone: Mutex<Vec<String>>,
     world: World,
@@ -366,18 +378,46 @@ impl Copier<'_> {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets what the source has no more.
-    async fn doubts_prune(&self, store_id: Uuid) -> Result<()> {
-        let mut gone = Vec::new();
-        for key in &self.doubted {
-            if self.from.stat(key).await?.is_none() {
-                gone.push(key);
+    fn doubted(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is noted and not at the source any more, where gc freed it or it was lost: forgotten only where the copy has
+    /// it whole, or has nothing of it.
+    async fn doubts_look(&self, faults: &mut Vec<Fault>) -> Result<()> {
+        let noted = self.doubted().clone();
+        for key in noted {
+            if self.from.stat(&key).await?.is_some() {
+                continue;
             }
-        }
-        there_check(self.from, store_id).await?;
-        for key in gone {
-            self.doubt_end(key).await?;
+            match self.own_fault(&key).await? {
+                Some(fault) => fault_note(faults, fault),
+                None => self.doubt_end(&key).await?,
+            }
         }
         Ok(())
     }
+
+    /// How many objects with data the copy has that the source did not.
+    async fn extra(&self, seen: &HashSet<Uuid>) -> Result<u64> {
+        let mut count = 0;
+        for prefix in DATA {
+            let is_extra = |item: &Listed| id_of(&item.key).is_some_and(|id| !seen.contains(&id));
+            let mut extra = pin!(self.to.list(prefix).try_filter(|item| ready(is_extra(item))));
+            while extra.try_next().await?.is_some() {
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Whether numbers are missing among those of the newest generation of the journal.
+fn has_holes(listed: &[Listed]) -> bool {
+    let places = || listed.iter().filter_map(|item| place_of(&item.key));
+    let Some(newest) = places().max() else {
+        return false;
+    };
+    let there = places().filter(|place| place.generation == newest.generation);
+    there.count() as u64 <= newest.sequence
 }

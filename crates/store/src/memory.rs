@@ -50,7 +50,6 @@ pub(crate) struct Memory {
     batches: Arc<Semaphore>,
     puts: Arc<Semaphore>,
     spare: Mutex<Spare>,
-    /// Of the disks that are open.
     decoded: Decoded,
 }
 
@@ -96,20 +95,15 @@ impl Memory {
         })
     }
 
-    /// An empty pack for tree nodes, which seldom fills: in small pages, so that it takes no more than it holds, and
-    /// not used again, so that those of a large disk do not add up.
-    pub(crate) fn pack_of_nodes(&self) -> Result<PackBytes> {
-        Ok(PackBytes {
-            map: Some(map_new(pack::CAPACITY_BYTES)?),
-            length: 0,
-            again: None,
-        })
-    }
-
     /// Counts an open disk. What its pieces took is used again until the last one is closed.
     pub(crate) fn reader(self: &Arc<Self>) -> Reader {
         self.spare().readers += 1;
         Reader(Arc::clone(self))
+    }
+
+    /// Gives back what small reads have left decoded, where none came for a while.
+    pub(crate) fn tidy(&self) {
+        self.decoded.tidy();
     }
 
     /// What small reads have found decoded.
@@ -215,6 +209,16 @@ pub(crate) struct PackBytes {
 }
 
 impl PackBytes {
+    /// An empty pack for tree nodes, which seldom fills: in small pages, so that it takes no more than it holds, and
+    /// not used again, so that those of a large disk do not add up.
+    pub(crate) fn of_nodes() -> Result<Self> {
+        Ok(Self {
+            map: Some(map_new(pack::CAPACITY_BYTES)?),
+            length: 0,
+            again: None,
+        })
+    }
+
     /// Adds bytes at the end.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let end = self.length + bytes.len();
@@ -281,7 +285,7 @@ impl Reader {
         Ok(Bytes::from_owner(piece))
     }
 
-    /// Chunks that were read lately, of any disk. They go when the last disk is closed.
+    /// Chunks that were read lately, of any disk.
     pub(crate) fn decoded(&self) -> &Decoded {
         &self.0.decoded
     }
@@ -299,16 +303,10 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let is_last = {
-            let mut spare = self.0.spare();
-            spare.readers -= 1;
-            if spare.readers == 0 {
-                (spare.pieces, spare.chunks) = (Vec::new(), Vec::new());
-            }
-            spare.readers == 0
-        };
-        if is_last {
-            self.0.decoded.clear();
+        let mut spare = self.0.spare();
+        spare.readers -= 1;
+        if spare.readers == 0 {
+            (spare.pieces, spare.chunks) = (Vec::new(), Vec::new());
         }
     }
 }
@@ -439,7 +437,7 @@ mod tests {
         drop(reader);
         assert_eq!(memory.spare().packs.len(), 1);
         assert!(memory.pack().expect("memory").is_empty(), "it begins anew");
-        drop(memory.pack_of_nodes());
+        drop(PackBytes::of_nodes());
         assert_eq!(memory.spare().packs.len(), 1, "small pages are not used again");
         drop(user);
         assert!(memory.spare().packs.is_empty());

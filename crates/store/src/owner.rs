@@ -5,8 +5,8 @@
 //! can put a link, or something of root's, in the place of a name at any time. A folder that is root's keeps what is
 //! made in it, so that nothing is given away where a link leads into one.
 
-use std::ffi::{CString, OsStr};
-use std::fs::File;
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, fchown};
@@ -19,9 +19,7 @@ use rustix::io::Errno;
 /// Makes a file that is open to its owner alone, for reading and writing. Fails where the name is taken, by a link too.
 pub fn file_new(path: &Path) -> io::Result<File> {
     let (folder, name) = Within::of(path)?;
-    let made = folder.file_new(name)?;
-    folder.give(&made)?;
-    Ok(made)
+    folder.file_given(name)
 }
 
 /// The same, but it is the caller's, whosever folder it lies in.
@@ -37,7 +35,7 @@ pub fn file_open(path: &Path) -> io::Result<File> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         opened => return opened,
     }
-    match file_new(path) {
+    match folder.file_given(name) {
         // Another process was first.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => folder.file_there(name),
         made => made,
@@ -110,6 +108,12 @@ impl Within {
         Ok(File::from(opened))
     }
 
+    fn file_given(&self, name: &OsStr) -> io::Result<File> {
+        let made = self.file_new(name)?;
+        self.give(&made)?;
+        Ok(made)
+    }
+
     /// Makes a folder that only its owner may use; it is whoever's this process is.
     pub(crate) fn folder_new(&self, name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::mkdirat(&self.0, name, Mode::RWXU)?)
@@ -151,6 +155,12 @@ impl Within {
         }
         let found = rustix::fs::fstat(&self.0)?;
         Ok((found.st_uid != 0).then_some((found.st_uid, found.st_gid)))
+    }
+
+    /// What is known of a file here; of a link, what is known of that.
+    pub(crate) fn metadata(&self, name: &CStr) -> io::Result<Metadata> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        File::from(rustix::fs::openat(&self.0, name, flags, Mode::empty())?).metadata()
     }
 
     /// The names of all that is here.

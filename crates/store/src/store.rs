@@ -51,8 +51,9 @@ pub struct Options {
     /// What all of this process that write to an SQLite database take before they do, so that they stand in line rather
     /// than look whether it is free. One of the store's own where absent.
     pub write_turn: Option<Arc<tokio::sync::Mutex<()>>>,
-    /// Bytes of chunks that small reads of open disks leave decoded in memory at most, for all disks of the store
-    /// together, as long as one is open. To read one again takes a microsecond, and a tenth of a millisecond otherwise.
+    /// Bytes of chunks that small reads leave decoded in memory at most, for all disks of the store together, until
+    /// [`Store::memory_tidy`] finds that none came for a while. To read one again takes a microsecond, and a tenth of a
+    /// millisecond otherwise.
     pub decoded_bytes: u64,
     /// How long a session lives after its last heartbeat.
     pub lease: Duration,
@@ -381,7 +382,12 @@ impl Store {
         self.inner.backend.requests()
     }
 
-    /// What small reads of open disks found in memory.
+    /// Gives back what small reads left decoded in memory, where none came since this was called last.
+    pub fn memory_tidy(&self) {
+        self.inner.memory.tidy();
+    }
+
+    /// What small reads found decoded in memory.
     pub fn memory_stats(&self) -> MemoryStats {
         self.inner.memory.decoded_stats()
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::flags::LocalFlags;
 use super::output::counted as count;
 use super::progress::Progress;
-use super::{Context, Outcome, block_on};
+use super::{Context, Failure, Outcome, block_on};
 use crate::platform::journal::{self, Recovered, shown};
 use crate::platform::keys::cli::recovery_ask;
 use crate::platform::storage::service;
@@ -68,9 +68,15 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
             }
             text(&recovered, &place, needs_key)
         });
-        Ok(())
+        if recovered.gaps.is_empty() && recovered.damaged_roots == 0 {
+            return Ok(());
+        }
+        Err(Failure::Failed(NOT_ALL.to_owned()))
     })
 }
+
+/// Of a recovery that has done what could be done.
+const NOT_ALL: &str = "the database is there, and can be served, but not everything came back: see above what is MISSING or DAMAGED";
 
 /// `place` are the flags that say where the installation is.
 fn kept_text(found: &Recovered, place: &str) -> String {

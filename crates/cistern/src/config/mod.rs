@@ -236,7 +236,7 @@ impl Scrub {
 pub struct Cache {
     /// MiB that packs of a bucket take on the disk of the data folder at most; 0 for none.
     pub mib: u64,
-    /// MiB that decoded chunks take in memory at most while disks are open; 0 for none.
+    /// MiB that decoded chunks take in memory at most; 0 for none.
     pub memory_mib: u64,
 }
 

@@ -338,7 +338,7 @@ pub const SETTINGS: &[Setting] = &[
     row(
         "cache.memory_mib",
         Kind::Number,
-        "MiB that chunks read a few KiB at a time lately take in memory, decoded, while disks are open. 0: none.",
+        "MiB that chunks read up to 64 KiB at a time lately take in memory, decoded. 0: none.",
     ),
     row(
         "disk.refuse_below_percent",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, import, imported};
-use crate::harness::process::{document, reason, run, run_ok};
+use crate::harness::process::{document, reason, run, run_ok, stdout};
 use crate::harness::server::Setup;
 use crate::harness::world::Place;
 use crate::harness::{Server, disks, files_below, until, world};
@@ -621,8 +621,11 @@ async fn an_older_store_under_its_newest_database_is_read_only_until_it_is_taken
     assert_eq!(kept(&server, &dir), before, "nothing was written or deleted");
 
     // What it names as the way out is one, and says what is lost.
-    let told = run_ok(&mut server.local(&["recover", "--keep-database"]));
+    let ended = run(&mut server.local(&["recover", "--keep-database"]));
+    let told = stdout(&ended);
     assert!(told.contains("1 image needs data"), "{told}");
+    assert_eq!(ended.status.code(), Some(1), "not all came back");
+    assert!(reason(&ended).contains("not everything came back"), "{ended:?}");
     server.start_again();
     let api = server.api();
     for (id, health) in [(old, "ok"), (new, "damaged")] {

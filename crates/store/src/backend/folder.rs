@@ -11,7 +11,7 @@ mod filesystem;
 mod unfinished;
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::ops::Range;
@@ -19,13 +19,13 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use rustix::fs::{Access, AtFlags, FileType};
+use rustix::fs::{Access, AtFlags};
 
 use super::{Backend, Listed, Put, key_check};
 use crate::error::{Error, Kind, Result};
@@ -589,14 +589,12 @@ impl Inner {
 }
 
 /// Whether this is a file that no living writer has.
-fn is_left(folder: &Within, name: &CString) -> bool {
-    let Ok(data) = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else {
+fn is_left(folder: &Within, name: &CStr) -> bool {
+    let Ok(data) = folder.metadata(name) else {
         return false;
     };
-    let seconds = u64::try_from(data.st_mtime).unwrap_or_default();
-    let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    let is_file = FileType::from_raw_mode(data.st_mode) == FileType::RegularFile;
-    is_file && modified.elapsed().is_ok_and(|age| age > TEMPORARY_AGE)
+    let age = data.modified().ok().and_then(|at| at.elapsed().ok());
+    data.is_file() && age.is_some_and(|age| age > TEMPORARY_AGE)
 }
 
 fn modified_us(data: &std::fs::Metadata) -> i64 {

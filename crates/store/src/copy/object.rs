@@ -56,7 +56,7 @@ impl Copier<'_> {
     }
 
     async fn object_copy(&self, item: &Listed) -> Result<Done> {
-        let is_trusted = !self.read_back && !self.doubted.contains(&item.key);
+        let is_trusted = !self.read_back && !self.doubted().contains(&item.key);
         let mut done = self.object_bring(item, is_trusted).await;
         if done.as_ref().is_err_and(|error| error.kind() == Kind::Exists) {
             // Another copy to the same place was first.
@@ -84,20 +84,47 @@ impl Copier<'_> {
 
     /// Notes that what the copy has, or gets, of this key is not known to be whole.
     async fn doubt(&self, key: &str) -> Result<()> {
-        if self.doubted.contains(key) {
+        if self.doubted().contains(key) {
             return Ok(());
         }
         match self.to.put_new(&format!("{DOUBTED}{key}"), Bytes::new()).await {
-            Err(error) if error.kind() == Kind::Exists => Ok(()),
-            done => done,
+            Err(error) if error.kind() == Kind::Exists => {}
+            done => done?,
         }
+        self.doubted().insert(key.to_owned());
+        Ok(())
     }
 
     pub(super) async fn doubt_end(&self, key: &str) -> Result<()> {
-        if !self.doubted.contains(key) {
+        if !self.doubted().contains(key) {
             return Ok(());
         }
-        self.to.delete(&format!("{DOUBTED}{key}")).await
+        self.to.delete(&format!("{DOUBTED}{key}")).await?;
+        self.doubted().remove(key);
+        Ok(())
+    }
+
+    /// What is wrong with what the copy has of a key that the source has no more.
+    pub(super) async fn own_fault(&self, key: &str) -> Result<Option<Fault>> {
+        let Some(bytes) = self.to.stat(key).await? else {
+            return Ok(None);
+        };
+        let is_judged = !key.starts_with("b/") && bytes <= pack::LIMIT_BYTES as u64;
+        let fault = if is_judged {
+            match tolerated(self.to.get(key).await)? {
+                Ok(data) => self.fault(key, data).await?,
+                Err(error) => Some(error.to_string()),
+            }
+        } else {
+            Some("it was in doubt when it was copied".to_owned())
+        };
+        Ok(fault.map(|fault| Fault {
+            key: key.to_owned(),
+            reason: format!(
+                "the source does not have it any more, and the copy's is not known to be whole ({fault}); where a verification \
+                 of the source finds nothing, gc freed it there: remove the copy's"
+            ),
+        }))
     }
 
     /// Writes an object, in the place of what is there where `replaces`.
@@ -196,7 +223,19 @@ impl Copier<'_> {
                           verification of the source finds nothing, remove the copy's and copy again";
             return Ok(Done::kept(key, reason));
         }
-        self.replace(key, source).await?;
+        // Before it is replaced: a copy that fails or is cut off now must not trust what is there the next time.
+        let told = |next: &'static str| {
+            move |error: Error| {
+                let text = format!(
+                    "what the copy has of `{key}` is damaged, and could not be replaced ({error}); {next}"
+                );
+                Error::new(error.kind(), text)
+            }
+        };
+        self.doubt(key)
+            .await
+            .map_err(told("copy again with --read-back"))?;
+        self.replace(key, source).await.map_err(told("copy again"))?;
         Ok(Done::Replaced(item.bytes))
     }
 

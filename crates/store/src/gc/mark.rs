@@ -222,11 +222,9 @@ async fn places(
                 .collect();
             let found = store.locate(i64_at(&of_domain[0], 0), &digests).await?;
             for (named, digest) in of_domain.iter().zip(digests) {
-                let at = found.get(&digest).ok_or_else(|| {
-                    let text =
-                        format!("tree node {digest} is in no index: `cistern store verify` tells whose");
-                    Error::new(Kind::Damaged, text)
-                })?;
+                let at = found
+                    .get(&digest)
+                    .ok_or_else(|| Error::new(Kind::Damaged, format!("tree node {digest} is in no index")))?;
                 placed.push(placed_of(named, *at))?;
             }
         }

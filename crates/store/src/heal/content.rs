@@ -23,6 +23,7 @@ use crate::digest::{Digest, FrameKind};
 use crate::error::{Kind, Result};
 use crate::gc::id_of;
 use crate::ingest::pack_put::{Pending, pack_put};
+use crate::memory::PackBytes;
 use crate::object::ObjectName;
 use crate::pack::{self, Builder, Entry};
 use crate::rebuild::{Found, PIECE_BYTES};
@@ -325,7 +326,7 @@ impl Target {
             empty => {
                 let inner = &store.inner;
                 let memory = match entry.kind {
-                    FrameKind::Node => inner.memory.pack_of_nodes()?,
+                    FrameKind::Node => PackBytes::of_nodes()?,
                     _ => inner.memory.pack()?,
                 };
                 let (id, store_id) = (inner.options.world.uuid(), inner.header.store_id);

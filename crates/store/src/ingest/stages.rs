@@ -16,7 +16,7 @@ use super::{Disk, Progress};
 use crate::CHUNK_BYTES;
 use crate::digest::{Digest, FrameKind};
 use crate::error::{Error, Kind, Result};
-use crate::memory::{Buffer, User};
+use crate::memory::{Buffer, PackBytes, User};
 use crate::pack::{self, Builder as PackBuilder, Encoded};
 use crate::reader::nodes::TreeReader;
 use crate::session::SessionInner;
@@ -339,7 +339,7 @@ impl Packer {
                 store.header.store_id,
                 session.domain,
                 match frame.kind {
-                    FrameKind::Node => store.memory.pack_of_nodes()?,
+                    FrameKind::Node => PackBytes::of_nodes()?,
                     _ => store.memory.pack()?,
                 },
             )?),

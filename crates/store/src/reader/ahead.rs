@@ -38,6 +38,8 @@ const BUDGET: usize = 1024;
 const LOOKUPS: usize = 6;
 /// A longer read goes by the cache of packs without filling it: 64 MiB.
 const KEPT_LIMIT: u64 = 64 << 20;
+/// Chunks of a small read: 64 KiB anywhere.
+const SMALL: u64 = 2;
 /// What was not asked for this long, up to twice, is given back.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -93,6 +95,8 @@ struct Queue {
     /// Chunks of that window.
     pace: u64,
     caching: Caching,
+    /// Whether it is a small read, whose chunks are kept decoded for the next.
+    is_small: bool,
     /// Whether somebody asked since this was last looked at.
     is_wanted: bool,
 }
@@ -165,6 +169,7 @@ impl Queue {
             } else {
                 Caching::Fill
             },
+            is_small: range.end.div_ceil(CHUNK) - range.start / CHUNK <= SMALL,
             rest: range,
             pace: PACE_MIN,
             is_wanted: true,
@@ -180,9 +185,13 @@ impl Queue {
             let window = self.begun / CHUNK..chunks;
             let bytes = self.begun..(chunks * CHUNK).min(self.rest.end);
             self.begun = bytes.end;
-            let (disk, caching) = (Arc::clone(disk), self.caching);
+            let (disk, caching, is_small) = (Arc::clone(disk), self.caching, self.is_small);
             let load = tokio::spawn(async move {
-                let chunks = disk.chunks_load(window.clone(), caching).await?;
+                let chunks = if is_small {
+                    disk.chunks_get(window.clone()).await?
+                } else {
+                    disk.chunks_load(window.clone(), caching).await?
+                };
                 Ok(pieces(window, chunks, &bytes))
             });
             self.windows.push_back(Window {

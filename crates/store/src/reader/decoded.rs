@@ -1,10 +1,10 @@
-//! Chunks that were read a few at a time lately, decoded, for all disks of a store together.
+//! Chunks that were read one or two at a time lately, decoded, for all disks of a store together.
 //!
-//! To decode and hash a chunk takes a tenth of a millisecond, and who reads 4 KiB here and there comes back to the same
+//! To decode and hash a chunk takes a tenth of a millisecond, and who reads a few KiB here and there comes back to the same
 //! chunks, as does the next who reads the same disk, or another with the same content. They are kept by domain and
 //! digest, so what is kept is never wrong, and tells no team what another has. How much, `Options::decoded_bytes` says.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -34,6 +34,8 @@ pub(crate) struct Decoded {
     limit: usize,
     hits: AtomicU64,
     misses: AtomicU64,
+    /// Whether anything was looked for since it was tidied up last.
+    is_wanted: AtomicBool,
 }
 
 impl Decoded {
@@ -44,6 +46,7 @@ impl Decoded {
             limit: usize::try_from(limit_bytes / u64::from(CHUNK_BYTES)).unwrap_or(usize::MAX),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
+            is_wanted: AtomicBool::new(false),
         }
     }
 
@@ -51,6 +54,7 @@ impl Decoded {
         let found = self.kept().get(name).cloned();
         let count = if found.is_some() { &self.hits } else { &self.misses };
         count.fetch_add(1, Ordering::Relaxed);
+        self.is_wanted.store(true, Ordering::Relaxed);
         found
     }
 
@@ -67,8 +71,11 @@ impl Decoded {
         drop((before, oldest));
     }
 
-    /// Gives all of them back.
-    pub(crate) fn clear(&self) {
+    /// Gives all of them back, unless something was looked for since the last time.
+    pub(crate) fn tidy(&self) {
+        if self.is_wanted.swap(false, Ordering::Relaxed) {
+            return;
+        }
         let all = std::mem::replace(&mut *self.kept(), LruCache::new_unbounded());
         drop(all);
     }
@@ -109,7 +116,10 @@ mod tests {
         assert!(decoded.get(&(8, name(0).1)).is_none(), "of another domain");
         let (bytes, hits, misses) = (3 * 65536, 2, 2);
         assert_eq!(decoded.stats(), MemoryStats { bytes, hits, misses });
-        decoded.clear();
+        decoded.tidy();
+        assert!(decoded.get(&name(0)).is_some(), "somebody looked for it lately");
+        decoded.tidy();
+        decoded.tidy();
         assert!(decoded.get(&name(0)).is_none());
     }
 

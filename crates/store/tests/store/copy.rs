@@ -78,17 +78,11 @@ async fn a_copy_that_went_on_by_itself_is_no_destination() {
     std::fs::write(to.join("j/00000001/0000000000000007"), "newer").unwrap();
     let refused = copy(&from, &to).await.unwrap_err();
     assert_eq!(refused.kind(), Kind::Exists);
-    assert!(
-        refused.to_string().contains("images were changed there"),
-        "{refused}"
-    );
+    assert!(refused.to_string().contains("images were changed"), "{refused}");
     std::fs::remove_dir_all(to.join("j")).unwrap();
     std::fs::copy(to.join("h/00000000"), to.join("h/00000009")).unwrap();
     let refused = copy(&from, &to).await.unwrap_err();
-    assert!(
-        refused.to_string().contains("keys were changed there"),
-        "{refused}"
-    );
+    assert!(refused.to_string().contains("keys were changed"), "{refused}");
 }
 
 #[tokio::test]
@@ -205,12 +199,57 @@ async fn what_was_copied_damaged_is_told_each_time_until_it_is_whole() {
     let copied = copy(&from, &to).await.unwrap();
     assert_eq!((copied.replaced, copied.damaged.len()), (0, 0), "{copied:?}");
     assert!(files_below(&to.join("damaged")).is_empty());
-    // What gc has removed at the source is no longer told of.
-    flip(&pack(&from), 100);
+    // What is gone at the source was freed or lost there: it is told of until the copy has it whole, or not at all.
+    let (source, aside) = (pack(&from), from.join("aside"));
+    for end in ["is there again", "is removed"] {
+        flip(&source, 100);
+        assert_eq!(copy_read_back(&from, &to).await.damaged.len(), 1);
+        std::fs::rename(&source, &aside).unwrap();
+        for _ in 0..2 {
+            let copied = copy(&from, &to).await.unwrap();
+            assert_eq!((copied.damaged.len(), copied.extra), (1, 1), "{copied:?}");
+            assert!(
+                copied.damaged[0].contains("does not have it any more"),
+                "{copied:?}"
+            );
+        }
+        std::fs::rename(&aside, &source).unwrap();
+        flip(&source, 100);
+        if end == "is removed" {
+            std::fs::remove_file(pack(&to)).unwrap();
+        }
+        let copied = copy(&from, &to).await.unwrap();
+        assert_eq!(
+            (copied.damaged.len(), copied.objects),
+            (0, 1),
+            "{end}: {copied:?}"
+        );
+        assert!(files_below(&to.join("damaged")).is_empty(), "{end}");
+        flip(&pack(&to), 100);
+    }
+    // What the copy has whole is no longer told of.
+    assert_eq!(copy_read_back(&from, &to).await.replaced, 1);
+    flip(&source, 100);
     assert_eq!(copy_read_back(&from, &to).await.damaged.len(), 1);
-    std::fs::remove_file(pack(&from)).unwrap();
-    assert_eq!(copy(&from, &to).await.unwrap().damaged.len(), 0);
+    std::fs::remove_file(&source).unwrap();
+    let copied = copy(&from, &to).await.unwrap();
+    assert_eq!((copied.damaged.len(), copied.extra), (0, 1), "{copied:?}");
     assert!(files_below(&to.join("damaged")).is_empty());
+}
+
+/// What a recovery would miss of the journal is told, although every object that is there was copied.
+#[tokio::test]
+async fn a_hole_in_the_journal_of_the_source_is_told() {
+    let (place, from, to) = made().await;
+    journal_write(&place.store().await).await;
+    assert_eq!(copy(&from, &to).await.unwrap().journal, 8);
+    let missing = "j/00000002/0000000000000002";
+    std::fs::remove_file(from.join(missing)).unwrap();
+    for _ in 0..2 {
+        let copied = copy(&from, &to).await.unwrap();
+        assert_eq!(copied.damaged.len(), 1, "{copied:?}");
+        assert!(copied.damaged[0].starts_with(missing), "{copied:?}");
+    }
 }
 
 /// Bytes that were added make neither side the whole one.
@@ -259,6 +298,7 @@ async fn whatever_call_fails_what_was_there_is_there() {
         ..CopyOptions::default()
     };
     let device = Faulty::new(folder(&to), Fault::NoSpace, 0);
+    let mut told = 0;
     for call in 1.. {
         std::fs::write(&target, &damaged).unwrap();
         device.rearm(call);
@@ -269,8 +309,20 @@ async fn whatever_call_fails_what_was_there_is_there() {
             assert_eq!(done.unwrap().replaced, 1);
             break;
         }
-        assert!(done.is_err(), "at call {call}");
+        let error = done.expect_err("a call failed").to_string();
+        // From the moment that it was found damaged it is not trusted any more, or that is said.
+        let is_told = error.contains("is damaged");
+        if is_told && !error.contains("--read-back") {
+            told += 1;
+            std::fs::write(&target, &damaged).unwrap();
+            assert_eq!(
+                copy(&from, &to).await.unwrap().replaced,
+                1,
+                "at call {call}: {error}"
+            );
+        }
     }
+    assert!(told > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -501,8 +553,8 @@ async fn several_copies_to_one_place_get_in_nobodys_way() {
     for seed in 10..14 {
         import(&store, &place.db, &seed.to_string(), &noise(seed, 1 << 20)).await;
     }
-    let copies = (0..4).map(|_| copy(&from, &to));
-    for copied in futures::future::join_all(copies).await {
+    let at_once = (0..4).map(|_| copy(&from, &to));
+    for copied in futures::future::join_all(at_once).await {
         let copied = copied.unwrap();
         assert!(copied.damaged.is_empty(), "{copied:?}");
     }

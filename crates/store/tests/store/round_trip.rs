@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use store::{DiskReader, Piece, Store, TreeRoot};
 
-use crate::support::{CHUNK, import, noise, places};
+use crate::support::{CHUNK, import, local, noise, places};
 
 async fn read_all(disk: &DiskReader) -> Vec<u8> {
     let mut out = Vec::new();
@@ -47,6 +47,33 @@ async fn a_disk_reads_back_and_is_stored_once() {
         let kept = store.root_get("image", "2").await.unwrap().unwrap();
         assert_eq!((kept.tree, kept.allocated_bytes), (root, 96 * CHUNK));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_reads_leave_their_chunks_decoded_for_a_while() {
+    let place = local().await;
+    let store = place.store().await;
+    let data = noise(4, 1 << 20);
+    let root = import(&store, &place.db, "1", &data).await;
+    let read = async |range: std::ops::Range<u64>| {
+        let pieces = store.disk_open(root).stream(range.clone());
+        let pieces: Vec<Piece> = pieces.try_collect().await.unwrap();
+        let bytes = pieces.iter().flat_map(|piece| match piece {
+            Piece::Data(data) => data.to_vec(),
+            Piece::Zero(_) => panic!("noise has no zeros"),
+        });
+        let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).unwrap());
+        assert!(bytes.collect::<Vec<u8>>() == data[start..end], "{range:?}");
+        let stats = store.memory_stats();
+        (stats.hits, stats.misses, stats.bytes / CHUNK)
+    };
+    assert_eq!(read(CHUNK - 100..CHUNK + 4000).await, (0, 2, 2));
+    assert_eq!(read(CHUNK + 4000..CHUNK + 8000).await, (1, 2, 2));
+    assert_eq!(read(0..3 * CHUNK).await, (1, 2, 2), "this is no small one");
+    store.memory_tidy();
+    assert_eq!(store.memory_stats().bytes, 2 * CHUNK, "it was read lately");
+    store.memory_tidy();
+    assert_eq!(store.memory_stats().bytes, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,6 +20,8 @@ use crate::platform::error::{Error, Result};
 const SHARED_BYTES: u64 = 200 << 30;
 /// How often the disks are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// After how many looks what nobody reads any more goes from memory: a minute.
+const TIDY_EVERY: u64 = 6;
 
 /// A disk that is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,9 +83,12 @@ pub fn room_check(app: &App) -> Result<()> {
 pub async fn watch(app: App) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     let mut is_owed = true;
-    loop {
+    for look in 0_u64.. {
         ticks.tick().await;
         cache::tell(&app);
+        if look.is_multiple_of(TIDY_EVERY) {
+            app.store.memory_tidy();
+        }
         cache_yield(&app);
         is_owed = free(&app, is_urgent(&app), is_owed).await;
     }

@@ -309,7 +309,7 @@ async fn a_new_store_is_whose_who_makes_it_and_closed() {
 fn old_file(folder: &Path) -> PathBuf {
     let path = folder.join("old");
     let file = File::create(&path).unwrap();
-    let long_ago = SystemTime::now() - 2 * TEMPORARY_AGE;
+    let long_ago = std::time::SystemTime::now() - 2 * TEMPORARY_AGE;
     file.set_modified(long_ago).unwrap();
     path
 }

@@ -1,6 +1,7 @@
 //! `cistern store copy` and `cistern store heal`: a store into another place, and what is damaged back from there.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -99,17 +100,27 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     })?;
     let told = json!({ "copy": {
         "objects": copied.objects, "bytes": copied.bytes, "present": copied.present, "replaced": copied.replaced,
-        "gone": copied.gone, "unsettled": copied.unsettled, "damaged": copied.damaged, "superseded": copied.superseded,
+        "gone": copied.gone, "extra": copied.extra, "unsettled": copied.unsettled, "damaged": copied.damaged,
+        "superseded": copied.superseded,
     } });
     context
         .output
         .document(&told, || copied_text(&copied, args.read_back));
     match damaged_text(&copied.damaged) {
+        None if copied.journal == 0 && copied.objects + copied.present > HEADERS => {
+            Err(Failure::Failed(NO_JOURNAL.to_owned()))
+        }
         None if copied.unsettled && copied.gone > 0 => Err(Failure::Failed(UNSETTLED.to_owned())),
         None => Ok(()),
         Some(text) => Err(Failure::Failed(text)),
     }
 }
+
+/// How many a store has at most that nothing was done with yet, and so may lack a journal.
+const HEADERS: u64 = 3;
+
+const NO_JOURNAL: &str = "there is no journal at the source (j/): without it nothing brings the names of images, users and settings \
+                          back from this copy. A server of the source writes it anew when it starts; then copy again";
 
 /// Of a copy that never saw its source at rest.
 const UNSETTLED: &str = "a server wrote all the while, and what gc moved meanwhile may be missing: copy once more, which goes \
@@ -134,6 +145,14 @@ fn copied_text(copied: &Copied, is_read_back: bool) -> String {
         let _ = write!(text, " {gone} went away meanwhile, as gc ran.");
     } else if copied.unsettled {
         let _ = write!(text, "\nNote: {UNSETTLED}.");
+    }
+    if copied.extra > 0 {
+        let extra = count(copied.extra, "object");
+        let _ = write!(
+            text,
+            "\nNote: the copy has {extra} that the source has not: gc freed them there, or they are lost. `cistern store \
+             verify` at the source tells."
+        );
     }
     let is_whole = copied.damaged.is_empty() && copied.superseded.is_empty();
     if is_read_back && is_whole && copied.gone == 0 && !copied.unsettled {
@@ -192,7 +211,7 @@ fn is_bucket(place: &str) -> bool {
 fn apart_require(store: &str, copy: &str) -> Outcome {
     let [of_store, of_copy] = [store, copy].map(whole_place);
     let is_inside = |inner: &str, outer: &str| inner.starts_with(outer);
-    if of_store == of_copy {
+    if of_store == of_copy || is_one_folder(store, copy) {
         return Err(Failure::Failed(format!(
             "{copy} is the store itself: a copy has to be in another place"
         )));
@@ -203,6 +222,16 @@ fn apart_require(store: &str, copy: &str) -> Outcome {
         )));
     }
     Ok(())
+}
+
+/// Whether two names are of one folder, as those of a bind mount are.
+fn is_one_folder(one: &str, other: &str) -> bool {
+    let id = |place: &str| {
+        std::fs::metadata(place)
+            .ok()
+            .map(|found| (found.dev(), found.ino()))
+    };
+    !is_bucket(one) && !is_bucket(other) && id(one).is_some_and(|found| id(other) == Some(found))
 }
 
 /// A place by the one name that it has, ending with `/`: two buckets of one name at two endpoints differ at the front.
@@ -353,6 +382,17 @@ mod tests {
         };
         assert!(copied_text(&copied, false).contains("of no use any more"));
         assert!(!copied_text(&Copied::default(), false).contains("of no use"));
+    }
+
+    #[test]
+    fn one_folder_under_two_names_is_one() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let [one, other] = ["one", "other"].map(|name| dir.path().join(name).display().to_string());
+        std::fs::create_dir(&one).expect("makes");
+        assert!(!is_one_folder(&one, &other), "the other is not there");
+        std::os::unix::fs::symlink(&one, &other).expect("links");
+        assert!(is_one_folder(&one, &other));
+        assert!(!is_one_folder(&one, &dir.path().display().to_string()));
     }
 
     #[test]

@@ -483,7 +483,7 @@ impl Inner {
         let path = self.root.join(TEMPORARY);
         Within::open_real(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotADirectory => io::Error::other(format!(
-                "`{}` is no folder (a link to one is none): remove it, and try again, which makes one",
+                "`{}` is no folder (a link to one is none): remove it; the next start or command makes one",
                 path.display()
             )),
             _ => error,

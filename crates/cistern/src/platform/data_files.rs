@@ -1,5 +1,5 @@
-//! Whose the files of an installation are: what root makes in a data folder belongs to that folder's owner, as the server
-//! that runs as that user has to read and write it ([`store::owner`]).
+//! Whose the files of an installation are: what root makes in a data folder belongs to that folder's owner, as the
+//! server that runs as that user has to read and write it ([`store::owner`]).
 
 use std::fs::File;
 use std::io;

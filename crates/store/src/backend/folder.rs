@@ -1,10 +1,10 @@
 //! A folder as a backend: one file an object.
 //!
-//! An object is written to `tmp/`, which has to be a real folder, synced, moved to its name without replacing one, but for a damaged one that is to be
-//! replaced (`renameat2(RENAME_NOREPLACE)`, or link and unlink where the file system lacks it), and then the folder
-//! that holds the name is synced. Writers that wait for the same folder share one sync. Temporary files have a folder
-//! of their own, on the same file system, so that what a crash left is found without reading every folder. A pack or
-//! whole object that would take of the disk's reserve ([`crate::room`]) is not written.
+//! An object is written to `tmp/`, which has to be a real folder, synced, moved to its name without replacing one, but
+//! for a damaged one that is to be replaced (`renameat2(RENAME_NOREPLACE)`, or link and unlink where the file system
+//! lacks it), and then the folder that holds the name is synced. Writers that wait for the same folder share one sync.
+//! Temporary files have a folder of their own, on the same file system, so that what a crash left is found without
+//! reading every folder. A pack or whole object that would take of the disk's reserve ([`crate::room`]) is not written.
 
 mod files;
 mod filesystem;

@@ -12,7 +12,7 @@ use super::events::{refusals_flush, service as events};
 use super::jobs::service as jobs;
 use super::journal;
 use super::storage::gc::service as gc;
-use super::storage::mend::{headers_lost_mend, look_due};
+use super::storage::mend::{headers_left_mend, look_due};
 use super::storage::scrub::service::{damaged_tell, health_tell, scrub_due};
 use crate::app::App;
 
@@ -47,7 +47,7 @@ async fn health_once(app: &App) -> Result<()> {
 }
 
 async fn once(app: &App) -> Result<()> {
-    headers_lost_mend(app).await;
+    headers_left_mend(app).await;
     // An older database would have it delete what is needed.
     journal::guard(app).await?;
     refusals_flush(app).await?;

@@ -144,6 +144,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_copy_of_a_header_that_found_no_room_is_written_without_waiting_for_the_next_day() {
+        let tester = Tester::new().await;
+        let app = &tester.app;
+        once(app).await.expect("tidies");
+        let headers = app.data.join("objects/h");
+        let count = || std::fs::read_dir(&headers).expect("is there").count();
+        std::fs::remove_file(headers.join("00000001")).expect("is there");
+        assert_eq!(count(), 1);
+        once(app).await.expect("tidies");
+        assert_eq!(count(), 2);
+    }
+
+    #[tokio::test]
     async fn old_events_and_sign_ins_go_and_new_ones_stay() {
         let (app, _dir) = app().await;
         app.first_start().await.expect("starts").expect("the first time");

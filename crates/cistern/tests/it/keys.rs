@@ -8,15 +8,15 @@ use serde_json::Value;
 use crate::harness::process::{document, run, run_ok};
 use crate::harness::server::{Setup, wrapped};
 use crate::harness::small::SmallDisk;
-use crate::harness::until;
 use crate::harness::world::Place;
+use crate::harness::{Server, until};
 
 const PAGE: usize = 4096;
 
 /// An encrypted installation whose objects lie on a small disk.
 struct Case {
+    server: Server,
     disk: SmallDisk,
-    setup: Setup,
     dir: tempfile::TempDir,
 }
 
@@ -26,20 +26,19 @@ impl Case {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let words = disk.enter();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let setup = Setup::default()
+        let server = Setup::default()
             .at(Place::default())
-            .data(dir.path().join("data"))
             .wrapped(&words)
             .env("CISTERN_OBJECTS", &shown(&disk.inside().join("objects")))
-            .env("CISTERN_KEY_FILE", &shown(&dir.path().join("store.key")));
-        let case = Self { disk, setup, dir };
+            .env("CISTERN_KEY_FILE", &shown(&dir.path().join("store.key")))
+            .stopped();
+        let case = Self { server, disk, dir };
         run_ok(&mut case.command(&["init", "--encrypt"]));
         Some(case)
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let command = self.setup.command(&self.dir.path().join("data"), words);
-        wrapped(command, &self.disk.enter())
+        wrapped(self.server.local(words), &self.disk.enter())
     }
 
     fn headers(&self) -> usize {
@@ -88,7 +87,7 @@ fn said(output: &Output) -> String {
 
 #[tokio::test]
 async fn a_change_that_finds_room_for_one_header_is_made_and_a_server_writes_the_second() {
-    let Some(case) = Case::new() else { return };
+    let Some(mut case) = Case::new() else { return };
     run_ok(&mut case.command(&[
         "key",
         "add",
@@ -121,25 +120,12 @@ async fn a_change_that_finds_room_for_one_header_is_made_and_a_server_writes_the
         );
         assert_eq!(case.keys(), keys);
         case.make_room();
-        let mut serve = case.command(&[
-            "serve",
-            "--listen-api=127.0.0.1:0",
-            "--listen-registry=127.0.0.1:0",
-        ]);
-        serve
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null());
-        let mut server = serve.spawn().expect("it starts");
+        case.server.start_again();
         until("the second header", 60, || async {
             (case.headers() == 2).then_some(())
         })
         .await;
-        rustix::process::kill_process(
-            rustix::process::Pid::from_child(&server),
-            rustix::process::Signal::TERM,
-        )
-        .expect("it is there");
-        server.wait().expect("ends");
+        case.server.terminate();
     }
     let (after, recovery) = case.keys();
     assert!(!after.contains(&last) && recovery == 2, "{after:?}");

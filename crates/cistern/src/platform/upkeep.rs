@@ -148,9 +148,9 @@ mod tests {
         let tester = Tester::new().await;
         let app = &tester.app;
         once(app).await.expect("tidies");
-        let headers = app.data.join("objects/h");
+        let headers = app.data.join("store/h");
         let count = || std::fs::read_dir(&headers).expect("is there").count();
-        std::fs::remove_file(headers.join("00000001")).expect("is there");
+        std::fs::remove_file(headers.join("00000000")).expect("is there");
         assert_eq!(count(), 1);
         once(app).await.expect("tidies");
         assert_eq!(count(), 2);

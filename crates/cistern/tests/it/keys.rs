@@ -58,8 +58,8 @@ impl Case {
     /// Leaves room for so many headers, also where older ones are deleted.
     fn room_for(&self, headers: usize) {
         let root = self.disk.root();
-        let room = root.join("room");
-        std::fs::write(&room, vec![1; headers * PAGE]).expect("there is room");
+        let ballast = root.join("ballast-of-ours");
+        std::fs::write(&ballast, vec![1; headers * PAGE]).expect("there is room");
         let kept = root.join("kept");
         std::fs::create_dir_all(&kept).expect("makes it");
         for file in std::fs::read_dir(root.join("objects/h")).expect("is there") {
@@ -68,7 +68,7 @@ impl Case {
         }
         let _ = std::fs::remove_file(root.join("objects/reserve"));
         self.disk.fill();
-        std::fs::remove_file(room).expect("is there");
+        std::fs::remove_file(ballast).expect("is there");
     }
 
     fn make_room(&self) {

@@ -235,8 +235,8 @@ impl Store {
         self.key().ok_or_else(|| not_encrypted(self.id()))
     }
 
-    /// Writes `header`, in which the wrapping key `id` was changed, under the next numbers, which it claims first so that
-    /// no number is ever used twice. Gives the first of them, and whether there is one header of it alone. Of two
+    /// Writes `header`, in which the wrapping key `id` was changed, under the next numbers, which it claims first so
+    /// that no number is ever used twice. Gives the first of them, and whether there is one header of it alone. Of two
     /// changes at once the later wins: callers keep them apart.
     ///
     /// The change is made as soon as one new header is there durably, as that is in force; whatever fails from then on
@@ -251,7 +251,8 @@ impl Store {
             Err(unwritten) if unwritten.is_certain => Err(unwritten.error),
             Err(unwritten) => {
                 let text = format!(
-                    "the store did not say whether this change of the key {id} was made: `cistern key list` shows whether the                      store has that key, and `cistern key remove {id}` takes it away, when the store answers"
+                    "the store did not say whether this change of the key {id} was made: `cistern key list` shows whether the \
+                     store has that key, and `cistern key remove {id}` takes it away, when the store answers"
                 );
                 Err(Error::new(Kind::Io, text).with_source(unwritten.error))
             }

@@ -212,7 +212,11 @@ async fn a_change_that_wrote_no_header_leaves_lost_headers_to_be_mended() {
         let mended = case.server.headers_mend().await;
         if kind == Kind::Unavailable {
             // What was not answered may come yet, and then the keys are others.
-            assert!(error.to_string().contains("did not say whether"), "{error}");
+            let text = error.to_string();
+            assert!(
+                text.contains("did not say whether") && !text.contains("  "),
+                "{text}"
+            );
             assert_eq!(mended.unwrap_err().kind(), Kind::HeadersDamaged);
             continue;
         }

@@ -5,6 +5,8 @@
 //! could have been copied. What removing it ensures is that no object of the store holds the store's key sealed with it
 //! any more.
 
+mod writing;
+
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -18,6 +20,7 @@ use crate::rows;
 use crate::seal::StoreKey;
 use crate::store::Store;
 use crate::verify::damaging;
+use writing::header_write;
 
 /// A store is lost without its header: each is written so many times.
 const COPIES: u32 = 2;
@@ -28,30 +31,22 @@ pub(crate) async fn headers_put(
     header: &mut Header,
     key: Option<&StoreKey>,
 ) -> Result<()> {
-    headers_write(backend, header, key, COPIES).await
-}
-
-async fn headers_write(
-    backend: &dyn Backend,
-    header: &mut Header,
-    key: Option<&StoreKey>,
-    copies: u32,
-) -> Result<()> {
     let first = header.number;
-    for number in (first..first + copies).rev() {
+    for number in (first..first + COPIES).rev() {
         header.number = number;
-        let (name, bytes) = (Header::key(number), header.encode(key)?);
-        backend.put_new(&name, bytes.clone()).await?;
-        // The older ones are deleted when these are there: read back what everything depends on.
-        if backend.get(&name).await? != bytes {
-            let text = format!(
-                "`{}` did not store `{name}` as it was written",
-                backend.describe()
-            );
-            return Err(Error::new(Kind::Io, text));
-        }
+        header_write(backend, header, key).await?;
     }
     Ok(())
+}
+
+/// A change of the wrapping keys that is made.
+#[derive(Debug)]
+pub struct KeyChange {
+    /// The key that was added or removed.
+    pub key: WrappedKey,
+    /// Why the store's header is not there twice, or older ones are there still, which change nothing of it. A server
+    /// mends that ([`Store::headers_mend`]).
+    pub rest: Option<Error>,
 }
 
 /// The headers of a store, as they are.
@@ -147,7 +142,7 @@ impl Store {
     }
 
     /// Adds a wrapping key. Fails with [`Kind::Exists`] where it is one already.
-    pub async fn key_add(&self, wrapping: &WrappingKey) -> Result<WrappedKey> {
+    pub async fn key_add(&self, wrapping: &WrappingKey) -> Result<KeyChange> {
         let mut header = self.header_now().await?;
         let same = header
             .wrapped_keys
@@ -157,24 +152,27 @@ impl Store {
             let text = format!("this key opens the store already: it is the key {}", same.id);
             return Err(Error::new(Kind::Exists, text));
         }
-        let added = WrappedKey::new(
+        let key = WrappedKey::new(
             &self.inner.options.world,
             self.id(),
             wrapping,
             self.key_or_refuse()?,
         )?;
-        header.wrapped_keys.push(added.clone());
-        self.header_replace(header).await?;
-        Ok(added)
+        header.wrapped_keys.push(key.clone());
+        let (first, is_alone) = self.header_replace(header, &key.id).await?;
+        // They lack the key, and are not in force.
+        let left = self.headers_older_delete(first).await.err();
+        let alone = self.header_copy(is_alone).await;
+        let rest = left.or(alone);
+        Ok(KeyChange { key, rest })
     }
 
     /// Removes the wrapping key `id`: no object of the store holds it afterwards. Not the one that this store was
-    /// opened with, whose holder would be locked out.
-    pub async fn key_remove(&self, id: &str) -> Result<()> {
+    /// opened with, whose holder would be locked out. Where a removal came half way, doing it again does the rest.
+    pub async fn key_remove(&self, id: &str) -> Result<KeyChange> {
         let mut header = self.header_now().await?;
         let Some(at) = header.wrapped_keys.iter().position(|wrapped| wrapped.id == id) else {
-            let text = format!("the store has no key `{id}`: `cistern key list` shows those it has");
-            return Err(Error::new(Kind::NotFound, text));
+            return self.key_remove_again(id).await;
         };
         if self.key_own(&header.wrapped_keys[at..=at]).is_some() {
             let text = format!(
@@ -183,8 +181,43 @@ impl Store {
             );
             return Err(Error::new(Kind::Invalid, text));
         }
-        header.wrapped_keys.remove(at);
-        self.header_replace(header).await
+        let key = header.wrapped_keys.remove(at);
+        let (first, is_alone) = self.header_replace(header, id).await?;
+        // First: they are what the key opens, and their room may be what the copy needs.
+        self.headers_older_delete(first)
+            .await
+            .map_err(|error| still_held(id, error))?;
+        let rest = self.header_copy(is_alone).await;
+        Ok(KeyChange { key, rest })
+    }
+
+    /// The key is in the header in force no more. Older ones that hold it are there where the removal was cut off, or
+    /// could not delete them.
+    async fn key_remove_again(&self, id: &str) -> Result<KeyChange> {
+        let backend = &*self.inner.backend;
+        let headers = self.headers_look().await?;
+        let mut key = None;
+        for number in &headers.stale {
+            match header_read(backend, *number).await {
+                Ok(found) => key = key.or(found.header.wrapped_keys.into_iter().find(|key| key.id == id)),
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Without a copy of the one in force they are all that is left.
+        let Some(key) = key.filter(|_| !headers.copies.is_empty()) else {
+            let text = format!("the store has no key `{id}`: `cistern key list` shows those it has");
+            return Err(Error::new(Kind::NotFound, text));
+        };
+        let is_alone = headers.missing() > 0;
+        // One that is damaged may hold it too.
+        let damaged = headers.damaged.into_iter().map(|(number, _)| number);
+        for number in damaged.chain(headers.stale) {
+            let deleted = backend.delete(&Header::key(number)).await;
+            deleted.map_err(|error| still_held(id, error))?;
+        }
+        let rest = self.header_copy(is_alone).await;
+        Ok(KeyChange { key, rest })
     }
 
     /// The header in force, which may be newer than that of our opening.
@@ -202,57 +235,47 @@ impl Store {
         self.key().ok_or_else(|| not_encrypted(self.id()))
     }
 
-    /// Writes `header` under the next numbers, which it claims first so that no number is ever used twice, then
-    /// deletes every older header. Of two changes at once the later wins: callers keep them apart.
-    async fn header_replace(&self, header: Header) -> Result<()> {
+    /// Writes `header`, in which the wrapping key `id` was changed, under the next numbers, which it claims first so
+    /// that no number is ever used twice. Gives the first of them, and whether there is one header of it alone. Of two
+    /// changes at once the later wins: callers keep them apart.
+    ///
+    /// The change is made as soon as one new header is there durably, as that is in force; whatever fails from then on
+    /// is told beside it. It is not taken back: another process may have read the header, and would write it anew where
+    /// it finds it gone. Whoever dies here leaves a header in force, and older ones that the next to mend deletes.
+    async fn header_replace(&self, header: Header, id: &str) -> Result<(u32, bool)> {
         self.key_or_refuse()?;
+        let witness = Header::key(header.number);
+        let claim = self.header_claim(COPIES).await?;
+        match self.header_add(header, &claim, &witness).await {
+            Ok(failed) => Ok((claim.numbers.start, failed.is_some())),
+            Err(unwritten) if unwritten.is_certain => Err(unwritten.error),
+            Err(unwritten) => {
+                let text = format!(
+                    "the store did not say whether this change of the key {id} was made: `cistern key list` shows whether the \
+                     store has that key, and `cistern key remove {id}` takes it away, when the store answers"
+                );
+                Err(Error::new(Kind::Io, text).with_source(unwritten.error))
+            }
+        }
+    }
+
+    /// Deletes the headers that gave way to the one numbered `first`.
+    async fn headers_older_delete(&self, first: u32) -> Result<()> {
         let backend = &*self.inner.backend;
-        let before = Header::key(header.number);
-        let first = self.header_claim(COPIES).await?;
-        self.header_add(header, (first, COPIES), &before).await?;
         for number in header_numbers(backend).await? {
             if number < first {
-                backend.delete(&Header::key(number)).await.map_err(|error| {
-                    error.context("the change is made, but an older header could not be deleted, do it again")
-                })?;
+                backend.delete(&Header::key(number)).await?;
             }
         }
         Ok(())
     }
 
-    /// Numbers for so many headers, which nobody has used or will use; gives the first.
-    async fn header_claim(&self, copies: u32) -> Result<u32> {
-        let context = |error| Error::db("cannot claim a header's number", error);
-        let above = header_numbers(&*self.inner.backend)
-            .await?
-            .first()
-            .copied()
-            .unwrap_or_default();
-        let tx = rows::begin(&self.inner.db).await.map_err(context)?;
-        let (above, count) = (above.cast_signed(), copies.cast_signed());
-        let first = rows::header_claim(&tx, self.inner.number, above, count).await;
-        let first = first.map_err(context)?.cast_unsigned();
-        tx.commit().await.map_err(context)?;
-        Ok(first)
-    }
-
-    /// Writes `header` so many times, from `first` on. `witness` is the key of an object that showed that the store is
-    /// there: where it is not there any more, as under a disk that went away meanwhile, what was written lies elsewhere
-    /// and is removed.
-    async fn header_add(&self, mut header: Header, (first, copies): (u32, u32), witness: &str) -> Result<()> {
-        let backend = &*self.inner.backend;
-        header.number = first;
-        let written = headers_write(backend, &mut header, self.key(), copies).await;
-        if backend.stat(witness).await?.is_some() {
-            written?;
-            let number = first + copies - 1;
-            self.header_note(&Header { number, ..header });
-            return Ok(());
+    /// Tries once more to write the copy of a header that is alone; gives why it could not be.
+    async fn header_copy(&self, is_alone: bool) -> Option<Error> {
+        if !is_alone {
+            return None;
         }
-        for number in first..first + copies {
-            backend.delete(&Header::key(number)).await?;
-        }
-        Err(self.away())
+        self.headers_mend().await.err()
     }
 
     /// Reads every header whole.
@@ -333,11 +356,14 @@ impl Store {
         }
         headers.force.writable()?;
         if missing > 0 {
-            let first = self.header_claim(missing).await?;
+            let claim = self.header_claim(missing).await?;
             self.inner
                 .header_claimed
-                .fetch_max(first + missing - 1, Ordering::Relaxed);
-            self.header_add(headers.force, (first, missing), &witness).await?;
+                .fetch_max(claim.numbers.end - 1, Ordering::Relaxed);
+            let added = self.header_add(headers.force, &claim, &witness).await;
+            if let Some(error) = added.map_err(|unwritten| unwritten.error)? {
+                return Err(error);
+            }
         }
         let damaged = headers.damaged.into_iter().map(|(number, _)| number);
         for number in damaged.chain(headers.stale) {
@@ -349,7 +375,7 @@ impl Store {
     /// Fails unless this header, which is nowhere but in memory, is the last that was written: after a change of keys
     /// that this process has not seen it would bring a key back that was taken away, and lose one that was added.
     async fn known_check(&self, known: &Header) -> Result<()> {
-        let claimed = rows::header_claimed(&self.inner.db, self.inner.number).await;
+        let claimed = rows::header_last(&self.inner.db, self.inner.number).await;
         let claimed =
             claimed.map_err(|error| Error::db("cannot look for the last header's number", error))?;
         // What we claimed to write the same again, and could not, as on a full disk, changed no key.
@@ -361,6 +387,14 @@ impl Store {
                     read them (or another began to): put the objects below `h/` back from a copy of the folder or bucket";
         Err(Error::new(Kind::HeadersDamaged, text))
     }
+}
+
+fn still_held(id: &str, error: Error) -> Error {
+    let text = format!(
+        "the key {id} is removed, but an older header that still holds it could not be deleted: do it again, which \
+         deletes what is left of them"
+    );
+    Error::new(Kind::Io, text).with_source(error)
 }
 
 fn not_encrypted(store: Uuid) -> Error {

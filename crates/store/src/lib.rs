@@ -78,6 +78,7 @@ pub use journal::{
     JOURNAL_DOCUMENT_LIMIT, Journal, JournalHead, JournalLink, JournalListed, JournalObject, JournalPart,
     JournalPlace, JournalSealed,
 };
+pub use keyring::KeyChange;
 pub use keys::{KeyKind, RecoveryKey, WrappedKey, WrappingKey};
 pub use migration::migrations;
 pub use object::{Algorithm, ObjectIngest, ObjectName, ObjectRef};

@@ -13,6 +13,7 @@ pub fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         Box::new(Health),
         Box::new(HeaderNumber),
         Box::new(ObjectDamaged),
+        Box::new(HeaderLast),
     ]
 }
 
@@ -212,6 +213,37 @@ impl MigrationTrait for ObjectDamaged {
         let alter = Table::alter()
             .table(Alias::new("store_object"))
             .drop_column(Alias::new("damaged"))
+            .to_owned();
+        manager.alter_table(alter).await
+    }
+}
+
+/// Numbers that were claimed for headers of which none was written: they say nothing of those that were.
+struct HeaderLast;
+
+impl MigrationName for HeaderLast {
+    fn name(&self) -> &'static str {
+        "store_0011_header_last"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for HeaderLast {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut column = col("header_last");
+        let alter = Table::alter()
+            .table(Alias::new("store_meta"))
+            .add_column(column.integer().default(0))
+            .to_owned();
+        manager.alter_table(alter).await?;
+        let sql = "UPDATE store_meta SET header_last = header_number";
+        manager.get_connection().execute_unprepared(sql).await.map(drop)
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let alter = Table::alter()
+            .table(Alias::new("store_meta"))
+            .drop_column(Alias::new("header_last"))
             .to_owned();
         manager.alter_table(alter).await
     }

@@ -285,7 +285,7 @@ async fn headers(store: &Store) -> Check {
             warning(
                 NAME,
                 format!(
-                    "{}; the other one is whole, and a server writes what is damaged or missing anew when it starts, and once a day",
+                    "{}; the other one is whole, and a server writes what is damaged or missing anew when it starts, and every five minutes",
                     reasons.join("; ")
                 ),
             )

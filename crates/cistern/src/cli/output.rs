@@ -90,6 +90,11 @@ pub fn written() -> Result<(), String> {
     ))
 }
 
+/// What has to be looked after, of a command that did what it should.
+pub fn warning(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "cistern: warning: {}", text.trim_end());
+}
+
 /// The reason of a failure: the last line on stderr.
 pub fn error(reason: &str) {
     let _ = writeln!(io::stderr().lock(), "cistern: {}", reason.trim_end());

@@ -12,7 +12,7 @@ use super::events::{refusals_flush, service as events};
 use super::jobs::service as jobs;
 use super::journal;
 use super::storage::gc::service as gc;
-use super::storage::mend::{headers_lost_mend, look_due};
+use super::storage::mend::{headers_left_mend, look_due};
 use super::storage::scrub::service::{damaged_tell, health_tell, scrub_due};
 use crate::app::App;
 
@@ -47,7 +47,7 @@ async fn health_once(app: &App) -> Result<()> {
 }
 
 async fn once(app: &App) -> Result<()> {
-    headers_lost_mend(app).await;
+    headers_left_mend(app).await;
     // An older database would have it delete what is needed.
     journal::guard(app).await?;
     refusals_flush(app).await?;
@@ -141,6 +141,19 @@ mod tests {
         once(app).await.expect("tidies");
         let expired = app.store.sessions_expire().await.expect("looks");
         assert_eq!(expired.taken, 0, "it was cleaned up after the writer");
+    }
+
+    #[tokio::test]
+    async fn the_copy_of_a_header_that_found_no_room_is_written_without_waiting_for_the_next_day() {
+        let tester = Tester::new().await;
+        let app = &tester.app;
+        once(app).await.expect("tidies");
+        let headers = app.data.join("store/h");
+        let count = || std::fs::read_dir(&headers).expect("is there").count();
+        std::fs::remove_file(headers.join("00000000")).expect("is there");
+        assert_eq!(count(), 1);
+        once(app).await.expect("tidies");
+        assert_eq!(count(), 2);
     }
 
     #[tokio::test]

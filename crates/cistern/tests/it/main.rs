@@ -22,6 +22,7 @@ mod health;
 mod imports;
 mod input;
 mod jobs;
+mod keys;
 mod kill;
 mod limits;
 mod lost;

@@ -70,6 +70,8 @@ entity!(meta, "store_meta", {
     pub created_us: i64,
     /// The highest header number that was ever claimed.
     pub header_number: i32,
+    /// The highest of them that a header may have: what was claimed for headers that were not written was withdrawn.
+    pub header_last: i32,
 });
 
 entity!(session, "store_session", {

@@ -29,13 +29,14 @@ pub(crate) async fn meta_ready(db: &impl ConnectionTrait, store: i32, key_id: &s
         .map(drop)
 }
 
-/// Claims `count` header numbers above `above` and above all that were claimed before; gives the first.
+/// Claims `count` header numbers above `above` and above all that were claimed before; gives the first, and the highest
+/// that a header may have had before.
 pub(crate) async fn header_claim(
     db: &impl ConnectionTrait,
     store: i32,
     above: i32,
     count: i32,
-) -> Result<i32, DbErr> {
+) -> Result<(i32, i32), DbErr> {
     let lifted = meta::Entity::update_many()
         .col_expr(meta::Column::HeaderNumber, Expr::value(above))
         .filter(meta::Column::Id.eq(store))
@@ -50,14 +51,30 @@ pub(crate) async fn header_claim(
         .exec(db)
         .await?;
     let row = meta::Entity::find_by_id(store).one(db).await?;
-    row.map(|row| row.header_number - count + 1)
-        .ok_or_else(|| DbErr::RecordNotFound("store_meta".into()))
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("store_meta".into()))?;
+    header_last_set(db, store, (row.header_last, row.header_number)).await?;
+    Ok((row.header_number - count + 1, Ord::max(row.header_last, above)))
 }
 
-/// The highest header number that was ever claimed; 0 where none was.
-pub(crate) async fn header_claimed(db: &impl ConnectionTrait, store: i32) -> Result<i32, DbErr> {
+/// Sets the highest number that a header may have, where it is `from`. No number is claimed twice for that.
+pub(crate) async fn header_last_set(
+    db: &impl ConnectionTrait,
+    store: i32,
+    (from, to): (i32, i32),
+) -> Result<(), DbErr> {
+    meta::Entity::update_many()
+        .col_expr(meta::Column::HeaderLast, Expr::value(to))
+        .filter(meta::Column::Id.eq(store))
+        .filter(meta::Column::HeaderLast.eq(from))
+        .exec(db)
+        .await
+        .map(drop)
+}
+
+/// The highest number that a header may have, of those that were claimed; 0 where none was.
+pub(crate) async fn header_last(db: &impl ConnectionTrait, store: i32) -> Result<i32, DbErr> {
     let row = meta::Entity::find_by_id(store).one(db).await?;
-    Ok(row.map_or(0, |row| row.header_number))
+    Ok(row.map_or(0, |row| row.header_last))
 }
 
 /// Takes the gate shared: no gc transaction that condemns can run until ours ends.

@@ -145,9 +145,9 @@ impl Store {
             );
             return Err(Error::new(Kind::Incompatible, text));
         }
-        if header.is_encrypted() && row.header_number.cast_unsigned() > header.number {
+        if header.is_encrypted() && row.header_last.cast_unsigned() > header.number {
             let (newest, found) = (
-                Header::key(row.header_number.cast_unsigned()),
+                Header::key(row.header_last.cast_unsigned()),
                 Header::key(header.number),
             );
             tracing::warn!(
@@ -292,6 +292,7 @@ fn meta_new(store_id: Uuid, options: &Options) -> rows::meta::Model {
         gc_fence: None,
         created_us: options.world.now_us(),
         header_number: 0,
+        header_last: 0,
     }
 }
 

@@ -289,7 +289,7 @@ async fn keys_rotate_and_what_was_removed_opens_nothing_any_more() {
         let old_headers: Vec<Bytes> = headers(&place).await;
         let recovery = RecoveryKey::draw(&World::system());
         store.key_add(&recovery.wrapping()).await.unwrap();
-        let added = store.key_add(&key(2)).await.unwrap();
+        let added = store.key_add(&key(2)).await.unwrap().key;
         assert_eq!(store.key_add(&key(2)).await.unwrap_err().kind(), Kind::Exists);
         let listed = store.key_list().await.unwrap();
         let kinds: Vec<_> = listed.iter().map(|key| key.kind).collect();
@@ -390,7 +390,14 @@ async fn a_change_of_keys_that_fails_at_any_step_loses_nothing_and_uses_no_numbe
             failed += u8::from(done.is_err());
             assert!(open(&place, Some(key(1))).await.is_ok(), "step {step}");
             let added = open(&place, Some(key(40 + step))).await;
-            assert!(done.is_err() || added.is_ok(), "step {step}");
+            // Who says that it failed has not made the change, or says that this is not known.
+            match &done {
+                Err(error) => assert!(
+                    added.is_err() || error.to_string().contains("did not say whether"),
+                    "step {step}: {error}"
+                ),
+                Ok(_) => assert!(added.is_ok(), "step {step}"),
+            }
             for (name, bytes) in &before {
                 if let Ok(now) = place.backend.get(name).await {
                     assert_eq!(&now, bytes, "{name} was written twice");
@@ -403,6 +410,6 @@ async fn a_change_of_keys_that_fails_at_any_step_loses_nothing_and_uses_no_numbe
                 break;
             }
         }
-        assert!(failed >= 4, "{failed} steps failed");
+        assert!(failed >= 3 && step >= 8, "{failed} of {step} steps failed");
     }
 }

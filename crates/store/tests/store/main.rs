@@ -13,6 +13,7 @@ mod faults;
 mod format;
 mod gc;
 mod heal;
+mod keys;
 mod meanwhile;
 mod model;
 mod objects;

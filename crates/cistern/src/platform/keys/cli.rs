@@ -9,11 +9,11 @@ use store::{KeyKind, RecoveryKey, World, WrappedKey, WrappingKey};
 
 use super::service;
 use crate::app::App;
-use crate::cli::output::is_closed;
+use crate::cli::output::{self, is_closed};
 use crate::cli::table::table;
 use crate::cli::{Context, Failure, Outcome, PlaceFlags, block_on};
 use crate::platform::clock::{Time, wire};
-use crate::platform::error::Error;
+use crate::platform::error::{Error, chain_of};
 
 /// `cistern key …`.
 #[derive(Debug, Subcommand)]
@@ -187,8 +187,10 @@ async fn add(args: AddArgs, context: &Context) -> Outcome {
         .store
         .key_own(&keys)
         .filter(|key| key.kind != KeyKind::Recovery);
-    let added = app.store.key_add(&wrapping).await.map_err(told)?;
+    let change = app.store.key_add(&wrapping).await.map_err(told)?;
+    let added = change.key;
     service::key_note(&app, "key.add", &added.id).await;
+    rest_tell(change.rest.as_ref());
     let text = recovery.as_ref().map(RecoveryKey::text);
     let document = json!({ "key": view(&added), "recovery_key": text });
     let shown = context.output.document_once(&document, || match &text {
@@ -226,14 +228,22 @@ fn lost(id: &str, error: &std::io::Error, is_recovery: bool) -> String {
 async fn remove(args: RemoveArgs, context: &Context) -> Outcome {
     let app = open(&args.place, &args.unlock, context).await?;
     let _alone = app.keys_alone().await?;
+    let keys = app.store.key_list().await.map_err(told)?;
     if !args.force {
-        recovery_keep(&app, &args.id).await?;
+        recovery_keep(&keys, &args.id)?;
     }
-    app.store.key_remove(&args.id).await.map_err(told)?;
+    let change = app.store.key_remove(&args.id).await.map_err(told)?;
     service::key_note(&app, "key.remove", &args.id).await;
+    rest_tell(change.rest.as_ref());
+    let was_cut_off = keys.iter().all(|key| key.id != args.id);
     context.output.document(&json!({ "removed": args.id }), || {
+        let what = if was_cut_off {
+            " before, and now also deleted the older headers that still held it"
+        } else {
+            ""
+        };
         format!(
-            "Removed the key {}. Copies of the store open with it until `cistern store copy` has brought them up to date, and other old \
+            "Removed the key {}{what}. Copies of the store open with it until `cistern store copy` has brought them up to date, and other old \
              ones always: keep the key itself secret.",
             args.id
         )
@@ -241,9 +251,18 @@ async fn remove(args: RemoveArgs, context: &Context) -> Outcome {
     Ok(())
 }
 
+/// Says what a change of keys that is made has left to be done.
+fn rest_tell(rest: Option<&store::Error>) {
+    let Some(rest) = rest else { return };
+    output::warning(&format!(
+        "the change is made, but so far the store has one new header of it instead of two, or older headers lie there still: {}. \
+         A running server mends that within five minutes of it being possible; where none runs, start one",
+        chain_of(rest)
+    ));
+}
+
 /// Refuses to take away the only recovery key: from then on the store would be lost with its key file.
-async fn recovery_keep(app: &App, id: &str) -> Outcome {
-    let keys = app.store.key_list().await.map_err(told)?;
+fn recovery_keep(keys: &[WrappedKey], id: &str) -> Outcome {
     let (taken, kept): (Vec<_>, Vec<_>) = keys
         .iter()
         .filter(|key| key.kind == KeyKind::Recovery)
@@ -282,7 +301,8 @@ pub async fn recovery_make(app: &App) -> Outcome<Option<String>> {
         return Ok(None);
     }
     let key = RecoveryKey::draw(&World::system());
-    app.store.key_add(&key.wrapping()).await.map_err(told)?;
+    let change = app.store.key_add(&key.wrapping()).await.map_err(told)?;
+    rest_tell(change.rest.as_ref());
     Ok(Some(key.text()))
 }
 

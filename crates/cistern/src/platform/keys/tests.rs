@@ -72,7 +72,7 @@ async fn keys_that_are_added_at_once_are_all_kept() {
     let add = async || {
         let key = RecoveryKey::draw(&World::system());
         let _alone = app.keys_alone().await.expect("waits");
-        app.store.key_add(&key.wrapping()).await.expect("adds").id
+        app.store.key_add(&key.wrapping()).await.expect("adds").key.id
     };
     let (one, two, three) = tokio::join!(add(), add(), add());
     let kept = app.store.key_list().await.expect("lists");

@@ -93,6 +93,16 @@ pub async fn headers_lost_mend(app: &App) {
     }
 }
 
+/// Writes headers anew where they are lost or damaged, or one is there alone, and deletes older ones beside it: also what
+/// a change of keys leaves that found no room, or was cut off.
+pub async fn headers_left_mend(app: &App) {
+    match app.store.headers_verify().await {
+        Ok(found) if !found.is_empty() && app.store.there_check().await.is_ok() => headers_mend(app).await,
+        Ok(_) => {}
+        Err(error) => tracing::debug!(%error, "it is not known whether the store's header is there twice"),
+    }
+}
+
 /// Sees to it that the store's header is there twice. That it cannot be done now holds nobody up: there is another
 /// time.
 pub async fn headers_mend(app: &App) {

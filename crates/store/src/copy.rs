@@ -166,7 +166,7 @@ pub async fn copy(
     on.all(listed, (&mut copied, &mut faults), progress).await?;
     on.headers(store_id, (&mut copied, &mut faults), progress).await?;
     on.gone_check().await?;
-    on.doubts_look(&mut faults).await?;
+    let lost = on.doubts_look().await?;
     copied.extra = on.extra(&seen).await?;
     there_check(from, store_id).await?;
     let read = Journal::of(Arc::clone(source), store_id, keys);
@@ -175,11 +175,23 @@ pub async fn copy(
             fault_note(&mut faults, Fault { key, reason });
         }
     }
-    let whole = if faults.iter().any(|fault| place_of(&fault.key).is_some()) {
+    let whole = if faults
+        .iter()
+        .chain(&lost)
+        .any(|fault| place_of(&fault.key).is_some())
+    {
         generation_whole(&read, &journal).await?
     } else {
         None
     };
+    for fault in lost {
+        // A generation that gave way to a newer one is of no use here either.
+        if is_superseded(&fault.key, whole) {
+            on.doubt_end(&fault.key).await?;
+        } else {
+            fault_note(&mut faults, fault);
+        }
+    }
     copied.journal = journal.len() as u64;
     copied.tell(faults, whole);
     Ok(copied)
@@ -222,9 +234,7 @@ impl Copied {
     /// Tells what is damaged; `whole` is the generation of the journal that a recovery begins from.
     fn tell(&mut self, faults: Vec<Fault>, whole: Option<u32>) {
         for Fault { key, reason } in faults {
-            let is_superseded =
-                place_of(&key).is_some_and(|place| whole.is_some_and(|whole| place.generation < whole));
-            let list = if is_superseded {
+            let list = if is_superseded(&key, whole) {
                 &mut self.superseded
             } else {
                 &mut self.damaged
@@ -232,6 +242,11 @@ impl Copied {
             list.push(format!("{key}: {reason}"));
         }
     }
+}
+
+/// Whether this is of a generation of the journal before the one that a recovery begins from.
+fn is_superseded(key: &str, whole: Option<u32>) -> bool {
+    place_of(key).is_some_and(|place| whole.is_some_and(|whole| place.generation < whole))
 }
 
 fn fault_note(faults: &mut Vec<Fault>, fault: Fault) {
@@ -382,20 +397,20 @@ impl Copier<'_> {
         self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is noted and not at the source any more, where gc freed it or it was lost: forgotten only where the copy has
-    /// it whole, or has nothing of it.
-    async fn doubts_look(&self, faults: &mut Vec<Fault>) -> Result<()> {
-        let noted = self.doubted().clone();
+    /// Looks at what is noted and not at the source any more, where gc freed it or it was lost: forgotten only where the
+    /// copy has it whole, or has nothing of it. Gives the rest.
+    async fn doubts_look(&self) -> Result<Vec<Fault>> {
+        let (noted, mut lost) = (self.doubted().clone(), Vec::new());
         for key in noted {
             if self.from.stat(&key).await?.is_some() {
                 continue;
             }
             match self.own_fault(&key).await? {
-                Some(fault) => fault_note(faults, fault),
+                Some(fault) => lost.push(fault),
                 None => self.doubt_end(&key).await?,
             }
         }
-        Ok(())
+        Ok(lost)
     }
 
     /// How many objects with data the copy has that the source did not.

@@ -115,8 +115,8 @@ async fn generations_verify(
     Ok(damage)
 }
 
-/// What is missing of these objects of the journal down to the newest generation that is whole: keys and reasons. Of each
-/// its head alone is read.
+/// What is missing of these objects of the journal down to the newest generation that is whole: keys and reasons. Of
+/// each its head alone is read.
 pub(crate) async fn journal_missing(journal: &Journal, listed: &[Listed]) -> Result<Vec<(String, String)>> {
     let damage = generations_verify(journal, &journal_items(listed), false).await?;
     let there: HashSet<&String> = listed.iter().map(|item| &item.key).collect();

@@ -397,8 +397,8 @@ impl Copier<'_> {
         self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at what is noted and not at the source any more, where gc freed it or it was lost: forgotten only where the
-    /// copy has it whole, or has nothing of it. Gives the rest.
+    /// Looks at what is noted and not at the source any more, where gc freed it or it was lost: forgotten only where
+    /// the copy has it whole, or has nothing of it. Gives the rest.
     async fn doubts_look(&self) -> Result<Vec<Fault>> {
         let (noted, mut lost) = (self.doubted().clone(), Vec::new());
         for key in noted {

@@ -1,5 +1,5 @@
-//! Writing headers: under numbers that are claimed first, so that none is ever used twice, and that are no claim any more
-//! where it is certain that nothing was written.
+//! Writing headers: under numbers that are claimed first, so that none is ever used twice, and that are no claim any
+//! more where it is certain that nothing was written.
 
 use std::ops::Range;
 
@@ -71,8 +71,8 @@ impl Store {
     }
 
     /// Writes `header` under each number of the claim, the highest first; where one can be written, gives why another
-    /// could not. `witness` is the key of an object that showed that the store is there: where it is not there any more,
-    /// as under a disk that went away meanwhile, what was written lies elsewhere and is removed.
+    /// could not. `witness` is the key of an object that showed that the store is there: where it is not there any
+    /// more, as under a disk that went away meanwhile, what was written lies elsewhere and is removed.
     pub(super) async fn header_add(
         &self,
         mut header: Header,
@@ -105,8 +105,8 @@ impl Store {
         Err(Unwritten { error, is_certain })
     }
 
-    /// Takes the claim back where none of its headers is there, nor comes yet: others need not take it for a change that
-    /// they have not seen. Gives whether that is so. The numbers are not used again.
+    /// Takes the claim back where none of its headers is there, nor comes yet: others need not take it for a change
+    /// that they have not seen. Gives whether that is so. The numbers are not used again.
     async fn header_withdraw(&self, claim: &Claim, failed: &[Error]) -> bool {
         if failed.iter().any(Error::retryable) {
             return false;

@@ -1,8 +1,9 @@
 //! Chunks that were read one or two at a time lately, decoded, for all disks of a store together.
 //!
-//! To decode and hash a chunk takes a tenth of a millisecond, and who reads a few KiB here and there comes back to the same
-//! chunks, as does the next who reads the same disk, or another with the same content. They are kept by domain and
-//! digest, so what is kept is never wrong, and tells no team what another has. How much, `Options::decoded_bytes` says.
+//! To decode and hash a chunk takes a tenth of a millisecond, and who reads a few KiB here and there comes back to the
+//! same chunks, as does the next who reads the same disk, or another with the same content. They are kept by domain
+//! and digest, so what is kept is never wrong, and tells no team what another has. How much, `Options::decoded_bytes`
+//! says.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

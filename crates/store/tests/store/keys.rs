@@ -1,5 +1,5 @@
-//! Changes of the keys of an encrypted store that come half way: what is told is what was done, and what is left is done
-//! by the next who can.
+//! Changes of the keys of an encrypted store that come half way: what is told is what was done, and what is left is
+//! done by the next who can.
 
 use std::ops::Range;
 use std::path::PathBuf;

@@ -70,8 +70,8 @@ pub async fn key_from_command(line: &str) -> Result<WrappingKey> {
     key_new(KeyKind::KeyCommand, &printed, "what `key_command` printed")
 }
 
-/// The key in a file; where there is no such file, a new key in a new one, and true. In the data folder `data` it is for
-/// the server that runs on it.
+/// The key in a file; where there is no such file, a new key in a new one, and true. In the data folder `data` it is
+/// for the server that runs on it.
 pub fn key_from_or_into_file(data: &Path, path: &Path) -> Result<(WrappingKey, bool)> {
     let text = format!("{}\n", STANDARD.encode(random::bytes::<32>()));
     let write = || -> io::Result<()> {

@@ -93,8 +93,8 @@ pub async fn headers_lost_mend(app: &App) {
     }
 }
 
-/// Writes headers anew where they are lost or damaged, or one is there alone, and deletes older ones beside it: also what
-/// a change of keys leaves that found no room, or was cut off.
+/// Writes headers anew where they are lost or damaged, or one is there alone, and deletes older ones beside it: also
+/// what a change of keys leaves that found no room, or was cut off.
 pub async fn headers_left_mend(app: &App) {
     match app.store.headers_verify().await {
         Ok(found) if !found.is_empty() && app.store.there_check().await.is_ok() => headers_mend(app).await,

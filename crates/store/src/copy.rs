@@ -41,7 +41,7 @@ use object::{Done, Fault};
 /// How often it is looked for what was written meanwhile, at most: a server may write all the time.
 const ROUNDS: u32 = 8;
 /// Where the keys of what was damaged at the source, or in doubt, are noted in a copy.
-const DOUBTED: &str = "damaged/";
+pub(crate) const DOUBTED: &str = "damaged/";
 /// Where packs and whole objects lie.
 const DATA: [&str; 2] = ["p/", "b/"];
 /// Objects on their way at the same time.
@@ -134,6 +134,7 @@ pub async fn copy(
         keys: keys.clone(),
         read_back: options.read_back,
         doubted: Mutex::new(doubted(to).await?),
+        doubted_there: doubted(from).await?,
         gone: Mutex::default(),
         world: World::system(),
     };
@@ -324,6 +325,8 @@ struct Copier<'a> {
     read_back: bool,
     /// Noted by earlier copies, and by this one.
     doubted: Mutex<HashSet<String>>,
+    /// Noted at the source, where that is a copy itself.
+    doubted_there: HashSet<String>,
     /// What was listed, and not there when its turn came.
     gone: Mutex<Vec<String>>,
     world: World,

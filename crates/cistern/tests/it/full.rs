@@ -15,7 +15,7 @@ use crate::harness::small::SmallDisk;
 use crate::harness::world::Place;
 use crate::harness::{Server, disks, until};
 use crate::jobs::job_of;
-use crate::migrate::{database, execute};
+use crate::migrate::{database, execute, texts};
 
 /// The disk's size in MiB, and what is left of it at least: 5 %, less what the database needs meanwhile.
 const DISK_MIB: u64 = 64;
@@ -459,4 +459,43 @@ async fn a_copy_that_found_no_room_goes_on_when_there_is_some() {
     assert!(told["copy"]["present"].as_u64() >= Some(4), "{told}");
     let told = document(&mut copy());
     assert_eq!(told["copy"]["objects"], 0, "{told}");
+}
+
+/// Whatever room there is for it: a recovery that says that it is done has made a database that is whole.
+#[tokio::test]
+async fn a_recovered_database_is_whole_or_the_recovery_says_that_it_is_not() {
+    let Some(disk) = SmallDisk::ext4(8) else { return };
+    let mut server = Setup::default().at(Place::default()).start();
+    let (api, files) = (server.api(), Files::start().await);
+    imported(&api, "one", &files.put("one", disks::raw(4, 81))).await;
+    server.terminate();
+    let place = format!("sqlite:{}", disk.inside().join("db.sqlite").display());
+    let (file, ballast) = (disk.root().join("db.sqlite"), disk.root().join("fill"));
+    let (mut whole, mut refused) = (0, 0);
+    for kib in (500..1600).step_by(50) {
+        let taken = disk.free().saturating_sub(kib << 10);
+        std::fs::write(&ballast, vec![1; usize::try_from(taken).expect("is small")]).expect("there is room");
+        let words = ["recover", "--database", &place];
+        let output = run(&mut wrapped(server.local(&words), &disk.enter()));
+        if output.status.success() {
+            whole += 1;
+            let seen = server.data().join("seen.sqlite");
+            std::fs::copy(&file, &seen).expect("copies");
+            let url = format!("sqlite://{}", seen.display());
+            let db = sea_orm::Database::connect(url).await.expect("connects");
+            assert_eq!(texts(&db, "PRAGMA quick_check").await, ["ok"], "with {kib} KiB");
+            db.close().await.expect("closes");
+        } else {
+            refused += 1;
+            assert_eq!(output.status.code(), Some(1), "{output:?}");
+            assert!(!file.exists(), "with {kib} KiB: {output:?}");
+        }
+        for entry in std::fs::read_dir(disk.root()).expect("lists") {
+            let path = entry.expect("lists").path();
+            if path.is_file() {
+                std::fs::remove_file(path).expect("removes");
+            }
+        }
+    }
+    assert!(whole > 0 && refused > 0, "{whole} and {refused}");
 }

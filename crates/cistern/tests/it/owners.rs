@@ -201,9 +201,11 @@ async fn a_copy_that_fails_on_a_full_disk_leaves_nothing_unfinished() {
         copy.args(&words[1..])
             .arg(env!("CARGO_BIN_EXE_cistern"))
             .args(["store", "copy"])
-            .args([&store, &small.inside().join(&name)]);
+            .args([&store, &small.inside().join(&name)])
+            .env_clear();
         let output = run(&mut copy);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(reason(&output).contains("space"), "{output:?}");
         let copied = small.root().join(&name);
         let left = all_below(&copied.join("tmp"));
         assert!(left.is_empty(), "{n}: {left:?}");

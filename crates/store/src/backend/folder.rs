@@ -31,6 +31,7 @@ use super::{Backend, Listed, Put, key_check};
 use crate::error::{Error, Kind, Result};
 use crate::memory;
 use crate::owner::Within;
+use crate::copy::DOUBTED;
 use crate::room::Room;
 use crate::world::World;
 
@@ -609,9 +610,10 @@ fn is_passed(name: &str, after: &str) -> bool {
     name <= after && inside.as_str() <= after && !after.starts_with(&inside)
 }
 
-/// Journal and headers are what the reserve is there for: without them nothing could be deleted on a full disk.
+/// Journal and headers are what the reserve is there for: without them nothing could be deleted on a full disk; and notes of
+/// damage, without which what is damaged would be trusted.
 fn keeps_books(key: &str) -> bool {
-    key.starts_with("j/") || key.starts_with("h/")
+    ["j/", "h/", DOUBTED].iter().any(|books| key.starts_with(books))
 }
 
 #[cfg(test)]

@@ -56,7 +56,8 @@ impl Copier<'_> {
     }
 
     async fn object_copy(&self, item: &Listed) -> Result<Done> {
-        let is_trusted = !self.read_back && !self.doubted().contains(&item.key);
+        let is_doubted = self.doubted().contains(&item.key) || self.doubted_there.contains(&item.key);
+        let is_trusted = !self.read_back && !is_doubted;
         let mut done = self.object_bring(item, is_trusted).await;
         if done.as_ref().is_err_and(|error| error.kind() == Kind::Exists) {
             // Another copy to the same place was first.
@@ -134,7 +135,7 @@ impl Copier<'_> {
         }
         let data = self.from.get(&item.key).await?;
         let fault = if item.key.starts_with("b/") {
-            None
+            self.whole_fault(&item.key)
         } else {
             self.fault(&item.key, data.clone()).await?
         };
@@ -163,9 +164,14 @@ impl Copier<'_> {
     }
 
     async fn write_large(&self, item: &Listed, replaces: bool) -> Result<Done> {
-        let fault = (!item.key.starts_with("b/")).then(|| Fault {
+        let fault = if item.key.starts_with("b/") {
+            self.whole_fault(&item.key)
+        } else {
+            Some("it is larger than any pack".to_owned())
+        };
+        let fault = fault.map(|fault| Fault {
             key: item.key.clone(),
-            reason: "it is larger than any pack; copied as it is".to_owned(),
+            reason: format!("{fault}; copied as it is"),
         });
         if fault.is_some() {
             self.doubt(&item.key).await?;
@@ -239,6 +245,12 @@ impl Copier<'_> {
         Ok(Done::Replaced(item.bytes))
     }
 
+    /// What is known to be wrong with a whole object, in which nothing tells what it should be.
+    fn whole_fault(&self, key: &str) -> Option<String> {
+        let is_noted = self.doubted_there.contains(key);
+        is_noted.then(|| "it was in doubt when it was copied to the source".to_owned())
+    }
+
     /// A whole object can be as large as it likes, and nothing in it tells what it should be. One that is shorter here
     /// was cut off on its way.
     async fn compare_whole(&self, item: &Listed, there: u64) -> Result<Done> {
@@ -252,6 +264,9 @@ impl Copier<'_> {
                 item.bytes
             );
             return Ok(Done::kept(&item.key, &reason));
+        }
+        if let Some(fault) = self.whole_fault(&item.key) {
+            return Ok(Done::kept(&item.key, &format!("{fault}; the copy keeps what it has")));
         }
         for piece in pieces(item.bytes) {
             let source = self.from.get_range(&item.key, piece.clone()).await?;

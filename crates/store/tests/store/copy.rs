@@ -237,6 +237,30 @@ async fn what_was_copied_damaged_is_told_each_time_until_it_is_whole() {
     assert!(files_below(&to.join("damaged")).is_empty());
 }
 
+/// Of a whole object nothing tells what it should be, but that it was in doubt when the source was copied.
+#[tokio::test]
+async fn a_copy_of_a_copy_tells_what_is_in_doubt_there() {
+    let (_place, from, to) = made().await;
+    let key = "b/0a/00000000-0000-4000-8000-00000000000a";
+    for (key, bytes) in [(key, "content"), (&format!("damaged/{key}"), "")] {
+        let path = from.join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let third = to.with_extension("third");
+    for (from, to) in [(&from, &to), (&from, &to), (&to, &third), (&to, &third)] {
+        let copied = copy(from, to).await.unwrap();
+        assert_eq!(copied.damaged.len(), 1, "{copied:?}");
+        assert!(copied.damaged[0].starts_with(key), "{copied:?}");
+        assert!(to.join("damaged").join(key).exists());
+    }
+    std::fs::remove_file(from.join("damaged").join(key)).unwrap();
+    for (from, to) in [(&from, &to), (&to, &third)] {
+        assert_eq!(copy(from, to).await.unwrap().damaged.len(), 0);
+        assert!(!to.join("damaged").join(key).exists());
+    }
+}
+
 /// What a recovery would miss of the journal is told, although every object that is there was copied.
 #[tokio::test]
 async fn a_hole_in_the_journal_of_the_source_is_told() {

@@ -112,6 +112,20 @@ fn is_for_reading(path: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// Refuses a link that leads nowhere: the database would have to be made where it leads, for which whose folder that is
+/// and who may read it is not known here.
+pub fn link_refuse(path: &Path) -> Result<()> {
+    let is_link = path.symlink_metadata().is_ok_and(|found| found.is_symlink());
+    if !is_link || path.exists() {
+        return Ok(());
+    }
+    Err(Error::Precondition(format!(
+        "{} is a link to a database that is not there: mount its disk, or remove the link and name the file with `--database \
+         sqlite:FILE`",
+        path.display()
+    )))
+}
+
 impl Db {
     /// Connects; for SQLite the file is made when it is not there.
     pub async fn open(place: &Place, max_connections: u32) -> Result<Self> {
@@ -130,6 +144,7 @@ impl Db {
         // Opening writes too: the memory that SQLite's processes share is a file.
         reserve.as_ref().map(Reserve::release_if_full);
         if let Place::Sqlite(path) = place {
+            link_refuse(path)?;
             sqlite_make(path);
         }
         let conn = Database::connect(options(place, max_connections, patience))
@@ -347,6 +362,19 @@ impl Db {
         {
             tracing::warn!(%error, "could not fold the database's log of changes into its file");
         }
+    }
+
+    /// The same where everything depends on it: fails unless SQLite's file alone is the database.
+    pub async fn fold_whole(&self) -> Result<()> {
+        if !self.is_sqlite() {
+            return Ok(());
+        }
+        let folded = rows::sqlite_fold(&self.conn).await;
+        if folded.map_err(|error| Error::database("could not write the database's file whole", error))? {
+            return Ok(());
+        }
+        let text = "another process has the new database open; stop it, then do this again";
+        Err(Error::Precondition(text.to_owned()))
     }
 
     /// Whether this is SQLite; only for what the two really do differently.

@@ -63,10 +63,12 @@ pub async fn sqlite_copy_into(conn: &impl ConnectionTrait, path: &str) -> Result
     Ok(())
 }
 
-/// Brings the whole log of changes into the file, and empties it.
-pub async fn sqlite_fold(conn: &impl ConnectionTrait) -> Result<(), DbErr> {
+/// Brings the whole log of changes into the file, and empties it; false where somebody who reads kept it from that.
+pub async fn sqlite_fold(conn: &impl ConnectionTrait) -> Result<bool, DbErr> {
     let fold = Statement::from_string(DbBackend::Sqlite, "PRAGMA wal_checkpoint(TRUNCATE)");
-    conn.query_one_raw(fold).await.map(drop)
+    let row = conn.query_one_raw(fold).await?;
+    let is_busy: Option<i32> = row.map(|row| row.try_get_by_index(0)).transpose()?;
+    Ok(is_busy == Some(0))
 }
 
 /// Has the server of a new PostgreSQL connection set these, apart from those that it does not know.

@@ -11,7 +11,7 @@ use super::Options;
 use crate::app;
 use crate::config::{Config, Secret};
 use crate::platform::clock::Clock;
-use crate::platform::db::{Db, Place};
+use crate::platform::db::{Db, Place, link_refuse};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::journal::rows;
 
@@ -38,6 +38,7 @@ impl Target {
     /// A file beside SQLite's. What an earlier run left there goes.
     async fn beside(config: &Config, path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).context("the database's path is none")?;
+        link_refuse(&path)?;
         let new = suffixed(&path, ".recovering");
         files_remove(&new)?;
         file_make(&new, &path).context("could not make the new database")?;
@@ -83,11 +84,12 @@ impl Target {
 
     /// Puts a new file into the old one's place, which is moved aside; says where to.
     pub(super) async fn take_place(self) -> Result<Option<String>> {
-        self.db.fold().await;
+        self.db.fold_whole().await?;
         self.db.close().await?;
         let Some((new, path)) = self.files else {
             return Ok(None);
         };
+        whole_check(&new).await?;
         let what = "could not put the new database into its place";
         let mut aside = None;
         if path.try_exists().context(what)? {
@@ -115,6 +117,26 @@ impl Target {
     }
 }
 
+/// Fails unless this file alone is a whole database: a full or failing disk may have kept something in its log, or out of
+/// it, and the one that it replaces is moved aside only for one that can be served.
+async fn whole_check(new: &Path) -> Result<()> {
+    let log = suffixed(new, "-wal").metadata().map_or(0, |log| log.len());
+    let db = Db::open_to_look(&Place::Sqlite(new.to_owned())).await?;
+    let faults = db.faults().await?;
+    db.close().await?;
+    if log == 0 && faults.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Precondition(format!(
+        "the new database could not be written whole ({}): see to its disk, or free space on it, then recover again; nothing \
+         was replaced",
+        match faults.first() {
+            Some(fault) => fault.clone(),
+            None => format!("{log} bytes of it are in its log alone"),
+        }
+    )))
+}
+
 /// Makes the new database's file, empty, which is closed to all but its owner until it is as open to others as the one
 /// `before` it. Where root makes it, it is of that one's owner; what lies there as root's own was left by a command of
 /// root's.
@@ -125,8 +147,11 @@ fn file_make(new: &Path, before: &Path) -> io::Result<()> {
         found => found?,
     };
     let is_root = rustix::process::geteuid().is_root();
-    if is_root && before.uid() != 0 {
-        fchown(&file, Some(before.uid()), Some(before.gid()))?;
+    if is_root
+        && before.uid() != 0
+        && let Err(error) = fchown(&file, Some(before.uid()), Some(before.gid()))
+    {
+        tracing::warn!(%error, "the new database stays root's: give it to the server's user with `chown`");
     }
     file.set_permissions(Permissions::from_mode(0o600 | before.mode() & 0o777))
 }

@@ -28,10 +28,10 @@ use futures::stream::BoxStream;
 use rustix::fs::{Access, AtFlags};
 
 use super::{Backend, Listed, Put, key_check};
+use crate::copy::DOUBTED;
 use crate::error::{Error, Kind, Result};
 use crate::memory;
 use crate::owner::Within;
-use crate::copy::DOUBTED;
 use crate::room::Room;
 use crate::world::World;
 

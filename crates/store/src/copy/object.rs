@@ -266,7 +266,10 @@ impl Copier<'_> {
             return Ok(Done::kept(&item.key, &reason));
         }
         if let Some(fault) = self.whole_fault(&item.key) {
-            return Ok(Done::kept(&item.key, &format!("{fault}; the copy keeps what it has")));
+            return Ok(Done::kept(
+                &item.key,
+                &format!("{fault}; the copy keeps what it has"),
+            ));
         }
         for piece in pieces(item.bytes) {
             let source = self.from.get_range(&item.key, piece.clone()).await?;

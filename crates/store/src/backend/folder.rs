@@ -610,8 +610,8 @@ fn is_passed(name: &str, after: &str) -> bool {
     name <= after && inside.as_str() <= after && !after.starts_with(&inside)
 }
 
-/// Journal and headers are what the reserve is there for: without them nothing could be deleted on a full disk; and notes of
-/// damage, without which what is damaged would be trusted.
+/// Journal and headers are what the reserve is there for: without them nothing could be deleted on a full disk; and
+/// notes of damage, without which what is damaged would be trusted.
 fn keeps_books(key: &str) -> bool {
     ["j/", "h/", DOUBTED].iter().any(|books| key.starts_with(books))
 }

@@ -117,8 +117,8 @@ impl Target {
     }
 }
 
-/// Fails unless this file alone is a whole database: a full or failing disk may have kept something in its log, or out of
-/// it, and the one that it replaces is moved aside only for one that can be served.
+/// Fails unless this file alone is a whole database: a full or failing disk may have kept something in its log, or out
+/// of it, and the one that it replaces is moved aside only for one that can be served.
 async fn whole_check(new: &Path) -> Result<()> {
     let log = suffixed(new, "-wal").metadata().map_or(0, |log| log.len());
     let db = Db::open_to_look(&Place::Sqlite(new.to_owned())).await?;

@@ -117,16 +117,7 @@ pub async fn copy(
 ) -> Result<Copied> {
     let from = &**source;
     let (store_id, keys) = source_open(from, options).await?;
-    if let Some(other) = header_load(to).await?
-        && other.header.store_id != store_id
-    {
-        let text = format!(
-            "`{}` already holds another store, {}",
-            to.describe(),
-            other.header.store_id
-        );
-        return Err(Error::new(Kind::Exists, text));
-    }
+    other_refuse(to, store_id).await?;
     ahead_refuse(from, to, store_id).await?;
     let on = Copier {
         from,
@@ -140,29 +131,9 @@ pub async fn copy(
     };
     let (mut copied, mut faults) = (Copied::default(), Vec::new());
     let mut seen = HashSet::new();
-    for prefix in DATA {
-        let listed = from.list(prefix).inspect_ok(|item| seen.extend(id_of(&item.key)));
-        on.all(listed, (&mut copied, &mut faults), progress).await?;
-        there_check(from, store_id).await?;
-    }
-    let mut journal: Vec<Listed> = from.list("j/").try_collect().await?;
-    for round in 1..=ROUNDS {
-        for prefix in DATA {
-            let mut is_new = |item: &Listed| id_of(&item.key).is_some_and(|id| seen.insert(id));
-            let newer = from.list(prefix).try_filter(|item| ready(is_new(item)));
-            on.all(newer, (&mut copied, &mut faults), progress).await?;
-            there_check(from, store_id).await?;
-        }
-        // Gc writes to the journal before it deletes: where nothing was written, a listing has missed nothing.
-        let now: Vec<Listed> = from.list("j/").try_collect().await?;
-        if now.iter().map(|item| &item.key).max() == journal.iter().map(|item| &item.key).max() {
-            break;
-        }
-        copied.unsettled = round == ROUNDS;
-        if !copied.unsettled {
-            journal = now;
-        }
-    }
+    let journal = on
+        .data(store_id, &mut seen, (&mut copied, &mut faults), progress)
+        .await?;
     let listed = stream::iter(journal.iter().cloned().map(Ok));
     on.all(listed, (&mut copied, &mut faults), progress).await?;
     on.headers(store_id, (&mut copied, &mut faults), progress).await?;
@@ -261,6 +232,21 @@ fn fault_note(faults: &mut Vec<Fault>, fault: Fault) {
     }
 }
 
+/// A place that holds another store is not written to.
+async fn other_refuse(to: &dyn Backend, store_id: Uuid) -> Result<()> {
+    if let Some(other) = header_load(to).await?
+        && other.header.store_id != store_id
+    {
+        let text = format!(
+            "`{}` already holds another store, {}",
+            to.describe(),
+            other.header.store_id
+        );
+        return Err(Error::new(Kind::Exists, text));
+    }
+    Ok(())
+}
+
 /// A place that a server has written to since is no copy any more: keys that were taken away would open it again, and
 /// what its journal tells would be mixed with what the source's does.
 async fn ahead_refuse(from: &dyn Backend, to: &dyn Backend, store_id: Uuid) -> Result<()> {
@@ -346,6 +332,44 @@ impl Copier<'_> {
             progress.bytes.fetch_add(copied.add(done, faults), Relaxed);
         }
         Ok(())
+    }
+
+    /// Copies packs and whole objects, and what a server writes of them meanwhile, until its journal is at rest or it was
+    /// looked often enough; gives the journal that tells of no more than was copied.
+    async fn data(
+        &self,
+        store_id: Uuid,
+        seen: &mut HashSet<Uuid>,
+        (copied, faults): (&mut Copied, &mut Vec<Fault>),
+        progress: &CopyProgress,
+    ) -> Result<Vec<Listed>> {
+        for prefix in DATA {
+            let listed = self
+                .from
+                .list(prefix)
+                .inspect_ok(|item| seen.extend(id_of(&item.key)));
+            self.all(listed, (&mut *copied, &mut *faults), progress).await?;
+            there_check(self.from, store_id).await?;
+        }
+        let mut journal: Vec<Listed> = self.from.list("j/").try_collect().await?;
+        for round in 1..=ROUNDS {
+            for prefix in DATA {
+                let mut is_new = |item: &Listed| id_of(&item.key).is_some_and(|id| seen.insert(id));
+                let newer = self.from.list(prefix).try_filter(|item| ready(is_new(item)));
+                self.all(newer, (&mut *copied, &mut *faults), progress).await?;
+                there_check(self.from, store_id).await?;
+            }
+            // Gc writes to the journal before it deletes: where nothing was written, a listing has missed nothing.
+            let now: Vec<Listed> = self.from.list("j/").try_collect().await?;
+            if now.iter().map(|item| &item.key).max() == journal.iter().map(|item| &item.key).max() {
+                break;
+            }
+            copied.unsettled = round == ROUNDS;
+            if !copied.unsettled {
+                journal = now;
+            }
+        }
+        Ok(journal)
     }
 
     /// Copies the headers, and removes those that an earlier copy brought and that are gone at the source since: they

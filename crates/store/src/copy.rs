@@ -334,8 +334,8 @@ impl Copier<'_> {
         Ok(())
     }
 
-    /// Copies packs and whole objects, and what a server writes of them meanwhile, until its journal is at rest or it was
-    /// looked often enough; gives the journal that tells of no more than was copied.
+    /// Copies packs and whole objects, and what a server writes of them meanwhile, until its journal is at rest or it
+    /// was looked often enough; gives the journal that tells of no more than was copied.
     async fn data(
         &self,
         store_id: Uuid,

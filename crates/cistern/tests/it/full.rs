@@ -1,6 +1,8 @@
 //! One small disk with the database, the working files and the store, as on a small machine: a reserve of it is left
 //! for the books, a full one can be read and cleared, and everything goes on when there is room again.
 
+use std::path::PathBuf;
+
 use reqwest::{Method, Response, StatusCode};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -13,7 +15,7 @@ use crate::harness::process::{document, reason, run};
 use crate::harness::server::{Setup, wrapped};
 use crate::harness::small::SmallDisk;
 use crate::harness::world::Place;
-use crate::harness::{Server, disks, until};
+use crate::harness::{Server, disks, files_below, until};
 use crate::jobs::job_of;
 use crate::migrate::{database, execute, texts};
 
@@ -485,6 +487,9 @@ async fn a_recovered_database_is_whole_or_the_recovery_says_that_it_is_not() {
             let db = sea_orm::Database::connect(url).await.expect("connects");
             assert_eq!(texts(&db, "PRAGMA quick_check").await, ["ok"], "with {kib} KiB");
             db.close().await.expect("closes");
+            let left = files_below(&disk.root());
+            let is_left = |path: &PathBuf| path.to_string_lossy().contains("recovering");
+            assert!(!left.iter().any(is_left), "{left:?}");
         } else {
             refused += 1;
             assert_eq!(output.status.code(), Some(1), "{output:?}");

@@ -178,17 +178,21 @@ impl Db {
     /// Connects for looking only: an SQLite file is neither made nor changed. Nobody may ask it for a writing
     /// transaction.
     pub async fn open_to_look(place: &Place) -> Result<Self> {
-        let mut options = match place {
-            Place::Sqlite(path) => {
-                let how = if is_for_reading(path)? {
-                    "&immutable=true"
-                } else {
-                    ""
-                };
-                ConnectOptions::new(format!("sqlite://{}?mode=ro{how}", path.display()))
-            }
-            Place::Postgres(url) => ConnectOptions::new(url.clone()),
+        let url = match place {
+            Place::Sqlite(path) if is_for_reading(path)? => alone_url(path),
+            Place::Sqlite(path) => format!("sqlite://{}?mode=ro", path.display()),
+            Place::Postgres(url) => url.clone(),
         };
+        Self::look(url).await
+    }
+
+    /// The same of an SQLite file that nobody has open, and in whose log is nothing: nothing is made beside it either.
+    pub async fn open_alone_to_look(path: &Path) -> Result<Self> {
+        Self::look(alone_url(path)).await
+    }
+
+    async fn look(url: String) -> Result<Self> {
+        let mut options = ConnectOptions::new(url);
         options
             .max_connections(1)
             .acquire_timeout(LOOK_TIMEOUT)
@@ -450,6 +454,11 @@ fn sqlite_make(path: &Path) {
     if let Err(error) = owner::file_new(path) {
         tracing::debug!(%error, file = %path.display(), "the database's file was not made");
     }
+}
+
+/// SQLite takes it that nobody else has the file open.
+fn alone_url(path: &Path) -> String {
+    format!("sqlite://{}?mode=ro&immutable=true", path.display())
 }
 
 fn options(place: &Place, max_connections: u32, patience: Duration) -> ConnectOptions {

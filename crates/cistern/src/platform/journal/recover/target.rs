@@ -121,19 +121,18 @@ impl Target {
 /// of it, and the one that it replaces is moved aside only for one that can be served.
 async fn whole_check(new: &Path) -> Result<()> {
     let log = suffixed(new, "-wal").metadata().map_or(0, |log| log.len());
-    let db = Db::open_to_look(&Place::Sqlite(new.to_owned())).await?;
-    let faults = db.faults().await?;
-    db.close().await?;
-    if log == 0 && faults.is_empty() {
-        return Ok(());
-    }
+    let fault = if log > 0 {
+        Some(format!("{log} bytes of it are in its log alone"))
+    } else {
+        let db = Db::open_alone_to_look(new).await?;
+        let faults = db.faults().await?;
+        db.close().await?;
+        faults.into_iter().next()
+    };
+    let Some(fault) = fault else { return Ok(()) };
     Err(Error::Precondition(format!(
-        "the new database could not be written whole ({}): see to its disk, or free space on it, then recover again; nothing \
-         was replaced",
-        match faults.first() {
-            Some(fault) => fault.clone(),
-            None => format!("{log} bytes of it are in its log alone"),
-        }
+        "the new database could not be written whole ({fault}): see to its disk, or free space on it, then recover again; \
+         nothing was replaced"
     )))
 }
 

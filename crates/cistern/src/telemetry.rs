@@ -78,6 +78,12 @@ pub fn metrics_upkeep() {
 }
 
 fn describe() {
+    describe_http();
+    describe_room();
+    describe_store();
+}
+
+fn describe_http() {
     metrics::describe_counter!(
         "http_requests_total",
         "Requests, by listener, method, route and status."
@@ -96,6 +102,10 @@ fn describe() {
         "http_accept_failures_total",
         "How often a connection could not be accepted, mostly because too many files were open, by listener."
     );
+}
+
+/// Disks, and what is kept at hand of what was read.
+fn describe_room() {
     metrics::describe_gauge!(
         "cistern_disk_free_bytes",
         metrics::Unit::Bytes,
@@ -137,6 +147,9 @@ fn describe() {
         metrics::Unit::Bytes,
         "Bytes that went from the bucket and to it."
     );
+}
+
+fn describe_store() {
     metrics::describe_gauge!(
         "cistern_store_damaged",
         "Disks and other things that are known to be damaged: alert where it is not 0."

@@ -8,24 +8,23 @@
 
 mod files;
 mod filesystem;
+mod temporary;
 mod unfinished;
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use rustix::fs::{Access, AtFlags};
+use rustix::fs::Access;
 
 use super::{Backend, Listed, Put, key_check};
 use crate::copy::DOUBTED;
@@ -35,16 +34,13 @@ use crate::owner::Within;
 use crate::room::Room;
 use crate::world::World;
 
-use files::{rename_new, write_synced};
+use files::write_synced;
 pub use filesystem::{FilesystemKind, filesystem_kind};
-use unfinished::Unfinished;
+use temporary::{TEMPORARY, Temporary};
 pub use unfinished::writes_settle;
 
-const TEMPORARY: &str = "tmp";
 /// Where the headers of a store lie: the first that a store has, and the last that a copy of one gets.
 const HEADERS: &str = "h";
-/// A temporary file this old belongs to no living writer.
-const TEMPORARY_AGE: Duration = Duration::from_hours(24);
 
 /// Objects as files under one folder.
 #[derive(Debug, Clone)]
@@ -273,58 +269,6 @@ enum Naming {
     Replace,
 }
 
-/// A file under `tmp/`; where it got no name, it goes when this is dropped.
-#[derive(Debug)]
-struct Temporary {
-    folder: Within,
-    name: OsString,
-    file: File,
-    room: Room,
-    is_named: bool,
-    _unfinished: Unfinished,
-}
-
-impl Temporary {
-    fn create(inner: &Inner) -> io::Result<Self> {
-        let unfinished = Unfinished::begin();
-        let folder = inner.temporaries()?;
-        let name = OsString::from(inner.world.uuid().to_string());
-        Ok(Self {
-            file: folder.file_new(&name)?,
-            folder,
-            name,
-            room: Room::new(&inner.root),
-            is_named: false,
-            _unfinished: unfinished,
-        })
-    }
-
-    fn write(&mut self, data: &[u8]) -> io::Result<()> {
-        self.room.take(data.len() as u64)?;
-        self.file.write_all(data)
-    }
-
-    /// Gives it its name in `folder`, to whose owner it goes.
-    fn rename(&mut self, folder: &Within, name: &OsStr, naming: Naming) -> io::Result<()> {
-        folder.give(&self.file)?;
-        match naming {
-            Naming::New => rename_new((&self.folder, &self.name), (folder, name))?,
-            Naming::Replace => rustix::fs::renameat(&self.folder, &self.name, folder, name)?,
-        }
-        self.is_named = true;
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.is_named {
-            // Where it cannot be removed, a later start clears it.
-            let _ = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
-        }
-    }
-}
-
 impl FolderPut {
     async fn run<T: Send + 'static>(
         &mut self,
@@ -478,19 +422,6 @@ impl Inner {
         Ok(())
     }
 
-    /// The folder of temporary files, which has to lie in the store itself: whoever could put a link in its place would
-    /// have files made, and removed, wherever that leads.
-    fn temporaries(&self) -> io::Result<Within> {
-        let path = self.root.join(TEMPORARY);
-        Within::open_real(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotADirectory => io::Error::other(format!(
-                "`{}` is no folder (a link to one is none): remove it; the next start or command makes one",
-                path.display()
-            )),
-            _ => error,
-        })
-    }
-
     fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -511,38 +442,6 @@ impl Inner {
             .map_err(|error| Error::io(format!("cannot sync folder `{}`", folder.display()), error))?;
         *done = covers;
         Ok(())
-    }
-
-    /// Removes what crashed writers left. Where there is no real folder for it, nothing is: who writes is told.
-    fn temporary_clear(&self) -> Result<()> {
-        let folder = self.root.join(TEMPORARY);
-        let failed = |error| Error::io(format!("cannot read folder `{}`", folder.display()), error);
-        let opened = match Within::open_real(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
-            opened => opened.map_err(failed)?,
-        };
-        if !self.is_ours(&opened).map_err(failed)? {
-            return Ok(());
-        }
-        for name in opened.names().map_err(failed)? {
-            if is_left(&opened, &name) {
-                // Another process may clear the same file at the same time.
-                let _ = rustix::fs::unlinkat(&opened, &name, AtFlags::empty());
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether a folder belongs to whose the store is. Only root could remove what is another's.
-    fn is_ours(&self, folder: &Within) -> io::Result<bool> {
-        if !rustix::process::geteuid().is_root() {
-            return Ok(true);
-        }
-        let user = folder.user()?;
-        // A mount may be root's own; what a server has written there is its user's.
-        let places = [self.root.clone(), self.root.join(HEADERS)];
-        let mut known = places.iter().filter_map(|place| std::fs::metadata(place).ok());
-        Ok(known.any(|known| known.uid() == user))
     }
 
     /// The folders and the objects directly in a folder, without those whose keys are up to `after`. A folder that is
@@ -587,15 +486,6 @@ impl Inner {
         }
         Ok(files)
     }
-}
-
-/// Whether this is a file that no living writer has.
-fn is_left(folder: &Within, name: &CStr) -> bool {
-    let Ok(data) = folder.metadata(name) else {
-        return false;
-    };
-    let age = data.modified().ok().and_then(|at| at.elapsed().ok());
-    data.is_file() && age.is_some_and(|age| age > TEMPORARY_AGE)
 }
 
 fn modified_us(data: &std::fs::Metadata) -> i64 {

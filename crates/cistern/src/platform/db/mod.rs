@@ -9,17 +9,16 @@ pub mod migrate;
 pub mod migration;
 pub mod rows;
 mod silence;
+pub mod sqlite;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustix::fs::{Access, access};
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, IsolationLevel,
     SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
-use store::owner;
 use store::room::Space;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
@@ -93,39 +92,6 @@ pub struct Tx {
 /// A reading transaction, which sees the database as it was when it began to read.
 pub struct Snapshot(DatabaseTransaction);
 
-/// Whether SQLite's file lies where nothing can be written, not even beside it: it has to be told, or it will not open.
-/// What is in its log cannot be read there.
-fn is_for_reading(path: &Path) -> Result<bool> {
-    let folder = path.parent().filter(|folder| folder.is_dir());
-    if folder.is_none_or(|folder| access(folder, Access::WRITE_OK).is_ok()) {
-        return Ok(false);
-    }
-    let log = PathBuf::from(format!("{}-wal", path.display()));
-    if log.metadata().is_ok_and(|log| log.len() > 0) {
-        return Err(Error::Precondition(format!(
-            "{0} lies where nothing can be written, and what was written to it last is in {1}, which cannot be read there: copy both to \
-             a folder that can be written, and name the copy with --database sqlite:FILE",
-            path.display(),
-            log.display()
-        )));
-    }
-    Ok(true)
-}
-
-/// Refuses a link that leads nowhere: the database would have to be made where it leads, for which whose folder that is
-/// and who may read it is not known here.
-pub fn link_refuse(path: &Path) -> Result<()> {
-    let is_link = path.symlink_metadata().is_ok_and(|found| found.is_symlink());
-    if !is_link || path.exists() {
-        return Ok(());
-    }
-    Err(Error::Precondition(format!(
-        "{} is a link to a database that is not there: mount its disk, or remove the link and name the file with `--database \
-         sqlite:FILE`",
-        path.display()
-    )))
-}
-
 impl Db {
     /// Connects; for SQLite the file is made when it is not there.
     pub async fn open(place: &Place, max_connections: u32) -> Result<Self> {
@@ -144,8 +110,8 @@ impl Db {
         // Opening writes too: the memory that SQLite's processes share is a file.
         reserve.as_ref().map(Reserve::release_if_full);
         if let Place::Sqlite(path) = place {
-            link_refuse(path)?;
-            sqlite_make(path);
+            sqlite::link_refuse(path)?;
+            sqlite::make(path);
         }
         let conn = Database::connect(options(place, max_connections, patience))
             .await
@@ -179,7 +145,7 @@ impl Db {
     /// transaction.
     pub async fn open_to_look(place: &Place) -> Result<Self> {
         let url = match place {
-            Place::Sqlite(path) if is_for_reading(path)? => alone_url(path),
+            Place::Sqlite(path) if sqlite::is_for_reading(path)? => sqlite::alone_url(path),
             Place::Sqlite(path) => format!("sqlite://{}?mode=ro", path.display()),
             Place::Postgres(url) => url.clone(),
         };
@@ -188,7 +154,7 @@ impl Db {
 
     /// The same of an SQLite file that nobody has open, and in whose log is nothing: nothing is made beside it either.
     pub async fn open_alone_to_look(path: &Path) -> Result<Self> {
-        Self::look(alone_url(path)).await
+        Self::look(sqlite::alone_url(path)).await
     }
 
     async fn look(url: String) -> Result<Self> {
@@ -361,10 +327,11 @@ impl Db {
     /// Brings what stands in SQLite's log of changes into its file, so that the file alone is the database once the
     /// server has stopped. Nothing depends on it: the next start reads the log as well.
     pub async fn fold(&self) {
-        if self.is_sqlite()
-            && let Err(error) = rows::sqlite_fold(&self.conn).await
-        {
-            tracing::warn!(%error, "could not fold the database's log of changes into its file");
+        if let Err(error) = self.fold_whole().await {
+            tracing::warn!(
+                error = error.chain(),
+                "could not fold the database's log of changes into its file"
+            );
         }
     }
 
@@ -443,22 +410,6 @@ pub fn conflict(error: sea_orm::DbErr, message: impl Into<String>) -> Error {
     } else {
         error.into()
     }
-}
-
-/// Makes SQLite's file where there is none, empty, so that nobody but its owner can read it, from its first byte on:
-/// SQLite makes what lies beside it as closed as it is. Where that fails, opening it says why.
-fn sqlite_make(path: &Path) {
-    if path.symlink_metadata().is_ok() {
-        return;
-    }
-    if let Err(error) = owner::file_new(path) {
-        tracing::debug!(%error, file = %path.display(), "the database's file was not made");
-    }
-}
-
-/// SQLite takes it that nobody else has the file open.
-fn alone_url(path: &Path) -> String {
-    format!("sqlite://{}?mode=ro&immutable=true", path.display())
 }
 
 fn options(place: &Place, max_connections: u32, patience: Duration) -> ConnectOptions {

@@ -1,11 +1,14 @@
 //! The folder on a real file system.
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 
 use rustix::fs::OFlags;
 
 use super::files::{BLOCK, DIRECT, link_new, write_direct};
+use super::temporary::TEMPORARY_AGE;
 use super::*;
 
 fn folder() -> (tempfile::TempDir, Folder) {

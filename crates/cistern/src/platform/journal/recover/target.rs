@@ -11,7 +11,7 @@ use super::Options;
 use crate::app;
 use crate::config::{Config, Secret};
 use crate::platform::clock::Clock;
-use crate::platform::db::{Db, Place, link_refuse};
+use crate::platform::db::{Db, Place, sqlite};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::journal::rows;
 
@@ -38,7 +38,7 @@ impl Target {
     /// A file beside SQLite's. What an earlier run left there goes.
     async fn beside(config: &Config, path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).context("the database's path is none")?;
-        link_refuse(&path)?;
+        sqlite::link_refuse(&path)?;
         let new = suffixed(&path, ".recovering");
         files_remove(&new)?;
         file_make(&new, &path).context("could not make the new database")?;

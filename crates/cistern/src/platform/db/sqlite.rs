@@ -1,0 +1,57 @@
+//! SQLite's file: making it for its owner alone, and looking at it where nothing can be written.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+use store::owner;
+
+use crate::platform::error::{Error, Result};
+
+/// Whether SQLite's file lies where nothing can be written, not even beside it: it has to be told, or it will not open.
+/// What is in its log cannot be read there.
+pub(super) fn is_for_reading(path: &Path) -> Result<bool> {
+    let folder = path.parent().filter(|folder| folder.is_dir());
+    if folder.is_none_or(|folder| access(folder, Access::WRITE_OK).is_ok()) {
+        return Ok(false);
+    }
+    let log = PathBuf::from(format!("{}-wal", path.display()));
+    if log.metadata().is_ok_and(|log| log.len() > 0) {
+        return Err(Error::Precondition(format!(
+            "{0} lies where nothing can be written, and what was written to it last is in {1}, which cannot be read there: copy both to \
+             a folder that can be written, and name the copy with --database sqlite:FILE",
+            path.display(),
+            log.display()
+        )));
+    }
+    Ok(true)
+}
+
+/// Refuses a link that leads nowhere: the database would have to be made where it leads, for which whose folder that is
+/// and who may read it is not known here.
+pub fn link_refuse(path: &Path) -> Result<()> {
+    let is_link = path.symlink_metadata().is_ok_and(|found| found.is_symlink());
+    if !is_link || path.exists() {
+        return Ok(());
+    }
+    Err(Error::Precondition(format!(
+        "{} is a link to a database that is not there: mount its disk, or remove the link and name the file with `--database \
+         sqlite:FILE`",
+        path.display()
+    )))
+}
+
+/// Makes SQLite's file where there is none, empty, so that nobody but its owner can read it, from its first byte on:
+/// SQLite makes what lies beside it as closed as it is. Where that fails, opening it says why.
+pub(super) fn make(path: &Path) {
+    if path.symlink_metadata().is_ok() {
+        return;
+    }
+    if let Err(error) = owner::file_new(path) {
+        tracing::debug!(%error, file = %path.display(), "the database's file was not made");
+    }
+}
+
+/// SQLite takes it that nobody else has the file open.
+pub(super) fn alone_url(path: &Path) -> String {
+    format!("sqlite://{}?mode=ro&immutable=true", path.display())
+}

@@ -151,7 +151,7 @@ impl Export {
 
     fn part(&self, layout: &Arc<Layout>, range: Range<u64>) -> BoxStream<'static, store::Result<Bytes>> {
         let reader = self.reader.clone();
-        stream::iter(segments(layout, range))
+        stream::iter(segments(Arc::clone(layout), range))
             .flat_map(move |segment| match segment {
                 Segment::Bytes(bytes) => stream::iter([Ok(Bytes::from(bytes))]).boxed(),
                 Segment::Zero { length } => zeros(length).boxed(),
@@ -170,12 +170,11 @@ pub async fn qcow2_segments(
     let allocated = allocated.map_err(|error| error.context("could not read a disk's tree"))?;
     let layout = Layout::qcow2(size, allocated.into_iter()).context("could not plan a qcow2 file")?;
     let length = layout.len();
-    Ok((segments(&Arc::new(layout), 0..length), length))
+    Ok((segments(Arc::new(layout), 0..length), length))
 }
 
 /// The pieces of a range of the file, in order.
-fn segments(layout: &Arc<Layout>, range: Range<u64>) -> impl Iterator<Item = Segment> + Send + 'static {
-    let layout = Arc::clone(layout);
+fn segments(layout: Arc<Layout>, range: Range<u64>) -> impl Iterator<Item = Segment> + Send + 'static {
     let mut at = range.start;
     std::iter::from_fn(move || {
         let segment = layout.segments(at..range.end).next()?;

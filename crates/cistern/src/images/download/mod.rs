@@ -15,5 +15,7 @@ mod vmdk;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub use export::Export;
 pub use export::{Format, etag, qcow2_segments};
 pub use limits::Downloads;

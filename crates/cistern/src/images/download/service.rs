@@ -78,7 +78,8 @@ impl Download {
         wanted: Option<std::ops::Range<u64>>,
     ) -> Result<BoxStream<'static, std::io::Result<Bytes>>> {
         let open = app.downloads.open(caller, app.config.http.max_downloads)?;
-        let (app, caller, image) = (app.clone(), caller.clone(), self.image_id);
+        let (hashing, app) = (app.clone(), app.clone());
+        let (caller, image) = (caller.clone(), self.image_id);
         let disk = self.export.disk_bytes();
         let is_whole = wanted.is_none();
         let mut rest = match wanted {
@@ -102,7 +103,7 @@ impl Download {
         // Of raw and qcow2 a job finds the digest; of the others the first who has all of it does.
         let is_new = is_whole && self.sha256.is_none();
         if is_new && !matches!(self.format, Format::Raw | Format::Qcow2) {
-            return Ok(self.hashed(app.clone(), stream));
+            return Ok(self.hashed(hashing, stream));
         }
         Ok(stream)
     }

@@ -92,6 +92,74 @@ fn a_database_that_is_missing_beside_its_store_leads_to_recover() {
     made.all_say(&[&["token", "list"]], "cistern serve --data");
 }
 
+/// The database's file is gone, and the log that a killed server left is not: what was committed last stands there
+/// alone, and SQLite would apply it to whatever database comes to have that name.
+#[tokio::test]
+async fn a_log_without_its_database_is_neither_thrown_away_nor_applied_to_another() {
+    if !is_local() {
+        return;
+    }
+    let mut server = Server::start();
+    let files = Files::start().await;
+    for (name, seed) in [("one", 1), ("two", 2)] {
+        imported(&server.api(), name, &files.put(name, disks::raw(4, seed))).await;
+    }
+    server.kill();
+    let (database, log) = (
+        server.data().join("cistern.sqlite"),
+        server.data().join("cistern.sqlite-wal"),
+    );
+    let length = std::fs::metadata(&log).expect("was left").len();
+    assert!(length > 0);
+    let aside = database.with_extension("aside");
+    std::fs::rename(&database, &aside).expect("is there");
+    for words in [&["serve"][..], &["init"], &["doctor"], &["token", "list"]] {
+        let mut command = server.local(words);
+        if matches!(words[0], "serve" | "doctor") {
+            command.args(PORTS);
+        }
+        let output = run(&mut command);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
+        let left = std::fs::metadata(&log).expect("is still there").len();
+        assert_eq!(left, length, "{words:?}");
+    }
+    let said = reason(&run(server.local(&["serve"]).args(PORTS)));
+    assert!(
+        said.contains("put that database back beside it") && said.contains("cistern recover"),
+        "{said}"
+    );
+    // With its file it is the database again.
+    std::fs::rename(&aside, &database).expect("is there");
+    server.start_again();
+    server.kill();
+
+    std::fs::remove_file(&database).expect("is there");
+    let told = run_ok(&mut server.local(&["recover"]));
+    assert!(told.contains("2 images") && told.contains("before_recovery"), "{told}");
+    run_ok(server.local(&["doctor"]).args(PORTS));
+    server.start_again();
+    imported(&server.api(), "three", &files.put("three", disks::raw(4, 3))).await;
+}
+
+/// What a damaged database lacks would be forgotten for good.
+#[test]
+fn a_damaged_database_is_not_kept() {
+    if !is_local() {
+        return;
+    }
+    let made = Made::new();
+    let length = std::fs::metadata(made.database()).expect("is there").len();
+    let length = usize::try_from(length).expect("small");
+    spoil(&made.database(), length - 4 * 4096, length);
+    let said = made.fails(&["recover", "--keep-database"]);
+    assert!(
+        said.contains("damaged") && said.contains("run `cistern recover --data"),
+        "{said}"
+    );
+    run_ok(&mut made.setup.command(&made.data, &["recover"]));
+    made.doctor_is_well();
+}
+
 #[test]
 fn a_damaged_database_leads_to_recover_which_mends_it() {
     if !is_local() {

@@ -35,12 +35,13 @@ fn check(config: &Config, name: &'static str, disk: &'static str, place: &Path) 
 fn judged(config: &Config, name: &'static str, disk: Disk, place: &Path) -> Check {
     let text = format!("{} free at {}", shown(disk.space.free), place.display());
     let (refuse, purge) = (config.disk.refuse_below_percent, config.disk.purge_below_percent);
-    if disk.is_below(refuse) {
+    if disk.is_low(refuse) {
         return failed(
             name,
             format!(
-                "{text}: below {refuse} percent (`disk.refuse_below_percent`) no image is taken in; delete images and run \
-                 `cistern gc --now --purge`, or add space"
+                "{text}: below {} (`disk.refuse_below_percent`) no image is taken in; delete images and run `cistern gc --now \
+                 --purge`, or add space",
+                shown(disk.refuses_below(refuse))
             ),
         );
     }

@@ -111,6 +111,7 @@ impl Db {
         reserve.as_ref().map(Reserve::release_if_full);
         if let Place::Sqlite(path) = place {
             sqlite::link_refuse(path)?;
+            sqlite::log_refuse(path)?;
             sqlite::make(path);
         }
         let conn = Database::connect(options(place, max_connections, patience))

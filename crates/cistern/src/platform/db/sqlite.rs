@@ -40,6 +40,20 @@ pub fn link_refuse(path: &Path) -> Result<()> {
     )))
 }
 
+/// Refuses a log without its database: SQLite would throw it away, and what was committed last may stand there alone.
+pub fn log_refuse(path: &Path) -> Result<()> {
+    let log = PathBuf::from(format!("{}-wal", path.display()));
+    if path.exists() || !log.metadata().is_ok_and(|log| log.len() > 0) {
+        return Ok(());
+    }
+    Err(Error::Precondition(format!(
+        "{0} is not there, but {1} is, which holds the last changes of a database of that name: put that database back beside it, or make a \
+         new one from the store with `cistern recover`, which moves {1} aside",
+        path.display(),
+        log.display()
+    )))
+}
+
 /// Makes SQLite's file where there is none, empty, so that nobody but its owner can read it, from its first byte on:
 /// SQLite makes what lies beside it as closed as it is. Where that fails, opening it says why.
 pub(super) fn make(path: &Path) {

@@ -18,6 +18,9 @@ use crate::platform::error::{Error, Result};
 
 /// The largest disk that shares are taken of.
 const SHARED_BYTES: u64 = 200 << 30;
+/// What has to be left of a disk beside its reserve for anything new to be taken in: on one below 5 GiB that is as large as
+/// the share, and no pack could be written any more.
+const PACK_BYTES: u64 = 16 << 20;
 /// How often the disks are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// After how many looks what nobody reads any more goes from memory: a minute.
@@ -35,7 +38,24 @@ pub struct Disk {
 impl Disk {
     /// Whether less than so many percent are free.
     pub fn is_below(&self, percent: u8) -> bool {
-        self.space.free < self.space.total.min(SHARED_BYTES) / 100 * u64::from(percent)
+        self.space.free < self.share(percent)
+    }
+
+    fn share(&self, percent: u8) -> u64 {
+        self.space.total.min(SHARED_BYTES) / 100 * u64::from(percent)
+    }
+
+    /// How much has to be free for anything new to be taken in, where that is at so many percent; 0 is never.
+    pub fn refuses_below(&self, percent: u8) -> u64 {
+        if percent == 0 || self.space.total == 0 {
+            return 0;
+        }
+        self.share(percent).max(self.space.reserve() + PACK_BYTES)
+    }
+
+    /// Whether nothing new is taken in.
+    pub fn is_low(&self, percent: u8) -> bool {
+        self.space.free < self.refuses_below(percent)
     }
 }
 
@@ -65,17 +85,18 @@ pub fn disks(app: &App) -> Vec<Disk> {
 /// The disk that has too little left for anything new, if there is one.
 pub fn low(app: &App) -> Option<Disk> {
     let percent = app.config.disk.refuse_below_percent;
-    disks(app).into_iter().find(|disk| disk.is_below(percent))
+    disks(app).into_iter().find(|disk| disk.is_low(percent))
 }
 
 /// Refuses what would need room where there is too little.
 pub fn room_check(app: &App) -> Result<()> {
     let Some(disk) = low(app) else { return Ok(()) };
-    let free_mib = disk.space.free >> 20;
     Err(Error::Unavailable(format!(
-        "Only {free_mib} MiB of the disk of the {} are free, and below {} percent nothing is taken in: delete images and \
-         run `cistern gc --now --purge`, or add space.",
-        disk.name, app.config.disk.refuse_below_percent
+        "Only {} MiB of the disk of the {} are free, and below {} MiB nothing is taken in: delete images and run `cistern gc \
+         --now --purge`, or add space.",
+        disk.space.free >> 20,
+        disk.name,
+        disk.refuses_below(app.config.disk.refuse_below_percent) >> 20
     )))
 }
 
@@ -151,7 +172,7 @@ pub fn tell(app: &App) {
         };
         gauge("cistern_disk_free_bytes", disk.space.free);
         gauge("cistern_disk_total_bytes", disk.space.total);
-        gauge("cistern_disk_low", u64::from(disk.is_below(percent)));
+        gauge("cistern_disk_low", u64::from(disk.is_low(percent)));
     }
 }
 
@@ -172,5 +193,22 @@ mod tests {
         assert!(disk(9, 10_000).is_below(5) && !disk(11, 10_000).is_below(5));
         assert!(!disk(0, 100).is_below(0), "0 is never");
         assert!(!disk(0, 0).is_below(50), "a file system that does not say");
+        assert_eq!(disk(0, 100).refuses_below(5), 5 << 30);
+        assert!(!disk(0, 100).is_low(0) && !disk(0, 0).is_low(50));
+    }
+
+    /// On a small disk writing stops at the share itself: it has to be refused before.
+    #[test]
+    fn nothing_is_taken_in_where_no_pack_could_be_written() {
+        let disk = |free: u64| Disk {
+            name: "objects",
+            space: Space {
+                free: free << 20,
+                total: 300 << 20,
+            },
+        };
+        assert!(disk(30).is_low(5) && !disk(30).is_below(5));
+        assert!(!disk(32).is_low(5));
+        assert_eq!(disk(0).refuses_below(20), 60 << 20);
     }
 }

@@ -32,7 +32,7 @@ use crate::app::{self, App};
 use crate::config::{self, Config};
 use crate::platform::clock::Clock;
 use crate::platform::db::{Db, Tx};
-use crate::platform::error::{Error, Result};
+use crate::platform::error::{DATABASE_DAMAGED, Error, Result};
 use crate::platform::events::{self, Event, Who};
 use crate::platform::keys::service::key_load;
 
@@ -109,6 +109,11 @@ async fn keep(
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<Recovered> {
     let db = app::existing_open(config).await?;
+    // What a damaged one lacks would be forgotten for good.
+    if let Some(fault) = db.faults().await?.into_iter().next() {
+        tracing::error!(fault, "the database that is to be kept is damaged");
+        return Err(Error::Damaged(DATABASE_DAMAGED.into()));
+    }
     let newest = journal
         .list()
         .await?

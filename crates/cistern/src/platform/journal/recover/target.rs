@@ -15,8 +15,9 @@ use crate::platform::db::{Db, Place, sqlite};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::journal::rows;
 
-/// SQLite's file, its log of changes, and the memory that its processes share.
-const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
+/// SQLite's file, its log of changes, the memory that its processes share, and the log that it has in other modes. A log
+/// may be there without its file: SQLite would apply it to the next one of that name.
+const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 /// Where the new database is made.
 pub(super) struct Target {
@@ -82,7 +83,7 @@ impl Target {
         }
     }
 
-    /// Puts a new file into the old one's place, which is moved aside; says where to.
+    /// Puts a new file into the old one's place, which is moved aside with all that belongs to it; says where to.
     pub(super) async fn take_place(self) -> Result<Option<String>> {
         self.db.fold_whole().await?;
         self.db.close().await?;
@@ -91,23 +92,18 @@ impl Target {
         };
         whole_check(&new).await?;
         let what = "could not put the new database into its place";
-        let mut aside = None;
-        if path.try_exists().context(what)? {
-            // No two in one second share a name: the second would replace the first.
-            let name = format!(
-                ".before_recovery_{}",
-                Clock::default().now().format("%Y%m%dT%H%M%S_%6f")
-            );
-            let to = suffixed(&path, &name);
-            for suffix in SUFFIXES {
-                match std::fs::rename(suffixed(&path, suffix), suffixed(&to, suffix)) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(Error::internal(what, error));
-                    }
-                    _ => {}
-                }
+        // No two in one second share a name: the second would replace the first.
+        let name = format!(
+            ".before_recovery_{}",
+            Clock::default().now().format("%Y%m%dT%H%M%S_%6f")
+        );
+        let (to, mut aside) = (suffixed(&path, &name), None);
+        for suffix in SUFFIXES {
+            match std::fs::rename(suffixed(&path, suffix), suffixed(&to, suffix)) {
+                Ok(()) => aside = Some(to.display().to_string()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::internal(what, error)),
             }
-            aside = Some(to.display().to_string());
         }
         std::fs::rename(&new, &path).context(what)?;
         let folder = path.parent().unwrap_or_else(|| Path::new("."));

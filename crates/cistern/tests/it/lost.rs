@@ -135,7 +135,10 @@ async fn a_log_without_its_database_is_neither_thrown_away_nor_applied_to_anothe
 
     std::fs::remove_file(&database).expect("is there");
     let told = run_ok(&mut server.local(&["recover"]));
-    assert!(told.contains("2 images") && told.contains("before_recovery"), "{told}");
+    assert!(
+        told.contains("2 images") && told.contains("before_recovery"),
+        "{told}"
+    );
     run_ok(server.local(&["doctor"]).args(PORTS));
     server.start_again();
     imported(&server.api(), "three", &files.put("three", disks::raw(4, 3))).await;

@@ -99,7 +99,10 @@ pub async fn recover(config: &Config, options: Options, tell: &(dyn Fn(&str) + S
     };
     if let Err(error) = made.await {
         if let Err(error) = target.give_up().await {
-            tracing::warn!(error = error.chain(), "a database that was begun was not taken away");
+            tracing::warn!(
+                error = error.chain(),
+                "a database that was begun was not taken away"
+            );
         }
         return Err(error);
     }

@@ -56,7 +56,10 @@ pub(super) async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
     }
     let count = report.damage.len() as u64 + report.more;
     let what = if count == 1 { "range" } else { "ranges" };
-    Err(Failure::Failed(format!("{count} damaged {what}; {}", next(&report.damage))))
+    Err(Failure::Failed(format!(
+        "{count} damaged {what}; {}",
+        next(&report.damage)
+    )))
 }
 
 /// What helps against each kind of damage that there is.
@@ -82,7 +85,10 @@ fn next(damage: &[Damage]) -> String {
              it run for five minutes (or start it) and look again",
         ),
     ];
-    let which = all.iter().filter(|(is_there, _)| *is_there).map(|(_, text)| *text);
+    let which = all
+        .iter()
+        .filter(|(is_there, _)| *is_there)
+        .map(|(_, text)| *text);
     which.collect::<Vec<_>>().join("; ")
 }
 

@@ -22,7 +22,7 @@ use super::{Context, Failure, Outcome, block_on, key_flags_named};
 use crate::app;
 use crate::config::{Config, Database, Objects};
 use crate::platform::clock::{Clock, wire};
-use crate::platform::db::{Db, migrate};
+use crate::platform::db::{Db, migrate, sqlite};
 use crate::platform::error::{Error, Result, chain_of};
 use crate::platform::keys::service::key_load;
 use crate::platform::random;
@@ -185,7 +185,7 @@ fn file_system(config: &Config) -> Check {
     let Database::Sqlite(path) = config.database() else {
         return ok("file system", "the database is not in a file here");
     };
-    let place = nearest(&path);
+    let place = nearest(&sqlite::real_folder(&path));
     match store::folder::filesystem_kind(&place) {
         Err(error) => warning(
             "file system",

@@ -8,7 +8,7 @@ use crate::harness::process::{reason, run, run_ok};
 use crate::harness::server::{Server, Setup};
 use crate::harness::{disks, files_below, until, world};
 
-const PORTS: [&str; 2] = ["--listen-api=127.0.0.1:0", "--listen-registry=127.0.0.1:0"];
+pub(crate) const PORTS: [&str; 2] = ["--listen-api=127.0.0.1:0", "--listen-registry=127.0.0.1:0"];
 
 /// A folder that `cistern init` made, with its objects in it.
 struct Made {
@@ -142,6 +142,36 @@ async fn a_log_without_its_database_is_neither_thrown_away_nor_applied_to_anothe
     run_ok(server.local(&["doctor"]).args(PORTS));
     server.start_again();
     imported(&server.api(), "three", &files.put("three", disks::raw(4, 3))).await;
+}
+
+/// The link is somebody's choice of a disk: what takes the database's place does so there, and nothing beside the link.
+#[test]
+fn a_linked_database_is_recovered_where_it_is() {
+    if !is_local() {
+        return;
+    }
+    let made = Made::new();
+    let (link, disk) = (made.database(), made.data.with_extension("disk"));
+    let file = disk.join("db.sqlite");
+    std::fs::create_dir(&disk).expect("makes it");
+    std::fs::rename(&link, &file).expect("is there");
+    std::os::unix::fs::symlink(&file, &link).expect("links");
+    made.doctor_is_well();
+    spoil(&file, 100, 40_960);
+    let before = names(&made.data);
+    let told = run_ok(&mut made.setup.command(&made.data, &["recover"]));
+    let aside = format!("{}.before_recovery_", file.display());
+    assert!(told.contains(&aside), "{told}");
+    assert_eq!(std::fs::read_link(&link).expect("is a link still"), file);
+    assert_eq!(names(&made.data), before);
+    made.doctor_is_well();
+    // With its disk away, nothing else is advised than to bring that back.
+    std::fs::rename(&disk, disk.with_extension("away")).expect("is there");
+    let commands = [&["serve"][..], &["doctor"], &["recover"], &["token", "list"]];
+    made.all_say(
+        &commands,
+        "is a link to a database that is not there: mount its disk",
+    );
 }
 
 /// What a damaged database lacks would be forgotten for good.
@@ -325,7 +355,7 @@ impl Made {
 }
 
 /// What `doctor --json` says by this name, with its state.
-fn line_of(stdout: &[u8], name: &str) -> String {
+pub(crate) fn line_of(stdout: &[u8], name: &str) -> String {
     let told: serde_json::Value = serde_json::from_slice(stdout).expect("one document");
     let checks = told["checks"].as_array().expect("a list");
     let check = checks.iter().find(|check| check["name"] == name);

@@ -104,7 +104,7 @@ impl Db {
 
     async fn open_within(place: &Place, max_connections: u32, patience: Duration) -> Result<Self> {
         let reserve = match place {
-            Place::Sqlite(path) => Some(Reserve::beside(path)),
+            Place::Sqlite(path) => Some(Reserve::beside(&sqlite::real(path))),
             Place::Postgres(_) => None,
         };
         // Opening writes too: the memory that SQLite's processes share is a file.

@@ -7,9 +7,24 @@ use store::owner;
 
 use crate::platform::error::{Error, Result};
 
+/// Where SQLite's file really is: it may be a link to another disk, and what belongs to it lies beside what that leads
+/// to. Where there is none, where it would be made.
+pub fn real(path: &Path) -> PathBuf {
+    let found = path.canonicalize().or_else(|_| std::path::absolute(path));
+    found.unwrap_or_else(|_| path.to_owned())
+}
+
+/// The folder that SQLite's file is really in.
+pub fn real_folder(path: &Path) -> PathBuf {
+    let mut folder = real(path);
+    folder.pop();
+    folder
+}
+
 /// Whether SQLite's file lies where nothing can be written, not even beside it: it has to be told, or it will not open.
 /// What is in its log cannot be read there.
 pub(super) fn is_for_reading(path: &Path) -> Result<bool> {
+    let path = real(path);
     let folder = path.parent().filter(|folder| folder.is_dir());
     if folder.is_none_or(|folder| access(folder, Access::WRITE_OK).is_ok()) {
         return Ok(false);

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use store::room::Space;
@@ -13,7 +13,8 @@ use store::room::Space;
 use super::cache;
 use super::gc::service::{gc_urgent, is_restorable};
 use crate::app::App;
-use crate::config::Objects;
+use crate::config::{Config, Objects};
+use crate::platform::db::sqlite;
 use crate::platform::error::{Error, Result};
 
 /// The largest disk that shares are taken of.
@@ -29,7 +30,7 @@ const TIDY_EVERY: u64 = 6;
 /// A disk that is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// `data` (working files, and SQLite) or `objects`.
+    /// `data` (working files, and SQLite's file), `objects`, or `database` where SQLite's file is on a disk of its own.
     pub name: &'static str,
     /// Its room.
     pub space: Space,
@@ -57,6 +58,14 @@ impl Disk {
     pub fn is_low(&self, percent: u8) -> bool {
         self.space.free < self.refuses_below(percent)
     }
+
+    /// What gives it room. A file of SQLite's does not shrink by what is deleted from it.
+    pub fn way_out(&self) -> &'static str {
+        match self.name {
+            "database" => "add space to it, or move away what else is on it",
+            _ => "delete images and run `cistern gc --now --purge`, or add space",
+        }
+    }
 }
 
 /// Whether two paths lie on one disk. What cannot be looked at lies on another.
@@ -65,8 +74,29 @@ pub fn is_one_disk(one: &Path, other: &Path) -> bool {
     device(one).is_some_and(|of| device(other) == Some(of))
 }
 
+/// The folder of SQLite's file, where that is on another disk than the data folder: the settings name it there, or it
+/// is a link that leads there.
+pub fn database_apart(config: &Config, data: &Path) -> Option<PathBuf> {
+    let folder = sqlite::real_folder(&config.sqlite()?);
+    (!is_one_disk(&folder, data)).then_some(folder)
+}
+
 /// The disks of this installation that can be looked at: a bucket has no end that is known.
 pub fn disks(app: &App) -> Vec<Disk> {
+    let mut disks = file_disks(app);
+    if let Some(folder) = database_apart(&app.config, &app.data)
+        && let Ok(space) = Space::of(&folder)
+    {
+        disks.push(Disk {
+            name: "database",
+            space,
+        });
+    }
+    disks
+}
+
+/// Those of working files and objects alone: the journal takes no room of the disk where SQLite's file is.
+pub fn file_disks(app: &App) -> Vec<Disk> {
     let mut disks = Vec::new();
     if let Ok(space) = Space::of(&app.data) {
         disks.push(Disk { name: "data", space });
@@ -92,11 +122,11 @@ pub fn low(app: &App) -> Option<Disk> {
 pub fn room_check(app: &App) -> Result<()> {
     let Some(disk) = low(app) else { return Ok(()) };
     Err(Error::Unavailable(format!(
-        "Only {} MiB of the disk of the {} are free, and below {} MiB nothing is taken in: delete images and run `cistern gc \
-         --now --purge`, or add space.",
+        "Only {} MiB of the disk of the {} are free, and below {} MiB nothing is taken in: {}.",
         disk.space.free >> 20,
         disk.name,
-        disk.refuses_below(app.config.disk.refuse_below_percent) >> 20
+        disk.refuses_below(app.config.disk.refuse_below_percent) >> 20,
+        disk.way_out()
     )))
 }
 
@@ -179,6 +209,7 @@ pub fn tell(app: &App) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Secret;
 
     #[test]
     fn a_share_is_of_two_hundred_gigabytes_at_most() {
@@ -195,6 +226,29 @@ mod tests {
         assert!(!disk(0, 0).is_below(50), "a file system that does not say");
         assert_eq!(disk(0, 100).refuses_below(5), 5 << 30);
         assert!(!disk(0, 100).is_low(0) && !disk(0, 0).is_low(50));
+    }
+
+    /// procfs is another disk on every machine.
+    #[test]
+    fn a_database_is_apart_where_it_really_is_on_another_disk() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let own = dir.path().join("cistern.sqlite");
+        let apart = |database: Option<&str>| {
+            let config = Config {
+                database: database.map(Secret::new),
+                ..Config::for_data(dir.path())
+            };
+            database_apart(&config, dir.path())
+        };
+        assert_eq!(apart(None), None, "before the first start");
+        std::fs::write(&own, "").expect("writes");
+        assert_eq!(apart(None), None);
+        assert_eq!(apart(Some("postgres://db/rows")), None, "which has its own");
+        let proc = Some(PathBuf::from("/proc"));
+        assert_eq!(apart(Some("sqlite:/proc/version")), proc);
+        std::fs::remove_file(&own).expect("is there");
+        std::os::unix::fs::symlink("/proc/version", &own).expect("links");
+        assert_eq!(apart(None), proc);
     }
 
     /// On a small disk writing stops at the share itself: it has to be refused before.

@@ -36,10 +36,12 @@ impl Target {
         }
     }
 
-    /// A file beside SQLite's. What an earlier run left there goes.
+    /// A file beside SQLite's, where that really is: a link to it stays, and so does the disk that somebody chose. What
+    /// an earlier run left there goes.
     async fn beside(config: &Config, path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).context("the database's path is none")?;
         sqlite::link_refuse(&path)?;
+        let path = sqlite::real(&path);
         let new = suffixed(&path, ".recovering");
         files_remove(&new)?;
         file_make(&new, &path).context("could not make the new database")?;

@@ -11,6 +11,9 @@
 //! doubt when it was copied, which is noted in the copy and told each time until it is whole. Of what differs both
 //! sides are judged by themselves, and what is damaged at the destination is replaced by what is whole at the source.
 //!
+//! What cannot be read at the source is noted and told like what is damaged, and all else is copied: a disk that begins
+//! to fail is when a copy is needed. An unreadable object of the journal has an empty one in its place.
+//!
 //! What is damaged of the journal is copied as it is, because a recovery tells of what it finds damaged, and not of a
 //! last object that is missing. That it is of a generation which a newer whole one has superseded, so that a recovery
 //! never gets to it, is a note.
@@ -40,7 +43,7 @@ use object::{Done, Fault};
 
 /// How often it is looked for what was written meanwhile, at most: a server may write all the time.
 const ROUNDS: u32 = 8;
-/// Where the keys of what was damaged at the source, or in doubt, are noted in a copy.
+/// Where the keys of what was damaged or unreadable at the source, or in doubt, are noted in a copy.
 pub(crate) const DOUBTED: &str = "damaged/";
 /// Where packs and whole objects lie.
 const DATA: [&str; 2] = ["p/", "b/"];
@@ -75,8 +78,8 @@ pub struct Copied {
     /// Objects that were gone when their turn came: gc ran meanwhile, and what it wrote in their place may not be
     /// copied yet.
     pub gone: u64,
-    /// Objects that are damaged at the source, or differ and do not tell which of the two is right: keys of the first
-    /// of them, with the reason, and what the copy has now.
+    /// Objects that are damaged or cannot be read at the source, or differ and do not tell which of the two is right:
+    /// keys of the first of them, with the reason, and what the copy has now.
     pub damaged: Vec<String>,
     /// The same of journal objects that no recovery reads, as a newer generation of the journal is whole.
     pub superseded: Vec<String>,
@@ -122,6 +125,7 @@ pub async fn copy(
     let on = Copier {
         from,
         to,
+        store_id,
         keys: keys.clone(),
         read_back: options.read_back,
         doubted: Mutex::new(doubted(to).await?),
@@ -131,12 +135,10 @@ pub async fn copy(
     };
     let (mut copied, mut faults) = (Copied::default(), Vec::new());
     let mut seen = HashSet::new();
-    let journal = on
-        .data(store_id, &mut seen, (&mut copied, &mut faults), progress)
-        .await?;
+    let journal = on.data(&mut seen, (&mut copied, &mut faults), progress).await?;
     let listed = stream::iter(journal.iter().cloned().map(Ok));
     on.all(listed, (&mut copied, &mut faults), progress).await?;
-    on.headers(store_id, (&mut copied, &mut faults), progress).await?;
+    on.headers((&mut copied, &mut faults), progress).await?;
     on.gone_check().await?;
     let lost = on.doubts_look().await?;
     copied.extra = on.extra(&seen).await?;
@@ -307,6 +309,7 @@ async fn doubted(to: &dyn Backend) -> Result<HashSet<String>> {
 struct Copier<'a> {
     from: &'a dyn Backend,
     to: &'a dyn Backend,
+    store_id: Uuid,
     keys: Keys,
     read_back: bool,
     /// Noted by earlier copies, and by this one.
@@ -338,7 +341,6 @@ impl Copier<'_> {
     /// was looked often enough; gives the journal that tells of no more than was copied.
     async fn data(
         &self,
-        store_id: Uuid,
         seen: &mut HashSet<Uuid>,
         (copied, faults): (&mut Copied, &mut Vec<Fault>),
         progress: &CopyProgress,
@@ -349,7 +351,7 @@ impl Copier<'_> {
                 .list(prefix)
                 .inspect_ok(|item| seen.extend(id_of(&item.key)));
             self.all(listed, (&mut *copied, &mut *faults), progress).await?;
-            there_check(self.from, store_id).await?;
+            there_check(self.from, self.store_id).await?;
         }
         let mut journal: Vec<Listed> = self.from.list("j/").try_collect().await?;
         for round in 1..=ROUNDS {
@@ -357,7 +359,7 @@ impl Copier<'_> {
                 let mut is_new = |item: &Listed| id_of(&item.key).is_some_and(|id| seen.insert(id));
                 let newer = self.from.list(prefix).try_filter(|item| ready(is_new(item)));
                 self.all(newer, (&mut *copied, &mut *faults), progress).await?;
-                there_check(self.from, store_id).await?;
+                there_check(self.from, self.store_id).await?;
             }
             // Gc writes to the journal before it deletes: where nothing was written, a listing has missed nothing.
             let now: Vec<Listed> = self.from.list("j/").try_collect().await?;
@@ -377,7 +379,6 @@ impl Copier<'_> {
     /// what is removed must never be more than what gave way.
     async fn headers(
         &self,
-        store_id: Uuid,
         (copied, faults): (&mut Copied, &mut Vec<Fault>),
         progress: &CopyProgress,
     ) -> Result<()> {
@@ -388,10 +389,10 @@ impl Copier<'_> {
             let listed = stream::iter(listed.into_iter().map(Ok));
             self.all(listed, (&mut done, &mut found), progress).await?;
             let is_settled = header_keys(self.from).await? == kept;
-            if !is_settled || !kept.contains(&there_check(self.from, store_id).await?) {
+            if !is_settled || !kept.contains(&there_check(self.from, self.store_id).await?) {
                 continue;
             }
-            if !kept.contains(&there_check(self.to, store_id).await?) {
+            if !kept.contains(&there_check(self.to, self.store_id).await?) {
                 return Err(away(self.to));
             }
             for old in header_keys(self.to).await?.difference(&kept) {

@@ -14,17 +14,17 @@ use crate::damage::journal_write;
 use crate::meanwhile::Meanwhile;
 use crate::support::{Place, files_below, import, local, noise};
 
-fn folder(path: &Path) -> Arc<dyn Backend> {
+pub(crate) fn folder(path: &Path) -> Arc<dyn Backend> {
     backend_open(path.to_str().unwrap(), &Settings::new()).unwrap()
 }
 
-async fn copy(from: &Path, to: &Path) -> Result<Copied> {
+pub(crate) async fn copy(from: &Path, to: &Path) -> Result<Copied> {
     let options = CopyOptions::default();
     store::copy(&folder(from), &*folder(to), &options, &CopyProgress::default()).await
 }
 
 /// A store with one disk, and where its copy is to be.
-async fn made() -> (Place, PathBuf, PathBuf) {
+pub(crate) async fn made() -> (Place, PathBuf, PathBuf) {
     let place = local().await;
     let store = place.store().await;
     import(&store, &place.db, "one", &noise(3, 3 << 20)).await;
@@ -108,7 +108,7 @@ async fn what_is_left_of_a_store_is_no_place_for_a_new_one() {
         .unwrap();
 }
 
-async fn copy_read_back(from: &Path, to: &Path) -> Copied {
+pub(crate) async fn copy_read_back(from: &Path, to: &Path) -> Copied {
     let options = CopyOptions {
         read_back: true,
         ..CopyOptions::default()

@@ -168,15 +168,21 @@ fn copied_text(copied: &Copied, is_read_back: bool) -> String {
     text
 }
 
-/// What is damaged at the source, and what helps there; none where nothing is.
+/// What is damaged or cannot be read at the source, and what helps there; none where nothing is.
 fn damaged_text(damaged: &[String]) -> Option<String> {
     if damaged.is_empty() {
         return None;
     }
     let is_data = |told: &String| !is_mended(told);
-    let mut text = format!("damaged at the source, or in doubt: {}", damaged.join("; "));
+    let mut text = format!(
+        "damaged or unreadable at the source, or in doubt: {}",
+        damaged.join("; ")
+    );
     if damaged.iter().any(is_data) {
-        text.push_str(". `cistern store verify --read-data` there names the images");
+        text.push_str(
+            ". All else is copied. `cistern store verify --read-data` there names the images: import them again, or bring them back \
+             with `cistern store heal` from a copy that has them whole; then copy again",
+        );
     }
     if !damaged.iter().all(is_data) {
         text.push_str(

@@ -20,7 +20,7 @@
 
 pub(crate) mod object;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::future::ready;
 use std::pin::pin;
 use std::sync::atomic::AtomicU64;
@@ -85,6 +85,8 @@ pub struct Copied {
     pub superseded: Vec<String>,
     /// Objects of the source's journal.
     pub journal: u64,
+    /// Keys at the source that the store cannot have written, and that were left out.
+    pub foreign: Vec<String>,
     /// Objects with data that the copy has and the source does not: gc freed them, or they are lost there.
     pub extra: u64,
 }
@@ -131,6 +133,7 @@ pub async fn copy(
         doubted: Mutex::new(doubted(to).await?),
         doubted_there: doubted(from).await?,
         gone: Mutex::default(),
+        foreign: Mutex::default(),
         world: World::system(),
     };
     let (mut copied, mut faults) = (Copied::default(), Vec::new());
@@ -142,6 +145,7 @@ pub async fn copy(
     on.gone_check().await?;
     let lost = on.doubts_look().await?;
     copied.extra = on.extra(&seen).await?;
+    copied.foreign = std::mem::take(&mut *on.foreign()).into_iter().collect();
     there_check(from, store_id).await?;
     let read = Journal::of(Arc::clone(source), store_id, keys);
     if has_holes(&journal) {
@@ -272,12 +276,25 @@ async fn ahead_refuse(from: &dyn Backend, to: &dyn Backend, store_id: Uuid) -> R
 /// do.
 async fn newest(of: &dyn Backend, prefix: &str) -> Result<Option<String>> {
     let listed: Vec<Listed> = of.list(prefix).try_collect().await?;
-    Ok(listed.into_iter().map(|item| item.key).max())
+    let keys = listed.into_iter().map(|item| item.key);
+    Ok(keys.filter(|key| is_own(key)).max())
 }
 
 /// The keys of the headers of a place.
 async fn header_keys(of: &dyn Backend) -> Result<HashSet<String>> {
-    of.list("h/").map_ok(|item| item.key).try_collect().await
+    let listed: Vec<Listed> = of.list("h/").try_collect().await?;
+    let keys = listed.into_iter().map(|item| item.key);
+    Ok(keys.filter(|key| is_own(key)).collect())
+}
+
+/// Whether the store can have written this. What else lies there, as desktops and editors leave it, is neither copied
+/// nor deleted.
+fn is_own(key: &str) -> bool {
+    if let Some(number) = key.strip_prefix("h/") {
+        return number.parse().is_ok_and(|number| Header::key(number) == key);
+    }
+    let is_data = DATA.iter().any(|prefix| key.starts_with(prefix));
+    place_of(key).is_some() || (is_data && id_of(key).is_some())
 }
 
 /// Fails where the store is not there (any more): under a disk that went away every listing is empty, and so it looks
@@ -300,8 +317,8 @@ fn away(place: &dyn Backend) -> Error {
 /// The keys of what earlier copies told of.
 async fn doubted(to: &dyn Backend) -> Result<HashSet<String>> {
     let keys = to.list(DOUBTED).try_filter_map(|item| {
-        let key = item.key.strip_prefix(DOUBTED).map(str::to_owned);
-        ready(Ok(key))
+        let key = item.key.strip_prefix(DOUBTED).filter(|key| is_own(key));
+        ready(Ok(key.map(str::to_owned)))
     });
     keys.try_collect().await
 }
@@ -318,10 +335,23 @@ struct Copier<'a> {
     doubted_there: HashSet<String>,
     /// What was listed, and not there when its turn came.
     gone: Mutex<Vec<String>>,
+    /// What lies at the source and is not the store's.
+    foreign: Mutex<BTreeSet<String>>,
     world: World,
 }
 
 impl Copier<'_> {
+    /// What the source has of the store's under a prefix; what else lies there is noted.
+    fn listed(&self, prefix: &str) -> impl Stream<Item = Result<Listed>> {
+        self.from.list(prefix).try_filter(|item| {
+            let is_own = is_own(&item.key);
+            if !is_own {
+                self.foreign().insert(item.key.clone());
+            }
+            ready(is_own)
+        })
+    }
+
     async fn all(
         &self,
         listed: impl Stream<Item = Result<Listed>>,
@@ -347,13 +377,12 @@ impl Copier<'_> {
     ) -> Result<Vec<Listed>> {
         for prefix in DATA {
             let listed = self
-                .from
-                .list(prefix)
+                .listed(prefix)
                 .inspect_ok(|item| seen.extend(id_of(&item.key)));
             self.all(listed, (&mut *copied, &mut *faults), progress).await?;
             there_check(self.from, self.store_id).await?;
         }
-        let mut journal: Vec<Listed> = self.from.list("j/").try_collect().await?;
+        let mut journal: Vec<Listed> = self.listed("j/").try_collect().await?;
         for round in 1..=ROUNDS {
             for prefix in DATA {
                 let mut is_new = |item: &Listed| id_of(&item.key).is_some_and(|id| seen.insert(id));
@@ -362,7 +391,7 @@ impl Copier<'_> {
                 there_check(self.from, self.store_id).await?;
             }
             // Gc writes to the journal before it deletes: where nothing was written, a listing has missed nothing.
-            let now: Vec<Listed> = self.from.list("j/").try_collect().await?;
+            let now: Vec<Listed> = self.listed("j/").try_collect().await?;
             if now.iter().map(|item| &item.key).max() == journal.iter().map(|item| &item.key).max() {
                 break;
             }
@@ -383,7 +412,7 @@ impl Copier<'_> {
         progress: &CopyProgress,
     ) -> Result<()> {
         for _ in 0..ROUNDS {
-            let listed: Vec<Listed> = self.from.list("h/").try_collect().await?;
+            let listed: Vec<Listed> = self.listed("h/").try_collect().await?;
             let kept: HashSet<String> = listed.iter().map(|item| item.key.clone()).collect();
             let (mut done, mut found) = (Copied::default(), Vec::new());
             let listed = stream::iter(listed.into_iter().map(Ok));
@@ -419,6 +448,10 @@ impl Copier<'_> {
 
     fn gone(&self) -> MutexGuard<'_, Vec<String>> {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn foreign(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.foreign.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn doubted(&self) -> MutexGuard<'_, HashSet<String>> {

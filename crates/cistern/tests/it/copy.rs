@@ -352,3 +352,30 @@ async fn a_disk_that_begins_to_fail_is_copied_and_restored_but_for_what_it_canno
     home.start_again();
     assert!(downloaded(&home.api_with(&[]), 2, "raw").await == kept);
 }
+
+#[tokio::test]
+async fn what_others_left_in_the_folder_is_left_out_and_told() {
+    let mut server = Setup::default().at(Place::default()).start();
+    let files = Files::start().await;
+    imported(&server.api(), "one", &files.put("one.img", disks::raw(1, 1))).await;
+    assert_eq!(server.terminate().code(), Some(0));
+    let (live, copy) = (server.objects(), server.data().join("copy"));
+    let words = [&live, &copy].map(|path| path.display().to_string());
+    let copied = ["store", "copy", &words[0], &words[1]];
+    std::fs::write(live.join("p/.DS_Store"), "foreign").expect("writes");
+    let told = run_ok(&mut server.local(&copied));
+    assert!(
+        told.contains("`p/.DS_Store` at the source is not the store's"),
+        "{told}"
+    );
+    std::fs::write(live.join("j/a b"), "foreign").expect("writes");
+    let told = run_ok(&mut server.local(&copied));
+    assert!(told.contains("`j/a b` and 1 more at the source"), "{told}");
+    let told = document(&mut server.local(&copied));
+    assert_eq!(
+        (&told["copy"]["foreign"], &told["copy"]["objects"]),
+        (&2.into(), &0.into()),
+        "{told}"
+    );
+    assert_eq!(files_below(&copy).len() + 2, files_below(&live).len());
+}

@@ -1,5 +1,5 @@
-//! Copies of a source of which not everything can be read: all else is copied, and what is missing is told until it is
-//! there.
+//! Copies of a source of which not everything can be read, or not everything is the store's: all else is copied, and what
+//! is missing is told until it is there.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -220,4 +220,48 @@ async fn whichever_call_to_the_source_fails_the_next_copy_is_whole() {
         let expected = if fault == Fault::Io { 2 + 8 + 2 + 3 } else { 0 };
         assert_eq!(told, expected, "{fault:?}, read back: {read_back}");
     }
+}
+
+#[tokio::test]
+async fn what_is_not_the_stores_is_left_out_and_left_alone() {
+    let (_place, from, to, _) = two_disks().await;
+    let foreign = [
+        "p/.DS_Store",
+        "p/ab/notes~",
+        "b/a b",
+        "j/Thumbs.db",
+        "h/.DS_Store",
+    ];
+    let put = |place: &Path, key: &str| {
+        let path = place.join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "foreign").unwrap();
+    };
+    for key in foreign {
+        put(&from, key);
+    }
+    let is_at = |place: &Path, key: &str| place.join(key).exists();
+    let copied = copy(&from, &to).await.unwrap();
+    let mut told = copied.foreign.clone();
+    told.sort_by_key(|key| foreign.iter().position(|one| one == key));
+    assert_eq!(told, foreign, "each once");
+    assert_eq!(copied.damaged.len(), 0, "{copied:?}");
+    assert!(foreign.iter().all(|key| !is_at(&to, key)));
+    assert_alike_but(&from, &to, &foreign);
+
+    // Beside the copy as well, also where it has its notes.
+    let there = [&foreign[..], &["damaged/.DS_Store", "j/zz", "h/zz"]].concat();
+    for key in &there {
+        put(&to, key);
+    }
+    for copied in [copy(&from, &to).await.unwrap(), copy_read_back(&from, &to).await] {
+        assert_eq!((copied.objects, copied.damaged.len()), (0, 0), "{copied:?}");
+        assert_eq!((copied.extra, copied.foreign.len()), (0, foreign.len()));
+    }
+    assert!(there.iter().all(|key| is_at(&to, key)));
+}
+
+fn assert_alike_but(from: &Path, to: &Path, foreign: &[&str]) {
+    let count = |of: &Path| files_below(of).len();
+    assert_eq!(count(from) - foreign.len(), count(to));
 }

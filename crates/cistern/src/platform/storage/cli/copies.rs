@@ -101,7 +101,7 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     let told = json!({ "copy": {
         "objects": copied.objects, "bytes": copied.bytes, "present": copied.present, "replaced": copied.replaced,
         "gone": copied.gone, "extra": copied.extra, "unsettled": copied.unsettled, "damaged": copied.damaged,
-        "superseded": copied.superseded,
+        "superseded": copied.superseded, "foreign": copied.foreign.len(),
     } });
     context
         .output
@@ -154,6 +154,7 @@ fn copied_text(copied: &Copied, is_read_back: bool) -> String {
              verify` at the source tells."
         );
     }
+    text.push_str(&foreign_text(&copied.foreign));
     let is_whole = copied.damaged.is_empty() && copied.superseded.is_empty();
     if is_read_back && is_whole && copied.gone == 0 && !copied.unsettled {
         text.push_str(" Everything that the source has was read back from the copy, and is the same.");
@@ -166,6 +167,20 @@ fn copied_text(copied: &Copied, is_read_back: bool) -> String {
         );
     }
     text
+}
+
+/// What was left out, as it is not the store's.
+fn foreign_text(keys: &[String]) -> String {
+    // Others gave them their names.
+    let first = keys.first().map(|key| key.escape_debug());
+    match (first, keys.len()) {
+        (None, _) => String::new(),
+        (Some(one), 1) => format!("\nNote: `{one}` at the source is not the store's, and was left out."),
+        (Some(one), count) => format!(
+            "\nNote: `{one}` and {} more at the source are not the store's, and were left out.",
+            count - 1
+        ),
+    }
 }
 
 /// What is damaged or cannot be read at the source, and what helps there; none where nothing is.

@@ -85,6 +85,8 @@ pub struct Copied {
     pub superseded: Vec<String>,
     /// Objects of the source's journal.
     pub journal: u64,
+    /// Packs and whole objects of the source.
+    pub data: u64,
     /// Keys at the source that the store cannot have written, and that were left out.
     pub foreign: Vec<String>,
     /// Objects with data that the copy has and the source does not: gc freed them, or they are lost there.
@@ -145,6 +147,7 @@ pub async fn copy(
     on.gone_check().await?;
     let lost = on.doubts_look().await?;
     copied.extra = on.extra(&seen).await?;
+    copied.data = seen.len() as u64;
     copied.foreign = std::mem::take(&mut *on.foreign()).into_iter().collect();
     there_check(from, store_id).await?;
     let read = Journal::of(Arc::clone(source), store_id, keys);

@@ -353,6 +353,27 @@ async fn a_disk_that_begins_to_fail_is_copied_and_restored_but_for_what_it_canno
     assert!(downloaded(&home.api_with(&[]), 2, "raw").await == kept);
 }
 
+/// However small the store is: two headers and a pack are as many objects as the headers of a new one may be.
+#[tokio::test]
+async fn a_copy_without_a_journal_is_no_success_where_anything_is_stored() {
+    let mut server = Setup::default().at(Place::default()).start();
+    let files = Files::start().await;
+    imported(&server.api(), "one", &files.put("one.img", disks::raw(1, 1))).await;
+    assert_eq!(server.terminate().code(), Some(0));
+    let (live, copy) = (server.objects(), server.data().join("copy"));
+    let count = |prefix: &str| files_below(&live.join(prefix)).len();
+    assert_eq!((count("h"), count("p")), (2, 1));
+    std::fs::remove_dir_all(live.join("j")).expect("removes it");
+    let words = [&live, &copy].map(|path| path.display().to_string());
+    let told = run(&mut server.local(&["store", "copy", &words[0], &words[1]]));
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
+    assert!(reason(&told).contains("there is no journal"), "{told:?}");
+    // With nothing stored there need not be one.
+    std::fs::remove_dir_all(live.join("p")).expect("removes it");
+    let other = format!("{}-other", words[1]);
+    run_ok(&mut server.local(&["store", "copy", &words[0], &other]));
+}
+
 #[tokio::test]
 async fn what_others_left_in_the_folder_is_left_out_and_told() {
     let mut server = Setup::default().at(Place::default()).start();

@@ -106,18 +106,11 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     context
         .output
         .document(&told, || copied_text(&copied, args.read_back));
-    match damaged_text(&copied.damaged) {
-        None if copied.journal == 0 && copied.objects + copied.present > HEADERS => {
-            Err(Failure::Failed(NO_JOURNAL.to_owned()))
-        }
-        None if copied.unsettled && copied.gone > 0 => Err(Failure::Failed(UNSETTLED.to_owned())),
+    match failed_text(&copied) {
         None => Ok(()),
         Some(text) => Err(Failure::Failed(text)),
     }
 }
-
-/// How many a store has at most that nothing was done with yet, and so may lack a journal.
-const HEADERS: u64 = 3;
 
 const NO_JOURNAL: &str = "there is no journal at the source (j/): without it nothing brings the names of images, users and settings \
                           back from this copy. A server of the source writes it anew when it starts; then copy again";
@@ -181,6 +174,18 @@ fn foreign_text(keys: &[String]) -> String {
             count - 1
         ),
     }
+}
+
+/// Why a copy is not what a copy should be, and what helps; none where it is.
+fn failed_text(copied: &Copied) -> Option<String> {
+    let wrong = [
+        damaged_text(&copied.damaged),
+        // Whatever has stored anything has a journal.
+        (copied.journal == 0 && copied.data > 0).then(|| NO_JOURNAL.to_owned()),
+        (copied.unsettled && copied.gone > 0).then(|| UNSETTLED.to_owned()),
+    ];
+    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
+    (!wrong.is_empty()).then(|| wrong.join(". And "))
 }
 
 /// What is damaged or cannot be read at the source, and what helps there; none where nothing is.
@@ -403,6 +408,23 @@ mod tests {
         };
         assert!(copied_text(&copied, false).contains("of no use any more"));
         assert!(!copied_text(&Copied::default(), false).contains("of no use"));
+    }
+
+    #[test]
+    fn a_journal_that_is_missing_is_told_beside_damage_and_where_anything_is_stored() {
+        let of = |data, journal, damaged: &[&str]| {
+            failed_text(&Copied {
+                data,
+                journal,
+                damaged: damaged.iter().map(ToString::to_string).collect(),
+                ..Copied::default()
+            })
+        };
+        assert_eq!(of(0, 0, &[]), None, "nothing was done with it yet");
+        assert_eq!(of(1, 1, &[]), None);
+        assert_eq!(of(1, 0, &[]).as_deref(), Some(NO_JOURNAL));
+        let both = of(1, 0, &["p/00/x: it cannot be read"]).expect("a sentence");
+        assert!(both.contains("p/00/x") && both.ends_with(NO_JOURNAL), "{both}");
     }
 
     #[test]

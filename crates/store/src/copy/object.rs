@@ -159,8 +159,9 @@ impl Copier<'_> {
         Ok(Done::Written(item.bytes, fault))
     }
 
-    /// What was read of an object at the source, or why it cannot be read. A source that is away as a whole says nothing of
-    /// its objects, and a device that fails altogether is no reason to go through all of them: so it is looked for first.
+    /// What was read of an object at the source, or why it cannot be read. A source that is away as a whole says
+    /// nothing of its objects, and a device that fails altogether is no reason to go through all of them: so it is
+    /// looked for first.
     async fn readable<T>(&self, read: Result<T>) -> Result<Result<T>> {
         match read {
             Err(error) if error.kind() != Kind::NotFound && damaging(&error) => {

@@ -1,5 +1,5 @@
-//! Copies of a source of which not everything can be read, or not everything is the store's: all else is copied, and what
-//! is missing is told until it is there.
+//! Copies of a source of which not everything can be read, or not everything is the store's: all else is copied, and
+//! what is missing is told until it is there.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

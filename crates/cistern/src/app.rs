@@ -364,6 +364,7 @@ pub async fn existing_open(config: &Config) -> Result<Db> {
             ))
         })?
     {
+        db::sqlite::link_refuse(&path)?;
         if store_is_there(config).await? {
             return Err(Error::Precondition(database_lost(config, &path)));
         }

@@ -109,7 +109,7 @@ fn describe_room() {
     metrics::describe_gauge!(
         "cistern_disk_free_bytes",
         metrics::Unit::Bytes,
-        "Free room of the disks of working files (`data`) and objects."
+        "Free room of the disks of working files (`data`), objects, and SQLite's file (`database`, where it has its own)."
     );
     metrics::describe_gauge!(
         "cistern_disk_total_bytes",

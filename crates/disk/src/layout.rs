@@ -86,21 +86,33 @@ impl Layout {
     /// A dynamic VDI with blocks of 1 MiB, as VirtualBox makes them. `allocated` as for [`Self::qcow2`].
     ///
     /// Refused: a size that is 0, not a multiple of 512 or above 16 TiB, and a range behind the end of the disk.
-    pub fn vdi(virtual_bytes: u64, allocated: impl Iterator<Item = Range<u64>>, id: Id) -> Result<Self, Error> {
+    pub fn vdi(
+        virtual_bytes: u64,
+        allocated: impl Iterator<Item = Range<u64>>,
+        id: Id,
+    ) -> Result<Self, Error> {
         vdi::plan(virtual_bytes, allocated, id).map(Self::of_blocks)
     }
 
     /// A dynamic VHD with blocks of 2 MiB. `allocated` as for [`Self::qcow2`].
     ///
     /// Refused: a size that is 0, not a multiple of 512 or above 2040 GiB, and a range behind the end of the disk.
-    pub fn vhd(virtual_bytes: u64, allocated: impl Iterator<Item = Range<u64>>, id: Id) -> Result<Self, Error> {
+    pub fn vhd(
+        virtual_bytes: u64,
+        allocated: impl Iterator<Item = Range<u64>>,
+        id: Id,
+    ) -> Result<Self, Error> {
         vhd::plan(virtual_bytes, allocated, id).map(Self::of_blocks)
     }
 
     /// A dynamic VHDX with blocks of 1 MiB. `allocated` as for [`Self::qcow2`].
     ///
     /// Refused: a size that is 0, not a multiple of 512 or above 64 TiB, and a range behind the end of the disk.
-    pub fn vhdx(virtual_bytes: u64, allocated: impl Iterator<Item = Range<u64>>, id: Id) -> Result<Self, Error> {
+    pub fn vhdx(
+        virtual_bytes: u64,
+        allocated: impl Iterator<Item = Range<u64>>,
+        id: Id,
+    ) -> Result<Self, Error> {
         vhdx::plan(virtual_bytes, allocated, id).map(Self::of_blocks)
     }
 

@@ -34,13 +34,13 @@ mod whole;
 
 use std::io::{self, Read, Seek};
 
-pub use error::{Error, ErrorKind};
 use error::Result;
+pub use error::{Error, ErrorKind};
 pub use extents::{Content, Extent, MAX_DATA_BYTES};
 pub use format::{Format, Info, Limits, Probe, UnknownName, Wrapper};
 pub use probe::probe;
-pub use vmdk::writer as stream_vmdk;
 use source::Source;
+pub use vmdk::writer as stream_vmdk;
 
 /// Checks the headers of `source` as `format` and says what disk it holds. Nothing of the disk itself is read.
 pub fn info(format: Format, source: &mut (impl Read + Seek), limits: &Limits) -> Result<Info, Error> {

@@ -47,7 +47,8 @@ impl<'a> Source<'a> {
             )));
         }
         self.inner
-            .seek(SeekFrom::Start(self.base.saturating_add(offset))).map_err(failed)?;
+            .seek(SeekFrom::Start(self.base.saturating_add(offset)))
+            .map_err(failed)?;
         self.inner.read_exact(buffer).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => Error::damaged(
                 "The image became shorter while it was read. Leave the file alone and try again.",

@@ -29,7 +29,10 @@ pub(crate) fn whole_within(format: Format, image: &[u8], limits: &Limits) -> Res
         Ok(())
     })?;
     assert_eq!(info.virtual_bytes, disk.len() as u64);
-    assert_eq!((&info.variant, info.virtual_bytes), (&first.variant, first.virtual_bytes));
+    assert_eq!(
+        (&info.variant, info.virtual_bytes),
+        (&first.variant, first.virtual_bytes)
+    );
     Ok((info, disk))
 }
 

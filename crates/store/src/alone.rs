@@ -53,7 +53,7 @@ impl Store {
         let mut damage = Vec::new();
         if let Some(number) = headers.alone() {
             let key = Header::key(number);
-            let reason = format!("there is no copy of the store's header `{key}`");
+            let reason = format!("there is only one copy of the store's header left, `{key}`");
             damage.push(told(key, 0, reason));
         }
         damage.extend(headers.stale.into_iter().map(|number| {

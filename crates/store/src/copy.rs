@@ -11,13 +11,16 @@
 //! doubt when it was copied, which is noted in the copy and told each time until it is whole. Of what differs both
 //! sides are judged by themselves, and what is damaged at the destination is replaced by what is whole at the source.
 //!
+//! What cannot be read at the source is noted and told like what is damaged, and all else is copied: a disk that begins
+//! to fail is when a copy is needed. An unreadable object of the journal has an empty one in its place.
+//!
 //! What is damaged of the journal is copied as it is, because a recovery tells of what it finds damaged, and not of a
 //! last object that is missing. That it is of a generation which a newer whole one has superseded, so that a recovery
 //! never gets to it, is a note.
 
 pub(crate) mod object;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::future::ready;
 use std::pin::pin;
 use std::sync::atomic::AtomicU64;
@@ -40,7 +43,7 @@ use object::{Done, Fault};
 
 /// How often it is looked for what was written meanwhile, at most: a server may write all the time.
 const ROUNDS: u32 = 8;
-/// Where the keys of what was damaged at the source, or in doubt, are noted in a copy.
+/// Where the keys of what was damaged or unreadable at the source, or in doubt, are noted in a copy.
 pub(crate) const DOUBTED: &str = "damaged/";
 /// Where packs and whole objects lie.
 const DATA: [&str; 2] = ["p/", "b/"];
@@ -75,13 +78,17 @@ pub struct Copied {
     /// Objects that were gone when their turn came: gc ran meanwhile, and what it wrote in their place may not be
     /// copied yet.
     pub gone: u64,
-    /// Objects that are damaged at the source, or differ and do not tell which of the two is right: keys of the first
-    /// of them, with the reason, and what the copy has now.
+    /// Objects that are damaged or cannot be read at the source, or differ and do not tell which of the two is right:
+    /// keys of the first of them, with the reason, and what the copy has now.
     pub damaged: Vec<String>,
     /// The same of journal objects that no recovery reads, as a newer generation of the journal is whole.
     pub superseded: Vec<String>,
     /// Objects of the source's journal.
     pub journal: u64,
+    /// Packs and whole objects of the source.
+    pub data: u64,
+    /// Keys at the source that the store cannot have written, and that were left out.
+    pub foreign: Vec<String>,
     /// Objects with data that the copy has and the source does not: gc freed them, or they are lost there.
     pub extra: u64,
 }
@@ -122,24 +129,26 @@ pub async fn copy(
     let on = Copier {
         from,
         to,
+        store_id,
         keys: keys.clone(),
         read_back: options.read_back,
         doubted: Mutex::new(doubted(to).await?),
         doubted_there: doubted(from).await?,
         gone: Mutex::default(),
+        foreign: Mutex::default(),
         world: World::system(),
     };
     let (mut copied, mut faults) = (Copied::default(), Vec::new());
     let mut seen = HashSet::new();
-    let journal = on
-        .data(store_id, &mut seen, (&mut copied, &mut faults), progress)
-        .await?;
+    let journal = on.data(&mut seen, (&mut copied, &mut faults), progress).await?;
     let listed = stream::iter(journal.iter().cloned().map(Ok));
     on.all(listed, (&mut copied, &mut faults), progress).await?;
-    on.headers(store_id, (&mut copied, &mut faults), progress).await?;
+    on.headers((&mut copied, &mut faults), progress).await?;
     on.gone_check().await?;
     let lost = on.doubts_look().await?;
     copied.extra = on.extra(&seen).await?;
+    copied.data = seen.len() as u64;
+    copied.foreign = std::mem::take(&mut *on.foreign()).into_iter().collect();
     there_check(from, store_id).await?;
     let read = Journal::of(Arc::clone(source), store_id, keys);
     if has_holes(&journal) {
@@ -270,12 +279,25 @@ async fn ahead_refuse(from: &dyn Backend, to: &dyn Backend, store_id: Uuid) -> R
 /// do.
 async fn newest(of: &dyn Backend, prefix: &str) -> Result<Option<String>> {
     let listed: Vec<Listed> = of.list(prefix).try_collect().await?;
-    Ok(listed.into_iter().map(|item| item.key).max())
+    let keys = listed.into_iter().map(|item| item.key);
+    Ok(keys.filter(|key| is_own(key)).max())
 }
 
 /// The keys of the headers of a place.
 async fn header_keys(of: &dyn Backend) -> Result<HashSet<String>> {
-    of.list("h/").map_ok(|item| item.key).try_collect().await
+    let listed: Vec<Listed> = of.list("h/").try_collect().await?;
+    let keys = listed.into_iter().map(|item| item.key);
+    Ok(keys.filter(|key| is_own(key)).collect())
+}
+
+/// Whether the store can have written this. What else lies there, as desktops and editors leave it, is neither copied
+/// nor deleted.
+fn is_own(key: &str) -> bool {
+    if let Some(number) = key.strip_prefix("h/") {
+        return number.parse().is_ok_and(|number| Header::key(number) == key);
+    }
+    let is_data = DATA.iter().any(|prefix| key.starts_with(prefix));
+    place_of(key).is_some() || (is_data && id_of(key).is_some())
 }
 
 /// Fails where the store is not there (any more): under a disk that went away every listing is empty, and so it looks
@@ -298,8 +320,8 @@ fn away(place: &dyn Backend) -> Error {
 /// The keys of what earlier copies told of.
 async fn doubted(to: &dyn Backend) -> Result<HashSet<String>> {
     let keys = to.list(DOUBTED).try_filter_map(|item| {
-        let key = item.key.strip_prefix(DOUBTED).map(str::to_owned);
-        ready(Ok(key))
+        let key = item.key.strip_prefix(DOUBTED).filter(|key| is_own(key));
+        ready(Ok(key.map(str::to_owned)))
     });
     keys.try_collect().await
 }
@@ -307,6 +329,7 @@ async fn doubted(to: &dyn Backend) -> Result<HashSet<String>> {
 struct Copier<'a> {
     from: &'a dyn Backend,
     to: &'a dyn Backend,
+    store_id: Uuid,
     keys: Keys,
     read_back: bool,
     /// Noted by earlier copies, and by this one.
@@ -315,10 +338,23 @@ struct Copier<'a> {
     doubted_there: HashSet<String>,
     /// What was listed, and not there when its turn came.
     gone: Mutex<Vec<String>>,
+    /// What lies at the source and is not the store's.
+    foreign: Mutex<BTreeSet<String>>,
     world: World,
 }
 
 impl Copier<'_> {
+    /// What the source has of the store's under a prefix; what else lies there is noted.
+    fn listed(&self, prefix: &str) -> impl Stream<Item = Result<Listed>> {
+        self.from.list(prefix).try_filter(|item| {
+            let is_own = is_own(&item.key);
+            if !is_own {
+                self.foreign().insert(item.key.clone());
+            }
+            ready(is_own)
+        })
+    }
+
     async fn all(
         &self,
         listed: impl Stream<Item = Result<Listed>>,
@@ -338,29 +374,27 @@ impl Copier<'_> {
     /// was looked often enough; gives the journal that tells of no more than was copied.
     async fn data(
         &self,
-        store_id: Uuid,
         seen: &mut HashSet<Uuid>,
         (copied, faults): (&mut Copied, &mut Vec<Fault>),
         progress: &CopyProgress,
     ) -> Result<Vec<Listed>> {
         for prefix in DATA {
             let listed = self
-                .from
-                .list(prefix)
+                .listed(prefix)
                 .inspect_ok(|item| seen.extend(id_of(&item.key)));
             self.all(listed, (&mut *copied, &mut *faults), progress).await?;
-            there_check(self.from, store_id).await?;
+            there_check(self.from, self.store_id).await?;
         }
-        let mut journal: Vec<Listed> = self.from.list("j/").try_collect().await?;
+        let mut journal: Vec<Listed> = self.listed("j/").try_collect().await?;
         for round in 1..=ROUNDS {
             for prefix in DATA {
                 let mut is_new = |item: &Listed| id_of(&item.key).is_some_and(|id| seen.insert(id));
                 let newer = self.from.list(prefix).try_filter(|item| ready(is_new(item)));
                 self.all(newer, (&mut *copied, &mut *faults), progress).await?;
-                there_check(self.from, store_id).await?;
+                there_check(self.from, self.store_id).await?;
             }
             // Gc writes to the journal before it deletes: where nothing was written, a listing has missed nothing.
-            let now: Vec<Listed> = self.from.list("j/").try_collect().await?;
+            let now: Vec<Listed> = self.listed("j/").try_collect().await?;
             if now.iter().map(|item| &item.key).max() == journal.iter().map(|item| &item.key).max() {
                 break;
             }
@@ -377,21 +411,20 @@ impl Copier<'_> {
     /// what is removed must never be more than what gave way.
     async fn headers(
         &self,
-        store_id: Uuid,
         (copied, faults): (&mut Copied, &mut Vec<Fault>),
         progress: &CopyProgress,
     ) -> Result<()> {
         for _ in 0..ROUNDS {
-            let listed: Vec<Listed> = self.from.list("h/").try_collect().await?;
+            let listed: Vec<Listed> = self.listed("h/").try_collect().await?;
             let kept: HashSet<String> = listed.iter().map(|item| item.key.clone()).collect();
             let (mut done, mut found) = (Copied::default(), Vec::new());
             let listed = stream::iter(listed.into_iter().map(Ok));
             self.all(listed, (&mut done, &mut found), progress).await?;
             let is_settled = header_keys(self.from).await? == kept;
-            if !is_settled || !kept.contains(&there_check(self.from, store_id).await?) {
+            if !is_settled || !kept.contains(&there_check(self.from, self.store_id).await?) {
                 continue;
             }
-            if !kept.contains(&there_check(self.to, store_id).await?) {
+            if !kept.contains(&there_check(self.to, self.store_id).await?) {
                 return Err(away(self.to));
             }
             for old in header_keys(self.to).await?.difference(&kept) {
@@ -418,6 +451,10 @@ impl Copier<'_> {
 
     fn gone(&self) -> MutexGuard<'_, Vec<String>> {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn foreign(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.foreign.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn doubted(&self) -> MutexGuard<'_, HashSet<String>> {

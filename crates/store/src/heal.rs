@@ -208,7 +208,7 @@ impl Store {
             bytes: whole.found.bytes,
             modified_us: 0,
         };
-        object_write(from, to, &item, true).await.map(drop)
+        object_write(from, to, &item, true).await?.map(drop)
     }
 
     /// The size that the row has of an object may have been read from what was damaged. False where it is not published

@@ -231,6 +231,11 @@ impl Store {
         Ok(found.header)
     }
 
+    /// Fails where the store is in clear: it has no wrapping keys, and takes none.
+    pub fn encrypted_check(&self) -> Result<()> {
+        self.key_or_refuse().map(drop)
+    }
+
     fn key_or_refuse(&self) -> Result<&StoreKey> {
         self.key().ok_or_else(|| not_encrypted(self.id()))
     }

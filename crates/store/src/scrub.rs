@@ -58,6 +58,17 @@ pub struct Health {
     /// When the object that was read longest ago was read (or written), microseconds since 1970; `None` without
     /// objects.
     pub oldest_us: Option<i64>,
+    /// The same of the object that was read last.
+    pub newest_us: Option<i64>,
+}
+
+impl Health {
+    /// Whether something is said to have been read at a time that at `now_us` is still to come. The clock was wrong
+    /// then, or is now: nobody knows how long ago that was read.
+    pub fn is_ahead(&self, now_us: i64) -> bool {
+        self.newest_us
+            .is_some_and(|newest_us| newest_us >= now_us + rows::AHEAD_US)
+    }
 }
 
 /// What the record of damage follows from, in short: it is the same as long as this is.
@@ -70,15 +81,15 @@ pub(crate) struct Inputs {
 }
 
 impl Store {
-    /// Reads what is due, oldest first, and brings the record of damage up to date.
+    /// Reads what a clock that was ahead has noted as read, and what is due, oldest first, and brings the record of
+    /// damage up to date.
     pub async fn scrub(&self, options: &Options, read: &AtomicU64) -> Result<Report> {
         let mut report = Report::default();
         let world = &self.inner.options.world;
         let start = world.uptime();
         let due_us = world.now_us() - micros(options.every);
         loop {
-            let page = rows::objects_due(&self.inner.db, self.inner.number, due_us, PAGE).await;
-            let page = page.map_err(|error| Error::db("cannot look for what is to be read", error))?;
+            let page = self.scrub_page(due_us).await?;
             report.is_done = page.is_empty();
             if page.is_empty() {
                 break;
@@ -103,6 +114,19 @@ impl Store {
         Ok(report)
     }
 
+    /// Some of what is to be read: first what was read by a clock that was ahead, which would never be due.
+    async fn scrub_page(&self, due_us: i64) -> Result<Vec<rows::object::Model>> {
+        let (db, number) = (&self.inner.db, self.inner.number);
+        let context = |error| Error::db("cannot look for what is to be read", error);
+        let now_us = self.inner.options.world.now_us();
+        let ahead = rows::objects_ahead(db, number, now_us, PAGE).await;
+        let ahead = ahead.map_err(context)?;
+        if !ahead.is_empty() {
+            return Ok(ahead);
+        }
+        rows::objects_due(db, number, due_us, PAGE).await.map_err(context)
+    }
+
     /// How things stand, from the record.
     pub async fn health(&self) -> Result<Health> {
         let (db, number) = (&self.inner.db, self.inner.number);
@@ -110,6 +134,7 @@ impl Store {
         Ok(Health {
             damaged_roots: self.damaged_roots().await?,
             oldest_us: rows::objects_oldest(db, number).await.map_err(context)?,
+            newest_us: rows::objects_last_read(db, number).await.map_err(context)?,
         })
     }
 

@@ -147,8 +147,12 @@ impl Store {
             } else {
                 // What a disk needed of it and was imported again lies elsewhere now; what is whole gc takes to another
                 // pack.
+                let kept = match fault.there {
+                    Some(_) => "gc keeps what is whole of it in another pack, and removes it",
+                    None => "gc forgets it",
+                };
                 format!(
-                    "{}; no disk needs what is damaged of it (any more): gc keeps what is whole of it in another pack, and removes it",
+                    "{}; no disk needs what is damaged of it (any more): {kept}",
                     fault.reason
                 )
             },

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{App, Unlock};
 use crate::config::{self, Config};
-use crate::platform::db::Db;
+use crate::platform::db::{Db, sqlite};
 use crate::platform::error::{Error, Result, chain_of};
 use crate::platform::net::place_shown;
 use crate::platform::reserve::Reserve;
@@ -48,7 +48,7 @@ pub(super) fn reserve_of(config: &Config) -> Option<Reserve> {
         return None;
     };
     let is_shared = match config.database() {
-        config::Database::Sqlite(path) => path.parent().is_some_and(|folder| is_one_disk(folder, &objects)),
+        config::Database::Sqlite(path) => is_one_disk(&sqlite::real_folder(&path), &objects),
         config::Database::Postgres(_) => false,
     };
     (!is_shared).then(|| Reserve::of_objects(&objects))

@@ -14,6 +14,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta};
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use serde::Serialize;
+use store::scrub::Health;
 use store::{Store, WrappingKey};
 
 use super::flags::ServerFlags;
@@ -21,8 +22,8 @@ use super::output::counted;
 use super::{Context, Failure, Outcome, block_on, key_flags_named};
 use crate::app;
 use crate::config::{Config, Database, Objects};
-use crate::platform::clock::{Clock, wire};
-use crate::platform::db::{Db, migrate};
+use crate::platform::clock::{Clock, Time, wire};
+use crate::platform::db::{Db, migrate, sqlite};
 use crate::platform::error::{Error, Result, chain_of};
 use crate::platform::keys::service::key_load;
 use crate::platform::random;
@@ -34,6 +35,8 @@ const CLOCK_MIN: i64 = 1_767_225_600;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The check of the objects' place.
 const OBJECTS: &str = "objects";
+/// The check of what is stored there.
+const DATA: &str = "stored data";
 
 /// Flags of `doctor`: those of `serve`, whose settings it checks.
 #[derive(Debug, clap::Args)]
@@ -185,7 +188,7 @@ fn file_system(config: &Config) -> Check {
     let Database::Sqlite(path) = config.database() else {
         return ok("file system", "the database is not in a file here");
     };
-    let place = nearest(&path);
+    let place = nearest(&sqlite::real_folder(&path));
     match store::folder::filesystem_kind(&place) {
         Err(error) => warning(
             "file system",
@@ -297,22 +300,44 @@ async fn headers(store: &Store) -> Check {
 
 /// Since when everything that is stored was read, and whether something is known to be damaged.
 async fn data_read(config: &Config, place: &str, store: &Store) -> Check {
-    const NAME: &str = "stored data";
-    let health = match store.health().await {
-        Ok(health) => health,
-        Err(error) => return warning(NAME, format!("it is not known how it is: {}", chain_of(&error))),
+    match store.health().await {
+        Ok(health) => data_check(health, Clock::default().now(), config.scrub.every_days, place),
+        Err(error) => warning(DATA, format!("it is not known how it is: {}", chain_of(&error))),
+    }
+}
+
+fn data_check(health: Health, now: Time, every_days: u32, place: &str) -> Check {
+    let is_ahead = health.is_ahead(now.timestamp_micros());
+    let read = if is_ahead {
+        ahead_text(now, every_days)
+    } else {
+        read_text(health.oldest_us, every_days)
     };
-    let read = read_text(health.oldest_us, config.scrub.every_days);
     match health.damaged_roots {
-        0 => ok(NAME, format!("{read}; no damage is known")),
+        0 if is_ahead => warning(DATA, format!("{read}; no damage is known")),
+        0 => ok(DATA, format!("{read}; no damage is known")),
         _ => failed(
-            NAME,
+            DATA,
             format!(
                 "{read}; {} known to be damaged: `cistern store verify --read-data {place}` names them, and what brings them back",
                 counted(health.damaged_roots, "image")
             ),
         ),
     }
+}
+
+/// That it is not known when all of it was read, and what finds that out.
+fn ahead_text(now: Time, every_days: u32) -> String {
+    let now = wire(now);
+    let read = format!(
+        "some of it is noted as read at a time that is still to come: the clock, which says {now}, is wrong or was then"
+    );
+    if every_days == 0 {
+        return format!(
+            "{read}; the scrub is off (`scrub.every_days`): `cistern store verify --read-data` reads it again"
+        );
+    }
+    format!("{read}; if it is right now, the scrub reads that again while a server runs")
 }
 
 /// Since when everything was read, and when the scrub reads it again. What an index that was made anew names was read
@@ -443,5 +468,31 @@ fn open_files(config: &Config) -> Check {
         (Some(shortage), _) => warning(NAME, shortage),
         (None, Some(max)) => ok(NAME, format!("up to {max}")),
         (None, None) => ok(NAME, "no limit"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_that_is_said_to_have_been_read_in_time_to_come_is_not_fine() {
+        let now = Clock::default().now();
+        let at = |days| Some((now + TimeDelta::days(days)).timestamp_micros());
+        let check = |oldest_us, newest_us| {
+            let health = Health {
+                oldest_us,
+                newest_us,
+                ..Health::default()
+            };
+            data_check(health, now, 30, "--data d")
+        };
+        assert_eq!(check(None, None).state, State::Ok);
+        assert_eq!(check(at(-29), at(0)).state, State::Ok);
+        for oldest in [at(-29), at(365)] {
+            let found = check(oldest, at(365));
+            assert_eq!(found.state, State::Warning);
+            assert!(found.text.contains("still to come"), "{}", found.text);
+        }
     }
 }

@@ -68,6 +68,12 @@ pub fn run(args: &Args, context: &Context) -> Outcome {
             }
             text(&recovered, &place, needs_key)
         });
+        if let Some(reason) = &recovered.journal_owed {
+            return Err(Failure::Failed(format!(
+                "the database is in its place, but its journal could not be begun: {reason} See to that, then start the server, which \
+                 does it, or run this again"
+            )));
+        }
         if recovered.gaps.is_empty() && recovered.damaged_roots == 0 {
             return Ok(());
         }

@@ -327,6 +327,27 @@ async fn after_a_day_the_sweeper_lets_the_data_go_and_later_the_row() {
 }
 
 #[tokio::test]
+async fn a_purge_gives_up_what_was_deleted_while_the_clock_was_ahead() {
+    let (app, _dir) = app().await;
+    let id = imported(&app, &disk(2)).await.id;
+    assert!(!service::deleted_is_any(&app).await.expect("looks"));
+    app.clock.advance(chrono::TimeDelta::days(365));
+    service::image_delete(&app, &caller(1), id, false)
+        .await
+        .expect("deletes");
+    app.clock.advance(chrono::TimeDelta::days(-365));
+    assert!(service::deleted_is_any(&app).await.expect("looks"));
+    let foreseen = service::deleted_list(&app).await.expect("lists");
+    let given_up = service::deleted_purge(&app).await.expect("purges");
+    assert_eq!(given_up, foreseen);
+    assert_eq!(given_up.iter().map(|one| one.id).collect::<Vec<_>>(), [id]);
+    assert!(get(&app, id).await.root_digest.is_none());
+    assert!(!service::deleted_is_any(&app).await.expect("looks"));
+    let again = service::deleted_purge(&app).await.expect("purges");
+    assert_eq!(again, []);
+}
+
+#[tokio::test]
 async fn what_is_protected_cannot_be_deleted() {
     let (app, _dir) = app().await;
     let id = waiting(&app).await.id;

@@ -3,10 +3,11 @@
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use store::owner;
 
+use crate::platform::db::sqlite;
 use crate::platform::error::{Error, Result};
 
 /// The file that is locked: the process, and where its objects lie.
@@ -37,14 +38,15 @@ pub fn data_folder_make(data: &Path) -> Result<()> {
 /// file's text is only for the message.
 ///
 /// `objects` is where its objects lie, for people: other commands on the folder compare it ([`objects_check`]).
-/// `database` is SQLite's file, where there is one: it is one server's too, whose data folder may be another.
+/// `database` is SQLite's file, where there is one: it is one server's too, whose data folder may be another, by
+/// whatever link each gets at it.
 pub fn data_lock(data: &Path, objects: &str, database: Option<&Path>) -> Result<DataLock> {
-    let beside = database.and_then(Path::parent);
-    let same = |folder: &&Path| folder.canonicalize().ok() == data.canonicalize().ok();
+    let beside = database.map(sqlite::real_folder);
+    let same = |folder: &PathBuf| folder.canonicalize().ok() == data.canonicalize().ok();
     let other = beside.filter(|folder| folder.is_dir() && !same(folder));
     Ok(DataLock {
         _file: folder_lock(data, objects)?,
-        _database: other.map(|folder| folder_lock(folder, objects)).transpose()?,
+        _database: other.map(|folder| folder_lock(&folder, objects)).transpose()?,
     })
 }
 
@@ -155,6 +157,22 @@ mod tests {
         drop(first);
         let _other = data_lock(other.path(), "/a", Some(&file)).expect("it is free");
         data_lock(own.path(), "/a", Some(&file)).expect_err("it is used");
+    }
+
+    #[test]
+    fn a_link_is_no_second_way_to_a_database_that_is_used() {
+        let [own, other, real] = [(), (), ()].map(|()| tempfile::tempdir().expect("a temporary folder"));
+        let (link, file) = (own.path().join("cistern.sqlite"), real.path().join("db.sqlite"));
+        std::fs::write(&file, "").expect("writes");
+        std::os::unix::fs::symlink(&file, &link).expect("links");
+        let ways = [(own.path(), &link), (other.path(), &file)];
+        for ((data, database), (second, theirs)) in [(ways[0], ways[1]), (ways[1], ways[0])] {
+            let first = data_lock(data, "/a", Some(database)).expect("the first takes it");
+            data_lock(second, "/a", Some(theirs)).expect_err("it is used");
+            data_lock(data, "/a", None).expect_err("so is the data folder");
+            drop(first);
+        }
+        data_lock(other.path(), "/a", Some(&link)).expect("it is free");
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub enum Looked {
 }
 
 impl Reserve {
-    /// The reserve of the database `path`, whose folder exists.
+    /// The reserve of the database `path`, whose folder exists. That is no link: a reserve helps on its own disk only.
     pub fn beside(path: &Path) -> Self {
         Self {
             path: path.with_extension("reserve"),

@@ -1,6 +1,7 @@
 //! The `cistern` command as scripts rely on it: help, exit codes, one JSON document, what lands on which stream.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -677,6 +678,48 @@ async fn a_store_on_read_only_media_is_verified_where_it_is() {
     let by_copy = ["store", "verify", "--read-data", "--database", &database];
     let output = run(&mut wrapped(server.local(&by_copy), &words));
     assert!(stdout(&output).starts_with("image 1: bytes "), "{output:?}");
+}
+
+/// What is committed last is in the log beside the real file: it is read where that can be written, and missed nowhere.
+#[tokio::test]
+async fn a_linked_database_on_read_only_media_is_judged_by_where_it_is() {
+    let mut server = Setup::default().at(Place::default()).start();
+    let files = Files::start().await;
+    imported(&server.api(), "one", &files.put("a.img", disks::raw(4, 8))).await;
+    server.kill();
+    let Some(words) = unwritable(&server.data()) else {
+        return;
+    };
+    let (elsewhere, inside) = (
+        tempfile::tempdir().expect("a temporary folder"),
+        server.data().join("rows"),
+    );
+    std::fs::create_dir(&inside).expect("makes it");
+    let link = server.data().join("cistern.sqlite");
+    for folder in [&inside, elsewhere.path()] {
+        for suffix in ["", "-wal"] {
+            let from = server.data().join(format!("cistern.sqlite{suffix}"));
+            std::fs::copy(from, folder.join(format!("db.sqlite{suffix}"))).expect("copies");
+        }
+    }
+    for suffix in ["", "-wal", "-shm"] {
+        std::fs::remove_file(server.data().join(format!("cistern.sqlite{suffix}"))).expect("was left");
+    }
+    let verify = || {
+        run(&mut wrapped(
+            server.local(&["store", "verify", "--read-data"]),
+            &words,
+        ))
+    };
+
+    symlink(elsewhere.path().join("db.sqlite"), &link).expect("links");
+    let output = verify();
+    assert!(stdout(&output).starts_with("No damage in 1 disk"), "{output:?}");
+    std::fs::remove_file(&link).expect("is there");
+    symlink(inside.join("db.sqlite"), &link).expect("links");
+    let said = reason(&verify());
+    let log = inside.join("db.sqlite-wal").display().to_string();
+    assert!(said.contains(&log) && said.contains("copy both"), "{said}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::harness::disks;
 use crate::harness::files::Files;
 use crate::harness::images::{downloaded, imported};
-use crate::harness::process::{cistern, document, reason, run, run_ok};
+use crate::harness::process::{cistern, document, reason, run, run_ok, stdout};
 use crate::harness::server::{Server, Setup};
 use crate::harness::world::{Place, place_if_there};
 use crate::harness::{files_below, largest_spoil};
@@ -301,4 +301,102 @@ async fn a_damaged_journal_object_is_told_until_a_newer_generation_is_whole() {
         let superseded = copied["copy"]["superseded"].as_array().expect("a list").clone();
         assert_eq!(superseded.len(), expected, "{copied}");
     }
+}
+
+/// The kernel's own EIO: a restore from what could be copied has every other image, and says what is missing.
+#[tokio::test]
+async fn a_disk_that_begins_to_fail_is_copied_and_restored_but_for_what_it_cannot_read() {
+    let mut server = Setup::default().at(Place::default()).start();
+    let (files, api) = (Files::start().await, server.api());
+    imported(&api, "lost", &files.put("lost.img", disks::raw(8, 1))).await;
+    let (live, copy) = (server.objects(), server.data().join("copy"));
+    let lost = files_below(&live.join("p"));
+    let kept = disks::raw(8, 2);
+    imported(&api, "kept", &files.put("kept.img", kept.clone())).await;
+    assert_eq!(server.terminate().code(), Some(0));
+    for pack in &lost {
+        std::fs::remove_file(pack).expect("removes it");
+        std::os::unix::fs::symlink("/proc/self/mem", pack).expect("links");
+    }
+    let words = [&live, &copy].map(|path| path.display().to_string());
+    for _ in 0..2 {
+        let told = run(&mut server.local(&["store", "copy", &words[0], &words[1]]));
+        assert_eq!(told.status.code(), Some(1), "{told:?}");
+        let said = reason(&told);
+        for pack in &lost {
+            let key = pack.strip_prefix(&live).expect("is below").display().to_string();
+            assert!(
+                said.contains(&format!("{key}: it cannot be read (Input/output error")),
+                "{said}"
+            );
+        }
+        assert!(
+            said.contains("names the images") && said.contains("cistern store heal"),
+            "{said}"
+        );
+    }
+    assert_eq!(
+        files_below(&copy.join("j")).len(),
+        files_below(&live.join("j")).len()
+    );
+
+    let mut home = Setup::default().at(Place::default()).stopped();
+    let restored = home.objects().display().to_string();
+    run_ok(&mut home.local(&["store", "copy", &words[1], &restored]));
+    let recovered = run(&mut home.local(&["recover"]));
+    assert_eq!(recovered.status.code(), Some(1), "{recovered:?}");
+    let verified = run(&mut home.local(&["store", "verify"]));
+    assert_eq!(verified.status.code(), Some(1), "{verified:?}");
+    let said = stdout(&verified) + &String::from_utf8_lossy(&verified.stderr);
+    assert!(said.contains("image 1") && !said.contains("image 2"), "{said}");
+    home.start_again();
+    assert!(downloaded(&home.api_with(&[]), 2, "raw").await == kept);
+}
+
+/// However small the store is: two headers and a pack are as many objects as the headers of a new one may be.
+#[tokio::test]
+async fn a_copy_without_a_journal_is_no_success_where_anything_is_stored() {
+    let mut server = Setup::default().at(Place::default()).start();
+    let files = Files::start().await;
+    imported(&server.api(), "one", &files.put("one.img", disks::raw(1, 1))).await;
+    assert_eq!(server.terminate().code(), Some(0));
+    let (live, copy) = (server.objects(), server.data().join("copy"));
+    let count = |prefix: &str| files_below(&live.join(prefix)).len();
+    assert_eq!((count("h"), count("p")), (2, 1));
+    std::fs::remove_dir_all(live.join("j")).expect("removes it");
+    let words = [&live, &copy].map(|path| path.display().to_string());
+    let told = run(&mut server.local(&["store", "copy", &words[0], &words[1]]));
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
+    assert!(reason(&told).contains("there is no journal"), "{told:?}");
+    // With nothing stored there need not be one.
+    std::fs::remove_dir_all(live.join("p")).expect("removes it");
+    let other = format!("{}-other", words[1]);
+    run_ok(&mut server.local(&["store", "copy", &words[0], &other]));
+}
+
+#[tokio::test]
+async fn what_others_left_in_the_folder_is_left_out_and_told() {
+    let mut server = Setup::default().at(Place::default()).start();
+    let files = Files::start().await;
+    imported(&server.api(), "one", &files.put("one.img", disks::raw(1, 1))).await;
+    assert_eq!(server.terminate().code(), Some(0));
+    let (live, copy) = (server.objects(), server.data().join("copy"));
+    let words = [&live, &copy].map(|path| path.display().to_string());
+    let copied = ["store", "copy", &words[0], &words[1]];
+    std::fs::write(live.join("p/.DS_Store"), "foreign").expect("writes");
+    let told = run_ok(&mut server.local(&copied));
+    assert!(
+        told.contains("`p/.DS_Store` at the source is not the store's"),
+        "{told}"
+    );
+    std::fs::write(live.join("j/a b"), "foreign").expect("writes");
+    let told = run_ok(&mut server.local(&copied));
+    assert!(told.contains("`j/a b` and 1 more at the source"), "{told}");
+    let told = document(&mut server.local(&copied));
+    assert_eq!(
+        (&told["copy"]["foreign"], &told["copy"]["objects"]),
+        (&2.into(), &0.into()),
+        "{told}"
+    );
+    assert_eq!(files_below(&copy).len() + 2, files_below(&live).len());
 }

@@ -208,6 +208,8 @@ fn mounted(prepare: &str) -> Option<Mounted> {
     let server = Setup::default()
         .at(crate::harness::world::Place::default())
         .arg(format!("--objects={text}/store"))
+        // What is met here is a disk that is full, and not what is refused before.
+        .arg("--disk-refuse-below-percent=0")
         .wrapped(&words)
         .start();
     let root = PathBuf::from(format!("/proc/{}/root{text}", server.pid()));

@@ -82,7 +82,10 @@ async fn every_format_goes_in_as_the_same_disk() {
             let shown_by = imported(&server, file, &name);
             assert_eq!(shown_by["variant"], shown, "{options}");
             let out = exported(&server, &name, "raw", dir.path());
-            assert!(std::fs::read(&out).expect("was written") == disk, "{kind} {options}");
+            assert!(
+                std::fs::read(&out).expect("was written") == disk,
+                "{kind} {options}"
+            );
         }
     }
 }
@@ -109,6 +112,9 @@ async fn a_disk_comes_out_in_every_format_and_goes_in_again() {
         let document: Value = serde_json::from_str(&output).expect("a document");
         // Of raw and qcow2 a job of low priority finds the digest.
         let is_checked = document["export"]["checked"] == true;
-        assert!(is_checked || ["raw", "qcow2"].contains(&format), "{format}: {document}");
+        assert!(
+            is_checked || ["raw", "qcow2"].contains(&format),
+            "{format}: {document}"
+        );
     }
 }

@@ -17,6 +17,7 @@ use crate::harness::small::SmallDisk;
 use crate::harness::world::Place;
 use crate::harness::{Server, disks, files_below, until};
 use crate::jobs::job_of;
+use crate::lost::{PORTS, line_of};
 use crate::migrate::{database, execute, texts};
 
 /// The disk's size in MiB, and what is left of it at least: 5 %, less what the database needs meanwhile.
@@ -283,6 +284,121 @@ async fn objects_reserved(disk: &SmallDisk) {
     until("the reserve", 30, || async { reserve.exists().then_some(()) }).await;
 }
 
+/// A server with the database alone on the disk, by its setting or by a link in the data folder, when the reserve is
+/// made there.
+async fn database_alone(disk: &SmallDisk, is_linked: bool) -> Server {
+    let words = disk.enter();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let setup = Setup::default().at(Place::default()).wrapped(&words);
+    let there = disk.inside().join("db.sqlite");
+    let server = if is_linked {
+        let mut server = setup.start();
+        server.terminate();
+        let file = server.data().join("cistern.sqlite");
+        std::fs::copy(&file, disk.root().join("db.sqlite")).expect("copies");
+        let _ = std::fs::remove_file(file.with_extension("reserve"));
+        std::fs::remove_file(&file).expect("is there");
+        std::os::unix::fs::symlink(&there, &file).expect("links");
+        server.start_again();
+        server
+    } else {
+        setup
+            .env("CISTERN_DATABASE", &format!("sqlite:{}", there.display()))
+            .start()
+    };
+    database_reserved(disk).await;
+    server
+}
+
+async fn database_reserved(disk: &SmallDisk) {
+    let reserve = disk.root().join("db.reserve");
+    until("the reserve", 30, || async { reserve.exists().then_some(()) }).await;
+}
+
+/// Whether `/metrics` says that the database's disk is low.
+async fn database_is_low(api: &Api) -> bool {
+    let metrics = api.get("/metrics").await;
+    String::from_utf8_lossy(&metrics.bytes).contains("cistern_disk_low{disk=\"database\"} 1\n")
+}
+
+#[tokio::test]
+async fn a_database_on_a_disk_of_its_own_is_looked_after_there_by_its_setting() {
+    if let Some(disk) = SmallDisk::tmpfs(DISK_MIB) {
+        database_looked_after(&disk, false).await;
+    }
+}
+
+#[tokio::test]
+async fn so_is_one_that_a_link_leads_to() {
+    if let Some(disk) = SmallDisk::tmpfs(DISK_MIB) {
+        database_looked_after(&disk, true).await;
+    }
+}
+
+async fn database_looked_after(disk: &SmallDisk, is_linked: bool) {
+    let server = database_alone(disk, is_linked).await;
+    let (api, files) = (server.api(), Files::start().await);
+    let url = files.put("old.img", disks::raw(4, 59));
+    let old = id_of(&imported(&api, "old", &url).await);
+    assert!(!server.data().join("cistern.reserve").exists());
+    // The objects, which are not on that disk, have one of their own.
+    let reserve = server.objects().join("reserve");
+    until("the objects' reserve", 30, || async {
+        reserve.exists().then_some(())
+    })
+    .await;
+    let doctor = || {
+        let mut doctor = server.local(&["doctor", "--json"]);
+        doctor.args(PORTS);
+        line_of(&run(&mut wrapped(doctor, &disk.enter())).stdout, "space database")
+    };
+    assert!(doctor().starts_with("ok"), "{}", doctor());
+    assert!(!database_is_low(&api).await);
+    database_is_one_servers(&server, disk);
+
+    disk.fill_but(12);
+    let body = json!({ "name": "new", "url": url, "region": "nyc3" });
+    let refused = api.post("/v2/images", &body).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE, "{refused:?}");
+    let said = refused.json["message"].as_str().expect("a sentence");
+    assert!(
+        said.contains("disk of the database") && said.contains("add space"),
+        "{said}"
+    );
+    assert!(ready(&api).await.contains("the disk is full, or nearly so"));
+    assert!(doctor().starts_with("failed"), "{}", doctor());
+    until("the metrics to tell", 30, || async {
+        database_is_low(&api).await.then_some(())
+    })
+    .await;
+
+    // In no time, for the server: otherwise it may give the reserve away to whoever fills the disk.
+    server.signal(Signal::STOP);
+    disk.fill();
+    server.signal(Signal::CONT);
+    let deleted = api.delete(&format!("/v2/images/{old}")).await;
+    assert_eq!(deleted.status, StatusCode::NO_CONTENT, "{deleted:?}");
+    disk.make_room();
+    database_reserved(disk).await;
+    assert_eq!(ready(&api).await, "ready\n");
+    imported(&api, "new", &url).await;
+}
+
+/// Whatever its data folder, nobody else gets at the database by the way to it that the server does not take.
+fn database_is_one_servers(server: &Server, disk: &SmallDisk) {
+    let file = disk.inside().join("db.sqlite").display().to_string();
+    let other = tempfile::tempdir().expect("a temporary folder");
+    let objects = server.objects().display().to_string();
+    let database = format!("sqlite:{file}");
+    let words = ["recover", "--database", &database, "--objects", &objects];
+    let command = Setup::default()
+        .at(Place::default())
+        .command(other.path(), &words);
+    let output = run(&mut wrapped(command, &disk.enter()));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(reason(&output).contains("is in use by process"), "{output:?}");
+}
+
 /// The database lies elsewhere, so nothing of its reserve helps; what gc writes first goes into the store.
 #[tokio::test]
 async fn gc_frees_space_where_nothing_is_left_on_the_disk_of_the_objects() {
@@ -493,7 +609,8 @@ async fn a_recovered_database_is_whole_or_the_recovery_says_that_it_is_not() {
         } else {
             refused += 1;
             assert_eq!(output.status.code(), Some(1), "{output:?}");
-            assert!(!file.exists(), "with {kib} KiB: {output:?}");
+            let is_placed = reason(&output).contains("the database is in its place");
+            assert_eq!(file.exists(), is_placed, "with {kib} KiB: {output:?}");
         }
         for entry in std::fs::read_dir(disk.root()).expect("lists") {
             let path = entry.expect("lists").path();
@@ -503,4 +620,57 @@ async fn a_recovered_database_is_whole_or_the_recovery_says_that_it_is_not() {
         }
     }
     assert!(whole > 0 && refused > 0, "{whole} and {refused}");
+}
+
+/// The store is written last of all: where that fails neither is it forgotten what is missing, nor is the database that
+/// was there a stranger to it.
+#[tokio::test]
+async fn a_recovery_whose_journal_cannot_be_begun_can_be_served_or_begun_again() {
+    let Some(disk) = SmallDisk::tmpfs(64) else { return };
+    let words = disk.enter();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let objects = disk.inside().join("objects");
+    let mut server = Setup::default()
+        .at(Place::default())
+        .wrapped(&words)
+        .env("CISTERN_OBJECTS", &objects.display().to_string())
+        .start();
+    let files = Files::start().await;
+    for (name, seed) in [("one", 82), ("two", 83)] {
+        imported(&server.api(), name, &files.put(name, disks::raw(4, seed))).await;
+    }
+    server.terminate();
+    let journal = || {
+        let mut names = files_below(&disk.root().join("objects/j"));
+        names.sort();
+        names
+    };
+    // A hole in it.
+    let all = journal();
+    assert!(all.len() > 3, "{all:?}");
+    std::fs::remove_file(&all[all.len() - 2]).expect("is there");
+    let before = journal();
+    let database = server.data().join("cistern.sqlite");
+    std::fs::copy(&database, server.data().join("kept")).expect("copies");
+    std::fs::remove_file(&database).expect("is there");
+    // Not even what is kept for this.
+    let is_reserve = |path: &&PathBuf| path.to_string_lossy().contains("reserve");
+    let reserves = files_below(&disk.root());
+    let reserve = reserves.iter().find(is_reserve).expect("is there");
+    std::fs::remove_file(reserve).expect("is there");
+    disk.fill();
+
+    for _ in 0..2 {
+        let output = run(&mut wrapped(server.local(&["recover"]), &disk.enter()));
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = reason(&output);
+        assert!(said.contains("its journal could not be begun"), "{said}");
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(told.contains("MISSING: changes between"), "{told}");
+        assert_eq!(journal(), before, "the store is as it was");
+    }
+    disk.make_room();
+    server.start_again();
+    imported(&server.api(), "three", &files.put("three", disks::raw(4, 84))).await;
+    assert!(journal().len() > before.len());
 }

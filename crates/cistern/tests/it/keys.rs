@@ -130,3 +130,16 @@ async fn a_change_that_finds_room_for_one_header_is_made_and_a_server_writes_the
     let (after, recovery) = case.keys();
     assert!(!after.contains(&last) && recovery == 2, "{after:?}");
 }
+
+/// A store in clear takes no key, and no file with one is left that nothing opens.
+#[test]
+fn a_key_for_a_store_in_clear_is_not_even_made() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (data, key) = (dir.path().join("data"), dir.path().join("new.key"));
+    let setup = Setup::default().at(Place::default());
+    run_ok(&mut setup.command(&data, &["init"]));
+    let words = ["key", "add", "--key-file", &shown(&key)];
+    let output = run(&mut setup.command(&data, &words));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(!key.exists());
+}

@@ -8,7 +8,7 @@ use crate::harness::process::{reason, run, run_ok};
 use crate::harness::server::{Server, Setup};
 use crate::harness::{disks, files_below, until, world};
 
-const PORTS: [&str; 2] = ["--listen-api=127.0.0.1:0", "--listen-registry=127.0.0.1:0"];
+pub(crate) const PORTS: [&str; 2] = ["--listen-api=127.0.0.1:0", "--listen-registry=127.0.0.1:0"];
 
 /// A folder that `cistern init` made, with its objects in it.
 struct Made {
@@ -90,6 +90,107 @@ fn a_database_that_is_missing_beside_its_store_leads_to_recover() {
     std::fs::remove_dir_all(&made.data).expect("is there");
     made.doctor_is_well();
     made.all_say(&[&["token", "list"]], "cistern serve --data");
+}
+
+/// The database's file is gone, and the log that a killed server left is not: what was committed last stands there
+/// alone, and SQLite would apply it to whatever database comes to have that name.
+#[tokio::test]
+async fn a_log_without_its_database_is_neither_thrown_away_nor_applied_to_another() {
+    if !is_local() {
+        return;
+    }
+    let mut server = Server::start();
+    let files = Files::start().await;
+    for (name, seed) in [("one", 1), ("two", 2)] {
+        imported(&server.api(), name, &files.put(name, disks::raw(4, seed))).await;
+    }
+    server.kill();
+    let (database, log) = (
+        server.data().join("cistern.sqlite"),
+        server.data().join("cistern.sqlite-wal"),
+    );
+    let length = std::fs::metadata(&log).expect("was left").len();
+    assert!(length > 0);
+    let aside = database.with_extension("aside");
+    std::fs::rename(&database, &aside).expect("is there");
+    for words in [&["serve"][..], &["init"], &["doctor"], &["token", "list"]] {
+        let mut command = server.local(words);
+        if matches!(words[0], "serve" | "doctor") {
+            command.args(PORTS);
+        }
+        let output = run(&mut command);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
+        let left = std::fs::metadata(&log).expect("is still there").len();
+        assert_eq!(left, length, "{words:?}");
+    }
+    let said = reason(&run(server.local(&["serve"]).args(PORTS)));
+    assert!(
+        said.contains("put that database back beside it") && said.contains("cistern recover"),
+        "{said}"
+    );
+    // With its file it is the database again.
+    std::fs::rename(&aside, &database).expect("is there");
+    server.start_again();
+    server.kill();
+
+    std::fs::remove_file(&database).expect("is there");
+    let told = run_ok(&mut server.local(&["recover"]));
+    assert!(
+        told.contains("2 images") && told.contains("before_recovery"),
+        "{told}"
+    );
+    run_ok(server.local(&["doctor"]).args(PORTS));
+    server.start_again();
+    imported(&server.api(), "three", &files.put("three", disks::raw(4, 3))).await;
+}
+
+/// The link is somebody's choice of a disk: what takes the database's place does so there, and nothing beside the link.
+#[test]
+fn a_linked_database_is_recovered_where_it_is() {
+    if !is_local() {
+        return;
+    }
+    let made = Made::new();
+    let (link, disk) = (made.database(), made.data.with_extension("disk"));
+    let file = disk.join("db.sqlite");
+    std::fs::create_dir(&disk).expect("makes it");
+    std::fs::rename(&link, &file).expect("is there");
+    std::os::unix::fs::symlink(&file, &link).expect("links");
+    made.doctor_is_well();
+    spoil(&file, 100, 40_960);
+    let before = names(&made.data);
+    let told = run_ok(&mut made.setup.command(&made.data, &["recover"]));
+    let aside = format!("{}.before_recovery_", file.display());
+    assert!(told.contains(&aside), "{told}");
+    assert_eq!(std::fs::read_link(&link).expect("is a link still"), file);
+    assert_eq!(names(&made.data), before);
+    made.doctor_is_well();
+    // With its disk away, nothing else is advised than to bring that back.
+    std::fs::rename(&disk, disk.with_extension("away")).expect("is there");
+    let commands = [&["serve"][..], &["doctor"], &["recover"], &["token", "list"]];
+    made.all_say(
+        &commands,
+        "is a link to a database that is not there: mount its disk",
+    );
+}
+
+/// What a damaged database lacks would be forgotten for good.
+#[test]
+fn a_damaged_database_is_not_kept() {
+    if !is_local() {
+        return;
+    }
+    let made = Made::new();
+    let length = std::fs::metadata(made.database()).expect("is there").len();
+    let length = usize::try_from(length).expect("small");
+    spoil(&made.database(), length - 4 * 4096, length);
+    let said = made.fails(&["recover", "--keep-database"]);
+    assert!(
+        said.contains("damaged") && said.contains("run `cistern recover --data"),
+        "{said}"
+    );
+    run_ok(&mut made.setup.command(&made.data, &["recover"]));
+    made.doctor_is_well();
 }
 
 #[test]
@@ -254,7 +355,7 @@ impl Made {
 }
 
 /// What `doctor --json` says by this name, with its state.
-fn line_of(stdout: &[u8], name: &str) -> String {
+pub(crate) fn line_of(stdout: &[u8], name: &str) -> String {
     let told: serde_json::Value = serde_json::from_slice(stdout).expect("one document");
     let checks = told["checks"].as_array().expect("a list");
     let check = checks.iter().find(|check| check["name"] == name);

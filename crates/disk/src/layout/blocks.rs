@@ -113,7 +113,12 @@ impl Blocks {
         let (first, skip) = (at / width, at % width);
         let count = (skip + most.min(PIECE_BYTES - width)).div_ceil(width);
         let mut bytes = Vec::new();
-        let mut rank = self.used.rank(self.entry.block(first).or_else(|| self.entry.block(first + 1)).unwrap_or(0));
+        let mut rank = self.used.rank(
+            self.entry
+                .block(first)
+                .or_else(|| self.entry.block(first + 1))
+                .unwrap_or(0),
+        );
         for index in first..(first + count).min(self.entries) {
             let block = self.entry.block(index).filter(|block| self.used.contains(*block));
             let used = block.map(|_| {

@@ -13,7 +13,11 @@ const MAP_AT: u64 = 512;
 /// Blocks are counted with 32 bits, of which the last two numbers mean something else.
 const MAX_VIRTUAL_BYTES: u64 = 16 << 40;
 
-pub(super) fn plan(virtual_bytes: u64, allocated: impl Iterator<Item = Range<u64>>, id: Id) -> Result<Blocks> {
+pub(super) fn plan(
+    virtual_bytes: u64,
+    allocated: impl Iterator<Item = Range<u64>>,
+    id: Id,
+) -> Result<Blocks> {
     check_size("VDI", virtual_bytes, MAX_VIRTUAL_BYTES)?;
     let blocks = virtual_bytes.div_ceil(BLOCK_BYTES);
     let used = Clusters::of_disk(virtual_bytes, BLOCK_BYTES, allocated)?;

@@ -19,7 +19,11 @@ const DYNAMIC: u32 = 3;
 const CREATOR: &[u8; 4] = b"win ";
 const CREATOR_SYSTEM: &[u8; 4] = b"Wi2k";
 
-pub(super) fn plan(virtual_bytes: u64, allocated: impl Iterator<Item = Range<u64>>, id: Id) -> Result<Blocks> {
+pub(super) fn plan(
+    virtual_bytes: u64,
+    allocated: impl Iterator<Item = Range<u64>>,
+    id: Id,
+) -> Result<Blocks> {
     check_size("VHD", virtual_bytes, MAX_VIRTUAL_BYTES)?;
     let blocks = virtual_bytes.div_ceil(BLOCK_BYTES);
     let used = Clusters::of_disk(virtual_bytes, BLOCK_BYTES, allocated)?;

@@ -24,7 +24,11 @@ const MAX_VIRTUAL_BYTES: u64 = 64 << 40;
 const IS_VIRTUAL_DISK: u32 = 1 << 1;
 const IS_REQUIRED: u32 = 1 << 2;
 
-pub(super) fn plan(virtual_bytes: u64, allocated: impl Iterator<Item = Range<u64>>, id: Id) -> Result<Blocks> {
+pub(super) fn plan(
+    virtual_bytes: u64,
+    allocated: impl Iterator<Item = Range<u64>>,
+    id: Id,
+) -> Result<Blocks> {
     check_size("VHDX", virtual_bytes, MAX_VIRTUAL_BYTES)?;
     let blocks = virtual_bytes.div_ceil(BLOCK_BYTES);
     let used = Clusters::of_disk(virtual_bytes, BLOCK_BYTES, allocated)?;
@@ -94,7 +98,11 @@ fn regions(table_bytes: u64) -> Vec<u8> {
         let entry = 16 + 32 * number;
         put(&mut regions, entry, &id);
         put(&mut regions, entry + 16, &at.to_le_bytes());
-        put(&mut regions, entry + 24, &u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+        put(
+            &mut regions,
+            entry + 24,
+            &u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes(),
+        );
         put(&mut regions, entry + 28, &1_u32.to_le_bytes());
     }
     seal(&mut regions);
@@ -122,7 +130,11 @@ fn metadata(virtual_bytes: u64, id: Id) -> (Vec<u8>, Vec<u8>) {
         let low = |value: usize| u32::try_from(value).unwrap_or(0);
         let entry = 32 + 32 * number;
         put(&mut table, entry, &id);
-        put(&mut table, entry + 16, &(ITEMS_AT + low(items.len())).to_le_bytes());
+        put(
+            &mut table,
+            entry + 16,
+            &(ITEMS_AT + low(items.len())).to_le_bytes(),
+        );
         put(&mut table, entry + 20, &low(value.len()).to_le_bytes());
         put(&mut table, entry + 24, &flags.to_le_bytes());
         items.extend_from_slice(value);

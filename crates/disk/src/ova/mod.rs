@@ -64,7 +64,9 @@ impl InnerDisk {
     fn info(&self, inner: Info) -> Info {
         let mut warnings = inner.warnings;
         if self.has_cd {
-            warnings.push("The OVA also holds a CD image, which is left out; only its disk is imported.".to_owned());
+            warnings.push(
+                "The OVA also holds a CD image, which is left out; only its disk is imported.".to_owned(),
+            );
         }
         Info {
             format: Format::Ova,
@@ -125,16 +127,19 @@ fn look(source: &mut Source<'_>, member: &Member) -> Result<Found> {
         return Ok(Found::Cd);
     }
     match probe::of(&mut window) {
-        Ok(Probe::Disk(Format::Ova)) => Err(Error::refused(format!(
-            "The OVA holds another archive. {UNPACK}"
-        ))),
+        Ok(Probe::Disk(Format::Ova)) => {
+            Err(Error::refused(format!("The OVA holds another archive. {UNPACK}")))
+        }
         Ok(Probe::Disk(format)) => Ok(Found::Disk(format)),
         Ok(Probe::Wrapped(wrapper)) => Err(Error::refused(format!(
             "The OVA holds a disk that is compressed with {wrapper}. {UNPACK}"
         ))),
         Err(error) => Err(Error::new(
             error.kind(),
-            format!("The OVA holds a member that is no disk image. {}", error.message()),
+            format!(
+                "The OVA holds a member that is no disk image. {}",
+                error.message()
+            ),
         )),
     }
 }

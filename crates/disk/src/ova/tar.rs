@@ -51,7 +51,11 @@ impl Members {
             let kind = header.get(156).copied().unwrap_or(0);
             let is_extension = matches!(kind, b'x' | b'g' | b'L' | b'K');
             let stated = number(header.get(124..136).unwrap_or_default())?;
-            let length = if is_extension { stated } else { said.length.unwrap_or(stated) };
+            let length = if is_extension {
+                stated
+            } else {
+                said.length.unwrap_or(stated)
+            };
             let begin = at + BLOCK;
             let end = begin.checked_add(length).filter(|end| *end <= source.len());
             let Some(end) = end else {
@@ -174,7 +178,13 @@ fn check_sum(header: &[u8]) -> Result<()> {
     let sum: u64 = header
         .iter()
         .enumerate()
-        .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u64::from(*byte) })
+        .map(|(at, byte)| {
+            if (148..156).contains(&at) {
+                32
+            } else {
+                u64::from(*byte)
+            }
+        })
         .sum();
     if has(header, 257, b"ustar") && number(header.get(148..156).unwrap_or_default()).ok() == Some(sum) {
         return Ok(());

@@ -47,7 +47,11 @@ fn exactly_one_disk_is_taken_and_a_cd_is_left_out() {
         ErrorKind::Refused,
         "holds 2 disks",
     );
-    refused(&tar(&[("a.vmdk", &disk)]), ErrorKind::Refused, "without the description");
+    refused(
+        &tar(&[("a.vmdk", &disk)]),
+        ErrorKind::Refused,
+        "without the description",
+    );
     let mut cd = vec![0; 40_000];
     cd[32_769..32_774].copy_from_slice(b"CD001");
     let (info, read) = whole(Format::Ova, &tar(&[OVF, ("a.vmdk", &disk), ("tools.ISO", &cd)])).unwrap();
@@ -59,12 +63,20 @@ fn exactly_one_disk_is_taken_and_a_cd_is_left_out() {
 #[test]
 fn what_is_in_an_archive_is_not_opened_any_further() {
     let inner = tar(&[OVF, ("a.vmdk", &Vmdk::stream().build())]);
-    refused(&tar(&[OVF, ("inner.ova", &inner)]), ErrorKind::Refused, "another archive");
+    refused(
+        &tar(&[OVF, ("inner.ova", &inner)]),
+        ErrorKind::Refused,
+        "another archive",
+    );
     let mut packed = vec![0; 600];
     packed[..4].copy_from_slice(&[0x1f, 0x8b, 8, 0]);
     let words = format!("compressed with {}", Wrapper::Gzip);
     refused(&tar(&[OVF, ("a.vmdk.gz", &packed)]), ErrorKind::Refused, &words);
-    refused(&tar(&[OVF, ("notes", b"some text")]), ErrorKind::Refused, "no disk image");
+    refused(
+        &tar(&[OVF, ("notes", b"some text")]),
+        ErrorKind::Refused,
+        "no disk image",
+    );
 }
 
 /// An archive whose second member has this header in front of its contents.
@@ -139,7 +151,11 @@ fn links_sparse_files_and_nonsense_are_refused() {
     let mut unsealed = plain;
     unsealed[0] ^= 1;
     refused(&with_header(&unsealed, &[]), ErrorKind::Damaged, "checksum");
-    for field in [&b"77777777777\0"[..], b"zzzzzzzzzzz\0", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"] {
+    for field in [
+        &b"77777777777\0"[..],
+        b"zzzzzzzzzzz\0",
+        b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+    ] {
         let mut header = plain;
         header[124..136].copy_from_slice(field);
         tar_seal(&mut header);

@@ -138,7 +138,9 @@ fn check_version(bytes: &[u8]) -> Result<()> {
     }
     let header_bytes = le_u32(bytes, 72);
     if header_bytes < LEAST_HEADER_BYTES - 72 {
-        return Err(damaged(&format!("it says that its header is {header_bytes} bytes long")));
+        return Err(damaged(&format!(
+            "it says that its header is {header_bytes} bytes long"
+        )));
     }
     let sector_bytes = le_u32(bytes, 360);
     if u64::from(sector_bytes) != SECTOR {
@@ -153,7 +155,9 @@ fn check_version(bytes: &[u8]) -> Result<()> {
 fn is_fixed(bytes: &[u8]) -> Result<bool> {
     let kind = le_u32(bytes, 76);
     // The identifiers of the image this one belongs to, and of its parent.
-    let has_parent = bytes.get(424..456).is_some_and(|ids| ids.iter().any(|byte| *byte != 0));
+    let has_parent = bytes
+        .get(424..456)
+        .is_some_and(|ids| ids.iter().any(|byte| *byte != 0));
     match kind {
         DYNAMIC | FIXED if !has_parent => Ok(kind == FIXED),
         DYNAMIC | FIXED | 3 | 4 => Err(Error::refused(

@@ -72,7 +72,11 @@ fn every_rule_of_the_header_counts() {
 #[test]
 fn a_block_of_the_file_belongs_to_one_block_of_the_disk() {
     for block in [1, 2, 7, u32::MAX - 2] {
-        refused(&with(Vdi::MAP_AT + 12, block), ErrorKind::Damaged, "is named twice");
+        refused(
+            &with(Vdi::MAP_AT + 12, block),
+            ErrorKind::Damaged,
+            "is named twice",
+        );
     }
     let image = Vdi::dynamic().build();
     refused(&image[..image.len() - 512], ErrorKind::Damaged, "cut off");

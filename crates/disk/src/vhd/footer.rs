@@ -146,12 +146,7 @@ pub(super) struct Dynamic {
 }
 
 impl Dynamic {
-    pub(super) fn read(
-        source: &mut Source<'_>,
-        at: u64,
-        footer: &Footer,
-        limits: &Limits,
-    ) -> Result<Self> {
+    pub(super) fn read(source: &mut Source<'_>, at: u64, footer: &Footer, limits: &Limits) -> Result<Self> {
         let mut bytes = vec![0; HEADER_BYTES];
         if at < FOOTER_BYTES as u64 {
             return Err(misplaced("header", at));

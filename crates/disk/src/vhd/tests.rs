@@ -64,7 +64,11 @@ fn every_rule_of_the_footer_counts() {
     check(&with(12, &[0, 2]), ErrorKind::Refused, "version 2");
     check(&with(60, &[0, 0, 0, 4]), ErrorKind::Refused, "differencing");
     check(&with(60, &[0, 0, 0, 5]), ErrorKind::Refused, "disk type 5");
-    check(&with(60, &[0, 0, 0, 2]), ErrorKind::Damaged, "in front of its footer");
+    check(
+        &with(60, &[0, 0, 0, 2]),
+        ErrorKind::Damaged,
+        "in front of its footer",
+    );
     check(&with(16, &be(100)), ErrorKind::Damaged, "no header at byte 100");
     check(&with(16, &be(2048)), ErrorKind::Damaged, "no header at byte 2048");
     check(&with(16, &be(u64::MAX)), ErrorKind::Damaged, "cut off");
@@ -76,7 +80,11 @@ fn every_rule_of_the_footer_counts() {
     unsealed[at] ^= 1;
     check(&unsealed, ErrorKind::Damaged, "checksum of its footer");
     let whole = Vhd::dynamic().build();
-    check(&whole[..whole.len() - 600], ErrorKind::Damaged, "no footer at its end");
+    check(
+        &whole[..whole.len() - 600],
+        ErrorKind::Damaged,
+        "no footer at its end",
+    );
     check(&[0; 1024], ErrorKind::Refused, "not a VHD");
     check(b"short", ErrorKind::Refused, "not a VHD");
 }
@@ -109,7 +117,12 @@ fn a_block_must_stand_behind_the_tables_and_inside_the_file() {
     for sector in [0, 200, u32::MAX - 1] {
         let mut image = Vhd::dynamic();
         image.table[2] = sector;
-        fails(Format::Vhd, &image.build(), ErrorKind::Damaged, "a block of its disk");
+        fails(
+            Format::Vhd,
+            &image.build(),
+            ErrorKind::Damaged,
+            "a block of its disk",
+        );
     }
 }
 

@@ -11,7 +11,11 @@ const TABLE: [u32; 256] = {
         let mut value = byte as u32;
         let mut bit = 0;
         while bit < 8 {
-            value = if value & 1 == 1 { value >> 1 ^ REVERSED } else { value >> 1 };
+            value = if value & 1 == 1 {
+                value >> 1 ^ REVERSED
+            } else {
+                value >> 1
+            };
             bit += 1;
         }
         table[byte] = value;
@@ -39,6 +43,9 @@ mod tests {
     fn the_check_value_of_the_algorithm() {
         // The four bytes that are taken as zeros lie behind the end.
         assert_eq!(crc32c(b"123456789", 100), 0xe306_9283);
-        assert_eq!(crc32c(&[0xff, 1, 2, 3, 4, 0xff], 1), crc32c(&[0xff, 0, 0, 0, 0, 0xff], 100));
+        assert_eq!(
+            crc32c(&[0xff, 1, 2, 3, 4, 0xff], 1),
+            crc32c(&[0xff, 0, 0, 0, 0, 0xff], 100)
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! The two headers, of which the one that was written last counts, and the region table.
 
+use super::MIB;
 use super::crc::crc32c;
 use super::guid::{self, Guid};
 use super::log::Log;
-use super::MIB;
 use crate::bytes::{has, le_u16, le_u32, le_u64};
 use crate::error::{AGAIN, CHECK, Error, Result};
 use crate::source::Source;
@@ -75,7 +75,10 @@ impl Header {
                  with `Convert-VHD` and import the result."
             )));
         }
-        let log: Guid = bytes.get(48..64).and_then(|id| id.try_into().ok()).unwrap_or_default();
+        let log: Guid = bytes
+            .get(48..64)
+            .and_then(|id| id.try_into().ok())
+            .unwrap_or_default();
         let log = (log != Guid::default()).then_some(log);
         let region = Region::new(le_u64(bytes, 72), le_u32(bytes, 68));
         let Some(log_region) = region else {

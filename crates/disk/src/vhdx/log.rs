@@ -105,9 +105,17 @@ impl Log {
 
     /// Lays a patch over those that are there.
     fn put(&mut self, range: Range<u64>, patch: Patch) -> Result<()> {
-        let mut under: Vec<u64> = self.patches.range(range.start..range.end).map(|(at, _)| *at).collect();
+        let mut under: Vec<u64> = self
+            .patches
+            .range(range.start..range.end)
+            .map(|(at, _)| *at)
+            .collect();
         let before = self.patches.range(..range.start).next_back();
-        under.extend(before.filter(|(_, (end, _))| *end > range.start).map(|(at, _)| *at));
+        under.extend(
+            before
+                .filter(|(_, (end, _))| *end > range.start)
+                .map(|(at, _)| *at),
+        );
         for at in under {
             let Some((end, old)) = self.patches.remove(&at) else {
                 continue;
@@ -219,7 +227,10 @@ impl Ring {
                 continue;
             };
             let sequence = |run: &[Entry]| run.last().map_or(0, |entry| entry.sequence);
-            if newest.as_deref().is_none_or(|newest| sequence(&run) > sequence(newest)) {
+            if newest
+                .as_deref()
+                .is_none_or(|newest| sequence(&run) > sequence(newest))
+            {
                 newest = Some(run);
             }
             at += length;
@@ -233,7 +244,9 @@ impl Ring {
     fn run(&mut self, at: usize) -> Result<Vec<Entry>> {
         let (mut run, mut length): (Vec<Entry>, usize) = (Vec::new(), 0);
         while let Some(entry) = self.entry((at + length) % self.bytes.len())? {
-            let follows = run.last().is_none_or(|last| last.sequence.checked_add(1) == Some(entry.sequence));
+            let follows = run
+                .last()
+                .is_none_or(|last| last.sequence.checked_add(1) == Some(entry.sequence));
             if !follows || length + entry.bytes.len() > self.bytes.len() {
                 break;
             }
@@ -252,7 +265,9 @@ impl Ring {
             return Ok(None);
         }
         let Some(left) = self.sums_left.checked_sub(length) else {
-            return Err(damaged("has a log that no tool writes: its entries lie over one another"));
+            return Err(damaged(
+                "has a log that no tool writes: its entries lie over one another",
+            ));
         };
         self.sums_left = left;
         let mut bytes: Vec<u8> = self.bytes.iter().skip(at).take(length).copied().collect();
@@ -296,7 +311,10 @@ impl Entry {
             last_bytes: le_u64(&bytes, 56),
             bytes,
         };
-        let described = entry.descriptors.checked_mul(DESCRIPTOR_BYTES)?.checked_add(ENTRY_HEADER_BYTES)?;
+        let described = entry
+            .descriptors
+            .checked_mul(DESCRIPTOR_BYTES)?
+            .checked_add(ENTRY_HEADER_BYTES)?;
         let is_sound = described <= entry.bytes.len()
             && crc32c(&entry.bytes, 4) == le_u32(&entry.bytes, 4)
             && entry.is_of_one_piece();
@@ -339,7 +357,11 @@ impl Entry {
         self.descriptors().map(move |descriptor| {
             let at = le_u64(descriptor, 16);
             let is_zero = has(descriptor, 0, b"zero");
-            let length = if is_zero { le_u64(descriptor, 8) } else { SECTOR as u64 };
+            let length = if is_zero {
+                le_u64(descriptor, 8)
+            } else {
+                SECTOR as u64
+            };
             let end = at.checked_add(length);
             let (true, true, Some(end)) = (
                 at.is_multiple_of(SECTOR as u64),

@@ -1,9 +1,9 @@
 //! The metadata: sizes, and whether the disk is complete by itself.
 
+use super::MIB;
 use super::guid::{self, Guid};
 use super::header::{Regions, damaged};
 use super::log::Log;
-use super::MIB;
 use crate::bytes::{has, human, le_u16, le_u32, le_u64};
 use crate::error::{Error, Result};
 use crate::source::Source;
@@ -66,7 +66,10 @@ struct Items {
 
 impl Items {
     fn take(&mut self, source: &mut Source<'_>, log: &Log, regions: &Regions, entry: &[u8]) -> Result<()> {
-        let id: Guid = entry.get(..16).and_then(|id| id.try_into().ok()).unwrap_or_default();
+        let id: Guid = entry
+            .get(..16)
+            .and_then(|id| id.try_into().ok())
+            .unwrap_or_default();
         let (at, length, flags) = (le_u32(entry, 16), le_u32(entry, 20), le_u32(entry, 24));
         let is_user = flags & IS_USER != 0;
         let wanted = match id {
@@ -101,7 +104,11 @@ impl Items {
             guid::VIRTUAL_DISK_SIZE => self.virtual_bytes.replace(le_u64(&value, 0)).is_none(),
             _ => self.sector_bytes.replace(u64::from(le_u32(&value, 0))).is_none(),
         };
-        if is_first { Ok(()) } else { Err(damaged("has the same metadata twice")) }
+        if is_first {
+            Ok(())
+        } else {
+            Err(damaged("has the same metadata twice"))
+        }
     }
 
     fn check(self) -> Result<Metadata> {

@@ -89,7 +89,11 @@ impl Image {
     }
 
     fn info(&self) -> Info {
-        let kind = if self.metadata.is_fixed { "fixed" } else { "dynamic" };
+        let kind = if self.metadata.is_fixed {
+            "fixed"
+        } else {
+            "dynamic"
+        };
         let mut warnings = self.metadata.warnings();
         if !self.log.is_empty() {
             warnings.push(
@@ -163,7 +167,11 @@ impl Image {
             }
         }
         let at = entry >> OFFSET_SHIFT << OFFSET_SHIFT;
-        if at < MIB || at.checked_add(length).is_none_or(|end| end > self.log.file_bytes()) {
+        if at < MIB
+            || at
+                .checked_add(length)
+                .is_none_or(|end| end > self.log.file_bytes())
+        {
             return Err(Error::damaged(format!(
                 "The VHDX image is damaged or cut off: a block of its disk stands at byte {at}, in its header or behind \
                  the end of the file. {AGAIN}"

@@ -120,9 +120,17 @@ fn the_header_that_was_written_last_counts() {
     assert!(whole(Format::Vhdx, &image).is_ok());
     let image = with(|image| put_le_u32(image, Vhdx::HEADERS_AT[1] + 64, 2 << 16));
     refused(&image, ErrorKind::Refused, "version 2");
-    refused(&with_header(64, 1 << 16 | 1), ErrorKind::Refused, "log of version 1");
+    refused(
+        &with_header(64, 1 << 16 | 1),
+        ErrorKind::Refused,
+        "log of version 1",
+    );
     refused(&[0; 4096], ErrorKind::Refused, "not a VHDX");
-    refused(&Vhdx::dynamic().build()[..66 << 10], ErrorKind::Damaged, "neither of its two");
+    refused(
+        &Vhdx::dynamic().build()[..66 << 10],
+        ErrorKind::Damaged,
+        "neither of its two",
+    );
 }
 
 #[test]
@@ -144,7 +152,11 @@ fn regions_are_inside_apart_and_known() {
     }
     refused(&with_region(32, 3 << 20), ErrorKind::Damaged, "overlap");
     refused(&with_region(32, 1 << 20), ErrorKind::Damaged, "overlap");
-    refused(&with_region(16, 7), ErrorKind::Refused, "region that must be understood");
+    refused(
+        &with_region(16, 7),
+        ErrorKind::Refused,
+        "region that must be understood",
+    );
     let optional = with(|image| {
         for table in Vhdx::REGIONS_AT {
             put_le_u32(image, table + 8, 3);
@@ -152,16 +164,31 @@ fn regions_are_inside_apart_and_known() {
             put_le_u32(image, table + 16 + 64 + 24, 1 << 20);
         }
     });
-    assert!(whole(Format::Vhdx, &optional).is_ok(), "an unknown region that may be ignored");
-    refused(&with_region(8, 1), ErrorKind::Damaged, "lacks its block table or its metadata");
+    assert!(
+        whole(Format::Vhdx, &optional).is_ok(),
+        "an unknown region that may be ignored"
+    );
+    refused(
+        &with_region(8, 1),
+        ErrorKind::Damaged,
+        "lacks its block table or its metadata",
+    );
     let twice = with(|image| {
         for table in Vhdx::REGIONS_AT {
             image.copy_within(table + 16..table + 32, table + 48);
         }
     });
     refused(&twice, ErrorKind::Damaged, "names a region twice");
-    refused(&with_header(72, 64 << 10), ErrorKind::Damaged, "log in an impossible place");
-    refused(&with_header(68, 0), ErrorKind::Damaged, "log in an impossible place");
+    refused(
+        &with_header(72, 64 << 10),
+        ErrorKind::Damaged,
+        "log in an impossible place",
+    );
+    refused(
+        &with_header(68, 0),
+        ErrorKind::Damaged,
+        "log in an impossible place",
+    );
 }
 
 #[test]
@@ -179,11 +206,31 @@ fn metadata_are_complete_known_and_sane() {
         ErrorKind::Damaged,
         "no metadata",
     );
-    refused(&entry(0, 16, 100), ErrorKind::Damaged, "metadata in an impossible place");
-    refused(&entry(0, 16, u32::MAX), ErrorKind::Damaged, "metadata in an impossible place");
-    refused(&entry(0, 20, 4), ErrorKind::Damaged, "metadata in an impossible place");
-    refused(&entry(0, 0, 7), ErrorKind::Refused, "metadata that must be understood");
-    refused(&entry(1, 24, 7), ErrorKind::Refused, "metadata that must be understood");
+    refused(
+        &entry(0, 16, 100),
+        ErrorKind::Damaged,
+        "metadata in an impossible place",
+    );
+    refused(
+        &entry(0, 16, u32::MAX),
+        ErrorKind::Damaged,
+        "metadata in an impossible place",
+    );
+    refused(
+        &entry(0, 20, 4),
+        ErrorKind::Damaged,
+        "metadata in an impossible place",
+    );
+    refused(
+        &entry(0, 0, 7),
+        ErrorKind::Refused,
+        "metadata that must be understood",
+    );
+    refused(
+        &entry(1, 24, 7),
+        ErrorKind::Refused,
+        "metadata that must be understood",
+    );
     let optional = with(|image| {
         put_le_u32(image, Vhdx::METADATA_AT + 32, 7);
         put_le_u32(image, Vhdx::METADATA_AT + 32 + 24, 0);
@@ -191,7 +238,10 @@ fn metadata_are_complete_known_and_sane() {
     refused(&optional, ErrorKind::Damaged, "lacks its block size");
     let twice = with(|image| {
         image[Vhdx::METADATA_AT + 10] = 4;
-        image.copy_within(Vhdx::METADATA_AT + 32..Vhdx::METADATA_AT + 64, Vhdx::METADATA_AT + 128);
+        image.copy_within(
+            Vhdx::METADATA_AT + 32..Vhdx::METADATA_AT + 64,
+            Vhdx::METADATA_AT + 128,
+        );
     });
     refused(&twice, ErrorKind::Damaged, "the same metadata twice");
     for size in [0, 1 << 19, 3 << 20, 512 << 20] {
@@ -200,7 +250,11 @@ fn metadata_are_complete_known_and_sane() {
     refused(&with_item(4, 2), ErrorKind::Refused, "differencing");
     refused(&with_item(16, 1024), ErrorKind::Damaged, "sectors of 1024");
     refused(&with_item(8, 1000), ErrorKind::Damaged, "whole sectors");
-    refused(&with_item(12, 1 << 24), ErrorKind::Damaged, "whole sectors up to 64 TiB");
+    refused(
+        &with_item(12, 1 << 24),
+        ErrorKind::Damaged,
+        "whole sectors up to 64 TiB",
+    );
     refused(&with_item(12, 1 << 10), ErrorKind::Limit, "the limit is");
     let empty = with(|image| put_le_u64(image, Vhdx::ITEMS_AT + 8, 0));
     refused(&empty, ErrorKind::Refused, "empty disk");
@@ -266,7 +320,12 @@ const DATA: u64 = Vhdx::DATA_AT as u64;
 fn a_log_is_applied_to_tables_and_blocks() {
     // The third block instead of the second; then some of it anew, and some of that zero.
     let log = vec![
-        entry(5, 0, 0, vec![Change::Page(TABLE, table_page(&[0, 0, DATA | 6, 0]))]),
+        entry(
+            5,
+            0,
+            0,
+            vec![Change::Page(TABLE, table_page(&[0, 0, DATA | 6, 0]))],
+        ),
         entry(
             6,
             0,
@@ -286,7 +345,11 @@ fn a_log_is_applied_to_tables_and_blocks() {
     block[16384..28672].fill(0);
     block[20480..24576].fill(8);
     assert!(disk == expected);
-    assert!(info.warnings[0].contains("log were applied"), "{:?}", info.warnings);
+    assert!(
+        info.warnings[0].contains("log were applied"),
+        "{:?}",
+        info.warnings
+    );
 }
 
 #[test]
@@ -303,7 +366,10 @@ fn the_newest_unbroken_run_that_begins_inside_itself_counts() {
     // The ring goes on at its beginning.
     let end = BLOCK - 4096;
     let at = u32::try_from(end).unwrap();
-    let wrapped = vec![entry(4, at, end, table(DATA | 6)), entry(5, at, 4096, table(DATA | 6))];
+    let wrapped = vec![
+        entry(4, at, end, table(DATA | 6)),
+        entry(5, at, 4096, table(DATA | 6)),
+    ];
     assert_eq!(first_block(wrapped), 1);
     // A torn entry ends its run, which is older then: what it promised was never promised.
     let log = vec![entry(8, 0, 0, table(DATA | 6)), entry(9, 0, 8192, table(2))];
@@ -336,7 +402,10 @@ fn a_log_that_cannot_be_applied_is_damage_and_not_another_disk() {
     for (name, change) in unreadable {
         let image = bent(change);
         let error = whole(Format::Vhdx, &image).unwrap_err();
-        assert!(error.message().contains("its log, without which"), "{name}: {error}");
+        assert!(
+            error.message().contains("its log, without which"),
+            "{name}: {error}"
+        );
     }
     let mut unsealed = with_log(log());
     unsealed[at + 4096 + 100] ^= 1;
@@ -361,11 +430,19 @@ fn a_log_that_cannot_be_applied_is_damage_and_not_another_disk() {
 
 #[test]
 fn a_log_may_make_the_file_longer() {
-    let log = vec![entry(5, 0, 0, vec![Change::Page(TABLE, table_page(&[(5 << 20) | 6, 0, 0, 0]))])];
+    let log = vec![entry(
+        5,
+        0,
+        0,
+        vec![Change::Page(TABLE, table_page(&[(5 << 20) | 6, 0, 0, 0]))],
+    )];
     let mut image = with_log(log);
     put_le_u64(&mut image, Vhdx::LOG_AT + 56, 6 << 20);
     vhdx_log_seal(&mut image, Vhdx::LOG_AT);
-    assert!(whole(Format::Vhdx, &image).unwrap().1 == vec![0; 7 << 19], "zeros behind the end");
+    assert!(
+        whole(Format::Vhdx, &image).unwrap().1 == vec![0; 7 << 19],
+        "zeros behind the end"
+    );
 }
 
 #[test]

@@ -60,7 +60,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Descriptor> {
         }
     }
     let (Some(kind), true) = (kind, has_parent_line) else {
-        return Err(damaged("does not say what kind of disk it is, and whether it has a parent"));
+        return Err(damaged(
+            "does not say what kind of disk it is, and whether it has a parent",
+        ));
     };
     match extents.as_slice() {
         [sectors] => Ok(Descriptor {
@@ -101,7 +103,11 @@ fn known_kind(name: &str) -> Result<Kind> {
         "monolithicSparse" => Ok(Kind::MonolithicSparse),
         "streamOptimized" => Ok(Kind::StreamOptimized),
         _ => {
-            let name: String = name.chars().filter(char::is_ascii_alphanumeric).take(32).collect();
+            let name: String = name
+                .chars()
+                .filter(char::is_ascii_alphanumeric)
+                .take(32)
+                .collect();
             Err(Error::refused(format!(
                 "The VMDK image is of the kind {name}; monolithicSparse and streamOptimized are taken. {CONVERT}"
             )))
@@ -110,7 +116,9 @@ fn known_kind(name: &str) -> Result<Kind> {
 }
 
 fn is_extent(line: &str) -> bool {
-    ["RW ", "RDONLY ", "NOACCESS "].iter().any(|access| line.starts_with(access))
+    ["RW ", "RDONLY ", "NOACCESS "]
+        .iter()
+        .any(|access| line.starts_with(access))
 }
 
 /// The sectors of `RW 20480 SPARSE "disk.vmdk"`. The name is the file's own and is not used; one with a path in it is

@@ -253,7 +253,10 @@ fn footer(source: &mut Source<'_>, header: &Fields) -> Result<u64> {
             "The VMDK image is cut off: it has no footer at its end. {AGAIN}"
         ))
     };
-    let at = source.len().checked_sub(ENDING_SECTORS * SECTOR).ok_or_else(missing)?;
+    let at = source
+        .len()
+        .checked_sub(ENDING_SECTORS * SECTOR)
+        .ok_or_else(missing)?;
     let mut ending = [0; HEADER_BYTES * 3];
     source.read_at(at, &mut ending)?;
     let (marker, rest) = ending.split_at(HEADER_BYTES);

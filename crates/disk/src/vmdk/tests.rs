@@ -76,7 +76,8 @@ fn a_stream_is_decompressed_grain_by_grain() {
 fn a_grain_may_be_said_to_be_zero_where_the_header_allows_it() {
     let image = sparse_with(4 * 512, 1);
     assert!(
-        whole(Format::Vmdk, &with(image.clone(), 8, 5)).unwrap().1 == [vec![0; 4096], expected()[4096..].to_vec()].concat()
+        whole(Format::Vmdk, &with(image.clone(), 8, 5)).unwrap().1
+            == [vec![0; 4096], expected()[4096..].to_vec()].concat()
     );
     // Sector 1 without that flag is the descriptor: QEMU would read it as a grain.
     let (_, disk) = whole(Format::Vmdk, &image).unwrap();
@@ -89,7 +90,11 @@ fn a_grain_may_be_said_to_be_zero_where_the_header_allows_it() {
 #[test]
 fn every_rule_of_the_header_counts() {
     refused(b"KDMW", ErrorKind::Refused, "not a VMDK");
-    refused(&Vmdk::sparse().build()[..300], ErrorKind::Damaged, "inside its header");
+    refused(
+        &Vmdk::sparse().build()[..300],
+        ErrorKind::Damaged,
+        "inside its header",
+    );
     for version in [0, 4] {
         refused(&sparse_with(4, version), ErrorKind::Refused, "version");
     }
@@ -100,15 +105,27 @@ fn every_rule_of_the_header_counts() {
     }
     refused(&sparse_with(44, 256), ErrorKind::Damaged, "256 entries");
     // Compressed without markers, with markers and not compressed, and of another kind than it says.
-    refused(&sparse_with(8, 0x1_0001), ErrorKind::Damaged, "contradicts its flags");
-    refused(&sparse_with(8, 0x3_0001), ErrorKind::Damaged, "contradicts its flags");
+    refused(
+        &sparse_with(8, 0x1_0001),
+        ErrorKind::Damaged,
+        "contradicts its flags",
+    );
+    refused(
+        &sparse_with(8, 0x3_0001),
+        ErrorKind::Damaged,
+        "contradicts its flags",
+    );
     let mut compressed = sparse_with(8, 0x3_0001);
     compressed[77] = 1;
     refused(&compressed, ErrorKind::Damaged, "its grains are compressed");
     let mut bare = Vmdk::sparse();
     bare.descriptor = Vmdk::stream().descriptor;
     refused(&bare.build(), ErrorKind::Damaged, "its grains are not compressed");
-    refused(&sparse_with(12, 31), ErrorKind::Damaged, "says 31 sectors, its descriptor 32");
+    refused(
+        &sparse_with(12, 31),
+        ErrorKind::Damaged,
+        "says 31 sectors, its descriptor 32",
+    );
     let mut empty = Vmdk::sparse();
     empty.sectors = 0;
     empty.descriptor = empty.descriptor.replace("RW 32", "RW 0");
@@ -131,7 +148,11 @@ fn a_descriptor_must_be_inside_and_of_a_sane_size() {
     refused(&sparse_with(36, 0), ErrorKind::Refused, "one part of a VMDK");
     refused(&sparse_with(36, 2049), ErrorKind::Limit, "up to 1 MiB");
     refused(&sparse_with(28, 1 << 30), ErrorKind::Damaged, "cut off");
-    refused(&sparse_with(Vmdk::DESCRIPTOR_AT, 0), ErrorKind::Damaged, "does not begin");
+    refused(
+        &sparse_with(Vmdk::DESCRIPTOR_AT, 0),
+        ErrorKind::Damaged,
+        "does not begin",
+    );
 }
 
 #[test]
@@ -141,19 +162,35 @@ fn tables_and_grains_must_be_inside_the_file() {
     }
     refused(&sparse_with(60, u32::MAX), ErrorKind::Damaged, "grain directory");
     refused(&sparse_with(3 * 512, 1 << 20), ErrorKind::Damaged, "cut off");
-    refused(&sparse_with(4 * 512, 1 << 20), ErrorKind::Damaged, "a grain of its disk");
+    refused(
+        &sparse_with(4 * 512, 1 << 20),
+        ErrorKind::Damaged,
+        "a grain of its disk",
+    );
     let image = Vmdk::sparse().build();
-    refused(&image[..image.len() - 512], ErrorKind::Damaged, "a grain of its disk");
+    refused(
+        &image[..image.len() - 512],
+        ErrorKind::Damaged,
+        "a grain of its disk",
+    );
 }
 
 #[test]
 fn a_footer_must_be_there_and_repeat_the_header() {
     let image = Vmdk::stream().build();
-    refused(&image[..image.len() - 512], ErrorKind::Damaged, "no footer at its end");
+    refused(
+        &image[..image.len() - 512],
+        ErrorKind::Damaged,
+        "no footer at its end",
+    );
     refused(&image[..1024], ErrorKind::Damaged, "cut off");
     let footer = Vmdk::footer_at(&image);
     refused(&stream_with(footer, 0), ErrorKind::Damaged, "no footer");
-    refused(&stream_with(footer - 512 + 12, 2), ErrorKind::Damaged, "no footer");
+    refused(
+        &stream_with(footer - 512 + 12, 2),
+        ErrorKind::Damaged,
+        "no footer",
+    );
     refused(&stream_with(footer + 512, 1), ErrorKind::Damaged, "no footer");
     for (at, value) in [(12, 33), (20, 16), (28, 2)] {
         refused(
@@ -169,12 +206,28 @@ fn a_footer_must_be_there_and_repeat_the_header() {
 
 #[test]
 fn a_compressed_grain_must_be_its_own_and_of_its_size() {
-    refused(&stream_with(FIRST_GRAIN, 8), ErrorKind::Damaged, "is the one of sector 8");
+    refused(
+        &stream_with(FIRST_GRAIN, 8),
+        ErrorKind::Damaged,
+        "is the one of sector 8",
+    );
     for length in [0, 2 * 4096 + 1, u32::MAX] {
-        refused(&stream_with(FIRST_GRAIN + 8, length), ErrorKind::Damaged, "bytes long, more");
+        refused(
+            &stream_with(FIRST_GRAIN + 8, length),
+            ErrorKind::Damaged,
+            "bytes long, more",
+        );
     }
-    refused(&stream_with(FIRST_GRAIN + 8, 10), ErrorKind::Damaged, "its full size");
-    refused(&stream_with(FIRST_GRAIN + 12, 0), ErrorKind::Damaged, "its full size");
+    refused(
+        &stream_with(FIRST_GRAIN + 8, 10),
+        ErrorKind::Damaged,
+        "its full size",
+    );
+    refused(
+        &stream_with(FIRST_GRAIN + 12, 0),
+        ErrorKind::Damaged,
+        "its full size",
+    );
     // More and less than a grain, each a sound stream by itself.
     for bytes in [4095, 4097] {
         let packed = zlib(&vec![1; bytes]);

@@ -127,7 +127,10 @@ impl Writer {
     pub fn end(mut self) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         self.table_write(&mut bytes)?;
-        let tables = self.virtual_bytes.div_ceil(GRAIN_BYTES as u64).div_ceil(TABLE_ENTRIES);
+        let tables = self
+            .virtual_bytes
+            .div_ceil(GRAIN_BYTES as u64)
+            .div_ceil(TABLE_ENTRIES);
         self.directory.resize(place(tables), 0);
         marker(&mut bytes, (tables * 4).div_ceil(SECTOR), DIRECTORY_MARKER);
         let directory = u64::from(self.sector(&bytes)?);
@@ -266,7 +269,10 @@ mod tests {
     #[test]
     fn the_same_disk_is_the_same_bytes_in_every_version() {
         let disk: Vec<u8> = (0..200_000_u64)
-            .map(|at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40).to_le_bytes()[0] & if at % 3 == 0 { 0xff } else { 3 })
+            .map(|at| {
+                (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40).to_le_bytes()[0]
+                    & if at % 3 == 0 { 0xff } else { 3 }
+            })
             .chain(std::iter::repeat_n(0, 4_800))
             .collect();
         assert_eq!(crc32fast::hash(&write(&disk)), 3_976_181_708);

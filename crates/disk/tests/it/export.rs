@@ -68,7 +68,13 @@ fn stream_write(path: &Path, disk: &[u8]) {
 }
 
 fn export(dir: &TempDir, name: &str, disk: &[u8], allocated: &[Range<u64>]) {
-    for format in [Format::Qcow2, Format::Vmdk, Format::Vhdx, Format::Vhd, Format::Vdi] {
+    for format in [
+        Format::Qcow2,
+        Format::Vmdk,
+        Format::Vhdx,
+        Format::Vhd,
+        Format::Vdi,
+    ] {
         let image = dir.path().join(format!("{name}.{format}"));
         file_write(&image, format, disk, allocated);
         let (info, read_back) = import(&image, format);
@@ -78,7 +84,10 @@ fn export(dir: &TempDir, name: &str, disk: &[u8], allocated: &[Range<u64>]) {
             let (known_as, is_checked) = at_qemu(format);
             if is_checked {
                 let report = img(&["check", "-f", known_as, text(&image)]);
-                assert!(report.contains("No errors were found"), "{name}.{format}: {report}");
+                assert!(
+                    report.contains("No errors were found"),
+                    "{name}.{format}: {report}"
+                );
             }
             qemu::agrees(&image, known_as, format);
         }

@@ -29,17 +29,37 @@ const fn way(name: &'static str, format: Format, options: &'static str, variant:
 
 /// Every option that changes what is written, alone and where two of them meet.
 const WAYS: &[Way] = &[
-    way("vmdk", Format::Vmdk, "subformat=monolithicSparse", "vmdk, monolithicSparse"),
+    way(
+        "vmdk",
+        Format::Vmdk,
+        "subformat=monolithicSparse",
+        "vmdk, monolithicSparse",
+    ),
     way(
         "vmdk",
         Format::Vmdk,
         "subformat=monolithicSparse,zeroed_grain=on",
         "vmdk, monolithicSparse",
     ),
-    way("vmdk", Format::Vmdk, "adapter_type=lsilogic", "vmdk, monolithicSparse"),
+    way(
+        "vmdk",
+        Format::Vmdk,
+        "adapter_type=lsilogic",
+        "vmdk, monolithicSparse",
+    ),
     way("vmdk", Format::Vmdk, "compat6=on", "vmdk, monolithicSparse"),
-    way("vmdk", Format::Vmdk, "hwversion=14,toolsversion=2147483647", "vmdk, monolithicSparse"),
-    way("vmdk", Format::Vmdk, "subformat=streamOptimized", "vmdk, streamOptimized"),
+    way(
+        "vmdk",
+        Format::Vmdk,
+        "hwversion=14,toolsversion=2147483647",
+        "vmdk, monolithicSparse",
+    ),
+    way(
+        "vmdk",
+        Format::Vmdk,
+        "subformat=streamOptimized",
+        "vmdk, streamOptimized",
+    ),
     way(
         "vmdk",
         Format::Vmdk,
@@ -47,13 +67,33 @@ const WAYS: &[Way] = &[
         "vmdk, streamOptimized",
     ),
     way("vhdx", Format::Vhdx, "subformat=dynamic", "vhdx, dynamic"),
-    way("vhdx", Format::Vhdx, "subformat=dynamic,block_size=1M", "vhdx, dynamic"),
-    way("vhdx", Format::Vhdx, "subformat=dynamic,block_size=256M", "vhdx, dynamic"),
+    way(
+        "vhdx",
+        Format::Vhdx,
+        "subformat=dynamic,block_size=1M",
+        "vhdx, dynamic",
+    ),
+    way(
+        "vhdx",
+        Format::Vhdx,
+        "subformat=dynamic,block_size=256M",
+        "vhdx, dynamic",
+    ),
     way("vhdx", Format::Vhdx, "block_state_zero=off", "vhdx, dynamic"),
     way("vhdx", Format::Vhdx, "log_size=4M,block_size=2M", "vhdx, dynamic"),
-    way("vhdx", Format::Vhdx, "subformat=fixed,block_size=1M", "vhdx, fixed"),
+    way(
+        "vhdx",
+        Format::Vhdx,
+        "subformat=fixed,block_size=1M",
+        "vhdx, fixed",
+    ),
     way("vpc", Format::Vhd, "subformat=dynamic", "vhd, dynamic"),
-    way("vpc", Format::Vhd, "subformat=dynamic,force_size=on", "vhd, dynamic"),
+    way(
+        "vpc",
+        Format::Vhd,
+        "subformat=dynamic,force_size=on",
+        "vhd, dynamic",
+    ),
     way("vpc", Format::Vhd, "subformat=fixed", "vhd, fixed"),
     way("vpc", Format::Vhd, "subformat=fixed,force_size=on", "vhd, fixed"),
     way("vdi", Format::Vdi, "static=off", "vdi, dynamic"),
@@ -69,7 +109,17 @@ fn image_at(dir: &TempDir, way: &Way, disk: &str) -> PathBuf {
 fn convert(dir: &TempDir, source: &Path, way: &Way) -> PathBuf {
     let disk = source.file_stem().and_then(|name| name.to_str()).unwrap();
     let image = image_at(dir, way, disk);
-    let words = ["convert", "-t", "unsafe", "-f", "raw", "-O", way.name, "-o", way.options];
+    let words = [
+        "convert",
+        "-t",
+        "unsafe",
+        "-f",
+        "raw",
+        "-O",
+        way.name,
+        "-o",
+        way.options,
+    ];
     img(&[&words[..], &[text(source), text(&image)]].concat());
     image
 }
@@ -157,9 +207,9 @@ fn every_option_that_qemu_img_has_is_in_one_of_these_tests() {
         for option in options {
             let ways = WAYS.iter().filter(|way| way.name == name);
             let is_known = option == "size" || refused.contains(&option) || option == "preallocation";
-            let is_tried = ways.flat_map(|way| way.options.split(',')).any(|one| {
-                one.split('=').next() == Some(option)
-            });
+            let is_tried = ways
+                .flat_map(|way| way.options.split(','))
+                .any(|one| one.split('=').next() == Some(option));
             assert!(is_known || is_tried, "`{option}` of {name} is in no test");
         }
     }
@@ -178,7 +228,12 @@ fn what_needs_another_file_is_refused() {
             disk::info(Format::Vmdk, &mut file, &disk::Limits::default()).err()
         });
         let error = error.expect("it is refused");
-        assert_eq!(error.kind(), disk::ErrorKind::Refused, "{}: {error}", image.display());
+        assert_eq!(
+            error.kind(),
+            disk::ErrorKind::Refused,
+            "{}: {error}",
+            image.display()
+        );
         error.to_string()
     };
     for kind in ["monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"] {
@@ -212,7 +267,12 @@ fn an_ova_made_by_tar_is_the_disk_in_it() {
         let expected = import(&image, way.format).1;
         for kind in ["ustar", "gnu", "posix"] {
             let archive = dir.path().join("machine.ova");
-            qemu::tar(kind, &archive, dir.path(), &["machine.ovf", image.file_name().unwrap().to_str().unwrap()]);
+            qemu::tar(
+                kind,
+                &archive,
+                dir.path(),
+                &["machine.ovf", image.file_name().unwrap().to_str().unwrap()],
+            );
             let (info, disk) = import(&archive, Format::Ova);
             assert_eq!(info.variant, format!("ova, {}", way.variant));
             assert!(disk == expected, "{kind}, {}", way.options);

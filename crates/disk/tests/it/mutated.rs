@@ -16,14 +16,30 @@ const CHANGES: u64 = 120;
 
 /// QEMU's name of a format, ours, its options, and the parts of the file that are changed.
 const WAYS: [(&str, Format, &str, &[(u64, u64)]); 6] = [
-    ("qcow2", Format::Qcow2, "cluster_size=4k", &[(0, 512), (4096, 4096 * 5)]),
-    ("vmdk", Format::Vmdk, "subformat=monolithicSparse", &[(0, 2048), (10752, 8192)]),
+    (
+        "qcow2",
+        Format::Qcow2,
+        "cluster_size=4k",
+        &[(0, 512), (4096, 4096 * 5)],
+    ),
+    (
+        "vmdk",
+        Format::Vmdk,
+        "subformat=monolithicSparse",
+        &[(0, 2048), (10752, 8192)],
+    ),
     ("vmdk", Format::Vmdk, "subformat=streamOptimized", &[(0, 2048)]),
     (
         "vhdx",
         Format::Vhdx,
         "block_size=1M",
-        &[(64 << 10, 4096), (128 << 10, 4096), (192 << 10, 256), (2 << 20, 256), (3 << 20, 256)],
+        &[
+            (64 << 10, 4096),
+            (128 << 10, 4096),
+            (192 << 10, 256),
+            (2 << 20, 256),
+            (3 << 20, 256),
+        ],
     ),
     ("vpc", Format::Vhd, "force_size=on", &[(0, 2048)]),
     ("vdi", Format::Vdi, "static=off", &[(0, 1024)]),
@@ -91,11 +107,17 @@ fn a_changed_image_is_refused_or_read_as_qemu_reads_it() {
             let words = ["convert", "-t", "unsafe", "-f", name, "-O", "raw"];
             if qemu::img_tries(&[&words[..], &[text(&image), text(&expected)]].concat()) {
                 let expected = std::fs::read(&expected).unwrap();
-                assert!(expected == disk, "{name} {options}, change {change}: another disk than QEMU's");
+                assert!(
+                    expected == disk,
+                    "{name} {options}, change {change}: another disk than QEMU's"
+                );
                 equal += 1;
             }
         }
         println!("{name} {options}: {refused} refused, {equal} as QEMU reads them, of {CHANGES}");
-        assert!(refused > 0 && equal > 0, "{name} {options}: {refused} refused, {equal} equal");
+        assert!(
+            refused > 0 && equal > 0,
+            "{name} {options}: {refused} refused, {equal} equal"
+        );
     }
 }

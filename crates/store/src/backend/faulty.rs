@@ -205,6 +205,13 @@ impl Backend for Faulty {
         Err(self.error())
     }
 
+    async fn leftovers_clear(&self) -> Result<u64> {
+        if self.strikes() {
+            return Err(self.error());
+        }
+        self.inner.leftovers_clear().await
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }

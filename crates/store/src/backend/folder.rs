@@ -246,6 +246,10 @@ impl Backend for Folder {
         .await
     }
 
+    async fn leftovers_clear(&self) -> Result<u64> {
+        self.run(Inner::temporary_clear).await
+    }
+
     fn describe(&self) -> String {
         self.inner.root.display().to_string()
     }

@@ -94,6 +94,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Removes an object. That it was not there is no error.
     async fn delete(&self, key: &str) -> Result<()>;
 
+    /// Removes what writers that crashed have left and no listing shows, once it is so old that no living writer has
+    /// it. Gives how many bytes that were.
+    async fn leftovers_clear(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     /// Names the place for people. Never holds a credential.
     fn describe(&self) -> String;
 

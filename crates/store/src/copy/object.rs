@@ -5,19 +5,19 @@ use std::ops::Range;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{Copier, DOUBTED};
+use super::{Copier, DOUBTED, there_check};
 use crate::backend::{Backend, Listed};
 use crate::digest::Keys;
 use crate::error::{Error, Kind, Result};
 use crate::gc::id_of;
 use crate::header::Header;
 use crate::pack;
-use crate::verify::tolerated;
+use crate::verify::{damaging, tolerated};
 
 /// An object that is larger goes in pieces of this size.
 const PIECE_BYTES: u64 = 8 << 20;
 
-/// An object that is damaged at the source, or in doubt.
+/// An object that is damaged at the source, cannot be read there, or is in doubt.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) key: String,
@@ -31,7 +31,7 @@ pub(super) enum Done {
     Written(u64, Option<Fault>),
     /// What was there was damaged, and is whole now.
     Replaced(u64),
-    /// What is at the source is damaged, and does not replace what is there.
+    /// What is at the source is damaged or cannot be read, and does not replace what is there.
     Kept(Fault),
 }
 
@@ -133,7 +133,10 @@ impl Copier<'_> {
         if item.bytes > pack::LIMIT_BYTES as u64 {
             return self.write_large(item, replaces).await;
         }
-        let data = self.from.get(&item.key).await?;
+        let data = match self.readable(self.from.get(&item.key).await).await? {
+            Ok(data) => data,
+            Err(error) => return self.unread(&item.key, &error, replaces).await,
+        };
         let fault = if item.key.starts_with("b/") {
             self.whole_fault(&item.key)
         } else {
@@ -154,6 +157,36 @@ impl Copier<'_> {
             reason: format!("{fault}; copied as it is"),
         });
         Ok(Done::Written(item.bytes, fault))
+    }
+
+    /// What was read of an object at the source, or why it cannot be read. A source that is away as a whole says
+    /// nothing of its objects, and a device that fails altogether is no reason to go through all of them: so it is
+    /// looked for first.
+    async fn readable<T>(&self, read: Result<T>) -> Result<Result<T>> {
+        match read {
+            Err(error) if error.kind() != Kind::NotFound && damaging(&error) => {
+                there_check(self.from, self.store_id).await?;
+                Ok(Err(error))
+            }
+            read => read.map(Ok),
+        }
+    }
+
+    /// What becomes of an object that cannot be read at the source: what the copy has of it stays.
+    async fn unread(&self, key: &str, error: &Error, is_there: bool) -> Result<Done> {
+        let reason = format!("it cannot be read ({})", cause_of(error));
+        if is_there {
+            return Ok(Done::kept(key, &format!("{reason}; the copy keeps what it has")));
+        }
+        if !key.starts_with("j/") {
+            return Ok(Done::kept(key, &format!("{reason}; the copy does not have it")));
+        }
+        // A recovery tells of what it finds damaged, and not of a last object that is missing.
+        self.to.put_new(key, Bytes::new()).await?;
+        Ok(Done::kept(
+            key,
+            &format!("{reason}; the copy has an empty one, which a recovery tells of"),
+        ))
     }
 
     async fn damage(&self, id: Uuid, data: Bytes) -> Result<Option<String>> {
@@ -177,6 +210,10 @@ impl Copier<'_> {
             self.doubt(&item.key).await?;
         }
         let written = object_write(self.from, self.to, item, replaces).await?;
+        let written = match self.readable(written).await? {
+            Ok(written) => written,
+            Err(error) => return self.unread(&item.key, &error, replaces).await,
+        };
         if self.to.stat(&item.key).await? != Some(item.bytes) {
             return Err(changed(&item.key));
         }
@@ -203,7 +240,10 @@ impl Copier<'_> {
                 "it is larger than any pack; the copy keeps what it has",
             ));
         }
-        let source = self.from.get(key).await?;
+        let source = match self.readable(self.from.get(key).await).await? {
+            Ok(source) => source,
+            Err(error) => return self.unread(key, &error, true).await,
+        };
         let there = if is_possible(there) {
             tolerated(self.to.get(key).await)?
         } else {
@@ -272,7 +312,11 @@ impl Copier<'_> {
             ));
         }
         for piece in pieces(item.bytes) {
-            let source = self.from.get_range(&item.key, piece.clone()).await?;
+            let source = self.from.get_range(&item.key, piece.clone()).await;
+            let source = match self.readable(source).await? {
+                Ok(source) => source,
+                Err(error) => return self.unread(&item.key, &error, true).await,
+            };
             let there = tolerated(self.to.get_range(&item.key, piece).await)?;
             if there.is_ok_and(|there| there == source) {
                 continue;
@@ -343,13 +387,13 @@ pub(crate) async fn object_replace(to: &dyn Backend, key: &str, data: Bytes) -> 
 }
 
 /// Writes an object from one backend to another piece by piece, in the place of what is there where `replaces`; gives
-/// the hash of what was written.
+/// the hash of what was written, or why `from` could not be read: then nothing was written.
 pub(crate) async fn object_write(
     from: &dyn Backend,
     to: &dyn Backend,
     item: &Listed,
     replaces: bool,
-) -> Result<blake3::Hash> {
+) -> Result<Result<blake3::Hash>> {
     let mut put = if replaces {
         to.put_replace(&item.key).await?
     } else {
@@ -357,12 +401,24 @@ pub(crate) async fn object_write(
     };
     let mut written = blake3::Hasher::new();
     for piece in pieces(item.bytes) {
-        let data = from.get_range(&item.key, piece).await?;
+        let data = match from.get_range(&item.key, piece).await {
+            Ok(data) => data,
+            Err(error) => {
+                put.abort().await?;
+                return Ok(Err(error));
+            }
+        };
         written.update(&data);
         put.write(data).await?;
     }
     put.finish().await?;
-    Ok(written.finalize())
+    Ok(Ok(written.finalize()))
+}
+
+/// What the system said, where it did: which object it was is told beside it.
+fn cause_of(error: &Error) -> String {
+    let cause = std::error::Error::source(error);
+    cause.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn changed(key: &str) -> Error {

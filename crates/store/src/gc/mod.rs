@@ -365,6 +365,7 @@ impl Run {
                 self.moves_told().await?;
                 self.dead_delete(options, progress, report).await?;
                 self.orphans_delete(due, options, progress, report).await?;
+                self.leftovers_clear().await;
                 Ok(None)
             }
         }

@@ -1,5 +1,5 @@
 //! Deletes objects that no row names: what a write left that landed after its session had been cleared away, or that a
-//! service wrote twice.
+//! service wrote twice. And has the backend clear what writers that crashed have left in it beside objects.
 //!
 //! The row of an object is written before it and removed after it, so nothing that is needed is without one. Even so an
 //! orphan is only written down when it is first seen, and deleted by a run that sees it again after the grace.
@@ -83,6 +83,18 @@ impl Run {
             progress.freed_bytes.fetch_add(orphan.bytes, Relaxed);
         }
         Ok(())
+    }
+
+    /// Clears what is no object and has no row. It was never part of the store, so the report does not count it, and no
+    /// fence is asked for; and a run that has freed all else does not fail for it.
+    pub(super) async fn leftovers_clear(&self) {
+        match self.store.inner.backend.leftovers_clear().await {
+            Ok(0) => {}
+            Ok(bytes) => tracing::info!(bytes, "gc cleared what writers that crashed had left"),
+            Err(error) => {
+                tracing::warn!(%error, "gc could not clear what writers that crashed may have left");
+            }
+        }
     }
 
     /// Leaves out what may hold something that is damaged or missing elsewhere: it can be all that is left of that, and

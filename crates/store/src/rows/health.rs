@@ -10,6 +10,7 @@ use sea_orm::{
 
 use super::Database;
 use super::entities::{chunk, chunk_state, damage, object, object_state};
+use super::judged::AHEAD_US;
 use crate::verify::Damage;
 
 /// Rows in one statement.
@@ -33,10 +34,30 @@ pub(crate) async fn objects_due(
     due_us: i64,
     limit: u64,
 ) -> Result<Vec<object::Model>, DbErr> {
+    objects_read(db, store, object::Column::VerifiedUs.lt(due_us), limit).await
+}
+
+/// Published objects that were read by a clock that was wrong: at a time that at `now_us` is still to come.
+pub(crate) async fn objects_ahead(
+    db: &impl ConnectionTrait,
+    store: i32,
+    now_us: i64,
+    limit: u64,
+) -> Result<Vec<object::Model>, DbErr> {
+    let is_ahead = object::Column::VerifiedUs.gte(now_us + AHEAD_US);
+    objects_read(db, store, is_ahead, limit).await
+}
+
+async fn objects_read(
+    db: &impl ConnectionTrait,
+    store: i32,
+    when: Expr,
+    limit: u64,
+) -> Result<Vec<object::Model>, DbErr> {
     object::Entity::find()
         .filter(object::Column::Store.eq(store))
         .filter(object::Column::State.eq(object_state::LIVE))
-        .filter(object::Column::VerifiedUs.lt(due_us))
+        .filter(when)
         .order_by_asc(object::Column::VerifiedUs)
         .order_by_asc(object::Column::Id)
         .limit(limit)
@@ -46,15 +67,25 @@ pub(crate) async fn objects_due(
 
 /// When the published object that was read longest ago was read.
 pub(crate) async fn objects_oldest(db: &impl ConnectionTrait, store: i32) -> Result<Option<i64>, DbErr> {
-    let oldest: Option<Option<i64>> = object::Entity::find()
+    objects_when(db, store, Expr::col(object::Column::VerifiedUs).min()).await
+}
+
+/// When the published object that was read last was read.
+pub(crate) async fn objects_last_read(db: &impl ConnectionTrait, store: i32) -> Result<Option<i64>, DbErr> {
+    objects_when(db, store, Expr::col(object::Column::VerifiedUs).max()).await
+}
+
+/// One time of all published objects. Of an index that is one entry, where only one is asked for.
+async fn objects_when(db: &impl ConnectionTrait, store: i32, which: Expr) -> Result<Option<i64>, DbErr> {
+    let found: Option<Option<i64>> = object::Entity::find()
         .select_only()
-        .expr(Expr::col(object::Column::VerifiedUs).min())
+        .expr(which)
         .filter(object::Column::Store.eq(store))
         .filter(object::Column::State.eq(object_state::LIVE))
         .into_tuple()
         .one(db)
         .await?;
-    Ok(oldest.flatten())
+    Ok(found.flatten())
 }
 
 /// Whether any chunk is marked as damaged.

@@ -20,7 +20,7 @@ use crate::digest::Digest;
 
 /// Microseconds by which a note may be ahead of the clock and still be from now: each that is written at the same time
 /// is one further. One that is further ahead is from a clock that was wrong.
-const AHEAD_US: i64 = 1_000_000;
+pub(crate) const AHEAD_US: i64 = 1_000_000;
 
 /// What was read of an object.
 #[derive(Debug, Clone, Copy)]

@@ -117,6 +117,10 @@ impl Backend for Watched {
         self.inner.delete(key).await
     }
 
+    async fn leftovers_clear(&self) -> Result<u64> {
+        self.inner.leftovers_clear().await
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }

@@ -542,6 +542,43 @@ async fn orphans_go_when_they_were_seen_twice() {
     }
 }
 
+/// A server that goes on has to find what a crash left: at the start after the crash that was too young.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_dead_writers_left_in_the_folder_goes_with_a_run() {
+    let place = local().await;
+    let backend = Arc::new(Faulty::new(Arc::clone(&place.backend), Fault::Io, 0));
+    let store = place.store_on(Arc::<Faulty>::clone(&backend)).await;
+    import(&store, &place.db, "1", &noise(1, CHUNK)).await;
+    let folder = place.dir.path().join("objects/tmp");
+    let left = |name: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, "cut off").unwrap();
+        path
+    };
+    let (old, young) = (left("old"), left("young"));
+    let file = std::fs::File::open(&old).unwrap();
+    file.set_modified(std::time::SystemTime::now() - Duration::from_hours(25))
+        .unwrap();
+    let dry = Options {
+        dry_run: true,
+        ..now(&place)
+    };
+    gc(&store, &dry).await;
+    assert!(old.exists(), "a dry run changes nothing");
+    let report = gc(&store, &Options::new(place.dir.path())).await;
+    assert!(!old.exists() && young.exists());
+    assert_eq!((report.objects, report.freed_bytes), (0, 0), "it was no object");
+
+    // It is the last that a run does, and fails none.
+    backend.rearm(0);
+    gc(&store, &now(&place)).await;
+    let last = backend.calls();
+    backend.rearm(last);
+    gc(&store, &now(&place)).await;
+    assert_eq!(backend.calls(), last);
+    check(&store, &place).await;
+}
+
 /// Every call to the backend fails once, in each way: nothing that is needed is lost, and the next run ends the work.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_failure_of_the_backend_costs_a_chunk() {

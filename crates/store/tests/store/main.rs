@@ -4,6 +4,7 @@
 
 mod cache;
 mod copy;
+mod copy_failing;
 mod damage;
 mod deletion;
 mod domains;

@@ -81,6 +81,23 @@ async fn what_was_read_longest_ago_is_read_first_and_not_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_while_the_clock_was_ahead_is_read_again_once() {
+    for place in places().await {
+        let store = place.store().await;
+        let is_ahead = async || store.health().await.unwrap().is_ahead(place.clock.now_us());
+        import(&store, &place.db, "1", &noise(1, 300_000)).await;
+        assert!(!is_ahead().await, "{}", place.name);
+        place.clock.set_back(Duration::from_hours(24 * 365));
+        import(&store, &place.db, "2", &noise(2, 300_000)).await;
+        assert!(is_ahead().await);
+        let report = scrub(&store).await;
+        assert_eq!((report.objects, report.is_done), (1, true), "{}", place.name);
+        assert!(!is_ahead().await);
+        assert_eq!(scrub(&store).await.objects, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn damage_is_recorded_by_disk_until_it_is_healed() {
     for place in places().await {
         let store = place.store().await;

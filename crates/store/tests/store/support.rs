@@ -39,6 +39,16 @@ impl Clock {
         self.0
             .fetch_add(u64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
     }
+
+    /// As when it was ahead, and is set right.
+    pub(crate) fn set_back(&self, by: Duration) {
+        self.0
+            .fetch_sub(u64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
+    }
+
+    pub(crate) fn now_us(&self) -> i64 {
+        i64::try_from(self.0.load(Ordering::SeqCst)).unwrap()
+    }
 }
 
 /// A fresh place: an empty database and an empty backend.
@@ -54,11 +64,8 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn options(&self) -> Options {
-        let now = Arc::clone(&self.clock.0);
-        let world = World::new(
-            move || i64::try_from(now.load(Ordering::SeqCst)).unwrap(),
-            || *uuid::Uuid::new_v4().as_bytes(),
-        );
+        let clock = self.clock.clone();
+        let world = World::new(move || clock.now_us(), || *uuid::Uuid::new_v4().as_bytes());
         Options {
             world,
             digest_key: Some([7; 32]),

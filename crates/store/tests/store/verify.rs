@@ -120,6 +120,10 @@ impl Backend for Gated {
         self.inner.delete(key).await
     }
 
+    async fn leftovers_clear(&self) -> Result<u64> {
+        self.inner.leftovers_clear().await
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }

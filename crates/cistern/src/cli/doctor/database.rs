@@ -9,7 +9,7 @@ use super::{Check, PATIENCE, failed, ok};
 use crate::app;
 
 use crate::config::{Config, Database};
-use crate::platform::db::{Db, migrate};
+use crate::platform::db::{Db, migrate, sqlite};
 use crate::platform::error::{DATABASE_DAMAGED, Error, Result};
 use crate::platform::journal;
 use crate::platform::secrets;
@@ -41,6 +41,9 @@ fn cannot(what: &str, error: &Error) -> Check {
 
 /// A start makes the file, but not beside a store that another one belongs to.
 async fn missing(config: &Config, path: &Path) -> Check {
+    if let Err(error) = sqlite::link_refuse(path) {
+        return failed(NAME, error.chain());
+    }
     let shown = path.display();
     match tokio::time::timeout(PATIENCE, app::store_is_there(config)).await {
         Ok(Ok(true)) => failed(NAME, app::database_lost(config, path)),

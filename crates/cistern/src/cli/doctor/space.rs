@@ -1,28 +1,33 @@
-//! Room on the disks of data folder and objects, judged as a server judges it (`disk.*`).
+//! Room on the disks of data folder, objects and SQLite's file, judged as a server judges it (`disk.*`).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use store::room::Space;
 
 use super::{Check, failed, nearest, ok, warning};
 use crate::cli::output::bytes as shown;
 use crate::config::{Config, Objects};
+use crate::platform::db::sqlite;
 use crate::platform::storage::space::{Disk, is_one_disk};
 
 /// One line a disk.
 pub(super) fn checks(config: &Config) -> Vec<Check> {
     let data = nearest(&config.data);
-    let Objects::Folder(objects) = config.objects() else {
-        return vec![check(config, "space", "data", &data)];
+    let objects = match config.objects() {
+        Objects::Folder(folder) => Some(nearest(&folder)),
+        Objects::S3(_) => None,
     };
-    let objects = nearest(&objects);
-    if is_one_disk(&data, &objects) {
-        return vec![check(config, "space", "objects", &data)];
-    }
-    vec![
-        check(config, "space", "data", &data),
-        check(config, "space objects", "objects", &objects),
-    ]
+    let is_apart = |place: &PathBuf| !is_one_disk(&data, place);
+    let holds_objects = objects.as_ref().is_some_and(|place| !is_apart(place));
+    let objects = objects.filter(is_apart);
+    let is_told = |place: &Path| objects.as_deref().is_some_and(|told| is_one_disk(told, place));
+    let database = config.sqlite().map(|file| nearest(&sqlite::real_folder(&file)));
+    let database = database.filter(|place| is_apart(place) && !is_told(place));
+    let name = if holds_objects { "objects" } else { "data" };
+    let mut checks = vec![check(config, "space", name, &data)];
+    checks.extend(objects.map(|place| check(config, "space objects", "objects", &place)));
+    checks.extend(database.map(|place| check(config, "space database", "database", &place)));
+    checks
 }
 
 fn check(config: &Config, name: &'static str, disk: &'static str, place: &Path) -> Check {
@@ -35,12 +40,13 @@ fn check(config: &Config, name: &'static str, disk: &'static str, place: &Path) 
 fn judged(config: &Config, name: &'static str, disk: Disk, place: &Path) -> Check {
     let text = format!("{} free at {}", shown(disk.space.free), place.display());
     let (refuse, purge) = (config.disk.refuse_below_percent, config.disk.purge_below_percent);
-    if disk.is_below(refuse) {
+    if disk.is_low(refuse) {
         return failed(
             name,
             format!(
-                "{text}: below {refuse} percent (`disk.refuse_below_percent`) no image is taken in; delete images and run \
-                 `cistern gc --now --purge`, or add space"
+                "{text}: below {} (`disk.refuse_below_percent`) no image is taken in; {}",
+                shown(disk.refuses_below(refuse)),
+                disk.way_out()
             ),
         );
     }
@@ -51,8 +57,12 @@ fn judged(config: &Config, name: &'static str, disk: Disk, place: &Path) -> Chec
         return ok(name, text);
     }
     let happens = match disk.name {
-        "objects" => "deleted images are given up before their day is over",
-        _ => "the cache of packs is emptied",
+        "objects" => "deleted images are given up before their day is over".to_owned(),
+        "database" => format!(
+            "there is nothing on it to give up, and below {} no image is taken in",
+            shown(disk.refuses_below(refuse))
+        ),
+        _ => "the cache of packs is emptied".to_owned(),
     };
     warning(
         name,
@@ -77,13 +87,18 @@ mod tests {
         };
         assert_eq!(state("data", 63, 64).state, State::Ok, "small, and empty");
         assert_eq!(state("data", 5 << 10, 100 << 10).state, State::Warning);
-        for (disk, part) in [("data", "cache of packs"), ("objects", "deleted images")] {
+        for (disk, part, helps) in [
+            ("data", "cache of packs", "gc --now"),
+            ("objects", "deleted images", "gc --now"),
+            ("database", "no image is taken in", "move away what else"),
+        ] {
             let low = state(disk, 6 << 10, 100 << 10);
             assert_eq!(low.state, State::Warning);
             assert!(low.text.contains(part), "{}", low.text);
             let full = state(disk, 4 << 10, 100 << 10);
             assert_eq!(full.state, State::Failed);
             assert!(full.text.contains("refuse_below_percent"), "{}", full.text);
+            assert!(full.text.contains(helps), "{}", full.text);
         }
         let config = Config {
             disk: crate::config::Disk {
@@ -101,5 +116,23 @@ mod tests {
             judged(&config, "space", disk, Path::new("/d")).state,
             State::Failed
         );
+    }
+
+    /// procfs is another disk on every machine.
+    #[test]
+    fn a_disk_has_one_line_also_that_of_a_linked_database() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let names = |config: &Config| -> Vec<&str> {
+            let checks = checks(config);
+            checks.iter().map(|check| check.name).collect()
+        };
+        let mut config = Config::for_data(dir.path());
+        assert_eq!(names(&config), ["space"]);
+        std::os::unix::fs::symlink("/proc/version", dir.path().join("cistern.sqlite")).expect("links");
+        assert_eq!(names(&config), ["space", "space database"]);
+        config.objects = Some("s3://bucket".to_owned());
+        assert_eq!(names(&config), ["space", "space database"]);
+        config.objects = Some("/proc/fs".to_owned());
+        assert_eq!(names(&config), ["space", "space objects"]);
     }
 }

@@ -132,7 +132,12 @@ impl Running {
         };
         let kept = async {
             // Given up since: nobody will ask.
-            if app.store.root_get("image", &self.image_id.to_string()).await?.is_none() {
+            if app
+                .store
+                .root_get("image", &self.image_id.to_string())
+                .await?
+                .is_none()
+            {
                 return Ok(());
             }
             let tx = app.db.write().await?;
@@ -140,7 +145,11 @@ impl Running {
             tx.commit().await
         };
         if let Err(error) = kept.await {
-            tracing::warn!(error = error.chain(), image = self.image_id, "could not keep a checksum");
+            tracing::warn!(
+                error = error.chain(),
+                image = self.image_id,
+                "could not keep a checksum"
+            );
         }
     }
 }

@@ -130,12 +130,7 @@ async fn files_are_what_their_formats_say_and_checksums_are_of_the_files() {
             .expect("reads")
             .expect("is known");
         assert_eq!(known.to_vec(), Sha256::digest(&file).to_vec(), "{format:?}");
-        for range in [
-            0..1,
-            65_530..65_545,
-            100_000..400_000,
-            length - 700..length,
-        ] {
+        for range in [0..1, 65_530..65_545, 100_000..400_000, length - 700..length] {
             let [from, to] = [range.start, range.end].map(|at| usize::try_from(at).expect("small"));
             assert!(
                 whole(&export, range).await == file[from..to],

@@ -114,7 +114,9 @@ impl Export {
                 let allocated = reader.allocated(0..size).await;
                 let allocated = allocated.map_err(|error| error.context("could not read a disk's tree"))?;
                 let layout = layout_of(format, size, allocated, id);
-                Plan::Layout(Arc::new(layout.map_err(|error| Error::invalid(error.to_string()))?))
+                Plan::Layout(Arc::new(
+                    layout.map_err(|error| Error::invalid(error.to_string()))?,
+                ))
             }
         };
         Ok(Self { plan, reader })
@@ -203,7 +205,10 @@ fn layout_of(
 /// What the file says it is, in the formats that say it: the same for the same disk, and of no use for telling anything
 /// else about it.
 fn identity(root: &TreeRoot) -> Id {
-    let hash = Sha256::digest(format!("cistern disk identity\0{}\0{}", root.digest, root.virtual_bytes));
+    let hash = Sha256::digest(format!(
+        "cistern disk identity\0{}\0{}",
+        root.digest, root.virtual_bytes
+    ));
     let mut id: Id = std::array::from_fn(|at| hash[at]);
     // A random UUID by its form (RFC 9562 §5.4): some tools look at it.
     id[6] = id[6] & 0x0f | 0x40;

@@ -11,9 +11,9 @@ mod export;
 mod limits;
 pub mod range;
 pub mod service;
-mod vmdk;
 #[cfg(test)]
 mod tests;
+mod vmdk;
 
 #[cfg(test)]
 pub use export::Export;

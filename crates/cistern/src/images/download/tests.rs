@@ -218,14 +218,29 @@ async fn the_other_formats_are_sent_and_their_digest_is_known_by_who_has_all_of_
         let query = format!("?format={format}");
         let head = w.send("HEAD", &query, &[]).await;
         let is_stream = format == "vmdk";
-        assert_eq!(head.headers().contains_key("content-length"), !is_stream, "{format}");
-        assert_eq!(header(&head, "accept-ranges"), if is_stream { "none" } else { "bytes" });
-        assert!(!head.headers().contains_key("repr-digest"), "{format}: nobody had it yet");
+        assert_eq!(
+            head.headers().contains_key("content-length"),
+            !is_stream,
+            "{format}"
+        );
+        assert_eq!(
+            header(&head, "accept-ranges"),
+            if is_stream { "none" } else { "bytes" }
+        );
+        assert!(
+            !head.headers().contains_key("repr-digest"),
+            "{format}: nobody had it yet"
+        );
         let file = bytes(w.send("GET", &query, &[]).await).await;
         assert_eq!(&file[..magic.len()], magic, "{format}");
-        let digest = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, Sha256::digest(&file));
+        let digest =
+            base64::Engine::encode(&base64::engine::general_purpose::STANDARD, Sha256::digest(&file));
         let head = w.send("HEAD", &query, &[]).await;
-        assert_eq!(header(&head, "repr-digest"), format!("sha-256=:{digest}:"), "{format}");
+        assert_eq!(
+            header(&head, "repr-digest"),
+            format!("sha-256=:{digest}:"),
+            "{format}"
+        );
         let part = w.send("GET", &query, &[("range", "bytes=100-199")]).await;
         let (status, expected) = if is_stream {
             (StatusCode::OK, &file[..])

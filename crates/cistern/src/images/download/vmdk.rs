@@ -18,17 +18,20 @@ pub fn bytes(reader: &DiskReader, id: Id) -> Result<BoxStream<'static, store::Re
     let size = reader.virtual_bytes();
     let mut writer = Writer::new(size, id).map_err(|error| Error::invalid(error.to_string()))?;
     let begin = Bytes::from(writer.begin());
-    let file = stream::try_unfold((Some(writer), packed(reader)), |(writer, mut grains)| async move {
-        let Some(mut writer) = writer else {
-            return Ok(None);
-        };
-        let (next, rest) = match grains.try_next().await? {
-            Some((number, packed)) => (writer.grain(number, &packed), Some(writer)),
-            None => (writer.end(), None),
-        };
-        let next = next.map_err(|error| store::Error::new(Kind::Invalid, error.to_string()))?;
-        Ok(Some((Bytes::from(next), (rest, grains))))
-    });
+    let file = stream::try_unfold(
+        (Some(writer), packed(reader)),
+        |(writer, mut grains)| async move {
+            let Some(mut writer) = writer else {
+                return Ok(None);
+            };
+            let (next, rest) = match grains.try_next().await? {
+                Some((number, packed)) => (writer.grain(number, &packed), Some(writer)),
+                None => (writer.end(), None),
+            };
+            let next = next.map_err(|error| store::Error::new(Kind::Invalid, error.to_string()))?;
+            Ok(Some((Bytes::from(next), (rest, grains))))
+        },
+    );
     Ok(stream::iter([Ok(begin)]).chain(file).boxed())
 }
 
@@ -53,7 +56,8 @@ fn packed(reader: &DiskReader) -> BoxStream<'static, store::Result<(u64, Vec<u8>
     grains
         .map_ok(|(number, grain)| async move {
             let packed = tokio::task::spawn_blocking(move || pack(&grain)).await;
-            let packed = packed.map_err(|e| store::Error::new(Kind::Io, "compressing broke off").with_source(e))?;
+            let packed =
+                packed.map_err(|e| store::Error::new(Kind::Io, "compressing broke off").with_source(e))?;
             Ok((number, packed))
         })
         .try_buffered(PACKERS)

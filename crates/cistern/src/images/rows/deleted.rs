@@ -96,6 +96,16 @@ pub async fn image_forget_disk(
     Ok(done.rows_affected == 1)
 }
 
+/// Whether the disk of any deleted image is still kept.
+pub async fn image_any_deleted(conn: &impl ConnectionTrait) -> Result<bool, DbErr> {
+    let kept = Entity::find()
+        .filter(Column::Status.eq(Status::Deleted.as_str()))
+        .filter(Column::RootDigest.is_not_null())
+        .one(conn)
+        .await?;
+    Ok(kept.is_some())
+}
+
 /// Some deleted images whose time to be restored is over and whose disk is still kept.
 pub async fn image_list_due(conn: &impl ConnectionTrait, now: Time, limit: u64) -> Result<Vec<Model>, DbErr> {
     Entity::find()

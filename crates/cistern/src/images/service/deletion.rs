@@ -139,30 +139,42 @@ pub async fn image_restore(app: &App, caller: &Caller, id: i64) -> Result<Model>
 
 /// Whether [`deleted_purge`] would give up anything.
 pub async fn deleted_is_any(app: &App) -> Result<bool> {
-    let rows = rows::image_list_due(app.db.conn(), app.clock.now() + RESTORE_FOR, 1).await?;
-    Ok(!rows.is_empty())
+    Ok(rows::image_any_deleted(app.db.conn()).await?)
 }
 
 /// The deleted images that could still be restored.
 pub async fn deleted_list(app: &App) -> Result<Vec<GivenUp>> {
-    let now = app.clock.now();
+    let restorable = restorable_list(app, app.clock.now()).await?;
+    told(app, restorable).await
+}
+
+/// The rows of the deleted images that can be restored after `now`, however long: one that was deleted while the clock
+/// was ahead can be for longer than others.
+async fn restorable_list(app: &App, now: Time) -> Result<Vec<Model>> {
     let mut all = Vec::new();
     loop {
         let after = all.last().map_or(0, |row: &Model| row.id);
         let rows = rows::image_list_restorable(app.db.conn(), now, after, 100).await?;
         if rows.is_empty() {
-            return told(app, all).await;
+            return Ok(all);
         }
         all.extend(rows);
     }
 }
 
-/// Gives up the disks of all deleted images, also where they could still be restored; gives those that could.
+/// Gives up the disks of all deleted images, also where they could still be restored; gives those that could. What is
+/// deleted, or restored and deleted again, after this has begun is left.
 pub async fn deleted_purge(app: &App) -> Result<Vec<GivenUp>> {
     let now = app.clock.now();
-    // Nothing that is deleted now can be restored for longer.
-    let mut purged = purge_due(app, now + RESTORE_FOR).await?;
-    purged.retain(|row| row.purge_at.is_some_and(|until| until > now));
+    let restorable = restorable_list(app, now).await?;
+    purge_due(app, now).await?;
+    let mut purged = Vec::new();
+    for row in restorable {
+        let until = row.purge_at.unwrap_or(now);
+        if purge_one(app, &row, until).await? {
+            purged.push(row);
+        }
+    }
     told(app, purged).await
 }
 
@@ -189,36 +201,41 @@ async fn told(app: &App, rows: Vec<Model>) -> Result<Vec<GivenUp>> {
     Ok(rows.into_iter().map(one).collect())
 }
 
-/// Gives up the disks of deleted images that could be restored until `due` at most; gives which.
-async fn purge_due(app: &App, due: Time) -> Result<Vec<Model>> {
-    let mut purged = Vec::new();
+/// Gives up the disks of deleted images that could be restored until `due` at most.
+async fn purge_due(app: &App, due: Time) -> Result<()> {
     loop {
         let rows = rows::image_list_due(app.db.conn(), due, 100).await?;
         if rows.is_empty() {
-            return Ok(purged);
+            return Ok(());
         }
         for row in rows {
-            let tx = app.db.write().await?;
-            let is_done = disk_forget_in_tx(app, &tx, row.id, Some(due)).await?;
-            if is_done {
-                let who = events::Who {
-                    team_id: Some(row.team_id),
-                    ..events::Who::default()
-                };
-                let now = app.clock.now();
-                let reason = if row.purge_at.is_some_and(|until| until > now) {
-                    EARLY
-                } else {
-                    OVER
-                };
-                let detail = json!({ "name": row.name, "reason": reason });
-                let event = Event::done("image.purge", "image", row.id).with(detail);
-                events::record_in_tx(&*tx, now, &who, event).await?;
-            }
-            tx.commit().await?;
-            purged.extend(is_done.then_some(row));
+            purge_one(app, &row, due).await?;
         }
     }
+}
+
+/// Gives up the disk of a deleted image that can be restored until `due` at most. False, with nothing done, where it
+/// can be for longer by now, or is kept no more.
+async fn purge_one(app: &App, row: &Model, due: Time) -> Result<bool> {
+    let tx = app.db.write().await?;
+    if !disk_forget_in_tx(app, &tx, row.id, Some(due)).await? {
+        return Ok(false);
+    }
+    let who = events::Who {
+        team_id: Some(row.team_id),
+        ..events::Who::default()
+    };
+    let now = app.clock.now();
+    let reason = if row.purge_at.is_some_and(|until| until > now) {
+        EARLY
+    } else {
+        OVER
+    };
+    let detail = json!({ "name": row.name, "reason": reason });
+    let event = Event::done("image.purge", "image", row.id).with(detail);
+    events::record_in_tx(&*tx, now, &who, event).await?;
+    tx.commit().await?;
+    Ok(true)
 }
 
 /// Gives up the disks whose time to be restored is over, and removes rows that nobody asks for any more.

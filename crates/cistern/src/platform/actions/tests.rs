@@ -92,6 +92,7 @@ async fn progress_is_the_running_jobs() {
     tx.commit().await.expect("commits");
     let wanted = jobs::Wanted {
         now,
+        wait_max: chrono::TimeDelta::minutes(5),
         node: "n",
         least_priority: i32::MIN,
         busy: &[],

@@ -104,13 +104,14 @@ impl Db {
 
     async fn open_within(place: &Place, max_connections: u32, patience: Duration) -> Result<Self> {
         let reserve = match place {
-            Place::Sqlite(path) => Some(Reserve::beside(path)),
+            Place::Sqlite(path) => Some(Reserve::beside(&sqlite::real(path))),
             Place::Postgres(_) => None,
         };
         // Opening writes too: the memory that SQLite's processes share is a file.
         reserve.as_ref().map(Reserve::release_if_full);
         if let Place::Sqlite(path) = place {
             sqlite::link_refuse(path)?;
+            sqlite::log_refuse(path)?;
             sqlite::make(path);
         }
         let conn = Database::connect(options(place, max_connections, patience))

@@ -16,6 +16,7 @@ use std::collections::{HashMap, HashSet};
 
 use tokio::sync::Mutex;
 
+use super::engine::WAIT_MAX;
 use super::rows::{self, Lease, Line, Running, Wanted};
 use crate::app::App;
 use crate::platform::accounts::service as accounts;
@@ -53,6 +54,7 @@ impl Claims {
         let busy: Vec<&str> = self.alone.iter().copied().filter(|kind| is_busy(kind)).collect();
         let wanted = Wanted {
             now: app.clock.now(),
+            wait_max: WAIT_MAX,
             node: &self.node,
             least_priority,
             busy: &busy,

@@ -22,6 +22,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_secs(1);
 /// The longest wait before a retry, apart from its spread.
 const RETRY_MAX: TimeDelta = TimeDelta::minutes(5);
+/// No job is ever made to wait for longer than this: the longest wait before a retry, with all of its spread. Whatever
+/// else is enqueued, or put back, is due at once.
+pub(super) const WAIT_MAX: TimeDelta = TimeDelta::seconds(RETRY_MAX.num_seconds() * 5 / 4);
 /// The same where something is away, so that work goes on soon after it is back.
 const AWAY_RETRY_MAX: TimeDelta = TimeDelta::seconds(45);
 /// So often a job is tried again because something is away: with the waits before, for a quarter of an hour at least.
@@ -350,4 +353,17 @@ fn retry_wait(attempt: i64, max: TimeDelta, spread: f64) -> TimeDelta {
     )]
     let extra = (seconds.num_milliseconds() as f64 * spread / 4.0) as i64;
     seconds + TimeDelta::milliseconds(extra)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_wait_is_longer_than_the_longest() {
+        for max in [RETRY_MAX, AWAY_RETRY_MAX] {
+            assert!((1..40).all(|attempt| retry_wait(attempt, max, 1.0) <= WAIT_MAX));
+        }
+        assert_eq!(retry_wait(16, RETRY_MAX, 1.0), WAIT_MAX);
+    }
 }

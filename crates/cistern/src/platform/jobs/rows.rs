@@ -1,5 +1,6 @@
 //! The `job` table: queue, leases and results.
 
+use chrono::TimeDelta;
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::{
     Alias, CommonTableExpression, ExprTrait, LockBehavior, LockType, Query, SelectStatement,
@@ -82,6 +83,8 @@ pub async fn job_insert(
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     pub now: Time,
+    /// What is to wait for longer than this got its time from a clock that was ahead, and is due.
+    pub wait_max: TimeDelta,
     /// Jobs of other nodes are not for it.
     pub node: &'a str,
     pub least_priority: i32,
@@ -205,14 +208,17 @@ fn line(wanted: Wanted<'_>, team: Expr) -> SelectStatement {
     let here = Condition::any()
         .add(Column::Node.is_null())
         .add(Column::Node.eq(wanted.node));
+    let due = Condition::any()
+        .add(Column::RunAt.lte(wanted.now))
+        .add(Column::RunAt.gt(wanted.now + wanted.wait_max));
     Query::select()
         .from(Entity)
         .and_where(Column::Status.eq(QUEUED))
         .and_where(team)
         .and_where(Column::Priority.gte(wanted.least_priority))
-        .and_where(Column::RunAt.lte(wanted.now))
         .and_where(Column::Kind.is_not_in(wanted.busy.iter().copied()))
         .cond_where(here)
+        .cond_where(due)
         .order_by((Entity, Column::Priority), Order::Desc)
         .order_by((Entity, Column::RunAt), Order::Asc)
         .to_owned()
@@ -482,6 +488,7 @@ mod tests {
         let (db, _dir) = fresh().await;
         let wanted = Wanted {
             now: Clock::default().now(),
+            wait_max: TimeDelta::minutes(5),
             node: "n1",
             least_priority: 0,
             busy: &["store.gc"],

@@ -276,6 +276,25 @@ async fn of_a_kind_that_is_alone_one_runs_at_a_time_and_holds_up_nothing_else() 
 }
 
 #[tokio::test]
+async fn what_a_clock_that_was_ahead_has_put_off_does_not_wait_for_its_time() {
+    let (app, _dir) = app().await;
+    let (of_a_team, _) = enqueue(&app, "test.ahead").await;
+    let of_none = waiting(&app, None, 0).await;
+    let claims = claims("n1/a");
+    // A job that has just failed may have to wait for as long.
+    app.clock.advance(TimeDelta::minutes(-6));
+    assert!(claim(&app, &claims).await.is_none());
+    app.clock.advance(TimeDelta::minutes(-1));
+    let mut claimed = Vec::new();
+    for _ in 0..2 {
+        claimed.push(claim(&app, &claims).await.expect("is due").id);
+    }
+    claimed.sort_unstable();
+    assert_eq!(claimed, [of_a_team, of_none]);
+    assert!(claim(&app, &claims).await.is_none(), "both are held");
+}
+
+#[tokio::test]
 async fn who_lost_the_lease_can_change_nothing() {
     let (app, _dir) = app().await;
     let (id, _) = enqueue(&app, "test.lease").await;

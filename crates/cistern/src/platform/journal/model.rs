@@ -74,6 +74,8 @@ pub struct Recovered {
     pub damaged_roots: u64,
     /// Where the database from before is now.
     pub aside: Option<String>,
+    /// Why its journal was not begun; a server that is started on it does it.
+    pub journal_owed: Option<String>,
 }
 
 /// The last state of rows, by table and key, over several objects.

@@ -175,14 +175,15 @@ async fn add(args: AddArgs, context: &Context) -> Outcome {
     }
     // Before a file is made: a mistyped key must leave none.
     let app = open(&args.place, &args.unlock, context).await?;
+    app.store.encrypted_check().map_err(told)?;
+    let _alone = app.keys_alone().await?;
+    let keys = app.store.key_list().await.map_err(told)?;
     let wrapping = match (&args.key_file, &args.key_command, &recovery) {
         (_, Some(line), _) => service::key_from_command(line).await?,
         (_, _, Some(recovery)) => recovery.wrapping(),
         (Some(path), ..) => service::key_from_or_into_file(&app.data, path)?.0,
         (None, None, None) => return Ok(()),
     };
-    let _alone = app.keys_alone().await?;
-    let keys = app.store.key_list().await.map_err(told)?;
     let before = app
         .store
         .key_own(&keys)

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use store::room::Space;
@@ -13,11 +13,15 @@ use store::room::Space;
 use super::cache;
 use super::gc::service::{gc_urgent, is_restorable};
 use crate::app::App;
-use crate::config::Objects;
+use crate::config::{Config, Objects};
+use crate::platform::db::sqlite;
 use crate::platform::error::{Error, Result};
 
 /// The largest disk that shares are taken of.
 const SHARED_BYTES: u64 = 200 << 30;
+/// What has to be left of a disk beside its reserve for anything new to be taken in: on one below 5 GiB that is as large as
+/// the share, and no pack could be written any more.
+const PACK_BYTES: u64 = 16 << 20;
 /// How often the disks are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// After how many looks what nobody reads any more goes from memory: a minute.
@@ -26,7 +30,7 @@ const TIDY_EVERY: u64 = 6;
 /// A disk that is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// `data` (working files, and SQLite) or `objects`.
+    /// `data` (working files, and SQLite's file), `objects`, or `database` where SQLite's file is on a disk of its own.
     pub name: &'static str,
     /// Its room.
     pub space: Space,
@@ -35,7 +39,32 @@ pub struct Disk {
 impl Disk {
     /// Whether less than so many percent are free.
     pub fn is_below(&self, percent: u8) -> bool {
-        self.space.free < self.space.total.min(SHARED_BYTES) / 100 * u64::from(percent)
+        self.space.free < self.share(percent)
+    }
+
+    fn share(&self, percent: u8) -> u64 {
+        self.space.total.min(SHARED_BYTES) / 100 * u64::from(percent)
+    }
+
+    /// How much has to be free for anything new to be taken in, where that is at so many percent; 0 is never.
+    pub fn refuses_below(&self, percent: u8) -> u64 {
+        if percent == 0 || self.space.total == 0 {
+            return 0;
+        }
+        self.share(percent).max(self.space.reserve() + PACK_BYTES)
+    }
+
+    /// Whether nothing new is taken in.
+    pub fn is_low(&self, percent: u8) -> bool {
+        self.space.free < self.refuses_below(percent)
+    }
+
+    /// What gives it room. A file of SQLite's does not shrink by what is deleted from it.
+    pub fn way_out(&self) -> &'static str {
+        match self.name {
+            "database" => "add space to it, or move away what else is on it",
+            _ => "delete images and run `cistern gc --now --purge`, or add space",
+        }
     }
 }
 
@@ -45,8 +74,29 @@ pub fn is_one_disk(one: &Path, other: &Path) -> bool {
     device(one).is_some_and(|of| device(other) == Some(of))
 }
 
+/// The folder of SQLite's file, where that is on another disk than the data folder: the settings name it there, or it
+/// is a link that leads there.
+pub fn database_apart(config: &Config, data: &Path) -> Option<PathBuf> {
+    let folder = sqlite::real_folder(&config.sqlite()?);
+    (!is_one_disk(&folder, data)).then_some(folder)
+}
+
 /// The disks of this installation that can be looked at: a bucket has no end that is known.
 pub fn disks(app: &App) -> Vec<Disk> {
+    let mut disks = file_disks(app);
+    if let Some(folder) = database_apart(&app.config, &app.data)
+        && let Ok(space) = Space::of(&folder)
+    {
+        disks.push(Disk {
+            name: "database",
+            space,
+        });
+    }
+    disks
+}
+
+/// Those of working files and objects alone: the journal takes no room of the disk where SQLite's file is.
+pub fn file_disks(app: &App) -> Vec<Disk> {
     let mut disks = Vec::new();
     if let Ok(space) = Space::of(&app.data) {
         disks.push(Disk { name: "data", space });
@@ -65,17 +115,18 @@ pub fn disks(app: &App) -> Vec<Disk> {
 /// The disk that has too little left for anything new, if there is one.
 pub fn low(app: &App) -> Option<Disk> {
     let percent = app.config.disk.refuse_below_percent;
-    disks(app).into_iter().find(|disk| disk.is_below(percent))
+    disks(app).into_iter().find(|disk| disk.is_low(percent))
 }
 
 /// Refuses what would need room where there is too little.
 pub fn room_check(app: &App) -> Result<()> {
     let Some(disk) = low(app) else { return Ok(()) };
-    let free_mib = disk.space.free >> 20;
     Err(Error::Unavailable(format!(
-        "Only {free_mib} MiB of the disk of the {} are free, and below {} percent nothing is taken in: delete images and \
-         run `cistern gc --now --purge`, or add space.",
-        disk.name, app.config.disk.refuse_below_percent
+        "Only {} MiB of the disk of the {} are free, and below {} MiB nothing is taken in: {}.",
+        disk.space.free >> 20,
+        disk.name,
+        disk.refuses_below(app.config.disk.refuse_below_percent) >> 20,
+        disk.way_out()
     )))
 }
 
@@ -151,13 +202,14 @@ pub fn tell(app: &App) {
         };
         gauge("cistern_disk_free_bytes", disk.space.free);
         gauge("cistern_disk_total_bytes", disk.space.total);
-        gauge("cistern_disk_low", u64::from(disk.is_below(percent)));
+        gauge("cistern_disk_low", u64::from(disk.is_low(percent)));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Secret;
 
     #[test]
     fn a_share_is_of_two_hundred_gigabytes_at_most() {
@@ -172,5 +224,45 @@ mod tests {
         assert!(disk(9, 10_000).is_below(5) && !disk(11, 10_000).is_below(5));
         assert!(!disk(0, 100).is_below(0), "0 is never");
         assert!(!disk(0, 0).is_below(50), "a file system that does not say");
+        assert_eq!(disk(0, 100).refuses_below(5), 5 << 30);
+        assert!(!disk(0, 100).is_low(0) && !disk(0, 0).is_low(50));
+    }
+
+    /// procfs is another disk on every machine.
+    #[test]
+    fn a_database_is_apart_where_it_really_is_on_another_disk() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let own = dir.path().join("cistern.sqlite");
+        let apart = |database: Option<&str>| {
+            let config = Config {
+                database: database.map(Secret::new),
+                ..Config::for_data(dir.path())
+            };
+            database_apart(&config, dir.path())
+        };
+        assert_eq!(apart(None), None, "before the first start");
+        std::fs::write(&own, "").expect("writes");
+        assert_eq!(apart(None), None);
+        assert_eq!(apart(Some("postgres://db/rows")), None, "which has its own");
+        let proc = Some(PathBuf::from("/proc"));
+        assert_eq!(apart(Some("sqlite:/proc/version")), proc);
+        std::fs::remove_file(&own).expect("is there");
+        std::os::unix::fs::symlink("/proc/version", &own).expect("links");
+        assert_eq!(apart(None), proc);
+    }
+
+    /// On a small disk writing stops at the share itself: it has to be refused before.
+    #[test]
+    fn nothing_is_taken_in_where_no_pack_could_be_written() {
+        let disk = |free: u64| Disk {
+            name: "objects",
+            space: Space {
+                free: free << 20,
+                total: 300 << 20,
+            },
+        };
+        assert!(disk(30).is_low(5) && !disk(30).is_below(5));
+        assert!(!disk(32).is_low(5));
+        assert_eq!(disk(0).refuses_below(20), 60 << 20);
     }
 }

@@ -3,13 +3,14 @@
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use rustix::fs::AtFlags;
 
 use super::files::rename_new;
-use super::unfinished::Unfinished;
+use super::unfinished::{Unfinished, is_unfinished};
 use super::{HEADERS, Inner, Naming};
 use crate::error::{Error, Result};
 use crate::owner::Within;
@@ -32,9 +33,10 @@ pub(super) struct Temporary {
 
 impl Temporary {
     pub(super) fn create(inner: &Inner) -> io::Result<Self> {
-        let unfinished = Unfinished::begin();
         let folder = inner.temporaries()?;
         let name = OsString::from(inner.world.uuid().to_string());
+        // Before there is a file: whoever clears must not take it for a dead writer's.
+        let unfinished = Unfinished::begin(&name);
         Ok(Self {
             file: folder.file_new(&name)?,
             folder,
@@ -65,7 +67,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.is_named {
-            // Where it cannot be removed, a later start clears it.
+            // Where it cannot be removed, a later start or gc clears it.
             let _ = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
         }
     }
@@ -85,24 +87,29 @@ impl Inner {
         })
     }
 
-    /// Removes what crashed writers left. Where there is no real folder for it, nothing is: who writes is told.
-    pub(super) fn temporary_clear(&self) -> Result<()> {
+    /// Removes what crashed writers left; gives how many bytes that were. Where there is no real folder for it, nothing
+    /// is: who writes is told.
+    pub(super) fn temporary_clear(&self) -> Result<u64> {
         let folder = self.root.join(TEMPORARY);
         let failed = |error| Error::io(format!("cannot read folder `{}`", folder.display()), error);
         let opened = match Within::open_real(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(0),
             opened => opened.map_err(failed)?,
         };
         if !self.is_ours(&opened).map_err(failed)? {
-            return Ok(());
+            return Ok(0);
         }
+        let mut cleared = 0;
         for name in opened.names().map_err(failed)? {
-            if is_left(&opened, &name) {
-                // Another process may clear the same file at the same time.
-                let _ = rustix::fs::unlinkat(&opened, &name, AtFlags::empty());
+            let Some(bytes) = left_bytes(&opened, &name) else {
+                continue;
+            };
+            // Another process may clear the same file at the same time.
+            if rustix::fs::unlinkat(&opened, &name, AtFlags::empty()).is_ok() {
+                cleared += bytes;
             }
         }
-        Ok(())
+        Ok(cleared)
     }
 
     /// Whether a folder belongs to whose the store is. Only root could remove what is another's.
@@ -118,11 +125,13 @@ impl Inner {
     }
 }
 
-/// Whether this is a file that no living writer has.
-fn is_left(folder: &Within, name: &CStr) -> bool {
-    let Ok(data) = folder.metadata(name) else {
-        return false;
-    };
-    let age = data.modified().ok().and_then(|at| at.elapsed().ok());
-    data.is_file() && age.is_some_and(|age| age > TEMPORARY_AGE)
+/// The size of a file that no living writer has; `None` where this is none.
+fn left_bytes(folder: &Within, name: &CStr) -> Option<u64> {
+    // A clock that is set right makes a file look old that this process writes at the moment.
+    if is_unfinished(OsStr::from_bytes(name.to_bytes())) {
+        return None;
+    }
+    let data = folder.metadata(name).ok()?;
+    let age = data.modified().ok()?.elapsed().ok()?;
+    (data.is_file() && age > TEMPORARY_AGE).then_some(data.len())
 }

@@ -311,10 +311,32 @@ async fn a_new_store_is_whose_who_makes_it_and_closed() {
 /// A file that was left long ago.
 fn old_file(folder: &Path) -> PathBuf {
     let path = folder.join("old");
-    let file = File::create(&path).unwrap();
+    age(&File::create(&path).unwrap());
+    path
+}
+
+fn age(file: &File) {
     let long_ago = std::time::SystemTime::now() - 2 * TEMPORARY_AGE;
     file.set_modified(long_ago).unwrap();
-    path
+}
+
+#[tokio::test]
+async fn what_is_being_written_is_left_however_old_it_looks() {
+    let (dir, folder) = folder();
+    let own = dir.path().join(TEMPORARY);
+    let old = own.join("old");
+    std::fs::write(&old, "cut off").unwrap();
+    let mut put = folder.put_begin("b/ab/one").await.unwrap();
+    put.write(Bytes::from_static(b"1")).await.unwrap();
+    // As when the clock was days behind, and is set right in the middle of the write.
+    for entry in std::fs::read_dir(&own).unwrap() {
+        age(&File::open(entry.unwrap().path()).unwrap());
+    }
+    assert_eq!(folder.leftovers_clear().await.unwrap(), 7);
+    assert!(!old.exists());
+    put.finish().await.unwrap();
+    assert_eq!(folder.get("b/ab/one").await.unwrap(), "1");
+    assert_eq!(folder.leftovers_clear().await.unwrap(), 0);
 }
 
 #[tokio::test]

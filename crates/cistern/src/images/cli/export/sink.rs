@@ -430,7 +430,10 @@ mod tests {
         let part = dir.path().join(&names(dir.path())[0]);
         fs::rename(&part, dir.path().join("aside")).expect("renames");
         fs::write(&part, b"another's").expect("writes");
-        let error = sink.finish(Some(digest_of(&bytes))).await.expect_err("it is another file");
+        let error = sink
+            .finish(Some(digest_of(&bytes)))
+            .await
+            .expect_err("it is another file");
         assert!(error.to_string().contains("meanwhile"), "{error}");
         assert!(!target.exists());
         assert_eq!(fs::read(&part).expect("is there"), b"another's");

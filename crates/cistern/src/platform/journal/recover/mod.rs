@@ -3,8 +3,10 @@
 //! The newest whole generation of the journal is brought back with everything after it; what can be derived is derived,
 //! and the index of chunks is read from the packs. All of it happens beside the database that is there (SQLite), or in
 //! an empty one (PostgreSQL): only at the end does the new one take its place, and the old one is moved aside, never
-//! deleted; nor is that done unasked to one that knows more than the journal ([`newer`]). A run that was cut off has
-//! changed nothing, and is begun again.
+//! deleted; nor is that done unasked to one that knows more than the journal ([`newer`]). A run that was cut off before
+//! that has changed nothing, and is begun again. The store is written last of all, when the new database is in its
+//! place: a generation of its own in the journal would make the old one a stranger, and hide from the next run which
+//! changes are missing. Where that is cut off the server does it, or the next run begins anew from the same journal.
 //!
 //! What cannot be read is told, with the stretch of time whose changes are missing; what was journaled after it is
 //! brought back all the same, because a row that names an image is worth more than an order that is whole.
@@ -32,7 +34,7 @@ use crate::app::{self, App};
 use crate::config::{self, Config};
 use crate::platform::clock::Clock;
 use crate::platform::db::{Db, Tx};
-use crate::platform::error::{Error, Result};
+use crate::platform::error::{DATABASE_DAMAGED, Error, Result};
 use crate::platform::events::{self, Event, Who};
 use crate::platform::keys::service::key_load;
 
@@ -83,20 +85,43 @@ pub async fn recover(config: &Config, options: Options, tell: &(dyn Fn(&str) + S
     };
 
     let target = Target::open(config, &options).await?;
-    tell("bringing the catalogue back");
-    let counters = replay(&journal, &target.db, plan, &mut report).await?;
-    if let Some(newer) = newer {
-        let refusal = newer.refusal(config, &target.db).await;
-        target.give_up().await?;
-        return Err(refusal?);
+    let key = with_key.key.clone();
+    let made = async {
+        tell("bringing the catalogue back");
+        let counters = replay(&journal, &target.db, plan, &mut report).await?;
+        if let Some(newer) = newer {
+            return Err(newer.refusal(config, &target.db).await?);
+        }
+        tell("reading the index of every pack");
+        index_make(&target.db, backend, with_key, &mut report).await?;
+        tell("putting things in order");
+        settle(&target, key.clone(), (&counters, last), &mut report).await
+    };
+    if let Err(error) = made.await {
+        if let Err(error) = target.give_up().await {
+            tracing::warn!(
+                error = error.chain(),
+                "a database that was begun was not taken away"
+            );
+        }
+        return Err(error);
     }
-    tell("reading the index of every pack");
-    index_make(&target.db, backend, with_key.clone(), &mut report).await?;
-
-    tell("putting things in order");
-    settle(&target, with_key.key, (&counters, last), &mut report).await?;
-    report.aside = target.take_place().await?;
+    let placed = target.take_place().await?;
+    report.aside = placed.aside();
+    match journal_begin(config, key, last).await {
+        Err(Error::Precondition(text)) if text == WRITTEN => {
+            placed.put_back()?;
+            return Err(Error::Precondition(text));
+        }
+        begun => report.journal_owed = begun.err().map(|error| told(&error)),
+    }
     Ok(report)
+}
+
+/// A failure that is not the end of it, in a word for the user.
+fn told(error: &Error) -> String {
+    tracing::error!(error = error.chain(), "the journal was not begun");
+    error.to_string()
 }
 
 /// Makes the database that is there the store's again. Its index of chunks may be as old as itself, so that is read
@@ -109,6 +134,11 @@ async fn keep(
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<Recovered> {
     let db = app::existing_open(config).await?;
+    // What a damaged one lacks would be forgotten for good.
+    if let Some(fault) = db.faults().await?.into_iter().next() {
+        tracing::error!(fault, "the database that is to be kept is damaged");
+        return Err(Error::Damaged(DATABASE_DAMAGED.into()));
+    }
     let newest = journal
         .list()
         .await?
@@ -160,8 +190,8 @@ fn no_store(config: &Config, error: store::Error) -> Error {
     ))
 }
 
-/// Ends what cannot go on, counts what is counted, tells of it in an event, and begins a journal of its own: in one
-/// transaction, before which the database is not the store's, so that a recovery that was cut off serves nobody.
+/// Ends what cannot go on, counts what is counted, tells of it in an event, and makes the database the store's: in one
+/// transaction, so that a recovery that was cut off before serves nobody.
 async fn settle(
     target: &Target,
     key: Option<WrappingKey>,
@@ -182,6 +212,19 @@ async fn settle(
     events::record_in_tx(&*tx, app.clock.now(), &Who::default(), event).await?;
     begin_anew_in_tx(&tx, counters, last.generation).await?;
     tx.commit().await?;
+    let is_written = is_written_after(&app.store.journal(), last).await?;
+    app.db.fold().await;
+    app.db.clone().close().await?;
+    if is_written {
+        return Err(Error::Precondition(WRITTEN.into()));
+    }
+    Ok(())
+}
+
+/// Begins the journal of the database that is in its place now: with a dump, after which the one from before is not the
+/// store's any more.
+async fn journal_begin(config: &Config, key: Option<WrappingKey>, last: JournalPlace) -> Result<()> {
+    let app = App::open_unguarded(config.clone(), key).await?;
     let dumped = dump(&app).await;
     // Its first key was taken.
     if matches!(dumped, Err(Error::Precondition(_))) {

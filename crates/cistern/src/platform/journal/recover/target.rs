@@ -15,8 +15,9 @@ use crate::platform::db::{Db, Place, sqlite};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::journal::rows;
 
-/// SQLite's file, its log of changes, and the memory that its processes share.
-const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
+/// SQLite's file, its log of changes, the memory that its processes share, and the log that it has in other modes. A log
+/// may be there without its file: SQLite would apply it to the next one of that name.
+const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 /// Where the new database is made.
 pub(super) struct Target {
@@ -35,10 +36,12 @@ impl Target {
         }
     }
 
-    /// A file beside SQLite's. What an earlier run left there goes.
+    /// A file beside SQLite's, where that really is: a link to it stays, and so does the disk that somebody chose. What
+    /// an earlier run left there goes.
     async fn beside(config: &Config, path: &Path) -> Result<Self> {
         let path = std::path::absolute(path).context("the database's path is none")?;
         sqlite::link_refuse(&path)?;
+        let path = sqlite::real(&path);
         let new = suffixed(&path, ".recovering");
         files_remove(&new)?;
         file_make(&new, &path).context("could not make the new database")?;
@@ -82,39 +85,99 @@ impl Target {
         }
     }
 
-    /// Puts a new file into the old one's place, which is moved aside; says where to.
-    pub(super) async fn take_place(self) -> Result<Option<String>> {
+    /// Puts a new file into the old one's place, which is moved aside with all that belongs to it. Where that fails
+    /// everything is as before.
+    pub(super) async fn take_place(self) -> Result<Placed> {
         self.db.fold_whole().await?;
         self.db.close().await?;
         let Some((new, path)) = self.files else {
-            return Ok(None);
+            return Ok(Placed(None));
         };
-        whole_check(&new).await?;
-        let what = "could not put the new database into its place";
-        let mut aside = None;
-        if path.try_exists().context(what)? {
-            // No two in one second share a name: the second would replace the first.
-            let name = format!(
-                ".before_recovery_{}",
-                Clock::default().now().format("%Y%m%dT%H%M%S_%6f")
-            );
-            let to = suffixed(&path, &name);
-            for suffix in SUFFIXES {
-                match std::fs::rename(suffixed(&path, suffix), suffixed(&to, suffix)) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(Error::internal(what, error));
-                    }
-                    _ => {}
-                }
-            }
-            aside = Some(to.display().to_string());
+        if let Err(error) = whole_check(&new).await {
+            files_remove(&new)?;
+            return Err(error);
         }
-        std::fs::rename(&new, &path).context(what)?;
-        let folder = path.parent().unwrap_or_else(|| Path::new("."));
-        let folder = std::fs::File::open(folder).context(what)?;
-        folder.sync_all().context(what)?;
-        Ok(aside)
+        // No two in one second share a name: the second would replace the first.
+        let name = format!(
+            ".before_recovery_{}",
+            Clock::default().now().format("%Y%m%dT%H%M%S_%6f")
+        );
+        let swap = Swap {
+            aside: suffixed(&path, &name),
+            path,
+        };
+        swap.make(&new).map_err(|error| {
+            let _ = files_remove(&new);
+            Error::internal("could not put the new database into its place", error)
+        })
     }
+}
+
+/// A new database in its place. With PostgreSQL there is nothing to be moved.
+pub(super) struct Placed(Option<(Swap, bool)>);
+
+impl Placed {
+    /// Where the one from before is now.
+    pub(super) fn aside(&self) -> Option<String> {
+        let (swap, has_before) = self.0.as_ref()?;
+        has_before.then(|| swap.aside.display().to_string())
+    }
+
+    /// Puts the one from before back, and takes the new one away.
+    pub(super) fn put_back(self) -> Result<()> {
+        let Some((swap, _)) = self.0 else {
+            return Ok(());
+        };
+        files_remove(&swap.path)?;
+        let back = files_move(&swap.aside, &swap.path).and_then(|_| folder_sync(&swap.path));
+        back.context("could not put the database from before back into its place")
+    }
+}
+
+/// Which file takes whose place.
+struct Swap {
+    path: PathBuf,
+    /// Where what is there goes.
+    aside: PathBuf,
+}
+
+impl Swap {
+    fn make(self, new: &Path) -> io::Result<Placed> {
+        let has_before = files_move(&self.path, &self.aside)?;
+        let placed = std::fs::rename(new, &self.path).and_then(|()| folder_sync(&self.path));
+        if let Err(error) = placed {
+            // The new file may be there already: what was there comes back over it.
+            if !files_move(&self.aside, &self.path)? {
+                let _ = files_remove(&self.path);
+            }
+            return Err(error);
+        }
+        Ok(Placed(Some((self, has_before))))
+    }
+}
+
+/// Renames a database with all that belongs to it; says whether anything was there. What was moved comes back where the
+/// rest cannot be.
+fn files_move(from: &Path, to: &Path) -> io::Result<bool> {
+    let mut moved = Vec::new();
+    for suffix in SUFFIXES {
+        match std::fs::rename(suffixed(from, suffix), suffixed(to, suffix)) {
+            Ok(()) => moved.push(suffix),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                for suffix in moved {
+                    std::fs::rename(suffixed(to, suffix), suffixed(from, suffix))?;
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(!moved.is_empty())
+}
+
+fn folder_sync(path: &Path) -> io::Result<()> {
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    std::fs::File::open(folder)?.sync_all()
 }
 
 /// Fails unless this file alone is a whole database: a full or failing disk may have kept something in its log, or out

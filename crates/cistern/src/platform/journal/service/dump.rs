@@ -213,7 +213,10 @@ async fn spool_put(
 /// Where there is no room, half a generation takes what is missing, and is no use to anybody. Only what this one has
 /// written goes: under the same numbers there may be another's.
 async fn half_remove(app: &App, written: Vec<JournalPlace>) {
-    if !space::disks(app).iter().any(|disk| disk.space.free < SHORT_BYTES) {
+    if !space::file_disks(app)
+        .iter()
+        .any(|disk| disk.space.free < SHORT_BYTES)
+    {
         return;
     }
     for place in written {

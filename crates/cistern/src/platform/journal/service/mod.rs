@@ -289,7 +289,7 @@ fn has_room(app: &App, dump_bytes: i64) -> bool {
     let needed = dump_bytes.cast_unsigned().saturating_mul(4);
     // A file system that does not tell its size tells nothing of what is free either.
     let is_enough = |space: Space| space.total == 0 || space.free > needed;
-    space::disks(app).iter().all(|disk| is_enough(disk.space))
+    space::file_disks(app).iter().all(|disk| is_enough(disk.space))
 }
 
 fn schema_text() -> String {

@@ -101,23 +101,16 @@ pub(super) async fn copy(args: CopyArgs, context: &Context) -> Outcome {
     let told = json!({ "copy": {
         "objects": copied.objects, "bytes": copied.bytes, "present": copied.present, "replaced": copied.replaced,
         "gone": copied.gone, "extra": copied.extra, "unsettled": copied.unsettled, "damaged": copied.damaged,
-        "superseded": copied.superseded,
+        "superseded": copied.superseded, "foreign": copied.foreign.len(),
     } });
     context
         .output
         .document(&told, || copied_text(&copied, args.read_back));
-    match damaged_text(&copied.damaged) {
-        None if copied.journal == 0 && copied.objects + copied.present > HEADERS => {
-            Err(Failure::Failed(NO_JOURNAL.to_owned()))
-        }
-        None if copied.unsettled && copied.gone > 0 => Err(Failure::Failed(UNSETTLED.to_owned())),
+    match failed_text(&copied) {
         None => Ok(()),
         Some(text) => Err(Failure::Failed(text)),
     }
 }
-
-/// How many a store has at most that nothing was done with yet, and so may lack a journal.
-const HEADERS: u64 = 3;
 
 const NO_JOURNAL: &str = "there is no journal at the source (j/): without it nothing brings the names of images, users and settings \
                           back from this copy. A server of the source writes it anew when it starts; then copy again";
@@ -154,6 +147,7 @@ fn copied_text(copied: &Copied, is_read_back: bool) -> String {
              verify` at the source tells."
         );
     }
+    text.push_str(&foreign_text(&copied.foreign));
     let is_whole = copied.damaged.is_empty() && copied.superseded.is_empty();
     if is_read_back && is_whole && copied.gone == 0 && !copied.unsettled {
         text.push_str(" Everything that the source has was read back from the copy, and is the same.");
@@ -168,15 +162,47 @@ fn copied_text(copied: &Copied, is_read_back: bool) -> String {
     text
 }
 
-/// What is damaged at the source, and what helps there; none where nothing is.
+/// What was left out, as it is not the store's.
+fn foreign_text(keys: &[String]) -> String {
+    // Others gave them their names.
+    let first = keys.first().map(|key| key.escape_debug());
+    match (first, keys.len()) {
+        (None, _) => String::new(),
+        (Some(one), 1) => format!("\nNote: `{one}` at the source is not the store's, and was left out."),
+        (Some(one), count) => format!(
+            "\nNote: `{one}` and {} more at the source are not the store's, and were left out.",
+            count - 1
+        ),
+    }
+}
+
+/// Why a copy is not what a copy should be, and what helps; none where it is.
+fn failed_text(copied: &Copied) -> Option<String> {
+    let wrong = [
+        damaged_text(&copied.damaged),
+        // Whatever has stored anything has a journal.
+        (copied.journal == 0 && copied.data > 0).then(|| NO_JOURNAL.to_owned()),
+        (copied.unsettled && copied.gone > 0).then(|| UNSETTLED.to_owned()),
+    ];
+    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
+    (!wrong.is_empty()).then(|| wrong.join(". And "))
+}
+
+/// What is damaged or cannot be read at the source, and what helps there; none where nothing is.
 fn damaged_text(damaged: &[String]) -> Option<String> {
     if damaged.is_empty() {
         return None;
     }
     let is_data = |told: &String| !is_mended(told);
-    let mut text = format!("damaged at the source, or in doubt: {}", damaged.join("; "));
+    let mut text = format!(
+        "damaged or unreadable at the source, or in doubt: {}",
+        damaged.join("; ")
+    );
     if damaged.iter().any(is_data) {
-        text.push_str(". `cistern store verify --read-data` there names the images");
+        text.push_str(
+            ". All else is copied. `cistern store verify --read-data` there names the images: import them again, or bring them back \
+             with `cistern store heal` from a copy that has them whole; then copy again",
+        );
     }
     if !damaged.iter().all(is_data) {
         text.push_str(
@@ -382,6 +408,23 @@ mod tests {
         };
         assert!(copied_text(&copied, false).contains("of no use any more"));
         assert!(!copied_text(&Copied::default(), false).contains("of no use"));
+    }
+
+    #[test]
+    fn a_journal_that_is_missing_is_told_beside_damage_and_where_anything_is_stored() {
+        let of = |data, journal, damaged: &[&str]| {
+            failed_text(&Copied {
+                data,
+                journal,
+                damaged: damaged.iter().map(ToString::to_string).collect(),
+                ..Copied::default()
+            })
+        };
+        assert_eq!(of(0, 0, &[]), None, "nothing was done with it yet");
+        assert_eq!(of(1, 1, &[]), None);
+        assert_eq!(of(1, 0, &[]).as_deref(), Some(NO_JOURNAL));
+        let both = of(1, 0, &["p/00/x: it cannot be read"]).expect("a sentence");
+        assert!(both.contains("p/00/x") && both.ends_with(NO_JOURNAL), "{both}");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::cli::progress::Progress;
 use crate::cli::{Context, Failure, LocalFlags, Outcome, output};
 use crate::platform::error::Error;
 use crate::platform::storage::mend::{is_mended, store_verify};
-use crate::platform::storage::model::Report;
+use crate::platform::storage::model::{Damage, Report};
 use crate::platform::storage::service;
 
 /// Flags of `verify`.
@@ -56,16 +56,40 @@ pub(super) async fn verify(args: VerifyArgs, context: &Context) -> Outcome {
     }
     let count = report.damage.len() as u64 + report.more;
     let what = if count == 1 { "range" } else { "ranges" };
-    let next = if report.damage.iter().all(|damage| is_mended(&damage.id)) {
-        "a server writes headers and journal anew by itself, and must not be stopped before where no header is left: let it \
-         run for five minutes (or start it) and look again"
-    } else if report.damage.iter().all(|damage| damage.kind == "store") {
-        "no image needs what is damaged; `cistern gc` removes it"
-    } else {
-        "import the images again, which stores what is damaged anew, or bring it back from a copy of the store: `cistern \
-         store heal COPY`"
-    };
-    Err(Failure::Failed(format!("{count} damaged {what}; {next}")))
+    Err(Failure::Failed(format!(
+        "{count} damaged {what}; {}",
+        next(&report.damage)
+    )))
+}
+
+/// What helps against each kind of damage that there is.
+fn next(damage: &[Damage]) -> String {
+    let (mut mended, mut unneeded, mut needed) = (false, false, false);
+    for damage in damage {
+        match damage.kind.as_str() {
+            "store" if is_mended(&damage.id) => mended = true,
+            "store" => unneeded = true,
+            _ => needed = true,
+        }
+    }
+    let all = [
+        (
+            needed,
+            "import the images again, which stores what is damaged anew, or bring it back from a copy of the store: `cistern \
+             store heal COPY`",
+        ),
+        (unneeded, "what no image needs of it `cistern gc` removes"),
+        (
+            mended,
+            "a server writes headers and journal anew by itself, and must not be stopped before where no header is left: let \
+             it run for five minutes (or start it) and look again",
+        ),
+    ];
+    let which = all
+        .iter()
+        .filter(|(is_there, _)| *is_there)
+        .map(|(_, text)| *text);
+    which.collect::<Vec<_>>().join("; ")
 }
 
 async fn verify_local(args: &VerifyArgs, context: &Context, progress: &Progress) -> Outcome<Report> {
@@ -119,15 +143,10 @@ fn report_text(report: &Report) -> String {
     let mut lines: Vec<String> = report
         .damage
         .iter()
-        .map(|d| {
-            format!(
-                "{} {}: bytes {}-{}: {}",
-                d.kind,
-                d.id,
-                d.from,
-                d.to.saturating_sub(1),
-                d.reason
-            )
+        .map(|d| match d.to.checked_sub(1) {
+            Some(last) => format!("{} {}: bytes {}-{last}: {}", d.kind, d.id, d.from, d.reason),
+            // What is told is of no bytes: that something is not there.
+            None => format!("{} {}: {}", d.kind, d.id, d.reason),
         })
         .collect();
     if report.more > 0 {
@@ -148,7 +167,27 @@ fn report_text(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::storage::model::Damage;
+
+    #[test]
+    fn each_kind_of_damage_is_told_what_helps() {
+        let damage = |kind: &str, id: &str| Damage {
+            kind: kind.into(),
+            id: id.into(),
+            from: 0,
+            to: 1,
+            reason: String::new(),
+        };
+        let (image, pack) = (damage("image", "7"), damage("store", "p/00/x"));
+        let header = damage("store", "h/00000001");
+        assert!(next(std::slice::from_ref(&image)).starts_with("import the images again"));
+        assert_eq!(
+            next(std::slice::from_ref(&pack)),
+            "what no image needs of it `cistern gc` removes"
+        );
+        let both = next(&[header.clone(), pack]);
+        assert!(both.contains("gc` removes; a server writes headers"), "{both}");
+        assert!(!next(&[header, image]).contains("gc"));
+    }
 
     #[test]
     fn each_damaged_range_is_a_line() {
@@ -168,6 +207,17 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "image 7: bytes 65536-131071: the object is too short");
         assert_eq!((lines.len(), lines[2]), (3, "and 3 more"));
+        let nothing = Damage {
+            from: 0,
+            to: 0,
+            reason: "only one".into(),
+            ..report.damage[0].clone()
+        };
+        let report = Report {
+            damage: vec![nothing],
+            ..Report::default()
+        };
+        assert_eq!(report_text(&report), "image 7: only one");
     }
 
     #[test]

@@ -34,6 +34,19 @@ async fn a_run_is_due_an_hour_after_the_last_and_only_one_waits() {
 }
 
 #[tokio::test]
+async fn a_last_run_that_is_still_to_come_holds_up_none() {
+    let (app, _dir) = app().await;
+    let options = store::gc::Options::new(&app.data);
+    let run = app.store.gc(&options, &store::gc::Progress::default()).await;
+    run.expect("runs");
+    gc_due(&app).await.expect("looks");
+    assert!(waiting(&app).await.is_empty(), "the last run was a moment ago");
+    app.clock.advance(TimeDelta::minutes(-5));
+    gc_due(&app).await.expect("looks");
+    assert_eq!(waiting(&app).await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_run_that_room_is_needed_for_purges_and_does_not_wait() {
     let (app, _dir) = app().await;
     assert!(gc_urgent(&app).await.expect("begins"));

@@ -25,11 +25,12 @@ pub fn damaged_tell(roots: u64) {
     metrics::gauge!("cistern_store_damaged").set(roots as f64);
 }
 
-/// Begins a scrub when something was read too long ago and none waits or runs.
+/// Begins a scrub when something was read too long ago, or by a clock that was ahead, and none waits or runs.
 pub async fn scrub_due(app: &App) -> Result<()> {
     let health = health_tell(app).await?;
-    let due_us = app.clock.now().timestamp_micros() - app.config.scrub.every_us();
-    let is_due = health.oldest_us.is_some_and(|oldest_us| oldest_us < due_us);
+    let now_us = app.clock.now().timestamp_micros();
+    let due_us = now_us - app.config.scrub.every_us();
+    let is_due = health.oldest_us.is_some_and(|oldest_us| oldest_us < due_us) || health.is_ahead(now_us);
     if app.config.scrub.every_days == 0 || !is_due || job_is_open(app, SCRUB).await? {
         return Ok(());
     }

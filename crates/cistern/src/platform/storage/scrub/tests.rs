@@ -31,3 +31,13 @@ async fn what_was_written_a_month_ago_is_due_and_one_job_is_enough() {
         assert_eq!(waiting(app).await, 1);
     }
 }
+
+#[tokio::test]
+async fn what_was_written_while_the_clock_was_ahead_is_due() {
+    let tester = Tester::new().await;
+    let app = &tester.app;
+    stored(&tester).await;
+    app.clock.advance(TimeDelta::days(-365));
+    scrub_due(app).await.expect("looks");
+    assert_eq!(waiting(app).await, 1);
+}

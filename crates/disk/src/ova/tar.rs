@@ -7,6 +7,7 @@ use crate::error::{AGAIN, Error, Result};
 use crate::source::Source;
 
 const BLOCK: u64 = 512;
+const BLOCK_BYTES: usize = 512;
 /// An OVA has a handful.
 const MAX_MEMBERS: usize = 64;
 /// The longest pax header or GNU name that is read.
@@ -38,7 +39,7 @@ impl Members {
         let (mut at, mut all, mut said) = (0, Vec::new(), Said::default());
         // Headers of all kinds: in front of each member may be some that speak of it.
         for _ in 0..MAX_MEMBERS * 4 {
-            let mut header = [0; BLOCK as usize];
+            let mut header = [0; BLOCK_BYTES];
             if at == source.len() {
                 // Some tools leave the end mark out.
                 return Ok(Self { all });

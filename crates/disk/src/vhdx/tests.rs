@@ -378,6 +378,8 @@ fn the_newest_unbroken_run_that_begins_inside_itself_counts() {
     assert_eq!(whole(Format::Vhdx, &image).unwrap().1[0], 1);
 }
 
+type Bend<'a> = &'a dyn Fn(&mut Vec<u8>);
+
 #[test]
 fn a_log_that_cannot_be_applied_is_damage_and_not_another_disk() {
     let log = || vec![entry(5, 0, 0, vec![Change::Page(TABLE, table_page(&[0; 4]))])];
@@ -389,7 +391,7 @@ fn a_log_that_cannot_be_applied_is_damage_and_not_another_disk() {
     };
     let at = Vhdx::LOG_AT;
     assert!(whole(Format::Vhdx, &bent(&|_| ())).is_ok());
-    let unreadable: [(&str, &dyn Fn(&mut Vec<u8>)); 8] = [
+    let unreadable: [(&str, Bend<'_>); 8] = [
         ("signature", &|image| image[at] = 0),
         ("length 0", &|image| put_le_u32(image, at + 8, 0)),
         ("length", &|image| put_le_u32(image, at + 8, 100)),

@@ -14,8 +14,10 @@ use crate::support::{Numbers, raw};
 /// Changes a format: each is read by us, and where that works by QEMU too.
 const CHANGES: u64 = 120;
 
+type Way = (&'static str, Format, &'static str, &'static [(u64, u64)]);
+
 /// QEMU's name of a format, ours, its options, and the parts of the file that are changed.
-const WAYS: [(&str, Format, &str, &[(u64, u64)]); 6] = [
+const WAYS: [Way; 6] = [
     (
         "qcow2",
         Format::Qcow2,

@@ -28,12 +28,8 @@ const EXAMPLES: &str = "Examples:
 
   cistern image export 12 --range 0-1048575 -o first-mib.raw
 
-<<<<<<< HEAD
-The file appears under its name when it is complete and checked. A command that was cut off goes on where it was; a vmdk,
-which is compressed while it is sent, begins anew.
-=======
-The file appears under its name when it is complete, and checked where the server knows its digest by then. A command that was cut off goes on where it was.
->>>>>>> main
+The file appears under its name when it is complete, and checked where the server knows its digest by then. A command that
+was cut off goes on where it was; a vmdk, which is compressed while it is sent, begins anew.
 
 --range START-END counts bytes of the raw disk from 0 and includes both, as HTTP and `cistern store verify` do; START- goes
 to the end. The file then has these bytes alone. It saves what is whole of a damaged image; to put parts together again:

@@ -6,6 +6,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use futures::stream;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -81,8 +83,11 @@ async fn image_download(
         let bytes = download.bytes(&app, &caller, part.clone()).await?;
         service::download_begun(&app, &caller, &download, &wanted).await;
         Body::from_stream(bytes)
-    } else {
+    } else if download.length().is_some() {
         Body::empty()
+    } else {
+        // An empty body that says so would be taken for the file's length.
+        Body::from_stream(stream::empty::<std::io::Result<Bytes>>())
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;

@@ -38,6 +38,11 @@ pub struct Error {
     source: Option<io::Error>,
 }
 
+/// The next step for an image that breaks the rules of its format.
+pub(crate) const CHECK: &str = "See what `qemu-img check` says about it, or make it anew.";
+/// The next step for an image that is not all there.
+pub(crate) const AGAIN: &str = "Download or copy it again and compare its checksum.";
+
 /// Shorthand used throughout the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

@@ -10,17 +10,40 @@ pub enum Format {
     Raw,
     /// QEMU's copy-on-write format, version 2 or 3.
     Qcow2,
+    /// VMware's format, where one file is the whole disk.
+    Vmdk,
+    /// Hyper-V's format.
+    Vhdx,
+    /// The format of Virtual PC, Xen and Azure.
+    Vhd,
+    /// VirtualBox's format.
+    Vdi,
+    /// An archive of a virtual machine with one disk in one of the other formats.
+    Ova,
 }
 
 impl Format {
     /// Every format, in the order in which they are shown.
-    pub const ALL: [Self; 2] = [Self::Raw, Self::Qcow2];
+    pub const ALL: [Self; 7] = [
+        Self::Raw,
+        Self::Qcow2,
+        Self::Vmdk,
+        Self::Vhdx,
+        Self::Vhd,
+        Self::Vdi,
+        Self::Ova,
+    ];
 
     /// The name in the API, on the command line and in file names.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Vmdk => "vmdk",
+            Self::Vhdx => "vhdx",
+            Self::Vhd => "vhd",
+            Self::Vdi => "vdi",
+            Self::Ova => "ova",
         }
     }
 }
@@ -154,8 +177,11 @@ mod tests {
         for wrapper in Wrapper::ALL {
             assert_eq!(wrapper.to_string().parse(), Ok(wrapper));
         }
-        let error = "vmdk".parse::<Format>().unwrap_err();
-        assert_eq!(error.to_string(), "`vmdk` is not known, use one of raw, qcow2");
+        let error = "qed".parse::<Format>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`qed` is not known, use one of raw, qcow2, vmdk, vhdx, vhd, vdi, ova"
+        );
         assert!("zip".parse::<Wrapper>().is_err());
     }
 

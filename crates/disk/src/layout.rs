@@ -4,13 +4,22 @@
 //! A layout knows which clusters of the disk are in use, not what they hold: where the file holds disk contents it
 //! says so ([`Segment::Disk`]) and the caller brings the bytes.
 
+mod blocks;
 mod clusters;
 mod qcow2;
+mod vdi;
+mod vhd;
+mod vhdx;
 
 use std::ops::Range;
 
+use crate::bytes::human;
 use crate::error::Error;
+use blocks::Blocks;
 use qcow2::Qcow2;
+
+/// What a file identifies itself by, in the formats that want it. The same disk should have the same.
+pub type Id = [u8; 16];
 
 /// The plan of an image file.
 #[derive(Debug, Clone)]
@@ -22,6 +31,7 @@ pub struct Layout {
 enum Kind {
     Raw(u64),
     Qcow2(Box<Qcow2>),
+    Blocks(Box<Blocks>),
 }
 
 /// A piece of the file, in file order.
@@ -73,6 +83,45 @@ impl Layout {
         })
     }
 
+    /// A dynamic VDI with blocks of 1 MiB, as VirtualBox makes them. `allocated` as for [`Self::qcow2`].
+    ///
+    /// Refused: a size that is 0, not a multiple of 512 or above 16 TiB, and a range behind the end of the disk.
+    pub fn vdi(
+        virtual_bytes: u64,
+        allocated: impl Iterator<Item = Range<u64>>,
+        id: Id,
+    ) -> Result<Self, Error> {
+        vdi::plan(virtual_bytes, allocated, id).map(Self::of_blocks)
+    }
+
+    /// A dynamic VHD with blocks of 2 MiB. `allocated` as for [`Self::qcow2`].
+    ///
+    /// Refused: a size that is 0, not a multiple of 512 or above 2040 GiB, and a range behind the end of the disk.
+    pub fn vhd(
+        virtual_bytes: u64,
+        allocated: impl Iterator<Item = Range<u64>>,
+        id: Id,
+    ) -> Result<Self, Error> {
+        vhd::plan(virtual_bytes, allocated, id).map(Self::of_blocks)
+    }
+
+    /// A dynamic VHDX with blocks of 1 MiB. `allocated` as for [`Self::qcow2`].
+    ///
+    /// Refused: a size that is 0, not a multiple of 512 or above 64 TiB, and a range behind the end of the disk.
+    pub fn vhdx(
+        virtual_bytes: u64,
+        allocated: impl Iterator<Item = Range<u64>>,
+        id: Id,
+    ) -> Result<Self, Error> {
+        vhdx::plan(virtual_bytes, allocated, id).map(Self::of_blocks)
+    }
+
+    fn of_blocks(blocks: Blocks) -> Self {
+        Self {
+            kind: Kind::Blocks(Box::new(blocks)),
+        }
+    }
+
     /// The length of the file in bytes.
     #[expect(
         clippy::len_without_is_empty,
@@ -82,6 +131,7 @@ impl Layout {
         match &self.kind {
             Kind::Raw(virtual_bytes) => *virtual_bytes,
             Kind::Qcow2(layout) => layout.len(),
+            Kind::Blocks(layout) => layout.len(),
         }
     }
 
@@ -99,11 +149,29 @@ impl Layout {
                     length: end - at,
                 },
                 Kind::Qcow2(layout) => layout.segment(at, end),
+                Kind::Blocks(layout) => layout.segment(at, end),
             };
             at += segment.length();
             Some(segment)
         })
     }
+}
+
+/// Refuses a disk that the format cannot hold.
+fn check_size(format: &str, virtual_bytes: u64, most: u64) -> Result<(), Error> {
+    if virtual_bytes == 0 || !virtual_bytes.is_multiple_of(512) {
+        return Err(Error::refused(format!(
+            "A {format} image cannot hold a disk of {virtual_bytes} bytes: it must be a multiple of 512."
+        )));
+    }
+    if virtual_bytes > most {
+        return Err(Error::limit(format!(
+            "The disk is {} large; {format} images are written up to {}.",
+            human(virtual_bytes),
+            human(most)
+        )));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

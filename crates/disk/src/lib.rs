@@ -14,40 +14,48 @@ mod extents;
 mod fixture;
 mod format;
 mod gpt;
+mod head;
 pub mod layout;
 mod mbr;
+mod ova;
 mod probe;
 mod qcow2;
 mod raw;
 pub mod record;
 mod source;
+mod table;
 pub mod unwrap;
+mod vdi;
+mod vhd;
+mod vhdx;
+mod vmdk;
+#[cfg(test)]
+mod whole;
 
 use std::io::{self, Read, Seek};
 
+use error::Result;
 pub use error::{Error, ErrorKind};
 pub use extents::{Content, Extent, MAX_DATA_BYTES};
 pub use format::{Format, Info, Limits, Probe, UnknownName, Wrapper};
 pub use probe::probe;
 use source::Source;
+pub use vmdk::writer as stream_vmdk;
 
 /// Checks the headers of `source` as `format` and says what disk it holds. Nothing of the disk itself is read.
 pub fn info(format: Format, source: &mut (impl Read + Seek), limits: &Limits) -> Result<Info, Error> {
-    let mut source = Source::new(source)?;
-    match format {
-        Format::Raw => raw::info(&mut source, limits),
-        Format::Qcow2 => qcow2::info(&mut source, limits),
-    }
+    info_of(format, &mut Source::new(source)?, limits)
 }
 
 /// Refuses a disk that could not boot, because it has no partition table or one that does not hold for it: a bare file
 /// system, above all. Reads the beginning of the disk. Of a raw one [`info`] says the same and more.
 pub fn table_check(format: Format, source: &mut (impl Read + Seek), limits: &Limits) -> Result<(), Error> {
     let mut source = Source::new(source)?;
-    match format {
-        Format::Raw => raw::info(&mut source, limits).map(drop),
-        Format::Qcow2 => qcow2::table_check(&mut source, limits),
+    if format == Format::Raw {
+        return raw::info(&mut source, limits).map(drop);
     }
+    let (info, head) = head::read(format, &mut source, limits)?;
+    raw::inside_check(head, info.virtual_bytes)
 }
 
 /// Reads the disk in `source`. The sink gets extents in ascending order, without gaps, that cover exactly
@@ -60,9 +68,36 @@ pub fn read(
     limits: &Limits,
     sink: &mut dyn FnMut(Extent<'_>) -> io::Result<()>,
 ) -> Result<Info, Error> {
-    let mut source = Source::new(source)?;
+    read_until(format, &mut Source::new(source)?, limits, u64::MAX, sink)
+}
+
+fn info_of(format: Format, source: &mut Source<'_>, limits: &Limits) -> Result<Info> {
     match format {
-        Format::Raw => raw::read(&mut source, limits, sink),
-        Format::Qcow2 => qcow2::read(&mut source, limits, sink),
+        Format::Raw => raw::info(source, limits),
+        Format::Qcow2 => qcow2::info(source, limits),
+        Format::Vmdk => vmdk::info(source, limits),
+        Format::Vhdx => vhdx::info(source, limits),
+        Format::Vhd => vhd::info(source, limits),
+        Format::Vdi => vdi::info(source, limits),
+        Format::Ova => ova::info(source, limits),
+    }
+}
+
+/// As [`read`], of the disk's first `until` bytes.
+fn read_until(
+    format: Format,
+    source: &mut Source<'_>,
+    limits: &Limits,
+    until: u64,
+    sink: &mut dyn FnMut(Extent<'_>) -> io::Result<()>,
+) -> Result<Info> {
+    match format {
+        Format::Raw => raw::read(source, limits, until, sink),
+        Format::Qcow2 => qcow2::read(source, limits, until, sink),
+        Format::Vmdk => vmdk::read(source, limits, until, sink),
+        Format::Vhdx => vhdx::read(source, limits, until, sink),
+        Format::Vhd => vhd::read(source, limits, until, sink),
+        Format::Vdi => vdi::read(source, limits, until, sink),
+        Format::Ova => ova::read(source, limits, until, sink),
     }
 }

@@ -8,8 +8,8 @@ use std::io::{Read, Seek};
 use crate::bytes::{be_u32, has, le_u16, le_u32};
 use crate::error::{Error, Result};
 use crate::format::{Format, Probe, Wrapper};
-use crate::raw;
 use crate::source::Source;
+use crate::{ova, raw, vdi, vhd, vhdx, vmdk};
 
 /// Enough for the magic that stands deepest, that of Btrfs at 64 KiB + 64.
 pub(crate) const HEAD_BYTES: usize = 68 << 10;
@@ -18,16 +18,20 @@ const SECTOR: u64 = 512;
 /// Looks at the head and the tail of `source`. Whatever is neither a wrapper, qcow2 nor a partitioned raw disk is
 /// refused with a sentence that names it.
 pub fn probe(source: &mut (impl Read + Seek)) -> Result<Probe, Error> {
-    let mut source = Source::new(source)?;
-    let ends = Ends::read(&mut source)?;
+    of(&mut Source::new(source)?)
+}
+
+/// As [`probe()`].
+pub(crate) fn of(source: &mut Source<'_>) -> Result<Probe> {
+    let ends = Ends::read(source)?;
     if let Some(wrapper) = wrapper(&ends.head) {
         return Ok(Probe::Wrapped(wrapper));
     }
-    if is_qcow2(&ends.head) {
-        return Ok(Probe::Disk(Format::Qcow2));
+    if let Some(format) = ends.virtual_disk() {
+        return Ok(Probe::Disk(format));
     }
     ends.refuse_foreign()?;
-    raw::inspect(&mut source, &ends)?;
+    raw::inspect(source, &ends)?;
     Ok(Probe::Disk(Format::Raw))
 }
 
@@ -57,6 +61,20 @@ impl Ends {
         }
     }
 
+    /// The format that has a magic of its own: whatever else the file may look like, this is what it is. A VHD's is at
+    /// its end (before Virtual PC 2004 it was 511 bytes long), and again at the beginning of a dynamic one.
+    pub(crate) fn virtual_disk(&self) -> Option<Format> {
+        if is_qcow2(&self.head) {
+            return Some(Format::Qcow2);
+        }
+        let footer = [(&self.tail, 0), (&self.tail, 1), (&self.head, 0)];
+        if footer.iter().any(|(bytes, at)| has(bytes, *at, vhd::COOKIE)) {
+            return Some(Format::Vhd);
+        }
+        let by_magic = MAGICS.iter().find(|(at, magic, _)| has(&self.head, *at, magic));
+        by_magic.map(|(_, _, format)| *format)
+    }
+
     /// Refuses whatever carries the magic of something that is not taken.
     pub(crate) fn refuse_foreign(&self) -> Result<()> {
         match self.foreign() {
@@ -69,9 +87,9 @@ impl Ends {
     }
 
     fn foreign(&self) -> Option<&'static Foreign> {
-        // A VHD's footer was 511 bytes long before Virtual PC 2004.
-        if has(&self.tail, 0, b"conectix") || has(&self.tail, 1, b"conectix") {
-            return Some(&VHD);
+        // Of a disk of which only the beginning is known: one image inside another.
+        if self.virtual_disk().is_some() {
+            return Some(&INSIDE);
         }
         if has(&self.tail, 0, b"koly") {
             return Some(&DMG);
@@ -123,8 +141,7 @@ pub(crate) fn wrapper(head: &[u8]) -> Option<Wrapper> {
 
 /// An archive that may hold several files, by the first 512 bytes of what was unwrapped.
 pub(crate) fn archive(head: &[u8]) -> Option<&'static str> {
-    let kinds: [(usize, &[u8], &str); 5] = [
-        (257, b"ustar", "a tar archive"),
+    let kinds: [(usize, &[u8], &str); 4] = [
         (0, b"PK\x03\x04", "a zip archive"),
         (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
         (0, b"070701", "a cpio archive"),
@@ -141,6 +158,14 @@ fn is_web_page(head: &[u8]) -> bool {
     let text = text.trim_ascii_start();
     text.starts_with(b"<!doctype html") || text.starts_with(b"<html") || text.starts_with(b"<?xml")
 }
+
+/// The formats that begin with a magic of their own.
+const MAGICS: &[(usize, &[u8], Format)] = &[
+    (0, vmdk::MAGIC, Format::Vmdk),
+    (0, vhdx::SIGNATURE, Format::Vhdx),
+    (64, vdi::SIGNATURE, Format::Vdi),
+    (ova::MAGIC_AT, ova::MAGIC, Format::Ova),
+];
 
 struct Foreign {
     at: usize,
@@ -160,14 +185,19 @@ const fn foreign(at: usize, magic: &'static [u8], what: &'static str, advice: &'
 
 const CONVERT: &str = "Convert it to qcow2 first, for example with `qemu-img convert -O qcow2 IMAGE image.qcow2`, and import the result.";
 const UNPACK: &str = "It may hold several files: unpack it and import the one disk image in it \
-     (raw or qcow2, by itself or compressed with gzip, bzip2, xz or zstd).";
+     (by itself or compressed with gzip, bzip2, xz or zstd).";
 const REPACK: &str = "Decompress it, or compress it with gzip, bzip2, xz or zstd instead.";
 const INSTALLER: &str = "Install from it into a virtual disk and import that disk, \
      or take the cloud image (qcow2 or raw) that most distributions offer beside their ISO.";
 const WHOLE_DISK: &str =
     "Import the whole disk with its partition table instead, as the distribution's cloud image has it.";
 
-const VHD: Foreign = foreign(0, b"", "a VHD disk image", CONVERT);
+const INSIDE: Foreign = foreign(
+    0,
+    b"",
+    "a virtual disk inside another",
+    "Import the inner one by itself.",
+);
 const DMG: Foreign = foreign(0, b"", "an Apple disk image (DMG)", CONVERT);
 const QCOW1: Foreign = foreign(0, b"", "a qcow image of version 1", CONVERT);
 const WEB_PAGE: Foreign = foreign(
@@ -179,7 +209,6 @@ const WEB_PAGE: Foreign = foreign(
 
 /// Magics that settle what a file is, wherever else it may look like a disk.
 const FOREIGN: &[Foreign] = &[
-    foreign(0, b"KDMV", "a VMDK disk image", CONVERT),
     foreign(0, b"COWD", "a VMDK disk image (COWD)", CONVERT),
     foreign(
         0,
@@ -193,9 +222,6 @@ const FOREIGN: &[Foreign] = &[
         "a VMDK descriptor, which only names the files that hold the disk",
         "Convert it beside those files with `qemu-img convert -O qcow2 IMAGE image.qcow2` and import the result.",
     ),
-    foreign(0, b"vhdxfile", "a VHDX disk image", CONVERT),
-    foreign(0, b"conectix", "a VHD disk image", CONVERT),
-    foreign(64, b"\x7f\x10\xda\xbe", "a VDI disk image", CONVERT),
     foreign(0, b"QED\0", "a QED disk image", CONVERT),
     foreign(0, b"WithoutFreeSpace", "a Parallels disk image", CONVERT),
     foreign(0, b"WithouFreSpacExt", "a Parallels disk image", CONVERT),
@@ -214,7 +240,6 @@ const FOREIGN: &[Foreign] = &[
     ),
     foreign(32769, b"NSR0", "a UDF image (a DVD or an installer)", INSTALLER),
     foreign(0, b"MSWIM\0\0\0", "a Windows installer image (WIM)", INSTALLER),
-    foreign(257, b"ustar", "a tar archive (an OVA is one, too)", UNPACK),
     foreign(0, b"PK\x03\x04", "a zip archive", UNPACK),
     foreign(0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
     foreign(0, b"Rar!\x1a\x07", "a RAR archive", UNPACK),

@@ -9,7 +9,7 @@ use crate::extents::{Extent, Extents};
 use crate::format::{Format, Info, Limits};
 use crate::gpt;
 use crate::mbr::{self, Mbr};
-use crate::probe::{Ends, is_qcow2, wrapper};
+use crate::probe::{Ends, wrapper};
 use crate::source::Source;
 
 /// The sector size that droplets have; 4096-byte sectors would move the GPT.
@@ -22,10 +22,10 @@ pub(crate) fn info(source: &mut Source<'_>, limits: &Limits) -> Result<Info> {
             "This is {wrapper}-compressed, not a raw disk. Import it as it is."
         )));
     }
-    if is_qcow2(&ends.head) {
-        return Err(Error::refused(
-            "This is a qcow2 image, not a raw disk. Import it as qcow2.",
-        ));
+    if let Some(format) = ends.virtual_disk() {
+        return Err(Error::refused(format!(
+            "This is a {format} image, not a raw disk. Import it as {format}."
+        )));
     }
     ends.refuse_foreign()?;
     check_limit(source.len(), limits)?;
@@ -39,14 +39,16 @@ pub(crate) fn info(source: &mut Source<'_>, limits: &Limits) -> Result<Info> {
     })
 }
 
+/// Gives the extents of the disk up to byte `until`.
 pub(crate) fn read(
     source: &mut Source<'_>,
     limits: &Limits,
+    until: u64,
     sink: &mut dyn FnMut(Extent<'_>) -> io::Result<()>,
 ) -> Result<Info> {
     let info = info(source, limits)?;
     let mut extents = Extents::new(sink);
-    extents.source(0, info.virtual_bytes)?;
+    extents.source(0, info.virtual_bytes.min(until))?;
     extents.flush()?;
     Ok(info)
 }
@@ -133,7 +135,7 @@ fn no_table_inside(ends: &Ends) -> Error {
         return no_table(ends);
     }
     Error::refused(
-        "The disk in this qcow2 image has no partition table (MBR or GPT), so it could not boot. Import the whole disk of \
+        "The disk in this image has no partition table (MBR or GPT), so it could not boot. Import the whole disk of \
          an operating system, as the distribution's cloud image has it.",
     )
 }
@@ -154,7 +156,7 @@ fn no_table(ends: &Ends) -> Error {
              partition table and boot loader, as the distribution's cloud image has it."
         )),
         None => Error::refused(
-            "The file is not recognised: it is neither qcow2 nor a raw disk with an MBR or GPT partition table \
+            "The file is not recognised: it is neither a virtual disk (qcow2, VMDK, VHDX, VHD, VDI or OVA) nor a raw disk with an MBR or GPT partition table \
              (alone or in gzip, bzip2, xz or zstd). Check that it is a disk image and that it is complete.",
         ),
     }

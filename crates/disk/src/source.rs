@@ -11,13 +11,24 @@ impl<T: Read + Seek> ReadSeek for T {}
 
 pub(crate) struct Source<'a> {
     inner: &'a mut dyn ReadSeek,
+    /// Where it begins in the file.
+    base: u64,
     len: u64,
 }
 
 impl<'a> Source<'a> {
     pub(crate) fn new(inner: &'a mut dyn ReadSeek) -> Result<Self> {
         let len = inner.seek(SeekFrom::End(0)).map_err(failed)?;
-        Ok(Self { inner, len })
+        Ok(Self { inner, base: 0, len })
+    }
+
+    /// A part of it as a file by itself; it must lie inside.
+    pub(crate) fn window(&mut self, at: u64, len: u64) -> Source<'_> {
+        Source {
+            inner: &mut *self.inner,
+            base: self.base.saturating_add(at),
+            len: len.min(self.len.saturating_sub(at)),
+        }
     }
 
     /// The length of the file in bytes, as it was when reading began.
@@ -35,7 +46,9 @@ impl<'a> Source<'a> {
                 human(self.len)
             )));
         }
-        self.inner.seek(SeekFrom::Start(offset)).map_err(failed)?;
+        self.inner
+            .seek(SeekFrom::Start(self.base.saturating_add(offset)))
+            .map_err(failed)?;
         self.inner.read_exact(buffer).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => Error::damaged(
                 "The image became shorter while it was read. Leave the file alone and try again.",

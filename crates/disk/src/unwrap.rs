@@ -1,7 +1,7 @@
 //! Opens one layer of compression: gzip, bzip2, xz or zstd, in one part or several.
 //!
-//! What comes out must be one disk image: a second compression inside (a bomb, or a mistake) and an archive (several
-//! files) are refused by the first bytes that come out, before anything is written. Output is counted as it is
+//! What comes out must be one disk image: a second compression inside (a bomb, or a mistake) and an archive that is no
+//! OVA are refused by the first bytes that come out, before anything is written. Output is counted as it is
 //! produced, never taken from a header (CVE-2013-4463), and what takes room (all but zeros, which become holes) may not
 //! be out of all proportion to what was sent: a few kilobytes must not fill a disk. Zeros or anything else behind the
 //! last part is refused, except the padding of xz, which belongs to its format.
@@ -19,7 +19,7 @@ use crate::format::Wrapper;
 use crate::probe;
 
 const BUFFER_BYTES: usize = 128 << 10;
-/// Enough of the output to know a tar by its magic at 257.
+/// Enough of the output to know any of them by its magic.
 const HEAD_BYTES: usize = 512;
 /// `xz -9` needs 65 MiB: a dictionary of 64 MiB and what is around it.
 const XZ_MEMORY_BYTES: u64 = 66 << 20;
@@ -415,7 +415,7 @@ impl Output<'_> {
         if let Some(name) = probe::archive(&head) {
             return Err(Error::refused(format!(
                 "Inside the {} compression is {name}, which may hold multiple files. Unpack it and import the one \
-                 disk image in it (raw or qcow2), by itself or compressed.",
+                 disk image in it, by itself or compressed.",
                 self.wrapper
             )));
         }

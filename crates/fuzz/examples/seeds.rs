@@ -1,7 +1,7 @@
 //! Writes the seeds: `cargo run --example seeds` in `crates/fuzz`. They are committed; the same program gives the
 //! same files as long as the compressors stay the same.
 
-#[path = "../../disk/src/fixture.rs"]
+#[path = "../../disk/src/fixture/mod.rs"]
 mod fixture;
 
 use std::io::{Cursor, Write};
@@ -9,12 +9,17 @@ use std::path::{Path, PathBuf};
 
 use disk::record::{Failure, Record};
 use disk::{Format, Limits, Probe, Wrapper};
-use fixture::Qcow2;
+use fixture::{Qcow2, Vdi, Vhd, Vmdk};
 
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     qcow2(&root.join("probe_and_read_qcow2"));
     raw(&root.join("read_raw"));
+    vmdk(&root.join("read_vmdk"));
+    vhdx(&root.join("read_vhdx"));
+    vhd(&root.join("read_vhd"));
+    vdi(&root.join("read_vdi"));
+    ova(&root.join("read_ova"));
     unwrap(&root.join("unwrap"));
     record(&root.join("record_decode"));
 }
@@ -116,6 +121,51 @@ fn raw(folder: &Path) {
         ("grown", grown),
     ] {
         write(folder, name, &[&[3], disk.as_slice()].concat());
+    }
+}
+
+fn vmdk(folder: &Path) {
+    write(folder, "sparse", &Vmdk::sparse().build());
+    write(folder, "stream", &Vmdk::stream().build());
+}
+
+fn vhd(folder: &Path) {
+    let images = [("dynamic", Vhd::dynamic()), ("fixed", Vhd::fixed(fixture::mbr_disk(16)))];
+    for (name, image) in images {
+        write(folder, name, &[&[1], image.build().as_slice()].concat());
+    }
+}
+
+fn vdi(folder: &Path) {
+    let dynamic = Vdi::dynamic();
+    let fixed = Vdi {
+        is_fixed: true,
+        map: vec![0, 1],
+        virtual_bytes: 8192,
+        ..dynamic.clone()
+    };
+    write(folder, "dynamic", &dynamic.build());
+    write(folder, "fixed", &fixed.build());
+}
+
+/// The kind of image, then changes as the target reads them.
+fn vhdx(folder: &Path) {
+    write(folder, "dynamic", &[0]);
+    write(folder, "log", &[1]);
+    // The third block as the second; another length of the log's entry.
+    write(folder, "table", &[0, 7, 16, 0, 8, 6, 0, 0x40, 0, 0, 0, 0, 0]);
+    write(folder, "entry", &[1, 4, 8, 0, 4, 0, 0x10, 0, 0]);
+}
+
+fn ova(folder: &Path) {
+    let ovf: (&str, &[u8]) = ("machine.ovf", b"<Envelope/>");
+    for (name, disk) in [
+        ("vmdk", Vmdk::stream().build()),
+        ("vdi", Vdi::dynamic().build()),
+        ("raw", fixture::mbr_disk(16)),
+    ] {
+        let archive = fixture::tar(&[ovf, ("disk", &disk)]);
+        write(folder, name, &[&[3], archive.as_slice()].concat());
     }
 }
 

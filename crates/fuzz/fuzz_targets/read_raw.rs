@@ -4,7 +4,7 @@
 
 mod check;
 #[expect(dead_code, reason = "shared with the tests of the crate")]
-#[path = "../../disk/src/fixture.rs"]
+#[path = "../../disk/src/fixture/mod.rs"]
 mod fixture;
 
 use disk::Format;

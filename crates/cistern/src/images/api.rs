@@ -54,7 +54,7 @@ pub struct ImageBody {
     error_message: String,
     /// Cannot be deleted while set.
     protected: bool,
-    /// The format it was brought in, `raw` or `qcow2`.
+    /// The format it was brought in: `raw`, `qcow2`, `vmdk`, `vhdx`, `vhd`, `vdi` or `ova`.
     format: Option<String>,
     /// The format with its variant, for people.
     variant: Option<String>,

@@ -15,6 +15,7 @@ mod encryption;
 mod events;
 mod faults;
 mod fixtures;
+mod formats;
 mod full;
 mod gc;
 mod harness;

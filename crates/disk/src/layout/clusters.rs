@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::error::{Error, Result};
+
 const WORD: u64 = 64;
 
 #[derive(Debug, Clone)]
@@ -33,6 +35,26 @@ impl Clusters {
         Self { words, before }
     }
 
+    /// Those of a disk of `virtual_bytes` that these ranges touch, in bytes and in any order.
+    pub(super) fn of_disk(
+        virtual_bytes: u64,
+        cluster_bytes: u64,
+        allocated: impl Iterator<Item = Range<u64>>,
+    ) -> Result<Self> {
+        let mut is_outside = false;
+        let used = allocated.filter(|range| !range.is_empty()).map(|range| {
+            is_outside |= range.end > virtual_bytes;
+            range.start / cluster_bytes..range.end.min(virtual_bytes).div_ceil(cluster_bytes)
+        });
+        let clusters = Self::new(virtual_bytes.div_ceil(cluster_bytes), used);
+        if is_outside {
+            return Err(Error::refused(format!(
+                "An allocated range lies behind the disk's {virtual_bytes} bytes."
+            )));
+        }
+        Ok(clusters)
+    }
+
     pub(super) fn total(&self) -> u64 {
         self.before.last().copied().unwrap_or(0)
     }
@@ -57,6 +79,22 @@ impl Clusters {
             .ok()
             .and_then(|index| self.words.get(index));
         word.is_some_and(|word| word >> (cluster % WORD) & 1 == 1)
+    }
+
+    /// How many clusters in use come before `cluster`.
+    pub(super) fn rank(&self, cluster: u64) -> u64 {
+        let index = usize::try_from(cluster / WORD).unwrap_or(usize::MAX);
+        let first = index / GROUP_WORDS * GROUP_WORDS;
+        let whole: u64 = self
+            .words
+            .iter()
+            .take(index)
+            .skip(first)
+            .map(|word| u64::from(word.count_ones()))
+            .sum();
+        let word = self.words.get(index).copied().unwrap_or(0);
+        let part = word & ((1 << (cluster % WORD)) - 1);
+        self.before_group(cluster / GROUP) + whole + u64::from(part.count_ones())
     }
 
     /// The cluster that is the `rank`-th in use, counted from 0; `rank` must be below the total.
@@ -136,6 +174,7 @@ mod tests {
                 prop_assert_eq!(clusters.nth(rank as u64), *cluster);
             }
             for at in (0..count).step_by(7) {
+                prop_assert_eq!(clusters.rank(at), list.partition_point(|other| *other < at) as u64);
                 prop_assert_eq!(clusters.contains(at), list.binary_search(&at).is_ok());
                 let run = (at..at + 500).take_while(|next| list.binary_search(next).is_ok()).count();
                 prop_assert_eq!(clusters.run(at, 500), run as u64);

@@ -3,10 +3,9 @@
 
 use std::ops::Range;
 
-use super::Segment;
 use super::clusters::{Clusters, GROUP};
-use crate::bytes::human;
-use crate::error::{Error, Result};
+use super::{Segment, check_size};
+use crate::error::Result;
 
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
@@ -34,29 +33,8 @@ pub(super) struct Qcow2 {
 
 impl Qcow2 {
     pub(super) fn new(virtual_bytes: u64, allocated: impl Iterator<Item = Range<u64>>) -> Result<Self> {
-        if virtual_bytes == 0 || !virtual_bytes.is_multiple_of(512) {
-            return Err(Error::refused(format!(
-                "A qcow2 image cannot hold a disk of {virtual_bytes} bytes: it must be a multiple of 512."
-            )));
-        }
-        if virtual_bytes > MAX_VIRTUAL_BYTES {
-            return Err(Error::limit(format!(
-                "The disk is {} large; qcow2 images are written up to {}.",
-                human(virtual_bytes),
-                human(MAX_VIRTUAL_BYTES)
-            )));
-        }
-        let mut outside = false;
-        let used = allocated.filter(|range| !range.is_empty()).map(|range| {
-            outside |= range.end > virtual_bytes;
-            range.start / CLUSTER..range.end.min(virtual_bytes).div_ceil(CLUSTER)
-        });
-        let clusters = Clusters::new(virtual_bytes.div_ceil(CLUSTER), used);
-        if outside {
-            return Err(Error::refused(format!(
-                "An allocated range lies behind the disk's {virtual_bytes} bytes."
-            )));
-        }
+        check_size("qcow2", virtual_bytes, MAX_VIRTUAL_BYTES)?;
+        let clusters = Clusters::of_disk(virtual_bytes, CLUSTER, allocated)?;
         Ok(Self::plan(virtual_bytes, clusters))
     }
 

@@ -1,11 +1,9 @@
-use std::io::Cursor;
-
 use proptest::prelude::*;
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::extents::Content;
-use crate::format::{Format, Limits};
+use crate::format::Format;
+use crate::whole::whole;
 
 /// The bytes of `range` of the file, for a disk with these contents.
 fn render(layout: &Layout, disk: &[u8], range: Range<u64>) -> Vec<u8> {
@@ -27,27 +25,16 @@ fn render(layout: &Layout, disk: &[u8], range: Range<u64>) -> Vec<u8> {
     file
 }
 
-fn read_back(image: &[u8]) -> Vec<u8> {
-    let mut disk = Vec::new();
-    crate::read(
-        Format::Qcow2,
-        &mut Cursor::new(image),
-        &Limits::default(),
-        &mut |extent| {
-            let length = usize::try_from(extent.length).unwrap();
-            match extent.content {
-                Content::Zero => disk.resize(disk.len() + length, 0),
-                Content::Data(bytes) => disk.extend_from_slice(bytes),
-                Content::Source(at) => {
-                    let at = usize::try_from(at).unwrap();
-                    disk.extend_from_slice(&image[at..at + length]);
-                }
-            }
-            Ok(())
-        },
-    )
-    .unwrap();
-    disk
+/// A layout of each format that has one.
+fn layouts(bytes: u64, ranges: &[Range<u64>]) -> Vec<(Format, Layout)> {
+    let all = || ranges.iter().cloned();
+    let id = *b"0123456789abcdef";
+    vec![
+        (Format::Qcow2, Layout::qcow2(bytes, all()).unwrap()),
+        (Format::Vdi, Layout::vdi(bytes, all(), id).unwrap()),
+        (Format::Vhd, Layout::vhd(bytes, all(), id).unwrap()),
+        (Format::Vhdx, Layout::vhdx(bytes, all(), id).unwrap()),
+    ]
 }
 
 /// A disk whose bytes in `ranges` are not zero.
@@ -79,16 +66,17 @@ proptest! {
         cuts in prop::collection::vec((0.0..1.0_f64, 0..200_000_u64), 12),
     ) {
         let disk = disk_of(sectors, &ranges);
-        let layout = Layout::qcow2(disk.len() as u64, ranges.into_iter()).unwrap();
-        let file = render(&layout, &disk, 0..layout.len());
-        prop_assert_eq!(file.len() as u64, layout.len());
-        prop_assert!(read_back(&file) == disk);
-        for (place, length) in cuts {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "any place will do")]
-            let start = (place * file.len() as f64) as u64;
-            let end = (start + length).min(layout.len());
-            let slice = &file[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()];
-            prop_assert!(render(&layout, &disk, start..start + length) == slice);
+        for (format, layout) in layouts(disk.len() as u64, &ranges) {
+            let file = render(&layout, &disk, 0..layout.len());
+            prop_assert_eq!(file.len() as u64, layout.len());
+            prop_assert!(whole(format, &file).unwrap().1 == disk, "{}", format);
+            for (place, length) in &cuts {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "any place will do")]
+                let start = (place * file.len() as f64) as u64;
+                let end = (start + length).min(layout.len());
+                let slice = &file[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()];
+                prop_assert!(render(&layout, &disk, start..start + length) == slice, "{}", format);
+            }
         }
     }
 }
@@ -132,16 +120,44 @@ fn neighbouring_clusters_are_one_segment() {
 
 #[test]
 fn sizes_and_ranges_that_cannot_be_are_refused() {
-    let kind =
-        |bytes: u64, ranges: Vec<Range<u64>>| Layout::qcow2(bytes, ranges.into_iter()).unwrap_err().kind();
-    assert_eq!(kind(0, Vec::new()), ErrorKind::Refused);
-    assert_eq!(kind(1000, Vec::new()), ErrorKind::Refused);
-    assert_eq!(kind((16 << 40) + 512, Vec::new()), ErrorKind::Limit);
-    assert_eq!(kind(512, std::iter::once(0..513).collect()), ErrorKind::Refused);
-    assert_eq!(
-        kind(512, std::iter::once(u64::MAX - 1..u64::MAX).collect()),
-        ErrorKind::Refused
-    );
+    type Plan = fn(u64, std::vec::IntoIter<Range<u64>>) -> Result<Layout, Error>;
+    let plans: [(Plan, u64); 4] = [
+        (|bytes, ranges| Layout::qcow2(bytes, ranges), 16 << 40),
+        (|bytes, ranges| Layout::vdi(bytes, ranges, [7; 16]), 16 << 40),
+        (|bytes, ranges| Layout::vhd(bytes, ranges, [7; 16]), 2040 << 30),
+        (|bytes, ranges| Layout::vhdx(bytes, ranges, [7; 16]), 64 << 40),
+    ];
+    for (plan, most) in plans {
+        let kind = |bytes: u64, ranges: Vec<Range<u64>>| plan(bytes, ranges.into_iter()).unwrap_err().kind();
+        assert_eq!(kind(0, Vec::new()), ErrorKind::Refused);
+        assert_eq!(kind(1000, Vec::new()), ErrorKind::Refused);
+        assert_eq!(kind(most + 512, Vec::new()), ErrorKind::Limit);
+        assert_eq!(kind(512, std::iter::once(0..513).collect()), ErrorKind::Refused);
+        assert_eq!(
+            kind(512, std::iter::once(u64::MAX - 1..u64::MAX).collect()),
+            ErrorKind::Refused
+        );
+    }
+}
+
+/// The largest disks, with nothing and with everything in them: any place can be asked for, and costs little.
+#[test]
+fn the_largest_disks_can_be_written() {
+    let id = [7; 16];
+    let all = |bytes: u64| std::iter::once(0..bytes);
+    let sizes = [16 << 40, 2040 << 30, 64 << 40];
+    let full = [
+        Layout::vdi(sizes[0], all(sizes[0]), id).unwrap(),
+        Layout::vhd(sizes[1], all(sizes[1]), id).unwrap(),
+        Layout::vhdx(sizes[2], all(sizes[2]), id).unwrap(),
+    ];
+    for (layout, bytes) in full.iter().zip(sizes) {
+        assert!(layout.len() > bytes);
+        let tail = layout.segments(layout.len() - 612..layout.len() - 512).next();
+        let is_disk = matches!(tail, Some(Segment::Disk { length: 100, .. }));
+        assert!(is_disk, "{tail:?}");
+        assert_eq!(layout.segments(1_000_000..1_000_001).count(), 1);
+    }
 }
 
 /// The largest disk with every cluster in use: the refcounts cover themselves, and any place can be asked for.

@@ -74,12 +74,27 @@ fn every_foreign_magic_is_refused_by_name_even_on_a_good_disk() {
 }
 
 #[test]
-fn a_vhd_or_dmg_footer_makes_a_good_disk_foreign() {
-    for (footer, name) in [(&b"conectix"[..], "VHD"), (b"koly", "DMG")] {
-        assert!(refusal(&disk_with(159 * 512, footer)).contains(name));
+fn each_format_is_known_by_its_magic_even_on_a_good_disk() {
+    let formats = [
+        (disk_with(0, b"KDMV"), Format::Vmdk),
+        (disk_with(0, b"vhdxfile"), Format::Vhdx),
+        (disk_with(64, b"\x7f\x10\xda\xbe"), Format::Vdi),
+        (disk_with(257, b"ustar"), Format::Ova),
+        // A fixed VHD is a raw disk with a footer, which had 511 bytes before Virtual PC 2004.
+        (disk_with(159 * 512, b"conectix"), Format::Vhd),
+        (disk_with(159 * 512 + 1, b"conectix"), Format::Vhd),
+        (disk_with(0, b"conectix"), Format::Vhd),
+    ];
+    for (disk, format) in formats {
+        assert_eq!(probed(&disk).unwrap(), Probe::Disk(format));
+        let error = crate::info(Format::Raw, &mut Cursor::new(&disk), &crate::Limits::default()).unwrap_err();
+        assert!(error.message().contains("not a raw disk"), "{error}");
     }
-    let old_footer = disk_with(159 * 512 + 1, b"conectix");
-    assert!(refusal(&old_footer).contains("VHD"), "a footer of 511 bytes");
+}
+
+#[test]
+fn a_dmg_footer_makes_a_good_disk_foreign() {
+    assert!(refusal(&disk_with(159 * 512, b"koly")).contains("DMG"));
 }
 
 #[test]
@@ -111,6 +126,6 @@ fn a_bare_file_system_is_named_but_its_old_magic_on_a_partitioned_disk_is_no_mat
 fn what_is_nothing_is_refused_with_what_would_be_taken() {
     assert!(refusal(b"").contains("empty"));
     for bytes in [&b"x"[..], b"some text", &[0; 4096], &vec![0xff; 100_000]] {
-        assert!(refusal(bytes).contains("neither qcow2 nor a raw disk"));
+        assert!(refusal(bytes).contains("neither a virtual disk"));
     }
 }

@@ -3,9 +3,9 @@
 use flate2::{Decompress, FlushDecompress, Status};
 use zstd::stream::raw::{DParameter, Decoder, Operation};
 
-use super::header::{CHECK, Compression, Header};
+use super::header::{Compression, Header};
 use crate::bytes::be_u32;
-use crate::error::{Error, Result};
+use crate::error::{CHECK, Error, Result};
 
 const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;

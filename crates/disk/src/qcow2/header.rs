@@ -1,7 +1,7 @@
 //! The header of a qcow2 image and the extensions behind it.
 
 use crate::bytes::{be_u32, be_u64, has, human};
-use crate::error::{Error, Result};
+use crate::error::{CHECK, Error, Result};
 use crate::format::{Format, Info, Limits};
 use crate::raw::check_limit;
 use crate::source::Source;
@@ -185,8 +185,6 @@ impl Header {
         Ok(())
     }
 }
-
-pub(crate) const CHECK: &str = "See what `qemu-img check` says about it, or make it anew.";
 
 fn cut_off() -> Error {
     Error::damaged(

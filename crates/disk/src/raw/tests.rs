@@ -71,7 +71,7 @@ fn a_raw_disk_is_one_extent_of_its_source() {
 fn what_is_not_raw_stays_out_when_called_raw() {
     refused(&Qcow2::small().build(), "qcow2");
     refused(&[0x1f, 0x8b, 8, 0], "gzip-compressed");
-    refused(b"KDMV", "VMDK");
+    refused(b"KDMV", "vmdk image");
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn the_size_is_a_multiple_of_512_and_within_the_limit() {
 fn an_mbr_needs_a_signature_and_entries_that_hold() {
     let mut disk = mbr_disk(16);
     disk[511] = 0;
-    refused(&disk, "neither qcow2 nor");
+    refused(&disk, "neither a virtual disk");
     let mut disk = mbr_disk(16);
     mbr_entry(&mut disk, 0, 0, 8, 8);
     refused(&disk, "empty partition table");

@@ -192,7 +192,7 @@ fn bodies_are_strict() {
     for (kind, body) in [
         (0, &[][..]),
         (10, &[]),
-        (1, b"vmdk"),
+        (1, b"qed"),
         (7, b""),
         (8, &[0; 7]),
         (8, &[0; 9]),

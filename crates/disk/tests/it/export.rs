@@ -1,4 +1,4 @@
-//! What we write as qcow2 is clean for `qemu-img check` and holds the disk for `qemu-img compare`.
+//! What we write, in whatever format, is clean for `qemu-img check` and holds the disk for `qemu-img compare`.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,6 +7,7 @@ use std::path::Path;
 
 use disk::Format;
 use disk::layout::{Layout, Segment};
+use disk::stream_vmdk::{GRAIN_BYTES, Writer, pack};
 use tempfile::TempDir;
 
 use crate::qemu::{self, img, text};
@@ -31,21 +32,67 @@ fn write(path: &Path, layout: &Layout, disk: &[u8]) {
     assert_eq!(length, layout.len());
 }
 
-fn export(dir: &TempDir, name: &str, disk: &[u8], allocated: Vec<Range<u64>>) {
-    let layout = Layout::qcow2(disk.len() as u64, allocated.into_iter()).unwrap();
-    let image = dir.path().join(format!("{name}.qcow2"));
-    write(&image, &layout, disk);
-    let (info, read_back) = import(&image, Format::Qcow2);
-    assert!(read_back == disk, "{name} reads back as it was written");
-    assert_eq!((info.variant.as_str(), info.warnings.len()), ("qcow2 v3", 0));
-    if !qemu::available("checking an export") {
-        return;
+/// QEMU's name of a format, and whether `qemu-img check` knows it.
+fn at_qemu(format: Format) -> (&'static str, bool) {
+    match format {
+        Format::Vhd => ("vpc", false),
+        other => (other.name(), true),
     }
-    let report = img(&["check", "-f", "qcow2", text(&image)]);
-    assert!(report.contains("No errors were found"), "{report}");
-    let raw = dir.path().join(format!("{name}.raw"));
-    std::fs::write(&raw, disk).unwrap();
-    img(&["compare", "-f", "raw", "-F", "qcow2", text(&raw), text(&image)]);
+}
+
+/// The file of this disk in this format.
+fn file_write(path: &Path, format: Format, disk: &[u8], allocated: &[Range<u64>]) {
+    let (bytes, all) = (disk.len() as u64, || allocated.iter().cloned());
+    let id = *b"0123456789abcdef";
+    let layout = match format {
+        Format::Qcow2 => Layout::qcow2(bytes, all()),
+        Format::Vdi => Layout::vdi(bytes, all(), id),
+        Format::Vhd => Layout::vhd(bytes, all(), id),
+        Format::Vhdx => Layout::vhdx(bytes, all(), id),
+        Format::Vmdk => return stream_write(path, disk),
+        Format::Raw | Format::Ova => unreachable!("not written by a layout"),
+    };
+    write(path, &layout.unwrap(), disk);
+}
+
+fn stream_write(path: &Path, disk: &[u8]) {
+    let mut writer = Writer::new(disk.len() as u64, *b"0123456789abcdef").unwrap();
+    let mut file = writer.begin();
+    for (number, grain) in (0..).zip(disk.chunks(GRAIN_BYTES)) {
+        if grain.iter().any(|byte| *byte != 0) {
+            file.extend(writer.grain(number, &pack(grain)).unwrap());
+        }
+    }
+    file.extend(writer.end().unwrap());
+    std::fs::write(path, file).unwrap();
+}
+
+fn export(dir: &TempDir, name: &str, disk: &[u8], allocated: &[Range<u64>]) {
+    for format in [
+        Format::Qcow2,
+        Format::Vmdk,
+        Format::Vhdx,
+        Format::Vhd,
+        Format::Vdi,
+    ] {
+        let image = dir.path().join(format!("{name}.{format}"));
+        file_write(&image, format, disk, allocated);
+        let (info, read_back) = import(&image, format);
+        assert!(read_back == disk, "{name}.{format} reads back as it was written");
+        assert_eq!(info.warnings, Vec::<String>::new(), "{name}.{format}");
+        if qemu::available("checking an export") {
+            let (known_as, is_checked) = at_qemu(format);
+            if is_checked {
+                let report = img(&["check", "-f", known_as, text(&image)]);
+                assert!(
+                    report.contains("No errors were found"),
+                    "{name}.{format}: {report}"
+                );
+            }
+            qemu::agrees(&image, known_as, format);
+        }
+        std::fs::remove_file(image).unwrap();
+    }
 }
 
 #[test]
@@ -58,9 +105,9 @@ fn an_export_is_clean_and_equal_at_any_size() {
     {
         let mut disk = vec![0; bytes];
         let allocated = scribble(&mut disk, &mut numbers, 12);
-        export(&dir, &format!("random-{round}"), &disk, allocated);
-        export(&dir, &format!("full-{round}"), &disk, vec![0..bytes as u64, 0..1]);
-        export(&dir, &format!("empty-{round}"), &vec![0; bytes], Vec::new());
+        export(&dir, &format!("random-{round}"), &disk, &allocated);
+        export(&dir, &format!("full-{round}"), &disk, &[0..bytes as u64, 0..1]);
+        export(&dir, &format!("empty-{round}"), &vec![0; bytes], &[]);
     }
 }
 

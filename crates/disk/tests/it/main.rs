@@ -4,5 +4,7 @@
 
 mod convert;
 mod export;
+mod formats;
+mod mutated;
 mod qemu;
 mod support;

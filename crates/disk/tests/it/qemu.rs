@@ -1,7 +1,11 @@
-//! `qemu-img` and `qemu-io`, where they are installed.
+//! `qemu-img`, `qemu-io` and `tar`, where they are installed.
 
 use std::path::Path;
 use std::process::{Command, Output};
+
+use disk::{Format, Info};
+
+use crate::support::import;
 
 /// Whether QEMU's tools are there. Where they are not, says so, and fails where they are required.
 pub(crate) fn available(test: &str) -> bool {
@@ -47,9 +51,14 @@ pub(crate) fn img(arguments: &[&str]) -> String {
     must("qemu-img", arguments)
 }
 
-/// Runs one command of `qemu-io` on a qcow2 image.
-pub(crate) fn io(image: &Path, commands: &[&str]) -> String {
-    let mut arguments = vec!["-t", "unsafe", "-f", "qcow2"];
+/// Whether `qemu-img` ends well with these words.
+pub(crate) fn img_tries(arguments: &[&str]) -> bool {
+    run("qemu-img", arguments).is_some_and(|output| output.status.success())
+}
+
+/// Runs commands of `qemu-io` on an image of this format.
+pub(crate) fn io(format: &str, image: &Path, commands: &[&str]) -> String {
+    let mut arguments = vec!["-t", "unsafe", "-f", format];
     for command in commands {
         arguments.extend(["-c", command]);
     }
@@ -60,4 +69,24 @@ pub(crate) fn io(image: &Path, commands: &[&str]) -> String {
 /// A path as text, for the command line.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are plain")
+}
+
+/// Reads `image`, which `qemu-img` calls `name`, and compares with what `qemu-img convert` makes of it.
+pub(crate) fn agrees(image: &Path, name: &str, format: Format) -> Info {
+    let expected = image.with_extension("expected");
+    let words = ["convert", "-t", "unsafe", "-f", name, "-O", "raw"];
+    img(&[&words[..], &[text(image), text(&expected)]].concat());
+    let (info, disk) = import(image, format);
+    let expected = std::fs::read(expected).unwrap();
+    assert_eq!(expected.len(), disk.len(), "{}", image.display());
+    let different = expected.iter().zip(&disk).position(|(left, right)| left != right);
+    assert_eq!(different, None, "first different byte of {}", image.display());
+    info
+}
+
+/// Packs files of `folder` into an archive of this kind.
+pub(crate) fn tar(kind: &str, archive: &Path, folder: &Path, names: &[&str]) {
+    let format = format!("--format={kind}");
+    let words = [&format, "-cf", text(archive), "-C", text(folder)];
+    must("tar", &[&words[..], names].concat());
 }

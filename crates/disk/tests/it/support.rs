@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use disk::{Content, Extent, Format, Info, Limits, Probe};
+use tempfile::TempDir;
 
 /// A small generator of repeatable numbers (splitmix64).
 pub(crate) struct Numbers(pub(crate) u64);
@@ -44,6 +45,15 @@ pub(crate) fn scribble(disk: &mut [u8], numbers: &mut Numbers, pieces: u64) -> V
         ranges.push(start..start + length);
     }
     ranges
+}
+
+/// A file with a raw disk of `bytes` with scattered contents.
+pub(crate) fn raw(dir: &TempDir, bytes: usize, seed: u64) -> PathBuf {
+    let mut disk = vec![0; bytes];
+    scribble(&mut disk, &mut Numbers(seed), 24);
+    let path = dir.path().join(format!("disk-{seed}.raw"));
+    std::fs::write(&path, disk).unwrap();
+    path
 }
 
 /// Reads an image through `probe`, `info` and `read`, and gives the disk.

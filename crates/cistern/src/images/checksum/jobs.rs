@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use store::{DiskReader, Piece};
 
 use super::{Sum, checksum_set_in_tx};
-use crate::images::download::{Export, Format, etag};
+use crate::images::download::{Format, etag, qcow2_segments};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::jobs::{JobContext, JobError, JobKind};
 
@@ -47,14 +47,14 @@ async fn run(context: JobContext) -> Result<(), JobError> {
     // Deleted since: nobody will ask.
     let Some(root) = root else { return Ok(()) };
     let reader = app.store.disk_open(root.tree);
-    let export = Export::open(reader.clone(), Format::Qcow2).await?;
+    let (segments, qcow2_length) = qcow2_segments(&reader).await?;
     let raw_length = reader.virtual_bytes();
     let mut both = Both::new(&context, reader);
-    both.read(&export).await?;
+    both.read(segments).await?;
     let (raw, qcow2) = both.finish().await?;
     let sums = [
         (Format::Raw, raw, raw_length),
-        (Format::Qcow2, qcow2, export.length()),
+        (Format::Qcow2, qcow2, qcow2_length),
     ];
     let tx = context.write().await?;
     for (format, sha256, length) in sums {
@@ -113,8 +113,8 @@ impl<'a> Both<'a> {
 
     /// Goes through the qcow2 file in its order. Its data clusters are in the disk's order, so the raw file can be
     /// followed at the same time: what is skipped between them is zeros.
-    async fn read(&mut self, export: &Export) -> Result<(), JobError> {
-        for segment in export.segments(0..export.length()) {
+    async fn read(&mut self, segments: impl Iterator<Item = Segment>) -> Result<(), JobError> {
+        for segment in segments {
             match segment {
                 Segment::Bytes(bytes) => self.data(Of::Qcow2, Bytes::from(bytes)).await?,
                 Segment::Zero { length } => self.zeros(Of::Qcow2, length).await?,

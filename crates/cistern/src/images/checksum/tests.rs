@@ -101,7 +101,8 @@ async fn job_until(app: &App, job: i64, is: impl Fn(&job_rows::Model) -> bool) -
 }
 
 async fn whole(export: &Export, range: Range<u64>) -> Vec<u8> {
-    let parts: Vec<Bytes> = export.bytes(range).try_collect().await.expect("reads");
+    let bytes = export.bytes(range).expect("can be made");
+    let parts: Vec<Bytes> = bytes.try_collect().await.expect("reads");
     parts.concat()
 }
 
@@ -117,32 +118,29 @@ async fn files_are_what_their_formats_say_and_checksums_are_of_the_files() {
     assert_eq!(row.status, job_rows::DONE, "{:?}", row.error);
     engine.stop().await;
 
-    for format in Format::ALL {
-        let export = Export::open(app.store.disk_open(root), format)
+    for format in [Format::Raw, Format::Qcow2] {
+        let export = Export::open(app.store.disk_open(root), &root, format)
             .await
             .expect("opens");
-        let file = whole(&export, 0..export.length()).await;
-        assert_eq!(file.len() as u64, export.length());
+        let length = export.length().expect("is known");
+        let file = whole(&export, 0..length).await;
+        assert_eq!(file.len() as u64, length);
         let known = checksum_get(&app, 7, &etag(&root, format))
             .await
             .expect("reads")
             .expect("is known");
         assert_eq!(known.to_vec(), Sha256::digest(&file).to_vec(), "{format:?}");
-        for range in [
-            0..1,
-            65_530..65_545,
-            100_000..400_000,
-            export.length() - 700..export.length(),
-        ] {
+        for range in [0..1, 65_530..65_545, 100_000..400_000, length - 700..length] {
             let [from, to] = [range.start, range.end].map(|at| usize::try_from(at).expect("small"));
             assert!(
                 whole(&export, range).await == file[from..to],
                 "{format:?} {from}..{to}"
             );
         }
-        match format {
-            Format::Raw => assert!(file == bytes, "the raw file is the disk"),
-            Format::Qcow2 => judged_by_qemu(dir.path(), &bytes, &file),
+        if format == Format::Raw {
+            assert!(file == bytes, "the raw file is the disk");
+        } else {
+            judged_by_qemu(dir.path(), &bytes, &file);
         }
     }
     let shown = checksum_list(&app, &[7, 8]).await.expect("reads");

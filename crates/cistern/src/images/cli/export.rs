@@ -28,7 +28,8 @@ const EXAMPLES: &str = "Examples:
 
   cistern image export 12 --range 0-1048575 -o first-mib.raw
 
-The file appears under its name when it is complete, and checked where the server knows its digest by then. A command that was cut off goes on where it was.
+The file appears under its name when it is complete, and checked where the server knows its digest by then. A command that
+was cut off goes on where it was; a vmdk, which is compressed while it is sent, begins anew.
 
 --range START-END counts bytes of the raw disk from 0 and includes both, as HTTP and `cistern store verify` do; START- goes
 to the end. The file then has these bytes alone. It saves what is whole of a damaged image; to put parts together again:
@@ -42,7 +43,7 @@ pub struct Args {
     /// Its number or name
     #[arg(value_name = "ID|NAME")]
     image: String,
-    /// raw or qcow2 [default: qcow2 where FILE ends in .qcow2, raw otherwise]
+    /// raw, qcow2, vmdk, vhdx, vhd or vdi [default: what FILE ends in, raw otherwise]
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     format: Option<Format>,
     /// Only these bytes of the disk, first and last included; raw only
@@ -56,16 +57,13 @@ pub struct Args {
 }
 
 fn parse_format(text: &str) -> Result<Format, String> {
-    text.parse().map_err(|_| "raw or qcow2".to_owned())
+    text.parse()
+        .map_err(|_| "raw, qcow2, vmdk, vhdx, vhd or vdi".to_owned())
 }
 
 fn format_of(args: &Args) -> Format {
-    let is_qcow2 = args
-        .output
-        .extension()
-        .is_some_and(|ending| ending.eq_ignore_ascii_case("qcow2"));
-    let by_name = if is_qcow2 { Format::Qcow2 } else { Format::Raw };
-    args.format.unwrap_or(by_name)
+    let by_name = Format::of_file(&args.output);
+    args.format.or(by_name).unwrap_or(Format::Raw)
 }
 
 /// Bytes of a disk: the first, and the last; none for all that follow.
@@ -79,8 +77,8 @@ struct Part {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Head {
     etag: String,
-    /// Of what is downloaded.
-    length: u64,
+    /// Of what is downloaded; none where it is made while it is sent, and only as a whole.
+    length: Option<u64>,
     /// Where only a part of the file is wanted: where that begins.
     part: Option<u64>,
     /// Of what is downloaded. The server knows it of whole files only.
@@ -96,23 +94,23 @@ impl Head {
     /// What names exactly these bytes.
     fn tag(&self) -> String {
         match self.part {
-            Some(from) => format!("{} {from}+{}", self.etag, self.length),
+            Some(from) => format!("{} {from}+{}", self.etag, self.length.unwrap_or(0)),
             None => self.etag.clone(),
         }
     }
 
     /// Only these bytes of the file.
     fn only(self, part: Part) -> Outcome<Self> {
-        let end = part.last.map_or(self.length, |last| last.saturating_add(1));
-        if part.first >= end || end > self.length {
+        let length = self.length.unwrap_or(0);
+        let end = part.last.map_or(length, |last| last.saturating_add(1));
+        if part.first >= end || end > length {
             return Err(Failure::Failed(format!(
-                "the disk has {} bytes, from 0 to {}; choose a --range inside",
-                self.length,
-                self.length.saturating_sub(1)
+                "the disk has {length} bytes, from 0 to {}; choose a --range inside",
+                length.saturating_sub(1)
             )));
         }
         Ok(Self {
-            length: end - part.first,
+            length: Some(end - part.first),
             part: Some(part.first),
             sha256: None,
             ..self
@@ -151,7 +149,7 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
     let mut sink = Sink::open(target, &head).map_err(|e| unwritable(&args, &e))?;
     progress.step(
         &format!("exporting image {id} as {}", format.as_str()),
-        Some(head.length),
+        head.length,
     );
     let work = Work {
         client: &client,
@@ -165,9 +163,21 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
         _ = tokio::signal::ctrl_c() => Err(Failure::Failed("interrupted".into())),
     };
     progress.clear();
-    done.map_err(|failure| kept(failure, sink.part()))?;
+    if done.is_err() && head.length.is_none() {
+        // Nothing can go on with it.
+        sink.part().map(std::fs::remove_file).transpose().ok();
+    }
+    done.map_err(|failure| kept(failure, head.length.and(sink.part())))?;
+    if head.sha256.is_none() && head.part.is_none() {
+        // Of some formats the server knows it once it has sent all of it.
+        head.sha256 = sha256_ask(&client, &path, &head).await;
+    }
     let replaces = target.is_some_and(std::path::Path::is_file);
-    let sha256 = sink.finish().await.map_err(|e| unwritable(&args, &e))?;
+    let length = sink.at();
+    let sha256 = sink
+        .finish(head.sha256.clone())
+        .await
+        .map_err(|e| unwritable(&args, &e))?;
     if to_stdout {
         return Ok(());
     }
@@ -177,18 +187,27 @@ pub async fn run(args: Args, context: &Context) -> Outcome {
             args.output.display()
         ));
     }
+    head.length = Some(length);
     tell(&args, context, &head, (id, &sha256), started);
     Ok(())
 }
 
+/// The digest of the same bytes, if the server knows it by now.
+async fn sha256_ask(client: &Client, path: &str, head: &Head) -> Option<Vec<u8>> {
+    let response = client.send(client.request(Method::HEAD, path).ok()?).await.ok()?;
+    let now = head_read(&response).ok()?;
+    now.sha256.filter(|_| now.etag == head.etag)
+}
+
 /// Says what was written where.
 fn tell(args: &Args, context: &Context, head: &Head, (id, sha256): (i64, &[u8]), started: Instant) {
+    let length = head.length.unwrap_or(0);
     let document = json!({ "export": {
         "image_id": id,
         "format": format_of(args),
         "file": args.output,
         "from_byte": head.from(),
-        "length": head.length,
+        "length": length,
         "sha256": hex::encode(sha256),
         "checked": head.sha256.is_some(),
     }});
@@ -196,7 +215,7 @@ fn tell(args: &Args, context: &Context, head: &Head, (id, sha256): (i64, &[u8]),
         format!(
             "{}: {} in {:.1} s\nSHA-256 {} ({})",
             args.output.display(),
-            output::bytes(head.length),
+            output::bytes(length),
             started.elapsed().as_secs_f64(),
             hex::encode(sha256),
             checked(head),
@@ -247,7 +266,18 @@ async fn transfer(work: &Work<'_>, sink: &mut Sink) -> Outcome {
     let (head, progress) = (work.head, work.progress);
     let (mut failures, mut told) = (0, String::new());
     progress.set(sink.at());
-    while sink.at() < head.length {
+    if head.length.is_none() {
+        return match part(work, sink).await {
+            Ok(()) => Ok(()),
+            Err(Cut::Final(failure)) => Err(failure),
+            Err(Cut::Damaged(failure)) => Err(damaged(work, &failure).await),
+            Err(Cut::Passing(failure)) => Err(Failure::Failed(format!(
+                "{}; a file of this format is sent whole, so the export begins anew: run the command again",
+                reason(&failure)
+            ))),
+        };
+    }
+    while head.length.is_some_and(|length| sink.at() < length) {
         let before = sink.at();
         let failure = match part(work, sink).await {
             Ok(()) => continue,
@@ -351,7 +381,8 @@ async fn part(work: &Work<'_>, sink: &mut Sink) -> Result<(), Cut> {
     if is_part {
         // `If-Range`: should the file be another by now, the answer is 200, and we stop.
         let from = head.from() + sink.at();
-        let last = head.from() + head.length - 1;
+        let end = head.length.map(|length| head.from() + length - 1);
+        let last = end.map(|last| last.to_string()).unwrap_or_default();
         request = request
             .header("range", format!("bytes={from}-{last}"))
             .header("if-range", &head.etag);
@@ -390,7 +421,7 @@ async fn receive(work: &Work<'_>, mut response: Response, sink: &mut Sink) -> Re
         match response.chunk().await {
             Ok(Some(bytes)) => {
                 let end = sink.at() + bytes.len() as u64;
-                if end > work.head.length {
+                if work.head.length.is_some_and(|length| end > length) {
                     return Err(Cut::Final(Failure::Failed(
                         "the server sent more than it said".into(),
                     )));
@@ -399,7 +430,8 @@ async fn receive(work: &Work<'_>, mut response: Response, sink: &mut Sink) -> Re
                 written.map_err(|e| Cut::Final(Failure::Failed(format!("cannot write the file: {e}"))))?;
                 work.progress.set(end);
             }
-            Ok(None) if sink.at() == work.head.length => return Ok(()),
+            // Without a length, what carries the body says whether it is whole.
+            Ok(None) if work.head.length.is_none_or(|length| sink.at() == length) => return Ok(()),
             // A cut also ends a body. Where the server had a reason, it answers the next request with it.
             Ok(None) | Err(_) => {
                 return Err(Cut::Passing(Failure::Absent("the connection was cut".into())));
@@ -414,8 +446,9 @@ fn head_etag(response: &Response) -> Option<&str> {
 
 fn head_read(response: &Response) -> Outcome<Head> {
     let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
-    let (Some(etag), Some(length)) = (text("etag"), text("content-length").and_then(|t| t.parse().ok()))
-    else {
+    let length = text("content-length").and_then(|t| t.parse().ok());
+    let is_sent_whole = text("accept-ranges") == Some("none");
+    let Some(etag) = text("etag").filter(|_| length.is_some() || is_sent_whole) else {
         return Err(Failure::Failed(
             "the server did not say what it would send; is it a Cistern?".into(),
         ));
@@ -522,7 +555,7 @@ mod tests {
     fn a_range_includes_both_its_ends() {
         let head = Head {
             etag: "\"x\"".into(),
-            length: 100,
+            length: Some(100),
             part: None,
             sha256: Some(vec![7; 32]),
         };
@@ -531,7 +564,7 @@ mod tests {
             let cut = head.clone().only(part)?;
             assert_eq!(cut.sha256, None, "the digest is of the whole");
             assert_ne!(cut.tag(), head.tag());
-            Ok::<_, Failure>((cut.from(), cut.length))
+            Ok::<_, Failure>((cut.from(), cut.length.expect("is known")))
         };
         for (text, from, length) in [
             ("0-0", 0, 1),

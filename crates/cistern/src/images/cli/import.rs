@@ -33,7 +33,7 @@ const EXAMPLES: &str = "Examples:
   cistern image import https://example.com/debian-12.qcow2 --name debian --region nyc3
   cistern image import disk.raw.zst --name db --tag prod --expected-sha256 HEX
 
-raw and qcow2, each alone or in gzip, bzip2, xz or zstd. A file goes to a server on this machine as
+raw, qcow2, VMDK, VHDX, VHD, VDI and OVA, each alone or in gzip, bzip2, xz or zstd. A file goes to a server on this machine as
 it is, without a copy; to any other it is uploaded, and goes on after a cut. Ctrl-C cancels.";
 
 /// How long a cancelled command waits for the answer that names what it began.

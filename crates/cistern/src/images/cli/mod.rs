@@ -34,7 +34,7 @@ pub enum Command {
     /// Bring a deleted image back
     #[command(after_help = "Examples:\n  cistern image restore web\n  cistern image restore 12")]
     Restore(RestoreArgs),
-    /// Download an image as raw or qcow2
+    /// Download an image in one of six formats
     Export(export::Args),
 }
 

@@ -6,6 +6,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use futures::stream;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -31,14 +33,15 @@ pub fn routes() -> OpenApiRouter<App> {
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct DownloadQuery {
-    /// `raw` (the default) or `qcow2`.
+    /// `raw` (the default), `qcow2`, `vmdk`, `vhdx`, `vhd` or `vdi`.
     format: Option<String>,
 }
 
 #[utoipa::path(
     get, path = "/v2/images/{image_id}/download", tag = "images",
     description = "The disk as a file. `Range` (one range), `If-Range` and HEAD are understood; `ETag` names the exact \
-                   bytes, and `Repr-Digest` is their SHA-256 once it is known.",
+                   bytes, and `Repr-Digest` is their SHA-256 once it is known. A `vmdk` is compressed while it is sent, so \
+                   its length is not known before, and it is sent whole.",
     params(("image_id" = String, Path, description = "Number or slug"), DownloadQuery),
     responses(
         (status = 200, description = "The file", content_type = "application/octet-stream"),
@@ -67,31 +70,44 @@ async fn image_download(
             .insert(header::ETAG, value(&download.etag)?);
         return Ok(response);
     }
-    let wanted = wanted(range_header(&headers, &download.etag), download.length());
-    let (status, range) = match &wanted {
-        Wanted::All => (StatusCode::OK, 0..download.length()),
-        Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, range.clone()),
+    let wanted = match download.length() {
+        Some(length) => wanted(range_header(&headers, &download.etag), length),
+        None => Wanted::All,
+    };
+    let (status, part) = match &wanted {
+        Wanted::All => (StatusCode::OK, None),
+        Wanted::Part(range) => (StatusCode::PARTIAL_CONTENT, Some(range.clone())),
         Wanted::Nothing => return unsatisfiable(&download),
     };
     let body = if method == Method::GET {
-        let bytes = download.bytes(&app, &caller, range.clone()).await?;
+        let bytes = download.bytes(&app, &caller, part.clone()).await?;
         service::download_begun(&app, &caller, &download, &wanted).await;
         Body::from_stream(bytes)
-    } else {
+    } else if download.length().is_some() {
         Body::empty()
+    } else {
+        // An empty body that says so would be taken for the file's length.
+        Body::from_stream(stream::empty::<std::io::Result<Bytes>>())
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     head_write(response.headers_mut(), &download)?;
-    let out = response.headers_mut();
-    out.insert(header::CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
-    if status == StatusCode::PARTIAL_CONTENT {
-        out.insert(
-            header::CONTENT_RANGE,
-            value(&content_range(&range, download.length()))?,
-        );
+    if let Some(length) = download.length() {
+        length_write(response.headers_mut(), part, length)?;
     }
     Ok(response)
+}
+
+/// How much is sent, and of how much.
+fn length_write(out: &mut HeaderMap, part: Option<std::ops::Range<u64>>, length: u64) -> Result<()> {
+    out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    let Some(range) = part else {
+        out.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        return Ok(());
+    };
+    out.insert(header::CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
+    out.insert(header::CONTENT_RANGE, value(&content_range(&range, length))?);
+    Ok(())
 }
 
 fn head_write(out: &mut HeaderMap, download: &Download) -> Result<()> {
@@ -101,7 +117,7 @@ fn head_write(out: &mut HeaderMap, download: &Download) -> Result<()> {
         HeaderValue::from_static("application/octet-stream"),
     );
     out.insert(header::CONTENT_DISPOSITION, value(&disposition)?);
-    out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    out.insert(header::ACCEPT_RANGES, HeaderValue::from_static("none"));
     out.insert(header::ETAG, value(&download.etag)?);
     // Only this caller's: what lies between must not keep it for another.
     out.insert(
@@ -119,7 +135,7 @@ fn head_write(out: &mut HeaderMap, download: &Download) -> Result<()> {
 
 fn unsatisfiable(download: &Download) -> Result<Response> {
     let mut response = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
-    let length = format!("bytes */{}", download.length());
+    let length = format!("bytes */{}", download.length().unwrap_or(0));
     response
         .headers_mut()
         .insert(header::CONTENT_RANGE, value(&length)?);

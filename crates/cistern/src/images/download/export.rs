@@ -5,12 +5,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use disk::layout::{Layout, Segment};
+use disk::layout::{Id, Layout, Segment};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use store::{DiskReader, Piece, TreeRoot};
 
+use super::vmdk;
 use crate::platform::error::{Context, Error, Result};
 
 /// Zeros are sent in pieces of this.
@@ -26,18 +28,43 @@ pub enum Format {
     Raw,
     /// QEMU's format, version 3, not compressed; zeros take no room.
     Qcow2,
+    /// VMware's format as a stream (`streamOptimized`), compressed.
+    Vmdk,
+    /// Hyper-V's format, dynamic.
+    Vhdx,
+    /// The format of Virtual PC, Xen and Azure, dynamic.
+    Vhd,
+    /// VirtualBox's format, dynamic.
+    Vdi,
 }
 
 impl Format {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Raw, Self::Qcow2];
+    pub const ALL: [Self; 6] = [
+        Self::Raw,
+        Self::Qcow2,
+        Self::Vmdk,
+        Self::Vhdx,
+        Self::Vhd,
+        Self::Vdi,
+    ];
 
     /// Its name, also a file's extension.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Vmdk => "vmdk",
+            Self::Vhdx => "vhdx",
+            Self::Vhd => "vhd",
+            Self::Vdi => "vdi",
         }
+    }
+
+    /// The one that a file's ending names.
+    pub fn of_file(path: &std::path::Path) -> Option<Self> {
+        let ending = path.extension()?.to_str()?.to_ascii_lowercase();
+        Self::ALL.into_iter().find(|format| format.as_str() == ending)
     }
 }
 
@@ -46,7 +73,7 @@ impl FromStr for Format {
 
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|f| f.as_str() == text);
-        found.ok_or_else(|| Error::invalid("`format` is `raw` or `qcow2`"))
+        found.ok_or_else(|| Error::invalid("`format` is `raw`, `qcow2`, `vmdk`, `vhdx`, `vhd` or `vdi`"))
     }
 }
 
@@ -63,31 +90,44 @@ pub fn etag(root: &TreeRoot, format: Format) -> String {
 /// An open disk with the plan of its file.
 #[derive(Clone)]
 pub struct Export {
-    layout: Arc<Layout>,
+    plan: Plan,
     reader: DiskReader,
+}
+
+/// How the file is made.
+#[derive(Clone)]
+enum Plan {
+    /// Any part of it by itself.
+    Layout(Arc<Layout>),
+    /// From its beginning to its end; its length is not known before.
+    Stream(Id),
 }
 
 impl Export {
     /// Plans the file. Reads the disk's tree where the format must know what is zeros, never its data.
-    pub async fn open(reader: DiskReader, format: Format) -> Result<Self> {
-        let size = reader.virtual_bytes();
-        let layout = match format {
-            Format::Raw => Layout::raw(size),
-            Format::Qcow2 => {
+    pub async fn open(reader: DiskReader, root: &TreeRoot, format: Format) -> Result<Self> {
+        let (size, id) = (reader.virtual_bytes(), identity(root));
+        let plan = match format {
+            Format::Raw => Plan::Layout(Arc::new(Layout::raw(size))),
+            Format::Vmdk => Plan::Stream(id),
+            Format::Qcow2 | Format::Vhdx | Format::Vhd | Format::Vdi => {
                 let allocated = reader.allocated(0..size).await;
                 let allocated = allocated.map_err(|error| error.context("could not read a disk's tree"))?;
-                Layout::qcow2(size, allocated.into_iter()).context("could not plan a qcow2 file")?
+                let layout = layout_of(format, size, allocated, id);
+                Plan::Layout(Arc::new(
+                    layout.map_err(|error| Error::invalid(error.to_string()))?,
+                ))
             }
         };
-        Ok(Self {
-            layout: Arc::new(layout),
-            reader,
-        })
+        Ok(Self { plan, reader })
     }
 
-    /// The file's bytes.
-    pub fn length(&self) -> u64 {
-        self.layout.len()
+    /// The file's bytes, where they are known before the file is made: any part of such a file can be had.
+    pub fn length(&self) -> Option<u64> {
+        match &self.plan {
+            Plan::Layout(layout) => Some(layout.len()),
+            Plan::Stream(_) => None,
+        }
     }
 
     /// The disk's bytes.
@@ -95,21 +135,25 @@ impl Export {
         self.reader.virtual_bytes()
     }
 
-    /// The pieces of a range of the file, in order.
-    pub fn segments(&self, range: Range<u64>) -> impl Iterator<Item = Segment> + Send + 'static {
-        let layout = Arc::clone(&self.layout);
-        let mut at = range.start;
-        std::iter::from_fn(move || {
-            let segment = layout.segments(at..range.end).next()?;
-            at += segment.length();
-            Some(segment)
-        })
+    /// The bytes of the whole file. Reads ahead a little, and only while it is polled.
+    pub fn whole(&self) -> Result<BoxStream<'static, store::Result<Bytes>>> {
+        match &self.plan {
+            Plan::Layout(layout) => Ok(self.part(layout, 0..layout.len())),
+            Plan::Stream(id) => vmdk::bytes(&self.reader, *id),
+        }
     }
 
-    /// The bytes of a range of the file. Reads ahead a little, and only while it is polled.
-    pub fn bytes(&self, range: Range<u64>) -> BoxStream<'static, store::Result<Bytes>> {
+    /// The bytes of a range of the file, as [`Self::whole`]; of one whose length is not known it is the whole.
+    pub fn bytes(&self, range: Range<u64>) -> Result<BoxStream<'static, store::Result<Bytes>>> {
+        match &self.plan {
+            Plan::Layout(layout) => Ok(self.part(layout, range)),
+            Plan::Stream(_) => self.whole(),
+        }
+    }
+
+    fn part(&self, layout: &Arc<Layout>, range: Range<u64>) -> BoxStream<'static, store::Result<Bytes>> {
         let reader = self.reader.clone();
-        stream::iter(self.segments(range))
+        stream::iter(segments(Arc::clone(layout), range))
             .flat_map(move |segment| match segment {
                 Segment::Bytes(bytes) => stream::iter([Ok(Bytes::from(bytes))]).boxed(),
                 Segment::Zero { length } => zeros(length).boxed(),
@@ -117,6 +161,59 @@ impl Export {
             })
             .boxed()
     }
+}
+
+/// A stored disk as a qcow2 file: its pieces, in order, and how long it is.
+pub async fn qcow2_segments(
+    reader: &DiskReader,
+) -> Result<(impl Iterator<Item = Segment> + Send + 'static, u64)> {
+    let size = reader.virtual_bytes();
+    let allocated = reader.allocated(0..size).await;
+    let allocated = allocated.map_err(|error| error.context("could not read a disk's tree"))?;
+    let layout = Layout::qcow2(size, allocated.into_iter()).context("could not plan a qcow2 file")?;
+    let length = layout.len();
+    Ok((segments(Arc::new(layout), 0..length), length))
+}
+
+/// The pieces of a range of the file, in order.
+fn segments(layout: Arc<Layout>, range: Range<u64>) -> impl Iterator<Item = Segment> + Send + 'static {
+    let mut at = range.start;
+    std::iter::from_fn(move || {
+        let segment = layout.segments(at..range.end).next()?;
+        at += segment.length();
+        Some(segment)
+    })
+}
+
+/// The plan of a file that leaves out what is zeros.
+fn layout_of(
+    format: Format,
+    size: u64,
+    allocated: Vec<Range<u64>>,
+    id: Id,
+) -> std::result::Result<Layout, disk::Error> {
+    let allocated = allocated.into_iter();
+    match format {
+        Format::Raw | Format::Vmdk => Ok(Layout::raw(size)),
+        Format::Qcow2 => Layout::qcow2(size, allocated),
+        Format::Vhdx => Layout::vhdx(size, allocated, id),
+        Format::Vhd => Layout::vhd(size, allocated, id),
+        Format::Vdi => Layout::vdi(size, allocated, id),
+    }
+}
+
+/// What the file says it is, in the formats that say it: the same for the same disk, and of no use for telling anything
+/// else about it.
+fn identity(root: &TreeRoot) -> Id {
+    let hash = Sha256::digest(format!(
+        "cistern disk identity\0{}\0{}",
+        root.digest, root.virtual_bytes
+    ));
+    let mut id: Id = std::array::from_fn(|at| hash[at]);
+    // A random UUID by its form (RFC 9562 §5.4): some tools look at it.
+    id[6] = id[6] & 0x0f | 0x40;
+    id[8] = id[8] & 0x3f | 0x80;
+    id
 }
 
 /// A part of the disk. A format may round the disk up; what lies behind its end is zeros.

@@ -51,7 +51,7 @@ pub async fn download_open(app: &App, caller: &Caller, id: &str, format: Format)
     let root = root.ok_or(Error::NotFound)?;
     let etag = etag(&root.tree, format);
     let sha256 = checksum::checksum_get(app, row.id, &etag).await?;
-    let export = Export::open(app.store.disk_open(root.tree), format).await?;
+    let export = Export::open(app.store.disk_open(root.tree), &root.tree, format).await?;
     Ok(Download {
         image_id: row.id,
         format,
@@ -63,24 +63,29 @@ pub async fn download_open(app: &App, caller: &Caller, id: &str, format: Format)
 }
 
 impl Download {
-    /// The file's bytes.
-    pub fn length(&self) -> u64 {
+    /// The file's bytes, where they are known before it is made; of a file of which they are not, no part can be had.
+    pub fn length(&self) -> Option<u64> {
         self.export.length()
     }
 
     /// What is to be sent, as a stream that ends with an error where the stored data is damaged. The range is the
-    /// file's. Refuses who has as many downloads open as they may. Its first piece is there already, or the error is
+    /// file's; none is all of it. Refuses who has as many downloads open as they may. Its first piece is there already, or the error is
     /// given here, while it can still be answered with a sentence.
     pub async fn bytes(
         &self,
         app: &App,
         caller: &Caller,
-        wanted: std::ops::Range<u64>,
+        wanted: Option<std::ops::Range<u64>>,
     ) -> Result<BoxStream<'static, std::io::Result<Bytes>>> {
         let open = app.downloads.open(caller, app.config.http.max_downloads)?;
-        let (app, caller, image) = (app.clone(), caller.clone(), self.image_id);
+        let (hashing, app) = (app.clone(), app.clone());
+        let (caller, image) = (caller.clone(), self.image_id);
         let disk = self.export.disk_bytes();
-        let mut rest = self.export.bytes(wanted);
+        let is_whole = wanted.is_none();
+        let mut rest = match wanted {
+            Some(range) => self.export.bytes(range)?,
+            None => self.export.whole()?,
+        };
         let first = match rest.try_next().await {
             Ok(first) => first,
             Err(error) => return Err(Cut::new(&app, (image, disk), error).tell(&app, &caller).await),
@@ -94,9 +99,47 @@ impl Download {
             let told = tokio::spawn(tell.in_current_span());
             told.map(|_| Err(std::io::Error::other(reason)))
         });
-        Ok(stream.inspect_ok(move |_| _ = &open).boxed())
+        let stream = stream.inspect_ok(move |_| _ = &open).boxed();
+        // Of raw and qcow2 a job finds the digest; of the others the first who has all of it does.
+        let is_new = is_whole && self.sha256.is_none();
+        if is_new && !matches!(self.format, Format::Raw | Format::Qcow2) {
+            return Ok(self.hashed(hashing, stream));
+        }
+        Ok(stream)
+    }
+
+    /// Hashes what is sent, and keeps the digest before the last of it goes out: who has it all can ask for it.
+    fn hashed(&self, app: App, sent: Sent) -> Sent {
+        let sum = checksum::Running::new(self.image_id, self.format, self.etag.clone());
+        let length = self.length();
+        let hashed = stream::try_unfold((sent, Some(sum)), move |(mut sent, sum)| {
+            let app = app.clone();
+            async move {
+                let next = sent.try_next().await?;
+                let Some(mut sum) = sum else {
+                    return Ok(next.map(|bytes| (bytes, (sent, None))));
+                };
+                if let Some(bytes) = &next {
+                    sum.update(bytes);
+                }
+                let is_last = next.is_none() || Some(sum.length()) == length;
+                let sum = if is_last {
+                    // A task, because who does not read leaves this unpolled, whatever it holds.
+                    let kept = tokio::spawn(async move { sum.keep(&app).await }.in_current_span());
+                    kept.await.map_err(std::io::Error::other)?;
+                    None
+                } else {
+                    Some(sum)
+                };
+                Ok(next.map(|bytes| (bytes, (sent, sum))))
+            }
+        });
+        hashed.boxed()
     }
 }
+
+/// What a client gets.
+type Sent = BoxStream<'static, std::io::Result<Bytes>>;
 
 /// What is known of data that an older database cannot find.
 const NOT_KNOWN: &str = "this database does not know where the data are now; nothing is known to be damaged";

@@ -201,9 +201,55 @@ async fn heads_say_what_comes_and_ranges_are_parts_of_it() {
     let file = bytes(w.send("GET", "?format=qcow2", &[]).await).await;
     assert_eq!((file.len(), &file[..4]), (promised, &b"QFI\xfb"[..]));
     assert_eq!(
-        w.send("GET", "?format=vmdk", &[]).await.status(),
+        w.send("GET", "?format=qed", &[]).await.status(),
         StatusCode::UNPROCESSABLE_ENTITY
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_formats_are_sent_and_their_digest_is_known_by_who_has_all_of_it() {
+    let w = world().await;
+    for (format, magic) in [
+        ("vhdx", &b"vhdxfile"[..]),
+        ("vhd", b"conectix"),
+        ("vdi", b"<<< Oracle VM VirtualBox"),
+        ("vmdk", b"KDMV"),
+    ] {
+        let query = format!("?format={format}");
+        let head = w.send("HEAD", &query, &[]).await;
+        let is_stream = format == "vmdk";
+        assert_eq!(
+            head.headers().contains_key("content-length"),
+            !is_stream,
+            "{format}"
+        );
+        assert_eq!(
+            header(&head, "accept-ranges"),
+            if is_stream { "none" } else { "bytes" }
+        );
+        assert!(
+            !head.headers().contains_key("repr-digest"),
+            "{format}: nobody had it yet"
+        );
+        let file = bytes(w.send("GET", &query, &[]).await).await;
+        assert_eq!(&file[..magic.len()], magic, "{format}");
+        let digest =
+            base64::Engine::encode(&base64::engine::general_purpose::STANDARD, Sha256::digest(&file));
+        let head = w.send("HEAD", &query, &[]).await;
+        assert_eq!(
+            header(&head, "repr-digest"),
+            format!("sha-256=:{digest}:"),
+            "{format}"
+        );
+        let part = w.send("GET", &query, &[("range", "bytes=100-199")]).await;
+        let (status, expected) = if is_stream {
+            (StatusCode::OK, &file[..])
+        } else {
+            (StatusCode::PARTIAL_CONTENT, &file[100..200])
+        };
+        assert_eq!(part.status(), status, "{format}");
+        assert!(bytes(part).await == expected, "{format}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

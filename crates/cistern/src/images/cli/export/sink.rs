@@ -31,8 +31,8 @@ pub struct Sink {
     parts: Vec<Bytes>,
     held: usize,
     at: u64,
-    length: u64,
-    wanted: Option<Vec<u8>>,
+    /// Where that is known before.
+    length: Option<u64>,
 }
 
 /// What the writing thread has.
@@ -81,7 +81,6 @@ impl Sink {
             held: 0,
             at,
             length: head.length,
-            wanted: head.sha256.clone(),
         })
     }
 
@@ -100,7 +99,7 @@ impl Sink {
         self.at += bytes.len() as u64;
         self.held += bytes.len();
         self.parts.push(bytes);
-        if self.held < BATCH_BYTES && self.at < self.length {
+        if self.held < BATCH_BYTES && self.length != Some(self.at) {
             return Ok(());
         }
         self.flush().await
@@ -127,14 +126,15 @@ impl Sink {
         Ok(())
     }
 
-    /// Checks the digest, makes the file durable and gives it its name. Returns its SHA-256.
-    pub async fn finish(mut self) -> io::Result<Vec<u8>> {
+    /// Checks the digest, where there is one to compare, makes the file durable and gives it its name. Returns its
+    /// SHA-256.
+    pub async fn finish(mut self, wanted: Option<Vec<u8>>) -> io::Result<Vec<u8>> {
         self.flush().await?;
         let writer = self
             .writer
             .take()
             .ok_or_else(|| io::Error::other("an earlier write failed"))?;
-        let (length, wanted) = (self.length, self.wanted);
+        let length = self.length.unwrap_or(self.at);
         let work = move || writer.finish(length, wanted.as_deref());
         tokio::task::spawn_blocking(work)
             .await
@@ -208,7 +208,9 @@ fn part_open(target: &Path, head: &Head) -> io::Result<(Place, Sha256, u64)> {
     name.push(format!(".part-{}", hex::encode(&Sha256::digest(head.tag())[..8])));
     let part = target.with_file_name(name);
     let file = part_lock(&part)?;
-    let kept = file.metadata()?.len().min(head.length).saturating_sub(SYNC_BYTES);
+    // Of a file whose length is not known no part can be had: it begins anew.
+    let most = head.length.unwrap_or(0);
+    let kept = file.metadata()?.len().min(most).saturating_sub(SYNC_BYTES);
     file.set_len(kept)?;
     let mut hasher = Sha256::new();
     let mut reader = io::BufReader::with_capacity(BATCH_BYTES, &file).take(kept);
@@ -301,7 +303,7 @@ mod tests {
     fn head(bytes: &[u8], with_digest: bool) -> Head {
         Head {
             etag: "\"raw-1-x\"".into(),
-            length: bytes.len() as u64,
+            length: Some(bytes.len() as u64),
             part: None,
             sha256: with_digest.then(|| Sha256::digest(bytes).to_vec()),
         }
@@ -314,6 +316,10 @@ mod tests {
         bytes[(4 << 20) + 3..(4 << 20) + 9].fill(2);
         *bytes.last_mut().expect("not empty") = 3;
         bytes
+    }
+
+    fn digest_of(bytes: &[u8]) -> Vec<u8> {
+        Sha256::digest(bytes).to_vec()
     }
 
     async fn fill(sink: &mut Sink, bytes: &[u8], pieces: usize) {
@@ -338,7 +344,7 @@ mod tests {
         for pieces in [1 << 20, 4096, 65_537] {
             let mut sink = Sink::open(Some(&target), &head(&bytes, true)).expect("opens");
             fill(&mut sink, &bytes, pieces).await;
-            let digest = sink.finish().await.expect("is right");
+            let digest = sink.finish(Some(digest_of(&bytes))).await.expect("is right");
             assert_eq!(digest, Sha256::digest(&bytes).to_vec());
             assert!(fs::read(&target).expect("is there") == bytes);
             let stored = fs::metadata(&target).expect("is there").blocks() * 512;
@@ -356,7 +362,7 @@ mod tests {
         wrong.sha256 = Some(vec![0; 32]);
         let mut sink = Sink::open(Some(&target), &wrong).expect("opens");
         fill(&mut sink, &bytes, 1 << 20).await;
-        let error = sink.finish().await.expect_err("differs");
+        let error = sink.finish(wrong.sha256).await.expect_err("differs");
         assert!(error.to_string().contains("SHA-256"), "{error}");
         assert_eq!(fs::read(&target).expect("is there"), b"before");
         assert_eq!(names(dir.path()), ["disk.raw"]);
@@ -383,7 +389,7 @@ mod tests {
         let at = usize::try_from(sink.at()).expect("small");
         assert!(at > 0 && at <= (128 << 20) - (64 << 20) + (1 << 20), "{at}");
         fill(&mut sink, &bytes[at..], 1 << 20).await;
-        sink.finish().await.expect("is right");
+        sink.finish(Some(digest_of(&bytes))).await.expect("is right");
         assert!(fs::read(&target).expect("is there") == bytes);
 
         let mut other = head.clone();
@@ -404,14 +410,14 @@ mod tests {
         };
         assert!(error.to_string().contains("another export"), "{error}");
         fill(&mut first, back, 1 << 20).await;
-        first.finish().await.expect("is right");
+        first.finish(Some(digest_of(&bytes))).await.expect("is right");
         assert!(fs::read(&target).expect("is there") == bytes);
 
         // The lock went with the command that had it.
         let mut again = Sink::open(Some(&target), &head).expect("nobody writes it");
         assert!(fs::read(&target).expect("is there") == bytes, "untouched so far");
         fill(&mut again, &bytes, 1 << 20).await;
-        again.finish().await.expect("is right");
+        again.finish(Some(digest_of(&bytes))).await.expect("is right");
         assert!(fs::read(&target).expect("is there") == bytes);
     }
 
@@ -424,7 +430,10 @@ mod tests {
         let part = dir.path().join(&names(dir.path())[0]);
         fs::rename(&part, dir.path().join("aside")).expect("renames");
         fs::write(&part, b"another's").expect("writes");
-        let error = sink.finish().await.expect_err("it is another file");
+        let error = sink
+            .finish(Some(digest_of(&bytes)))
+            .await
+            .expect_err("it is another file");
         assert!(error.to_string().contains("meanwhile"), "{error}");
         assert!(!target.exists());
         assert_eq!(fs::read(&part).expect("is there"), b"another's");
@@ -435,7 +444,7 @@ mod tests {
         let bytes = disk();
         let mut sink = Sink::open(Some(Path::new("/dev/null")), &head(&bytes, true)).expect("opens");
         fill(&mut sink, &bytes, 1 << 20).await;
-        sink.finish().await.expect("is right");
+        sink.finish(Some(digest_of(&bytes))).await.expect("is right");
         assert!(!fs::metadata("/dev/null").expect("is there").is_file());
     }
 }

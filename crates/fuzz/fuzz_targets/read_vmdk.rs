@@ -1,0 +1,9 @@
+//! Any bytes, read as a VMDK.
+#![no_main]
+
+mod check;
+
+use disk::Format;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|image: &[u8]| check::read(Format::Vmdk, image));

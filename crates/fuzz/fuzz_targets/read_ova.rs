@@ -1,5 +1,5 @@
-//! Any bytes, read as an OVA. Checksums would stop almost every mutation, so each bit of the first byte says whether that
-//! of the header at so many KiB is made right again.
+//! Any bytes, read as an OVA. Checksums would stop almost every mutation, so each bit of the first byte says whether
+//! that of the header at so many KiB is made right again.
 #![no_main]
 
 mod check;

@@ -1,5 +1,5 @@
-//! What VHD, VHDX and VDI have in common: headers, one table with an entry for each block of the disk, the blocks that are
-//! in use in disk order, perhaps with something in front of each, perhaps with something behind the last.
+//! What VHD, VHDX and VDI have in common: headers, one table with an entry for each block of the disk, the blocks
+//! that are in use in disk order, perhaps with something in front of each, perhaps with something behind the last.
 
 use super::Segment;
 use super::clusters::Clusters;

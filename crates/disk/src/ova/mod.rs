@@ -1,6 +1,6 @@
-//! The reader of OVA: a tar archive with a virtual machine's description (`.ovf`) and its disks (DMTF DSP0243). The one
-//! disk inside is read where it stands in the archive; nothing is ever extracted, and no name in it is used for more than
-//! telling what a member is (CVE-2026-23954 and the like are about archives that were unpacked).
+//! The reader of OVA: a tar archive with a virtual machine's description (`.ovf`) and its disks (DMTF DSP0243). The
+//! one disk inside is read where it stands in the archive; nothing is ever extracted, and no name in it is used for
+//! more than telling what a member is (CVE-2026-23954 and the like are about archives that were unpacked).
 //!
 //! The description is not read: which member is a disk is told by its first and last bytes, as for any other file. A CD
 //! image in it is left out with a warning.

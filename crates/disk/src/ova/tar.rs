@@ -1,5 +1,5 @@
-//! The members of a tar archive: POSIX ustar and pax, and what GNU tar adds for long names and large members. Only where
-//! each member is, how long, and how its name ends; there is nothing to be had by links, devices and paths.
+//! The members of a tar archive: POSIX ustar and pax, and what GNU tar adds for long names and large members. Only
+//! where each member is, how long, and how its name ends; there is nothing to be had by links, devices and paths.
 
 use super::UNPACK;
 use crate::bytes::has;

@@ -1,7 +1,7 @@
 //! The reader of VHDX, Hyper-V's format ([MS-VHDX]), fixed and dynamic.
 //!
-//! A VHDX that was not closed keeps its last changes in a log. They are not written anywhere: [`log`] makes them a layer
-//! of small pages, and [`Image`] reads every table and every block through it.
+//! A VHDX that was not closed keeps its last changes in a log. They are not written anywhere: [`log`] makes them a
+//! layer of small pages, and [`Image`] reads every table and every block through it.
 
 pub(crate) mod crc;
 pub(crate) mod guid;

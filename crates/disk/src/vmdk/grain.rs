@@ -46,8 +46,8 @@ impl Grains {
                  sector {sector}. {CHECK}"
             )));
         }
-        // What does not compress grows by an eighth with the quickest of compressors; QEMU takes twice a grain. A longer
-        // one is an attempt (CVE-2026-2243).
+        // What does not compress grows by an eighth with the quickest of compressors; QEMU takes twice a grain. A
+        // longer one is an attempt (CVE-2026-2243).
         let longest = self.grain.len() * 2;
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if length == 0 || length > longest {

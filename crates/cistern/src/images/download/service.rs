@@ -69,8 +69,8 @@ impl Download {
     }
 
     /// What is to be sent, as a stream that ends with an error where the stored data is damaged. The range is the
-    /// file's; none is all of it. Refuses who has as many downloads open as they may. Its first piece is there already, or the error is
-    /// given here, while it can still be answered with a sentence.
+    /// file's; none is all of it. Refuses who has as many downloads open as they may. Its first piece is there
+    /// already, or the error is given here, while it can still be answered with a sentence.
     pub async fn bytes(
         &self,
         app: &App,

@@ -19,8 +19,8 @@ use crate::platform::error::{Error, Result};
 
 /// The largest disk that shares are taken of.
 const SHARED_BYTES: u64 = 200 << 30;
-/// What has to be left of a disk beside its reserve for anything new to be taken in: on one below 5 GiB that is as large as
-/// the share, and no pack could be written any more.
+/// What has to be left of a disk beside its reserve for anything new to be taken in: on one below 5 GiB that is as
+/// large as the share, and no pack could be written any more.
 const PACK_BYTES: u64 = 16 << 20;
 /// How often the disks are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);

@@ -15,8 +15,8 @@ use crate::platform::db::{Db, Place, sqlite};
 use crate::platform::error::{Context, Error, Result};
 use crate::platform::journal::rows;
 
-/// SQLite's file, its log of changes, the memory that its processes share, and the log that it has in other modes. A log
-/// may be there without its file: SQLite would apply it to the next one of that name.
+/// SQLite's file, its log of changes, the memory that its processes share, and the log that it has in other modes. A
+/// log may be there without its file: SQLite would apply it to the next one of that name.
 const SUFFIXES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 /// Where the new database is made.

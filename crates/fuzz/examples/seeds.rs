@@ -1,6 +1,7 @@
 //! Writes the seeds: `cargo run --example seeds` in `crates/fuzz`. They are committed; the same program gives the
 //! same files as long as the compressors stay the same.
 
+#[expect(dead_code, unused_imports, reason = "shared with the tests of the crate")]
 #[path = "../../disk/src/fixture/mod.rs"]
 mod fixture;
 

@@ -3,7 +3,7 @@
 #![no_main]
 
 mod check;
-#[expect(dead_code, reason = "shared with the tests of the crate")]
+#[expect(dead_code, unused_imports, reason = "shared with the tests of the crate")]
 #[path = "../../disk/src/fixture/mod.rs"]
 mod fixture;
 

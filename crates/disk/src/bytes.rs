@@ -26,6 +26,14 @@ pub(crate) fn le_u64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(field(bytes, at))
 }
 
+/// Writes `field` at `at`, where there is room for it.
+pub(crate) fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
+    let end = at.saturating_add(field.len());
+    if let Some(place) = bytes.get_mut(at..end) {
+        place.copy_from_slice(field);
+    }
+}
+
 /// Whether `magic` stands at `at`.
 pub(crate) fn has(bytes: &[u8], at: usize, magic: &[u8]) -> bool {
     bytes.get(at..).is_some_and(|rest| rest.starts_with(magic))

@@ -158,7 +158,7 @@ impl Layout {
 }
 
 /// Refuses a disk that the format cannot hold.
-fn check_size(format: &str, virtual_bytes: u64, most: u64) -> Result<(), Error> {
+pub(crate) fn check_size(format: &str, virtual_bytes: u64, most: u64) -> Result<(), Error> {
     if virtual_bytes == 0 || !virtual_bytes.is_multiple_of(512) {
         return Err(Error::refused(format!(
             "A {format} image cannot hold a disk of {virtual_bytes} bytes: it must be a multiple of 512."

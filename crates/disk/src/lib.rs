@@ -44,7 +44,7 @@ pub use vmdk::writer as stream_vmdk;
 
 /// Checks the headers of `source` as `format` and says what disk it holds. Nothing of the disk itself is read.
 pub fn info(format: Format, source: &mut (impl Read + Seek), limits: &Limits) -> Result<Info, Error> {
-    info_of(format, &mut Source::new(source)?, limits)
+    read_until(format, &mut Source::new(source)?, limits, 0, &mut |_| Ok(()))
 }
 
 /// Refuses a disk that could not boot, because it has no partition table or one that does not hold for it: a bare file
@@ -69,18 +69,6 @@ pub fn read(
     sink: &mut dyn FnMut(Extent<'_>) -> io::Result<()>,
 ) -> Result<Info, Error> {
     read_until(format, &mut Source::new(source)?, limits, u64::MAX, sink)
-}
-
-fn info_of(format: Format, source: &mut Source<'_>, limits: &Limits) -> Result<Info> {
-    match format {
-        Format::Raw => raw::info(source, limits),
-        Format::Qcow2 => qcow2::info(source, limits),
-        Format::Vmdk => vmdk::info(source, limits),
-        Format::Vhdx => vhdx::info(source, limits),
-        Format::Vhd => vhd::info(source, limits),
-        Format::Vdi => vdi::info(source, limits),
-        Format::Ova => ova::info(source, limits),
-    }
 }
 
 /// As [`read`], of the disk's first `until` bytes.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::blocks::{Blocks, Entry};
 use super::clusters::Clusters;
 use super::{Id, check_size};
+use crate::bytes;
 use crate::error::Result;
 
 const MIB: u64 = 1 << 20;
@@ -40,11 +41,7 @@ pub(super) fn plan(
 fn header(virtual_bytes: u64, blocks: u64, used: u64, data_at: u64, id: Id) -> Vec<u8> {
     let low = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     let mut header = vec![0; 512];
-    let mut put = |at: usize, bytes: &[u8]| {
-        if let Some(place) = header.get_mut(at..at + bytes.len()) {
-            place.copy_from_slice(bytes);
-        }
-    };
+    let mut put = |at: usize, field: &[u8]| bytes::put(&mut header, at, field);
     put(0, b"<<< Oracle VM VirtualBox Disk Image >>>\n");
     // Signature, version 1.1, length of the rest of the header, dynamic.
     put(64, &0xbeda_107f_u32.to_le_bytes());

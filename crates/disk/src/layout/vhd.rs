@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::blocks::{Blocks, Entry};
 use super::clusters::Clusters;
 use super::{Id, check_size};
+use crate::bytes::put;
 use crate::error::Result;
 
 const BLOCK_BYTES: u64 = 2 << 20;
@@ -43,12 +44,6 @@ pub(super) fn plan(
         prefix: vec![0xff; usize::try_from(bitmap).unwrap_or(0)],
         tail: footer,
     })
-}
-
-fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
-    if let Some(place) = bytes.get_mut(at..at + field.len()) {
-        place.copy_from_slice(field);
-    }
 }
 
 fn footer(virtual_bytes: u64, id: Id) -> Vec<u8> {

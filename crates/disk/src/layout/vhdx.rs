@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::blocks::{Blocks, Entry};
 use super::clusters::Clusters;
 use super::{Id, check_size};
+use crate::bytes::put;
 use crate::error::Result;
 use crate::vhdx::crc::crc32c;
 use crate::vhdx::guid;
@@ -58,12 +59,6 @@ pub(super) fn plan(
         prefix: Vec::new(),
         tail: Vec::new(),
     })
-}
-
-fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
-    if let Some(place) = bytes.get_mut(at..at + field.len()) {
-        place.copy_from_slice(field);
-    }
 }
 
 fn identifier() -> Vec<u8> {

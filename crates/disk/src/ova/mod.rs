@@ -23,12 +23,6 @@ pub(crate) const MAGIC_AT: usize = 257;
 
 const UNPACK: &str = "Unpack it (`tar -xf IMAGE`) and import the one disk image in it.";
 
-pub(crate) fn info(source: &mut Source<'_>, limits: &Limits) -> Result<Info> {
-    let disk = find(source)?;
-    let info = crate::info_of(disk.format, &mut disk.window(source), limits)?;
-    Ok(disk.info(info))
-}
-
 /// Gives the extents of the disk up to byte `until`.
 pub(crate) fn read(
     source: &mut Source<'_>,

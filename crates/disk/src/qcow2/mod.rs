@@ -17,10 +17,6 @@ use crate::format::{Info, Limits};
 use crate::source::Source;
 use header::Header;
 
-pub(crate) fn info(source: &mut Source<'_>, limits: &Limits) -> Result<Info> {
-    Ok(Header::read(source, limits)?.info())
-}
-
 /// Gives the extents of the disk up to byte `until`.
 pub(crate) fn read(
     source: &mut Source<'_>,

@@ -23,10 +23,6 @@ const UNUSED: u32 = u32::MAX;
 /// A block that the guest gave back.
 const DISCARDED: u32 = u32::MAX - 1;
 
-pub(crate) fn info(source: &mut Source<'_>, limits: &Limits) -> Result<Info> {
-    Ok(Header::read(source, limits)?.info())
-}
-
 /// Gives the extents of the disk up to byte `until`.
 pub(crate) fn read(
     source: &mut Source<'_>,

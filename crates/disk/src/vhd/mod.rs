@@ -24,10 +24,6 @@ use footer::{Dynamic, Footer, Kind};
 /// A block that was never written.
 const UNUSED: u32 = u32::MAX;
 
-pub(crate) fn info(source: &mut Source<'_>, limits: &Limits) -> Result<Info> {
-    open(source, limits).map(|image| image.info())
-}
-
 /// Gives the extents of the disk up to byte `until`.
 pub(crate) fn read(
     source: &mut Source<'_>,

@@ -29,10 +29,6 @@ const OFFSET_SHIFT: u32 = 20;
 /// Sectors that one block of the sector bitmap describes: it is 1 MiB large.
 const BITMAP_SECTORS: u64 = 8 * MIB;
 
-pub(crate) fn info(source: &mut Source<'_>, limits: &Limits) -> Result<Info> {
-    Ok(Image::open(source, limits)?.info())
-}
-
 /// Gives the extents of the disk up to byte `until`.
 pub(crate) fn read(
     source: &mut Source<'_>,

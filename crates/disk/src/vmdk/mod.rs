@@ -29,10 +29,6 @@ pub(crate) use header::MAGIC;
 const CONVERT: &str = "Convert it with `qemu-img convert -f vmdk -O qcow2 IMAGE image.qcow2` where all its files are, and import \
      the result.";
 
-pub(crate) fn info(source: &mut Source<'_>, limits: &Limits) -> Result<Info> {
-    Ok(Header::read(source, limits)?.info())
-}
-
 /// Gives the extents of the disk up to byte `until`.
 pub(crate) fn read(
     source: &mut Source<'_>,

@@ -4,9 +4,9 @@
 use flate2::{Compress, Compression, FlushCompress, Status};
 
 use super::header::TABLE_ENTRIES;
-use crate::bytes::human;
+use crate::bytes;
 use crate::error::{Error, Result};
-use crate::layout::Id;
+use crate::layout::{Id, check_size};
 use crate::raw::SECTOR;
 
 /// What is compressed by itself: 64 KiB of the disk, as every tool writes.
@@ -74,18 +74,7 @@ pub struct Writer {
 impl Writer {
     /// A disk of `virtual_bytes`. Refused: a size that is 0, not a multiple of 512 or above 2 TiB.
     pub fn new(virtual_bytes: u64, id: Id) -> Result<Self, Error> {
-        if virtual_bytes == 0 || !virtual_bytes.is_multiple_of(SECTOR) {
-            return Err(Error::refused(format!(
-                "A VMDK image cannot hold a disk of {virtual_bytes} bytes: it must be a multiple of 512."
-            )));
-        }
-        if virtual_bytes > MAX_VIRTUAL_BYTES {
-            return Err(Error::limit(format!(
-                "The disk is {} large; VMDK images are written up to {}.",
-                human(virtual_bytes),
-                human(MAX_VIRTUAL_BYTES)
-            )));
-        }
+        check_size("VMDK", virtual_bytes, MAX_VIRTUAL_BYTES)?;
         Ok(Self {
             virtual_bytes,
             id,
@@ -164,11 +153,7 @@ impl Writer {
 
     fn header(&self, directory: u64) -> Vec<u8> {
         let mut header = vec![0; place(SECTOR)];
-        let mut put = |at: usize, field: &[u8]| {
-            if let Some(place) = header.get_mut(at..at + field.len()) {
-                place.copy_from_slice(field);
-            }
-        };
+        let mut put = |at: usize, field: &[u8]| bytes::put(&mut header, at, field);
         put(0, super::MAGIC);
         // Version 3; line ends to test, compressed grains, markers.
         put(4, &3_u32.to_le_bytes());

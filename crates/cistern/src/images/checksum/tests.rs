@@ -101,7 +101,7 @@ async fn job_until(app: &App, job: i64, is: impl Fn(&job_rows::Model) -> bool) -
 }
 
 async fn whole(export: &Export, range: Range<u64>) -> Vec<u8> {
-    let bytes = export.bytes(range).expect("can be made");
+    let bytes = export.bytes(Some(range)).expect("can be made");
     let parts: Vec<Bytes> = bytes.try_collect().await.expect("reads");
     parts.concat()
 }

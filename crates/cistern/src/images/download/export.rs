@@ -107,18 +107,19 @@ impl Export {
     /// Plans the file. Reads the disk's tree where the format must know what is zeros, never its data.
     pub async fn open(reader: DiskReader, root: &TreeRoot, format: Format) -> Result<Self> {
         let (size, id) = (reader.virtual_bytes(), identity(root));
-        let plan = match format {
-            Format::Raw => Plan::Layout(Arc::new(Layout::raw(size))),
-            Format::Vmdk => Plan::Stream(id),
-            Format::Qcow2 | Format::Vhdx | Format::Vhd | Format::Vdi => {
-                let allocated = reader.allocated(0..size).await;
-                let allocated = allocated.map_err(|error| error.context("could not read a disk's tree"))?;
-                let layout = layout_of(format, size, allocated, id);
-                Plan::Layout(Arc::new(
-                    layout.map_err(|error| Error::invalid(error.to_string()))?,
-                ))
+        let layout = match format {
+            Format::Vmdk => {
+                let plan = Plan::Stream(id);
+                return Ok(Self { plan, reader });
             }
+            Format::Raw => Ok(Layout::raw(size)),
+            Format::Qcow2 => Layout::qcow2(size, allocated(&reader).await?),
+            Format::Vhdx => Layout::vhdx(size, allocated(&reader).await?, id),
+            Format::Vhd => Layout::vhd(size, allocated(&reader).await?, id),
+            Format::Vdi => Layout::vdi(size, allocated(&reader).await?, id),
         };
+        let layout = layout.map_err(|error| Error::invalid(error.to_string()))?;
+        let plan = Plan::Layout(Arc::new(layout));
         Ok(Self { plan, reader })
     }
 
@@ -135,19 +136,12 @@ impl Export {
         self.reader.virtual_bytes()
     }
 
-    /// The bytes of the whole file. Reads ahead a little, and only while it is polled.
-    pub fn whole(&self) -> Result<BoxStream<'static, store::Result<Bytes>>> {
+    /// The bytes of a range of the file, or of all of it. Reads ahead a little, and only while it is polled. A file whose
+    /// length is not known comes whole.
+    pub fn bytes(&self, range: Option<Range<u64>>) -> Result<BoxStream<'static, store::Result<Bytes>>> {
         match &self.plan {
-            Plan::Layout(layout) => Ok(self.part(layout, 0..layout.len())),
+            Plan::Layout(layout) => Ok(self.part(layout, range.unwrap_or(0..layout.len()))),
             Plan::Stream(id) => vmdk::bytes(&self.reader, *id),
-        }
-    }
-
-    /// The bytes of a range of the file, as [`Self::whole`]; of one whose length is not known it is the whole.
-    pub fn bytes(&self, range: Range<u64>) -> Result<BoxStream<'static, store::Result<Bytes>>> {
-        match &self.plan {
-            Plan::Layout(layout) => Ok(self.part(layout, range)),
-            Plan::Stream(_) => self.whole(),
         }
     }
 
@@ -167,10 +161,8 @@ impl Export {
 pub async fn qcow2_segments(
     reader: &DiskReader,
 ) -> Result<(impl Iterator<Item = Segment> + Send + 'static, u64)> {
-    let size = reader.virtual_bytes();
-    let allocated = reader.allocated(0..size).await;
-    let allocated = allocated.map_err(|error| error.context("could not read a disk's tree"))?;
-    let layout = Layout::qcow2(size, allocated.into_iter()).context("could not plan a qcow2 file")?;
+    let layout = Layout::qcow2(reader.virtual_bytes(), allocated(reader).await?);
+    let layout = layout.context("could not plan a qcow2 file")?;
     let length = layout.len();
     Ok((segments(Arc::new(layout), 0..length), length))
 }
@@ -185,21 +177,11 @@ fn segments(layout: Arc<Layout>, range: Range<u64>) -> impl Iterator<Item = Segm
     })
 }
 
-/// The plan of a file that leaves out what is zeros.
-fn layout_of(
-    format: Format,
-    size: u64,
-    allocated: Vec<Range<u64>>,
-    id: Id,
-) -> std::result::Result<Layout, disk::Error> {
-    let allocated = allocated.into_iter();
-    match format {
-        Format::Raw | Format::Vmdk => Ok(Layout::raw(size)),
-        Format::Qcow2 => Layout::qcow2(size, allocated),
-        Format::Vhdx => Layout::vhdx(size, allocated, id),
-        Format::Vhd => Layout::vhd(size, allocated, id),
-        Format::Vdi => Layout::vdi(size, allocated, id),
-    }
+/// What of a disk is not zeros, by its tree.
+async fn allocated(reader: &DiskReader) -> Result<std::vec::IntoIter<Range<u64>>> {
+    let allocated = reader.allocated(0..reader.virtual_bytes()).await;
+    let allocated = allocated.map_err(|error| error.context("could not read a disk's tree"))?;
+    Ok(allocated.into_iter())
 }
 
 /// What the file says it is, in the formats that say it: the same for the same disk, and of no use for telling anything

@@ -82,10 +82,7 @@ impl Download {
         let (caller, image) = (caller.clone(), self.image_id);
         let disk = self.export.disk_bytes();
         let is_whole = wanted.is_none();
-        let mut rest = match wanted {
-            Some(range) => self.export.bytes(range)?,
-            None => self.export.whole()?,
-        };
+        let mut rest = self.export.bytes(wanted)?;
         let first = match rest.try_next().await {
             Ok(first) => first,
             Err(error) => return Err(Cut::new(&app, (image, disk), error).tell(&app, &caller).await),

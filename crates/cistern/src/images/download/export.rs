@@ -136,8 +136,8 @@ impl Export {
         self.reader.virtual_bytes()
     }
 
-    /// The bytes of a range of the file, or of all of it. Reads ahead a little, and only while it is polled. A file whose
-    /// length is not known comes whole.
+    /// The bytes of a range of the file, or of all of it. Reads ahead a little, and only while it is polled. A file
+    /// whose length is not known comes whole.
     pub fn bytes(&self, range: Option<Range<u64>>) -> Result<BoxStream<'static, store::Result<Bytes>>> {
         match &self.plan {
             Plan::Layout(layout) => Ok(self.part(layout, range.unwrap_or(0..layout.len()))),
